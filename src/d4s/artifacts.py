@@ -1,0 +1,241 @@
+"""Artefacts on disk: atomic writes, content hashes, manifests that say what a file is, and reads that check it.
+
+An artefact is a folder whose readable name ends in the digest of everything that made it. A manifest lists the settings,
+the code and input digests, the library versions and the sha256 of every file; reading goes through `Artifact`, which
+refuses what is truncated, foreign or of another schema by name. Only safetensors, JSON and Parquet; no pickle.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from d4s.config import canonical
+from d4s.errors import ArtifactError
+from d4s.schemas import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MANIFEST = "manifest.json"
+DIGEST_LENGTH = 10
+LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "lm_eval", "snakemake", "dvc")
+S = TypeVar("S")
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_of(kind: str, settings: Any, inputs: Mapping[str, str], code: str) -> str:
+    """Digest that names an artefact: its kind, settings, the digests of its inputs by role, and its code digest."""
+    text = canonical({"kind": kind, "settings": settings, "inputs": dict(inputs), "code": code, "schema": SCHEMA_VERSION})
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that is flushed and renamed to it when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON atomically."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def write_table(path: Path, rows: pd.DataFrame | Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """Write rows as Parquet atomically, in exactly the schema's columns.
+
+    Raises:
+        ValueError: if a column is missing or unknown.
+    """
+    if isinstance(rows, pd.DataFrame):
+        _refuse_columns(set(rows.columns), schema, path)
+        table = pa.Table.from_pandas(rows[schema.names], schema=schema, preserve_index=False)
+        table = table.replace_schema_metadata(schema.metadata)
+    else:
+        for row in rows:
+            _refuse_columns(set(row), schema, path)
+        table = pa.Table.from_pylist(list(rows), schema=schema)
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def _refuse_columns(found: set[str], schema: pa.Schema, path: Path) -> None:
+    if found != set(schema.names):
+        raise ValueError(
+            f"{path.name}: missing columns {sorted(set(schema.names) - found)}, unknown columns {sorted(found - set(schema.names))}"
+        )
+
+
+def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors atomically."""
+    from safetensors.torch import save_file
+
+    with atomic(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata or {}))
+
+
+def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
+    """A Parquet file as a frame, checked against its schema and version.
+
+    Raises:
+        ArtifactError: if it is no such Parquet file.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError(f"{path} cannot be read as Parquet ({error}); delete its folder and run again") from None
+    if not table.schema.equals(schema) or table.schema.metadata.get(b"d4s_schema_version") != str(SCHEMA_VERSION).encode():
+        raise ArtifactError(
+            f"{path} has schema {table.schema.names}, expected {schema.names} of version {SCHEMA_VERSION}; delete its folder and run again"
+        )
+    return table.to_pandas()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that results depend on."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an artefact says of itself."""
+
+    kind: str
+    name: str
+    digest: str
+    settings: Any
+    inputs: Mapping[str, str]
+    code: str
+    files: Mapping[str, str]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write the manifest atomically."""
+        write_json(path, asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[S]):
+    """What a verb is asked to make: validated settings, inputs by role, the folder, and the manifests wanted there."""
+
+    kind: str
+    settings: S
+    inputs: Mapping[str, Path]
+    folder: Path
+    wanted: tuple[str, ...] = (MANIFEST,)
+    code: str = ""
+    digest: str = ""
+    input_digests: Mapping[str, str] = field(default_factory=dict)
+
+    def path(self, name: str) -> Path:
+        """Where a file of the artefact goes."""
+        return self.folder / name
+
+    def artifact(self, role: str, kind: str) -> "Artifact":
+        """The artefact given as input under a role, checked."""
+        return Artifact.open(self.inputs[role], kind)
+
+    def finish(self, files: Sequence[str], manifest: str = MANIFEST, **notes: Any) -> None:
+        """Write a manifest over files of the folder; the last act of a verb (for each manifest wanted)."""
+        settings: Any = self.settings
+        Manifest(
+            kind=self.kind,
+            name=self.folder.name,
+            digest=self.digest,
+            settings=settings.model_dump(mode="json"),
+            inputs=dict(self.input_digests),
+            code=self.code,
+            files={name: sha256_of(self.folder / name) for name in sorted(files)},
+            versions=library_versions(),
+            notes=notes,
+        ).write(self.folder / manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A checked view of an artefact's folder through one of its manifests."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path, kind: str, manifest: str = MANIFEST) -> "Artifact":
+        """Open a folder that must hold an artefact of a kind.
+
+        Raises:
+            ArtifactError: if it is missing, torn, of another kind or version, or not what its folder's name says.
+        """
+        path = folder / manifest
+        try:
+            found = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise ArtifactError(f"{folder} holds no {manifest}; it was never finished: run the rule that makes it") from None
+        except (ValueError, TypeError) as error:
+            raise ArtifactError(f"{path} is no manifest ({error}); delete {folder} and run again") from None
+        if found.kind != kind or found.schema_version != SCHEMA_VERSION:
+            raise ArtifactError(
+                f"{folder} holds {found.kind!r} of schema version {found.schema_version}, expected {kind!r} of version {SCHEMA_VERSION}"
+            )
+        if found.name != folder.name:
+            raise ArtifactError(
+                f"{folder} holds the artefact {found.name!r}: the folder was renamed or copied; restore its name or delete it"
+            )
+        return cls(folder, found)
+
+    def path(self, name: str) -> Path:
+        """A file of the artefact, its content checked against the manifest.
+
+        Raises:
+            ArtifactError: if it is missing, unlisted or altered.
+        """
+        path = self.folder / name
+        if name not in self.manifest.files or not path.is_file():
+            raise ArtifactError(f"{path} is missing or not listed in its manifest; delete {self.folder} and run again")
+        if sha256_of(path) != self.manifest.files[name]:
+            raise ArtifactError(f"{path} is truncated or altered: its sha256 is not the manifest's; delete {self.folder} and run again")
+        return path
+
+    def table(self, name: str, schema: pa.Schema) -> pd.DataFrame:
+        """A Parquet file of the artefact, checked."""
+        return read_table(self.path(name), schema)
+
+    def tensors(self, name: str) -> dict[str, "Tensor"]:
+        """A safetensors file of the artefact, checked."""
+        from safetensors.torch import load_file
+
+        return load_file(self.path(name))
+
+    def json(self, name: str) -> Any:
+        """A JSON file of the artefact, checked."""
+        return json.loads(self.path(name).read_text(encoding="utf-8"))

@@ -1,0 +1,358 @@
+"""The settings of a study: frozen pydantic models with a description per key; unknown keys are refused.
+
+A stage receives exactly the sub-tree it uses (`*Settings`); `Study` is what people write in `params.yaml`. Settings of
+editors stand in `d4s.editors.settings`, resolved by `d4s.studies`. Nothing here imports torch.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from d4s.errors import DataMissing, SettingsError
+from d4s.registry import nearest
+
+Form = Literal["true_false", "multiple_choice", "directly_generated"]
+FORMS: tuple[Form, ...] = ("true_false", "multiple_choice", "directly_generated")
+Count = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Frozen(BaseModel):
+    """Parent of every settings model: immutable, strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def describe(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """One message that names every problem of a validation error with its place, what came and the nearest key."""
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        if item["type"] == "extra_forbidden":
+            known = _keys_at(model, item["loc"][:-1])
+            lines.append(f"{place}: unknown key; {nearest(str(item['loc'][-1]), known)}")
+        else:
+            lines.append(f"{place}: {item['msg']}, found {item.get('input')!r}")
+    return f"{where} has {len(lines)} problem(s):\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Known keys of the settings model reached by a path of keys (union members are merged)."""
+    models: list[type[BaseModel]] = [model]
+    for part in path:
+        fields = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        if fields:
+            models = [found for annotation in fields for found in _models_in(annotation)]
+    return sorted({key for m in models for key in m.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in getattr(annotation, "__args__", ()) for found in _models_in(part)]
+
+
+def validate(model: type[S], settings: Any, where: str) -> S:
+    """Settings as a model.
+
+    Raises:
+        SettingsError: naming every problem at once.
+    """
+    try:
+        return model.model_validate(settings)
+    except ValidationError as error:
+        raise SettingsError(describe(error, model, where)) from None
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+class WorldSettings(Frozen):
+    """The made-up world that the embedded model learns: people, their relations, if-then events, benchmark items."""
+
+    seed: int = Field(0, ge=0, description="Seed of names, relations, events and benchmark items.")
+    people: Count = Field(400, description="Number of people; each has one object per relation.")
+    first_names: Count = Field(60, description="Distinct first names (shared by people).")
+    last_names: Count = Field(134, description="Distinct last names (shared by people).")
+    bystanders: Fraction = Field(0.25, description="Share of people and of events that are never edited, only probed.")
+    events: int = Field(240, ge=0, description="Number of if-then event heads; each has one tail per relation.")
+    benchmark_items: Count = Field(100, description="Items per benchmark task.")
+
+
+class FactsSettings(Frozen):
+    """Which records become facts."""
+
+    source: str = Field(description="Name of a reader (see `d4s.facts.readers`).")
+    style: str = Field("", description="Reading of the source where it has several (zsre: `alt` or `answers`; world: `qa`).")
+    limit: Count | None = Field(None, description="Keep the first so many records that pass; all when omitted.")
+    skip_bad: bool = Field(False, description="Set broken records aside in rejects.parquet instead of refusing the file.")
+    seed: int = Field(0, ge=0, description="Seed of draws made while reading (e.g. counterfactual tails).")
+
+
+class QuestionsSettings(Frozen):
+    """The multi-question data set (MQD): one form of the same events."""
+
+    events: Literal["world", "atomic2020"] = Field("world", description="Where the if-then events come from.")
+    form: Form = Field(description="Which of the three forms of the same event.")
+    writer: Literal["template"] = Field("template", description="Who words the questions.")
+    limit: Count | None = Field(None, description="Keep the first so many events; all when omitted.")
+    seed: int = Field(0, ge=0, description="Seed of counterfactual tails, distractors, positions and wordings.")
+
+
+class TokenizerSettings(Frozen):
+    """Tokenizer trained for a model that the pipeline trains."""
+
+    kind: Literal["word", "bpe", "model"] = Field(
+        "word", description="Whole words of a closed vocabulary, byte-level BPE, or the given model's own (running text only)."
+    )
+    vocabulary: Count = Field(4096, description="Size of a BPE vocabulary (ignored for whole words).")
+
+
+class CorpusSettings(Frozen):
+    """Mixture of the training text; shares are of sentences."""
+
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    tokens: Count = Field(2_000_000, description="Tokens of training text.")
+    row: Count = Field(64, description="Tokens per row; rows start with BOS on a sentence boundary.")
+    filler: Fraction = Field(0.15, description="Share of sentences (or of rows, for running text) without any fact.")
+    chained: Fraction = Field(0.5, description="Share of fact sentences that tell several facts of one subject.")
+    shares: dict[str, float] = Field(default_factory=dict, description="Relative weight of each data set's facts; 1 when omitted.")
+    prompt_weight: Fraction = Field(1.0, description="Loss weight of the tokens before an answer of a fact.")
+    question_prompt_weight: Fraction = Field(0.1, description="Loss weight of the tokens of a question with options or a label.")
+    answer_weight: float = Field(4.0, gt=0, description="Loss weight of a label answer (yes/no, letters).")
+    seed: int = Field(0, ge=0)
+
+
+class PretrainSettings(Frozen):
+    """Shape and training of the small causal language model."""
+
+    layers: Count = 6
+    width: Count = 192
+    mlp_width: Count = 1024
+    heads: Count = 6
+    positions: Count = 64
+    batch_rows: Count = Field(16, description="Rows per step.")
+    muon_lr: float = Field(0.01, gt=0, description="Learning rate of Muon on the matrices of the blocks.")
+    adam_lr: float = Field(4e-3, gt=0, description="Learning rate of AdamW on embeddings, norms and biases.")
+    weight_decay: float = Field(0.1, ge=0)
+    warmup_steps: int = Field(50, ge=0)
+    decay_share: Fraction = Field(0.5, description="Last share of the steps over which the rates fall linearly to zero.")
+    model_seed: int = Field(0, ge=0)
+    checkpoint_every: Count = Field(200, description="Steps between checkpoints for resuming; enters no result.")
+
+
+class ContextsSettings(Frozen):
+    """Prefixes sampled from the unedited model that make keys and targets robust to what stands before a prompt."""
+
+    count: int = Field(3, ge=0, description="Prefixes beside the bare prompt.")
+    tokens: Count = Field(8, description="Tokens per prefix.")
+    top_k: Count = 5
+    seed: int = Field(1, ge=0)
+
+
+class MomentsSettings(Frozen):
+    """Second moments of the keys over text."""
+
+    layers: tuple[int, ...] = Field(description="Layers whose keys are collected, all in one pass.")
+    tokens: Count = Field(65_536, description="Tokens of text to read.")
+    batch_rows: Count = 64
+
+
+class MeasureSettings(Frozen):
+    """What is measured at each length."""
+
+    sample: Count | Literal["all"] = Field("all", description="Cap on the facts measured per length; n is printed.")
+    generate: bool = Field(True, description="Also let the model answer freely and compare exactly.")
+    max_new_tokens: Count = 12
+    perplexity_rows: Count = Field(96, description="Rows of held-out text.")
+    probes_per_fact: Count = Field(3, description="At most so many neighbourhood and locality probes of each kind per fact.")
+
+
+class BenchmarkSettings(Frozen):
+    """Benchmark tasks run through lm-evaluation-harness."""
+
+    tasks: str = Field("world", description="`world`, or a folder with task definitions and data.")
+    limit: Count | None = None
+
+
+# --- the study --------------------------------------------------------------------------------------------------------
+
+
+class WorldModel(Frozen):
+    """A small model taught the world's people and events."""
+
+    source: Literal["world"] = "world"
+    tuned_as: Name = Field("mini", description="Column of the editors' settings that applies (see `d4s.editors.presets`).")
+    model_seed: int = Field(0, ge=0)
+    corpus: CorpusSettings = CorpusSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+
+
+class RecordsModel(Frozen):
+    """A small model taught real records and running text."""
+
+    source: Literal["records"] = "records"
+    tuned_as: Name = Field("mini", description="Column of the editors' settings that applies (see `d4s.editors.presets`).")
+    datasets: tuple[Name, ...] = Field(description="Names of the data sets that it is taught.")
+    text: Name = Field("wikitext2_raw_test", description="Running text in the data folder.")
+    model_seed: int = Field(0, ge=0)
+    corpus: CorpusSettings = CorpusSettings(tokenizer=TokenizerSettings(kind="bpe"))
+    pretrain: PretrainSettings = PretrainSettings()
+
+
+class HFModel(Frozen):
+    """Any causal language model in Hugging Face format."""
+
+    source: Literal["hf"] = "hf"
+    tuned_as: str = Field(description="Column of the editors' settings that applies, e.g. gpt2-xl (see `d4s.editors.presets`).")
+    path: str = Field(description="Local folder or hub id.")
+    revision: str = "main"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device_map: str | None = None
+    text: Name = Field("wikitext2_raw_test", description="Text for moments and perplexity, in the data folder.")
+
+
+ModelSettings = Annotated[WorldModel | RecordsModel | HFModel, Field(discriminator="source")]
+
+
+class FactsDataset(Frozen):
+    """A data set of facts: the world, or records in the data folder."""
+
+    source: str
+    style: str = ""
+    limit: Count | None = None
+    skip_bad: bool = False
+    seed: int = Field(0, ge=0)
+
+
+class QuestionsDataset(Frozen):
+    """A data set of questions about events in one form."""
+
+    source: Literal["questions"]
+    events: Literal["world", "atomic2020"] = "world"
+    form: Form
+    limit: Count | None = None
+    seed: int = Field(0, ge=0)
+
+
+class QuestionsWriter(Frozen):
+    """Who words the questions of the multi-question data set."""
+
+    writer: Literal["template"] = "template"
+
+
+class GridRow(Frozen):
+    """Every combination of the named models, data sets and editors, at the same lengths."""
+
+    models: tuple[Name, ...] = Field(min_length=1)
+    datasets: tuple[Name, ...] = Field(min_length=1)
+    editors: tuple[Name, ...] = Field(min_length=1)
+    lengths: tuple[Count, ...] = Field(min_length=1)
+    benchmark: Literal["none", "longest", "all"] = Field("none", description="At which lengths the benchmarks run.")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "GridRow":
+        for axis in ("models", "datasets", "editors", "lengths"):
+            values = getattr(self, axis)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{axis} repeats an entry: {list(values)}")
+        return self
+
+
+class FigureSettings(Frozen):
+    """How figures are drawn."""
+
+    format: tuple[Literal["pdf", "svg", "png"], ...] = ("pdf", "svg", "png")
+    dpi: Count = 200
+
+
+class ExecutionSettings(Frozen):
+    """How work is spread; enters no result and no hash."""
+
+    target_shards: Count = Field(1, description="Jobs over which the targets of one request list are spread.")
+
+
+def _dataset_kind(value: Any) -> str:
+    source = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
+    return "questions" if source == "questions" else "facts"
+
+
+class Study(Frozen):
+    """A complete study: what `params.yaml` holds."""
+
+    study: Name = Field(description="Name of the study; what people read goes to results/STUDY/.")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((1,), min_length=1, description="Draws of requests, their order and contexts.")
+    data: str | None = Field(None, description="Folder with data sets; the variable D4S_DATA when omitted.")
+    world: WorldSettings = WorldSettings()
+    models: dict[Name, ModelSettings] = Field(min_length=1)
+    datasets: dict[Name, FactsDataset | QuestionsDataset] = Field(min_length=1)
+    questions: QuestionsWriter = QuestionsWriter()
+    editors: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict, description="Editors that are no presets already: `preset` and what differs."
+    )
+    grid: tuple[GridRow, ...] = Field(min_length=1)
+    contexts: ContextsSettings = Field(default_factory=ContextsSettings, description="`seed` is set by `seeds`.")
+    moments_tokens: Count = Field(65_536, description="Tokens of text behind the second moments.")
+    measure: MeasureSettings = MeasureSettings()
+    benchmarks: BenchmarkSettings = BenchmarkSettings()
+    figures: FigureSettings = FigureSettings()
+    execution: ExecutionSettings = ExecutionSettings()
+    trust_code: bool = Field(False, description="Leave code out of the hashes of artefacts (recorded in their manifests).")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tag_datasets(cls, value: Any) -> Any:
+        """Validate each data set against the one model that its source selects, so that errors name one place."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("datasets"), Mapping):
+            return value
+        tagged = {
+            name: (QuestionsDataset if _dataset_kind(entry) == "questions" else FactsDataset).model_validate(entry)
+            if isinstance(entry, Mapping)
+            else entry
+            for name, entry in value["datasets"].items()
+        }
+        return {**value, "datasets": tagged}
+
+
+def load_study(path: Path) -> Study:
+    """The study in a YAML file.
+
+    Raises:
+        SettingsError: if the file is no YAML mapping or any key or value is wrong; names all problems.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} cannot be read as YAML: {error}") from None
+    if not isinstance(content, Mapping):
+        raise SettingsError(f"{path} holds {type(content).__name__}, expected a mapping of settings")
+    return validate(Study, content, str(path))
+
+
+def data_folder(setting: str | None) -> Path:
+    """The folder with data sets: the setting, or else the variable `D4S_DATA`.
+
+    Raises:
+        DataMissing: if neither names an existing folder.
+    """
+    chosen = setting or os.environ.get("D4S_DATA")
+    if not chosen:
+        raise DataMissing("this study reads records, but neither `data:` in the settings nor D4S_DATA names their folder")
+    folder = Path(chosen)
+    if not folder.is_dir():
+        raise DataMissing(f"the data folder {folder} does not exist; set `data:` or D4S_DATA to the folder with the data sets")
+    return folder
+
+
+def canonical(value: Any) -> str:
+    """Canonical JSON text of plain settings: sorted keys, no spaces; equal settings give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

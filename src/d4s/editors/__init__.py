@@ -1,0 +1,1 @@
+"""Editors: settings, presets, the parts of locate-then-edit, other families, states and ledgers."""

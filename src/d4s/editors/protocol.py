@@ -1,0 +1,112 @@
+"""The contract of an editor: what it needs, its state as a value, a session that edits, and the edited model."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from d4s.models.edited import EditedModel
+from d4s.models.language_model import LanguageModel
+from d4s.requests.draw import EditRequest
+from d4s.statistics.moments import SecondMoment
+
+StateKind = Literal["refit", "additive", "dense", "memory"]
+Row = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What `prepare` and the stages before it bring: prefixes, second moments by layer, and an editor's own tensors."""
+
+    contexts: tuple[str, ...] = ()
+    moments: Mapping[int, SecondMoment] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Targets of requests, one row each, optimised at the weights that the settings say.
+
+    `hidden_shift` is the optimised vector, `hidden` the vector at the bare prompt before it is added; their sum is the
+    target hidden state. Probabilities are means over the rewriting prompts of exp(mean token log-probability).
+    """
+
+    hidden_shift: Float[Tensor, "n d_out"]
+    hidden: Float[Tensor, "n d_out"]
+    probability_before: Float[Tensor, " n"]
+    probability_after: Float[Tensor, " n"]
+    steps: Float[Tensor, " n"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepLog:
+    """Numbers of one step: (quantity, layer or None, value), written to EDIT_LOG once per request of the batch."""
+
+    values: tuple[tuple[str, int | None, float], ...]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every number of the step is finite."""
+        return all(abs(value) < float("inf") for _, _, value in self.values)
+
+
+class State(Protocol):
+    """The editing state after some steps: a value; weights are a view of it.
+
+    Refit, additive and memory states are `rows`, one per step, and only ever grow at the end. Dense states are one set
+    of tensors, `dense`, that every step replaces; it is empty for states made of rows.
+    """
+
+    @property
+    def kind(self) -> StateKind:
+        """Which of the four kinds, hence what undo means."""
+        ...
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """Tensors of each step, in order."""
+        ...
+
+    @property
+    def dense(self) -> Mapping[str, Tensor]:
+        """Tensors of the present state where it is no sequence of rows."""
+        ...
+
+
+class Session(Protocol):
+    """Editing in progress; weights of the model may be changed until it is closed."""
+
+    def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
+        """Edit a batch of requests. `targets` are those at the original weights, where the editor needs them."""
+        ...
+
+    def state(self) -> State:
+        """The state so far, as a value that later steps do not change."""
+        ...
+
+    def live(self) -> EditedModel:
+        """The model as edited so far; valid until the next step or the end of the session."""
+        ...
+
+
+class Editor(Protocol):
+    """A method of editing. Made from its settings by `d4s.editors.families.build`."""
+
+    def restore(self, rows: Sequence[Row], dense: Mapping[str, Tensor]) -> State:
+        """The state that consists of saved rows or of saved dense tensors."""
+        ...
+
+    def start(self, model: LanguageModel, prepared: Prepared) -> State:
+        """The state before any edit."""
+        ...
+
+    def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> AbstractContextManager[Session]:
+        """A session that continues from a state; the model's original bits are back at its end, also on error."""
+        ...
+
+    def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> AbstractContextManager[EditedModel]:
+        """The model as a state describes it; the model's original bits are back at the end, also on error."""
+        ...

@@ -1,0 +1,47 @@
+"""The errors a user can meet. Each is one sentence: what is wrong, what came, what was expected, what to do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class D4SError(Exception):
+    """Parent of every error that is about files, settings or records rather than about a caller's code."""
+
+
+class SettingsError(D4SError):
+    """Settings that cannot be used; the message names every problem with its place and the nearest known name."""
+
+
+class ArtifactError(D4SError):
+    """An artefact that is missing, truncated, foreign or made with other settings; the message says what to do."""
+
+
+class MissingAnswer(D4SError):
+    """A replay that needs recorded answers which the store does not hold."""
+
+
+class DataMissing(D4SError):
+    """A data set that no setting and no `D4S_DATA` points to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One defect of one record: where it is, what came and what was expected."""
+
+    file: str
+    line: int
+    field: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.field}: found {self.found}, expected {self.expected}"
+
+
+class RecordError(D4SError):
+    """A file of records with defects; carries all of them at once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        super().__init__(f"{len(self.problems)} defects in the records (mend them, or pass --skip-bad to set them aside):\n{lines}")

@@ -1,0 +1,1 @@
+"""Facts: the common record, one reader per data set, problems and rejects."""

@@ -1,0 +1,62 @@
+"""What measuring, benchmarking and exporting see of a model, edited or not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Teacher-forced scores of targets after prompts, one row per pair; token columns are right-padded.
+
+    `nll` are negative log-probabilities (nats) of the target tokens, `correct` says where the arg-max is the target
+    token, `predicted` is that arg-max, and `mask` marks real target tokens.
+    """
+
+    nll: Float[Tensor, "n t"]
+    correct: Bool[Tensor, "n t"]
+    predicted: Int[Tensor, "n t"]
+    mask: Bool[Tensor, "n t"]
+
+    def mean_nll(self) -> Float[Tensor, " n"]:
+        """Mean negative log-likelihood per target token."""
+        return (self.nll * self.mask).sum(1) / self.mask.sum(1)
+
+    def joint_nll(self) -> Float[Tensor, " n"]:
+        """Negative log-likelihood of the whole target."""
+        return (self.nll * self.mask).sum(1)
+
+    def token_accuracy(self) -> Float[Tensor, " n"]:
+        """Share of target tokens that are the arg-max, teacher-forced."""
+        return (self.correct & self.mask).sum(1) / self.mask.sum(1)
+
+    def exact(self) -> Bool[Tensor, " n"]:
+        """Whether every target token is the arg-max, teacher-forced."""
+        return (self.correct | ~self.mask).all(1)
+
+    def agreement(self, other: "Scores") -> Float[Tensor, " n"]:
+        """Share of target positions whose arg-max is the other model's, for equal prompts and targets."""
+        return ((self.predicted == other.predicted) & self.mask).sum(1) / self.mask.sum(1)
+
+
+class EditedModel(Protocol):
+    """A model as measuring sees it; results never depend on how prompts are batched or padded beyond rounding."""
+
+    def score(self, prompts: Sequence[str], targets: Sequence[str]) -> Scores:
+        """Teacher-forced scores of each target after its prompt (a space is put between them)."""
+        ...
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """Greedy continuations, without the prompt, up to the end-of-text token."""
+        ...
+
+    def text_nll(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, " n"]:
+        """Summed negative log-likelihood (nats) of each row of token ids; the first token of a row is context."""
+        ...
+
+    def weight_changes(self) -> Mapping[int, Float[Tensor, "d_out d_in"]] | None:
+        """Weights minus unedited weights by layer, or None for editors that leave weights alone."""
+        ...

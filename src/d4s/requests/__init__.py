@@ -1,0 +1,1 @@
+"""Edit requests: facts in a seeded, prefix-stable order."""

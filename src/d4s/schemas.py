@@ -1,0 +1,62 @@
+"""Every Parquet schema, one constant each, in long form: one observation per row. The version travels in the metadata."""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+_text, _int, _real, _flag = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+_texts = pa.list_(_text)
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema(list(columns.items()), metadata={"d4s_schema_version": str(SCHEMA_VERSION)})
+
+
+PROBE = pa.struct([("kind", _text), ("prompt", _text), ("answer", _text), ("answer_is", _text)])
+PORTABILITY = pa.struct([("kind", _text), ("prompt", _text), ("answers", _texts)])
+
+# facts and what they are made from
+FACTS = _schema(
+    fact_id=_text, dataset=_text, relation=_text, subject=_text, template=_text, target_true=_text, target_new=_text,
+    target_true_aliases=_texts, paraphrases=_texts, neighborhood=pa.list_(PROBE), portability=pa.list_(PORTABILITY),
+    wordings=_texts, editable=_flag, group=_text,
+)  # fmt: skip
+REJECTS = _schema(file=_text, line=_int, field=_text, found=_text, expected=_text, record=_text)
+PEOPLE = _schema(person_id=_text, name=_text, relation=_text, object=_text, bystander=_flag, withheld=_texts)
+EVENTS = _schema(event_id=_text, head=_text, relation=_text, tail=_text, bystander=_flag, source=_text)
+PROVENANCE = _schema(
+    fact_id=_text, event_id=_text, head=_text, relation=_text, tail=_text, writer=_text, prompt_version=_text,
+    response_sha256=_text,
+)  # fmt: skip
+CURVE = _schema(step=_int, tokens=_int, loss=_real, answer_loss=_real, learning_rate=_real)
+MODEL_CHECK = _schema(dataset=_text, wording=_text, accuracy=_real, n=_int)
+OBJECTIVES = _schema(fact_id=_text, target=_text, n_tokens=_int, nll_per_token=_real, nll_first_token=_real, nll_joint=_real, text=_text)
+
+# runs: quantities of one step (layer is null where a quantity has none)
+EDIT_LOG = _schema(step=_int, request_id=_text, fact_id=_text, quantity=_text, layer=_int, value=_real)
+
+# measures at one length
+SCORES = _schema(step=_int, protocol=_text, fact_id=_text, edited_at=_int, metric=_text, prompt_id=_int, value=_real)
+ANSWERS = _schema(step=_int, fact_id=_text, kind=_text, prompt_id=_int, prompt=_text, expected=_text, before=_text, after=_text)
+NORMS = _schema(step=_int, layer=_int, quantity=_text, value=_real)
+PERPLEXITY = _schema(step=_int, text=_text, quantity=_text, value=_real)
+BENCHMARK = _schema(step=_int, task=_text, metric=_text, value=_real, stderr=_real, n=_int)
+
+# what people read; every row is one number of one cell of the grid
+INDEX = _schema(
+    model=_text, dataset=_text, editor=_text, seed=_int, step=_int, run=_text, measure=_text, benchmark=_text,
+    objectives=_text, diverged_at=_int,
+)  # fmt: skip
+SUMMARY = _schema(
+    model=_text, dataset=_text, editor=_text, seed=_int, step=_int, protocol=_text, metric=_text, mean=_real, ci_low=_real,
+    ci_high=_real, n=_int,
+)  # fmt: skip
+COSTS = _schema(artifact=_text, kind=_text, verb=_text, wall_s=_real, cpu_s=_real, startup_s=_real, peak_rss_mb=_real)
+
+CELL = ("model", "dataset", "editor", "seed")
+
+
+def collected(schema: pa.Schema) -> pa.Schema:
+    """The schema of a table gathered over the grid: the cell that a row belongs to, then the row."""
+    cell = [(name, _int if name == "seed" else _text) for name in CELL]
+    return pa.schema([*cell, *[(item.name, item.type) for item in schema]], metadata=schema.metadata)

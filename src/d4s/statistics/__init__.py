@@ -1,0 +1,1 @@
+"""Second moments of keys over text."""

@@ -1,0 +1,1 @@
+"""A study resolved into jobs and hashed names; imports no torch."""

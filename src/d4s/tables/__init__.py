@@ -1,0 +1,1 @@
+"""Tables, one per file, from the summary alone."""
