@@ -79,57 +79,57 @@ def validate(model: type[S], settings: Any, where: str) -> S:
 class WorldSettings(Frozen):
     """The made-up world that the embedded model learns: people, their relations, if-then events, benchmark items."""
 
-    seed: int = Field(0, ge=0, description="Seed of names, relations, events and benchmark items.")
-    people: Count = Field(400, description="Number of people; each has one object per relation.")
-    first_names: Count = Field(60, description="Distinct first names (shared by people).")
-    last_names: Count = Field(134, description="Distinct last names (shared by people).")
-    bystanders: Fraction = Field(0.25, description="Share of people and of events that are never edited, only probed.")
-    events: int = Field(240, ge=0, description="Number of if-then event heads; each has one tail per relation.")
-    benchmark_items: Count = Field(100, description="Items per benchmark task.")
+    seed: int = Field(default=0, ge=0, description="Seed of names, relations, events and benchmark items.")
+    people: Count = Field(default=400, description="Number of people; each has one object per relation.")
+    first_names: Count = Field(default=60, description="Distinct first names (shared by people).")
+    last_names: Count = Field(default=134, description="Distinct last names (shared by people).")
+    bystanders: Fraction = Field(default=0.25, description="Share of people and of events that are never edited, only probed.")
+    events: int = Field(default=240, ge=0, description="Number of if-then event heads; each has one tail per relation.")
+    benchmark_items: Count = Field(default=100, description="Items per benchmark task.")
 
 
 class FactsSettings(Frozen):
     """Which records become facts."""
 
     source: str = Field(description="Name of a reader (see `d4s.facts.readers`).")
-    style: str = Field("", description="Reading of the source where it has several (zsre: `alt` or `answers`; world: `qa`).")
-    limit: Count | None = Field(None, description="Keep the first so many records that pass; all when omitted.")
-    skip_bad: bool = Field(False, description="Set broken records aside in rejects.parquet instead of refusing the file.")
-    seed: int = Field(0, ge=0, description="Seed of draws made while reading (e.g. counterfactual tails).")
+    style: str = Field(default="", description="Reading of the source where it has several (zsre: `alt` or `answers`; world: `qa`).")
+    limit: Count | None = Field(default=None, description="Keep the first so many records that pass; all when omitted.")
+    skip_bad: bool = Field(default=False, description="Set broken records aside in rejects.parquet instead of refusing the file.")
+    seed: int = Field(default=0, ge=0, description="Seed of draws made while reading (e.g. counterfactual tails).")
 
 
 class QuestionsSettings(Frozen):
     """The multi-question data set (MQD): one form of the same events."""
 
-    events: Literal["world", "atomic2020"] = Field("world", description="Where the if-then events come from.")
+    events: Literal["world", "atomic2020"] = Field(default="world", description="Where the if-then events come from.")
     form: Form = Field(description="Which of the three forms of the same event.")
-    writer: Literal["template"] = Field("template", description="Who words the questions.")
-    limit: Count | None = Field(None, description="Keep the first so many events; all when omitted.")
-    seed: int = Field(0, ge=0, description="Seed of counterfactual tails, distractors, positions and wordings.")
+    writer: Literal["template"] = Field(default="template", description="Who words the questions.")
+    limit: Count | None = Field(default=None, description="Keep the first so many events; all when omitted.")
+    seed: int = Field(default=0, ge=0, description="Seed of counterfactual tails, distractors, positions and wordings.")
 
 
 class TokenizerSettings(Frozen):
     """Tokenizer trained for a model that the pipeline trains."""
 
     kind: Literal["word", "bpe", "model"] = Field(
-        "word", description="Whole words of a closed vocabulary, byte-level BPE, or the given model's own (running text only)."
+        default="word", description="Whole words of a closed vocabulary, byte-level BPE, or the given model's own (running text only)."
     )
-    vocabulary: Count = Field(4096, description="Size of a BPE vocabulary (ignored for whole words).")
+    vocabulary: Count = Field(default=4096, description="Size of a BPE vocabulary (ignored for whole words).")
 
 
 class CorpusSettings(Frozen):
     """Mixture of the training text; shares are of sentences."""
 
     tokenizer: TokenizerSettings = TokenizerSettings()
-    tokens: Count = Field(2_000_000, description="Tokens of training text.")
-    row: Count = Field(64, description="Tokens per row; rows start with BOS on a sentence boundary.")
-    filler: Fraction = Field(0.15, description="Share of sentences (or of rows, for running text) without any fact.")
-    chained: Fraction = Field(0.5, description="Share of fact sentences that tell several facts of one subject.")
+    tokens: Count = Field(default=2_000_000, description="Tokens of training text.")
+    row: Count = Field(default=64, description="Tokens per row; rows start with BOS on a sentence boundary.")
+    filler: Fraction = Field(default=0.15, description="Share of sentences (or of rows, for running text) without any fact.")
+    chained: Fraction = Field(default=0.5, description="Share of fact sentences that tell several facts of one subject.")
     shares: dict[str, float] = Field(default_factory=dict, description="Relative weight of each data set's facts; 1 when omitted.")
-    prompt_weight: Fraction = Field(1.0, description="Loss weight of the tokens before an answer of a fact.")
-    question_prompt_weight: Fraction = Field(0.1, description="Loss weight of the tokens of a question with options or a label.")
-    answer_weight: float = Field(4.0, gt=0, description="Loss weight of a label answer (yes/no, letters).")
-    seed: int = Field(0, ge=0)
+    prompt_weight: Fraction = Field(default=1.0, description="Loss weight of the tokens before an answer of a fact.")
+    question_prompt_weight: Fraction = Field(default=0.1, description="Loss weight of the tokens of a question with options or a label.")
+    answer_weight: float = Field(default=4.0, gt=0, description="Loss weight of a label answer (yes/no, letters).")
+    seed: int = Field(default=0, ge=0)
 
 
 class PretrainSettings(Frozen):
@@ -140,47 +140,47 @@ class PretrainSettings(Frozen):
     mlp_width: Count = 1024
     heads: Count = 6
     positions: Count = 64
-    batch_rows: Count = Field(16, description="Rows per step.")
-    muon_lr: float = Field(0.01, gt=0, description="Learning rate of Muon on the matrices of the blocks.")
-    adam_lr: float = Field(4e-3, gt=0, description="Learning rate of AdamW on embeddings, norms and biases.")
-    weight_decay: float = Field(0.1, ge=0)
-    warmup_steps: int = Field(50, ge=0)
-    decay_share: Fraction = Field(0.5, description="Last share of the steps over which the rates fall linearly to zero.")
-    model_seed: int = Field(0, ge=0)
-    checkpoint_every: Count = Field(200, description="Steps between checkpoints for resuming; enters no result.")
+    batch_rows: Count = Field(default=16, description="Rows per step.")
+    muon_lr: float = Field(default=0.01, gt=0, description="Learning rate of Muon on the matrices of the blocks.")
+    adam_lr: float = Field(default=4e-3, gt=0, description="Learning rate of AdamW on embeddings, norms and biases.")
+    weight_decay: float = Field(default=0.1, ge=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    decay_share: Fraction = Field(default=0.5, description="Last share of the steps over which the rates fall linearly to zero.")
+    model_seed: int = Field(default=0, ge=0)
+    checkpoint_every: Count = Field(default=200, description="Steps between checkpoints for resuming; enters no result.")
 
 
 class ContextsSettings(Frozen):
     """Prefixes sampled from the unedited model that make keys and targets robust to what stands before a prompt."""
 
-    count: int = Field(3, ge=0, description="Prefixes beside the bare prompt.")
-    tokens: Count = Field(8, description="Tokens per prefix.")
+    count: int = Field(default=3, ge=0, description="Prefixes beside the bare prompt.")
+    tokens: Count = Field(default=8, description="Tokens per prefix.")
     top_k: Count = 5
-    seed: int = Field(1, ge=0)
+    seed: int = Field(default=1, ge=0)
 
 
 class MomentsSettings(Frozen):
     """Second moments of the keys over text."""
 
     layers: tuple[int, ...] = Field(description="Layers whose keys are collected, all in one pass.")
-    tokens: Count = Field(65_536, description="Tokens of text to read.")
+    tokens: Count = Field(default=65_536, description="Tokens of text to read.")
     batch_rows: Count = 64
 
 
 class MeasureSettings(Frozen):
     """What is measured at each length."""
 
-    sample: Count | Literal["all"] = Field("all", description="Cap on the facts measured per length; n is printed.")
-    generate: bool = Field(True, description="Also let the model answer freely and compare exactly.")
+    sample: Count | Literal["all"] = Field(default="all", description="Cap on the facts measured per length; n is printed.")
+    generate: bool = Field(default=True, description="Also let the model answer freely and compare exactly.")
     max_new_tokens: Count = 12
-    perplexity_rows: Count = Field(96, description="Rows of held-out text.")
-    probes_per_fact: Count = Field(3, description="At most so many neighbourhood and locality probes of each kind per fact.")
+    perplexity_rows: Count = Field(default=96, description="Rows of held-out text.")
+    probes_per_fact: Count = Field(default=3, description="At most so many neighbourhood and locality probes of each kind per fact.")
 
 
 class BenchmarkSettings(Frozen):
     """Benchmark tasks run through lm-evaluation-harness."""
 
-    tasks: str = Field("world", description="`world`, or a folder with task definitions and data.")
+    tasks: str = Field(default="world", description="`world`, or a folder with task definitions and data.")
     limit: Count | None = None
 
 
@@ -191,8 +191,8 @@ class WorldModel(Frozen):
     """A small model taught the world's people and events."""
 
     source: Literal["world"] = "world"
-    tuned_as: Name = Field("mini", description="Column of the editors' settings that applies (see `d4s.editors.presets`).")
-    model_seed: int = Field(0, ge=0)
+    tuned_as: Name = Field(default="mini", description="Column of the editors' settings that applies (see `d4s.editors.presets`).")
+    model_seed: int = Field(default=0, ge=0)
     corpus: CorpusSettings = CorpusSettings()
     pretrain: PretrainSettings = PretrainSettings()
 
@@ -201,10 +201,10 @@ class RecordsModel(Frozen):
     """A small model taught real records and running text."""
 
     source: Literal["records"] = "records"
-    tuned_as: Name = Field("mini", description="Column of the editors' settings that applies (see `d4s.editors.presets`).")
+    tuned_as: Name = Field(default="mini", description="Column of the editors' settings that applies (see `d4s.editors.presets`).")
     datasets: tuple[Name, ...] = Field(description="Names of the data sets that it is taught.")
-    text: Name = Field("wikitext2_raw_test", description="Running text in the data folder.")
-    model_seed: int = Field(0, ge=0)
+    text: Name = Field(default="wikitext2_raw_test", description="Running text in the data folder.")
+    model_seed: int = Field(default=0, ge=0)
     corpus: CorpusSettings = CorpusSettings(tokenizer=TokenizerSettings(kind="bpe"))
     pretrain: PretrainSettings = PretrainSettings()
 
@@ -218,7 +218,7 @@ class HFModel(Frozen):
     revision: str = "main"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device_map: str | None = None
-    text: Name = Field("wikitext2_raw_test", description="Text for moments and perplexity, in the data folder.")
+    text: Name = Field(default="wikitext2_raw_test", description="Text for moments and perplexity, in the data folder.")
 
 
 ModelSettings = Annotated[WorldModel | RecordsModel | HFModel, Field(discriminator="source")]
@@ -231,7 +231,7 @@ class FactsDataset(Frozen):
     style: str = ""
     limit: Count | None = None
     skip_bad: bool = False
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class QuestionsDataset(Frozen):
@@ -241,7 +241,7 @@ class QuestionsDataset(Frozen):
     events: Literal["world", "atomic2020"] = "world"
     form: Form
     limit: Count | None = None
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class QuestionsWriter(Frozen):
@@ -257,7 +257,7 @@ class GridRow(Frozen):
     datasets: tuple[Name, ...] = Field(min_length=1)
     editors: tuple[Name, ...] = Field(min_length=1)
     lengths: tuple[Count, ...] = Field(min_length=1)
-    benchmark: Literal["none", "longest", "all"] = Field("none", description="At which lengths the benchmarks run.")
+    benchmark: Literal["none", "longest", "all"] = Field(default="none", description="At which lengths the benchmarks run.")
 
     @model_validator(mode="after")
     def _distinct(self) -> "GridRow":
@@ -278,7 +278,7 @@ class FigureSettings(Frozen):
 class ExecutionSettings(Frozen):
     """How work is spread; enters no result and no hash."""
 
-    target_shards: Count = Field(1, description="Jobs over which the targets of one request list are spread.")
+    target_shards: Count = Field(default=1, description="Jobs over which the targets of one request list are spread.")
 
 
 def _dataset_kind(value: Any) -> str:
@@ -290,8 +290,10 @@ class Study(Frozen):
     """A complete study: what `params.yaml` holds."""
 
     study: Name = Field(description="Name of the study; what people read goes to results/STUDY/.")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((1,), min_length=1, description="Draws of requests, their order and contexts.")
-    data: str | None = Field(None, description="Folder with data sets; the variable D4S_DATA when omitted.")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(1,), min_length=1, description="Draws of requests, their order and contexts."
+    )
+    data: str | None = Field(default=None, description="Folder with data sets; the variable D4S_DATA when omitted.")
     world: WorldSettings = WorldSettings()
     models: dict[Name, ModelSettings] = Field(min_length=1)
     datasets: dict[Name, FactsDataset | QuestionsDataset] = Field(min_length=1)
@@ -300,13 +302,13 @@ class Study(Frozen):
         default_factory=dict, description="Editors that are no presets already: `preset` and what differs."
     )
     grid: tuple[GridRow, ...] = Field(min_length=1)
-    contexts: ContextsSettings = Field(default_factory=ContextsSettings, description="`seed` is set by `seeds`.")
-    moments_tokens: Count = Field(65_536, description="Tokens of text behind the second moments.")
+    contexts: ContextsSettings = Field(default=ContextsSettings(), description="`seed` is set by `seeds`.")
+    moments_tokens: Count = Field(default=65_536, description="Tokens of text behind the second moments.")
     measure: MeasureSettings = MeasureSettings()
     benchmarks: BenchmarkSettings = BenchmarkSettings()
     figures: FigureSettings = FigureSettings()
     execution: ExecutionSettings = ExecutionSettings()
-    trust_code: bool = Field(False, description="Leave code out of the hashes of artefacts (recorded in their manifests).")
+    trust_code: bool = Field(default=False, description="Leave code out of the hashes of artefacts (recorded in their manifests).")
 
     @model_validator(mode="before")
     @classmethod
