@@ -1,0 +1,134 @@
+"""The verb `facts`: records of one source, read by its reader, become facts.parquet; what could not be used, rejects.parquet."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from d4s.artifacts import Job, write_table
+from d4s.config import FactsSettings
+from d4s.errors import D4SError, Problem, RecordError
+from d4s.facts.readers import READERS
+from d4s.facts.record import Fact, to_rows
+from d4s.schemas import FACTS, REJECTS
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a reader is given: a raw file or a world's folder, which reading of it, and the seed of its draws.
+
+    `limit` keeps the first so many records that pass; what is read with a limit is the beginning of what is read without.
+    """
+
+    path: Path
+    style: str = ""
+    seed: int = 0
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One reason why a record did not become a fact, with the record as it stands in the file."""
+
+    problem: Problem
+    record: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a reader made of a source.
+
+    Args:
+        facts: Facts in the order of the file; one record may give several.
+        seen: Records in the file.
+        kept: Records that became facts.
+        beyond: Records that pass but stand after the limit.
+        rejects: Defects; they refuse the file unless they are to be skipped. A record may have several.
+        left_out: Sound records that the reader's stated rule leaves out.
+    """
+
+    facts: list[Fact]
+    seen: int
+    kept: int
+    beyond: int = 0
+    rejects: Sequence[Reject] = ()
+    left_out: Sequence[Reject] = ()
+
+
+class Reader(Protocol):
+    """How every entry of `d4s.facts.readers.READERS` is called."""
+
+    def __call__(self, source: Source) -> Reading:
+        """Read a source; never raises for a bad record, which becomes a reject."""
+        ...
+
+
+def facts(job: Job[FactsSettings]) -> None:
+    """Read the job's records, or its world, into facts.
+
+    Raises:
+        RecordError: if any record is broken and broken records are not to be skipped; names all of them.
+    """
+    settings = job.settings
+    path = job.inputs["world"] if "world" in job.inputs else job.inputs["records"]
+    read: Reader = READERS.load(settings.source)
+    reading = read(Source(path, settings.style, settings.seed, settings.limit))
+    if reading.rejects and not settings.skip_bad:
+        raise RecordError([reject.problem for reject in reading.rejects])
+    account = balance(reading)
+    if not reading.facts:
+        raise RecordError([reject.problem for reject in (*reading.rejects, *reading.left_out)])
+    write_table(job.path("facts.parquet"), to_rows(reading.facts), FACTS)
+    write_table(job.path("rejects.parquet"), reject_rows((*reading.rejects, *reading.left_out)), REJECTS)
+    logger.info("%s: %s", settings.source, account)
+    job.finish(["facts.parquet", "rejects.parquet"], records=account, **repeats(reading.facts))
+
+
+def balance(reading: Reading) -> dict[str, int]:
+    """Counts of records in and out, which must agree.
+
+    Raises:
+        D4SError: if a record got lost or counted twice, or two facts share an id.
+    """
+    rejected = _records(reading.rejects)
+    left_out = _records(reading.left_out) - rejected
+    account = {
+        "seen": reading.seen,
+        "kept": reading.kept,
+        "rejected": len(rejected),
+        "left_out": len(left_out),
+        "beyond_limit": reading.beyond,
+        "facts": len(reading.facts),
+    }
+    if reading.seen != reading.kept + len(rejected) + len(left_out) + reading.beyond:
+        raise D4SError(f"records went astray while reading: {account}; this is a defect of the reader")
+    ids = [fact.fact_id for fact in reading.facts]
+    if len(set(ids)) != len(ids):
+        raise D4SError(f"{len(ids) - len(set(ids))} facts share an id with another; this is a defect of the reader")
+    return account
+
+
+def repeats(facts: Iterable[Fact]) -> dict[str, list[list[str]]]:
+    """Ids of editable facts about the same subject and relation: `duplicates` ask for the same target, `conflicts` do not."""
+    found: dict[tuple[str, str], list[Fact]] = defaultdict(list)
+    for fact in facts:
+        if fact.editable:
+            found[fact.subject, fact.relation].append(fact)
+    groups = [group for group in found.values() if len(group) > 1]
+    return {
+        "duplicates": [[fact.fact_id for fact in group] for group in groups if len({fact.target_new for fact in group}) == 1],
+        "conflicts": [[fact.fact_id for fact in group] for group in groups if len({fact.target_new for fact in group}) > 1],
+    }
+
+
+def reject_rows(rejects: Iterable[Reject]) -> list[dict[str, Any]]:
+    """Rejects as rows of the REJECTS schema."""
+    return [asdict(reject.problem) | {"record": reject.record} for reject in rejects]
+
+
+def _records(rejects: Iterable[Reject]) -> set[tuple[str, int]]:
+    return {(reject.problem.file, reject.problem.line) for reject in rejects}
