@@ -85,7 +85,7 @@ def facts(job: Job[FactsSettings]) -> None:
     write_table(job.path("facts.parquet"), to_rows(reading.facts), FACTS)
     write_table(job.path("rejects.parquet"), reject_rows((*reading.rejects, *reading.left_out)), REJECTS)
     logger.info("%s: %s", settings.source, account)
-    job.finish(["facts.parquet", "rejects.parquet"], records=account, **repeats(reading.facts))
+    job.finish(["facts.parquet", "rejects.parquet"], records=account, repeats=repeats(reading.facts))
 
 
 def balance(reading: Reading) -> dict[str, int]:
