@@ -167,6 +167,10 @@ class MomentsSettings(Frozen):
     batch_rows: Count = 64
 
 
+class ObjectivesSettings(Frozen):
+    """Objectives have nothing to set: model and facts say it all."""
+
+
 class MeasureSettings(Frozen):
     """What is measured at each length."""
 

@@ -1,0 +1,98 @@
+"""Code digests: what of the package's code can change a verb's result.
+
+A digest covers the syntax trees, docstrings stripped, of a module and of everything it statically imports within the
+package. Settings are resolved before they are hashed, so modules that only hold settings, presets or tables of names are
+left out: a new preset or reader touches nothing old. A comment changes no syntax tree, so it reruns nothing.
+"""
+
+import ast
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+PACKAGE = "d4s"
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = frozenset(
+    f"{PACKAGE}.{name}"
+    for name in (
+        "config",
+        "errors",
+        "log",
+        "registry",
+        "schemas",
+        "facts.readers",
+        "editors.settings",
+        "editors.presets",
+        "editors.families",
+        "runs.settings",
+    )
+)
+DATA_OF = {f"{PACKAGE}.metrics.lm_eval_bridge": ROOT / "metrics" / "tasks"}
+
+
+@lru_cache(maxsize=None)
+def code_digest(*modules: str) -> str:
+    """Digest of modules and everything that they import within the package."""
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module in found or module in LEFT_OUT:
+            continue
+        found.add(module)
+        waiting.extend(_imports(module))
+    text = "\n".join(f"{module} {_fingerprint(module)}" for module in sorted(found))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _file_of(module: str) -> Path | None:
+    parts = module.split(".")[1:]
+    for path in (ROOT.joinpath(*parts).with_suffix(".py"), ROOT.joinpath(*parts, "__init__.py")):
+        if parts and path.is_file():
+            return path
+    return None
+
+
+@lru_cache(maxsize=None)
+def _tree(module: str) -> ast.Module:
+    path = _file_of(module)
+    if path is None:
+        raise ModuleNotFoundError(f"no module {module} in the package")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=None)
+def _fingerprint(module: str) -> str:
+    tree = ast.parse(ast.unparse(_tree(module)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Pass()
+    text = ast.dump(tree)
+    folder = DATA_OF.get(module)
+    data = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc") if folder else []
+    for path in data:
+        text += f"\n{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@lru_cache(maxsize=None)
+def _imports(module: str) -> tuple[str, ...]:
+    """Modules of the package that a module imports anywhere outside `if TYPE_CHECKING`."""
+    names: set[str] = set()
+    waiting: list[ast.AST] = [_tree(module)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            waiting.extend(node.orelse)
+            continue
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
+        waiting.extend(ast.iter_child_nodes(node))
+    return tuple(sorted(name for name in names if name.startswith(f"{PACKAGE}.") and _is_module(name)))
+
+
+def _is_module(name: str) -> bool:
+    path = _file_of(name)
+    return path is not None and path.name != "__init__.py"

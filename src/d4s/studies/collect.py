@@ -1,0 +1,36 @@
+"""The verb `summarize`: a study's plan handed to the gathering of its measures, and the list of what it uses in the store."""
+
+from d4s.artifacts import write_json
+from d4s.config import Study
+from d4s.studies.resolve import Plan, resolve, results_folder
+from d4s.studies.summarize import Cell, gather
+
+STORE_LIST = "store.json"
+
+
+def summarize(study: Study) -> None:
+    """Gather every cell of a study into results/STUDY and record which folders of the store it uses."""
+    plan = resolve(study)
+    out = results_folder(study)
+    gather(cells_of(plan), out, [node.folder for node in plan.nodes])
+    write_json(out / STORE_LIST, sorted(str(node.folder) for node in plan.nodes))
+    write_json(out / "study.json", study.model_dump(mode="json"))
+
+
+def cells_of(plan: Plan) -> list[Cell]:
+    """The cells of a plan as the gathering wants them: names and folders."""
+    return [
+        Cell(
+            model=cell.key.model,
+            dataset=cell.key.dataset,
+            editor=cell.key.editor,
+            seed=cell.key.seed,
+            steps=cell.lengths,
+            run=cell.run.folder,
+            measure=cell.measure.folder,
+            benchmark=cell.benchmark.folder if cell.benchmark else None,
+            benchmark_steps=cell.benchmark_lengths,
+            objectives=cell.objectives.folder,
+        )
+        for cell in plan.cells
+    ]

@@ -1,0 +1,100 @@
+"""Artefacts to be made, as a graph: each node knows its settings, inputs and code, hence its hashed folder."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Union
+
+from d4s.artifacts import MANIFEST, digest_of, sha256_of
+from d4s.config import canonical
+
+STORE = Path("results/store")
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A file that comes from outside the pipeline; its content is its digest."""
+
+    path: Path
+
+    @cached_property
+    def digest(self) -> str:
+        """Sha256 of the content."""
+        return sha256_of(self.path)
+
+    @property
+    def target(self) -> Path:
+        """What a rule depends on."""
+        return self.path
+
+
+@dataclass(frozen=True)
+class Node:
+    """One artefact: the verb that makes it, settings as plain values, inputs by role, and the manifests wanted of it.
+
+    `wanted` enters no digest: lengths, layers and blocks only arrive as outputs.
+    """
+
+    verb: str
+    kind: str
+    label: str
+    settings: Mapping[str, Any]
+    code: str
+    inputs: Mapping[str, Union["Node", RawFile]] = field(default_factory=dict)
+    wanted: tuple[str, ...] = (MANIFEST,)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of everything that makes the artefact."""
+        return digest_of(self.kind, self.settings, {role: node.digest for role, node in self.inputs.items()}, self.code)
+
+    @property
+    def name(self) -> str:
+        """Folder name: readable, ending in the digest."""
+        return f"{self.label}-{self.digest}"
+
+    @property
+    def folder(self) -> Path:
+        """Folder in the store."""
+        return STORE / self.kind / self.name
+
+    @property
+    def manifests(self) -> list[Path]:
+        """The manifests that a rule declares as its outputs."""
+        return [self.folder / name for name in self.wanted]
+
+    @property
+    def settings_text(self) -> str:
+        """Settings as canonical JSON, as handed to the job."""
+        return canonical(self.settings)
+
+    @property
+    def inputs_text(self) -> str:
+        """Input folders and files by role as JSON, as handed to the job."""
+        return canonical({role: str(node.folder if isinstance(node, Node) else node.path) for role, node in self.inputs.items()})
+
+    @property
+    def input_files(self) -> list[Path]:
+        """Files of its inputs that must exist before the job starts."""
+        return [path for node in self.inputs.values() for path in (node.manifests if isinstance(node, Node) else [node.path])]
+
+    def upstream(self) -> Iterator["Node"]:
+        """All nodes that it depends on, nearest last, repeats included."""
+        for node in self.inputs.values():
+            if isinstance(node, Node):
+                yield from node.upstream()
+                yield node
+
+
+def merged(nodes: list[Node]) -> list[Node]:
+    """Nodes with equal folders made one, wanting everything that any of them wants."""
+    wanted: dict[Path, dict[str, None]] = {}
+    first: dict[Path, Node] = {}
+    for node in nodes:
+        first.setdefault(node.folder, node)
+        wanted.setdefault(node.folder, {}).update(dict.fromkeys(node.wanted))
+    return [
+        Node(node.verb, node.kind, node.label, node.settings, node.code, node.inputs, tuple(wanted[folder]))
+        for folder, node in first.items()
+    ]

@@ -1,0 +1,35 @@
+"""Removal of artefacts that no study uses any more."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from d4s.errors import ArtifactError
+from d4s.studies.collect import STORE_LIST
+from d4s.studies.graph import STORE
+
+
+def unused(root: Path = Path()) -> list[Path]:
+    """Folders of the store that no finished study's list names.
+
+    Raises:
+        ArtifactError: if no study has been finished, since then nothing tells what is in use.
+    """
+    lists = sorted((root / STORE.parent).glob(f"*/{STORE_LIST}"))
+    if not lists:
+        raise ArtifactError(f"no {STORE.parent}/STUDY/{STORE_LIST} found: finish a study first, so that it is known what is in use")
+    used = {root / name for path in lists for name in json.loads(path.read_text(encoding="utf-8"))}
+    return [folder for folder in sorted((root / STORE).glob("*/*")) if folder.is_dir() and folder not in used]
+
+
+def prune(remove: bool, root: Path = Path()) -> Iterator[str]:
+    """Name every unused folder with its size, and remove it when asked."""
+    total = 0
+    for folder in unused(root):
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        total += size
+        if remove:
+            shutil.rmtree(folder)
+        yield f"{'removed' if remove else 'unused'} {folder} ({size / 2**20:.1f} MB)"
+    yield f"{total / 2**20:.1f} MB {'removed' if remove else 'could be removed; pass --yes to do it'}"

@@ -1,0 +1,301 @@
+"""A study resolved into a plan: every artefact to be made, its hashed folder, and the cells of the grid that need it.
+
+Snakemake, `d4s plan`, `d4s prune` and the last stages all ask `resolve`; it imports no torch and reads no artefact.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from d4s.config import (
+    FORMS,
+    FactsDataset,
+    FactsSettings,
+    GridRow,
+    HFModel,
+    QuestionsDataset,
+    QuestionsSettings,
+    RecordsModel,
+    Study,
+    WorldModel,
+    canonical,
+    data_folder,
+    validate,
+)
+from d4s.editors.settings import EditorSettings, family_module, resolve_editor
+from d4s.errors import SettingsError
+from d4s.facts.readers import READERS
+from d4s.registry import nearest
+from d4s.studies.codes import code_digest
+from d4s.studies.graph import Node, RawFile, merged
+from d4s.studies.verbs import SETTINGS, VERBS
+
+BLOCK = 50
+
+
+@dataclass(frozen=True)
+class CellKey:
+    """One cell of the grid; all its lengths come from one run."""
+
+    model: str
+    dataset: str
+    editor: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell with its lengths and the artefacts that hold its results."""
+
+    key: CellKey
+    lengths: tuple[int, ...]
+    benchmark_lengths: tuple[int, ...]
+    run: Node
+    measure: Node
+    benchmark: Node | None
+    objectives: Node
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A resolved study."""
+
+    study: Study
+    cells: tuple[PlannedCell, ...]
+    extra: tuple[Node, ...]
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        """Every artefact once, inputs before what they feed."""
+        ends = [node for cell in self.cells for node in (cell.run, cell.measure, cell.benchmark, cell.objectives) if node]
+        return merged([step for node in (*ends, *self.extra) for step in (*node.upstream(), node)])
+
+    def of(self, verb: str) -> list[Node]:
+        """The artefacts that one verb makes."""
+        return [node for node in self.nodes if node.verb == verb]
+
+
+
+def results_folder(study: Study) -> Path:
+    """Folder of what people read of a study."""
+    return Path("results") / study.study
+
+
+def resolve(study: Study) -> Plan:
+    """The plan of a study.
+
+    Raises:
+        SettingsError: naming every unknown model, data set and editor, and every impossible length.
+        DataMissing: if records are needed and no data folder is given.
+    """
+    problems = [*_unknown_names(study)]
+    if problems:
+        raise SettingsError("the grid cannot be resolved:\n" + "\n".join(f"  {problem}" for problem in problems))
+    resolver = _Resolver(study)
+    cells = [resolver.cell(key, lengths, benchmarks) for key, (lengths, benchmarks) in _lengths(study).items()]
+    return Plan(study, tuple(cells), tuple(resolver.world_reports()))
+
+
+def _unknown_names(study: Study) -> Iterator[str]:
+    for number, row in enumerate(study.grid):
+        for axis, known in (("models", study.models), ("datasets", study.datasets)):
+            for name in getattr(row, axis):
+                if name not in known:
+                    yield f"grid[{number}].{axis}: unknown name {name!r}; {nearest(name, list(known))}"
+        for name in row.editors:
+            for model in row.models:
+                if model in study.models:
+                    yield from _editor_problems(study, name, model, f"grid[{number}].editors")
+        yield from _impossible_lengths(study, row, number)
+
+
+def _editor_problems(study: Study, name: str, model: str, where: str) -> Iterator[str]:
+    try:
+        resolve_editor(name, study.editors.get(name, {}), study.models[model].tuned_as)
+    except SettingsError as error:
+        yield f"{where}: {error}"
+
+
+def _impossible_lengths(study: Study, row: GridRow, number: int) -> Iterator[str]:
+    for name in row.datasets:
+        bound = _capacity(study, name) if name in study.datasets else None
+        longest = max(row.lengths)
+        if bound is not None and longest > bound:
+            yield f"grid[{number}].lengths: {longest} edits asked of {name!r}, which has at most {bound} facts to edit; lower the length"
+
+
+def _capacity(study: Study, name: str) -> int | None:
+    """An upper bound on the facts of a data set that can be edited, where settings alone tell it."""
+    dataset, world = study.datasets[name], study.world
+    editable = 1.0 - world.bystanders
+    if isinstance(dataset, FactsDataset) and dataset.source == "world":
+        return int(world.people * editable) * 4
+    if isinstance(dataset, QuestionsDataset) and dataset.events == "world":
+        return min(int(world.events * editable) * 3, dataset.limit or world.events * 3)
+    return dataset.limit
+
+
+def _lengths(study: Study) -> dict[CellKey, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Lengths and benchmark lengths of every cell, rows of the grid united."""
+    found: dict[CellKey, tuple[set[int], set[int]]] = {}
+    for row in study.grid:
+        for model in row.models:
+            for dataset in row.datasets:
+                for editor in row.editors:
+                    for seed in study.seeds:
+                        lengths, benchmarks = found.setdefault(CellKey(model, dataset, editor, seed), (set(), set()))
+                        lengths.update(row.lengths)
+                        benchmarks.update({"none": (), "longest": (max(row.lengths),), "all": row.lengths}[row.benchmark])
+    return {key: (tuple(sorted(lengths)), tuple(sorted(benchmarks))) for key, (lengths, benchmarks) in found.items()}
+
+
+class _Resolver:
+    """Builds nodes bottom up; equal requests give equal nodes."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._made: dict[tuple[str, ...], Node] = {}
+        self._files: dict[Path, RawFile] = {}
+
+    def _node(self, verb: str, label: str, settings: Mapping[str, Any], inputs: Mapping[str, Node | RawFile], **more: Any) -> Node:
+        modules = (VERBS[verb].module, *more.pop("modules", ()))
+        code = "trusted" if self.study.trust_code else code_digest(*modules)
+        settings = validate(SETTINGS.load(verb), settings, f"settings of {label!r}").model_dump(mode="json")
+        node = Node(verb, VERBS[verb].kind, label, settings, code, inputs, **more)
+        return self._made.setdefault((label, *node.wanted, canonical(settings), code, *(found.digest for found in inputs.values())), node)
+
+    # --- data -----------------------------------------------------------------------------------------------------
+
+    def world(self) -> Node:
+        return self._node("world", f"world-s{self.study.world.seed}", self.study.world.model_dump(mode="json"), {})
+
+    def raw(self, name: str) -> RawFile:
+        path = data_folder(self.study.data) / name / f"{name}.jsonl"
+        if not path.is_file():
+            raise SettingsError(f"data set {name!r}: {path} does not exist; put it there or point `data:` or D4S_DATA to its parent folder")
+        return self._files.setdefault(path, RawFile(path))
+
+    def facts(self, dataset: FactsDataset) -> Node:
+        settings = FactsSettings(**dataset.model_dump())
+        label = "_".join(part for part in (dataset.source, dataset.style, str(dataset.limit or "")) if part)
+        inputs = {"world": self.world()} if dataset.source == "world" else {"records": self.raw(dataset.source)}
+        return self._node("facts", label, settings.model_dump(mode="json"), inputs, modules=(READERS.module(dataset.source),))
+
+    def questions(self, dataset: QuestionsDataset) -> Node:
+        chosen = dataset.model_dump(exclude={"source"}) | {"writer": self.study.questions.writer}
+        settings = QuestionsSettings(**chosen)
+        label = "_".join(part for part in (dataset.events, dataset.form, str(dataset.limit or "")) if part)
+        world = dataset.events == "world"
+        inputs = {"world": self.world()} if world else {"records": self.raw(dataset.events)}
+        modules = () if world else (READERS.module(dataset.events),)
+        return self._node("questions", label, settings.model_dump(mode="json"), inputs, modules=modules)
+
+    def dataset(self, name: str) -> Node:
+        dataset = self.study.datasets[name]
+        return self.facts(dataset) if isinstance(dataset, FactsDataset) else self.questions(dataset)
+
+    # --- models ---------------------------------------------------------------------------------------------------
+
+    def taught(self, name: str) -> dict[str, Node | RawFile]:
+        """What the corpus of a model reads: the data sets that it is taught, and its free text."""
+        model = self.study.models[name]
+        if isinstance(model, WorldModel):
+            taught: dict[str, Node | RawFile] = {"teach_world_qa": self.facts(FactsDataset(source="world", style="qa"))}
+            for form in FORMS if self.study.world.events else ():
+                taught[f"teach_{form}"] = self.questions(QuestionsDataset(source="questions", events="world", form=form))
+            return taught | {"world": self.world()}
+        if isinstance(model, RecordsModel):
+            unknown = [dataset for dataset in model.datasets if dataset not in self.study.datasets]
+            if unknown:
+                raise SettingsError(f"models.{name}.datasets: unknown {unknown}; {nearest(unknown[0], list(self.study.datasets))}")
+            return {f"teach_{dataset}": self.dataset(dataset) for dataset in model.datasets} | {"text": self.raw(model.text)}
+        return {"model": self.model(name), "text": self.raw(model.text)}
+
+    def corpus(self, name: str) -> Node:
+        model = self.study.models[name]
+        settings = model.corpus.model_dump(mode="json")
+        return self._node("corpus", name, settings, self.taught(name))
+
+    def model(self, name: str) -> Node:
+        model = self.study.models[name]
+        if isinstance(model, HFModel):
+            settings = model.model_dump(mode="json", include={"path", "revision", "dtype", "device_map"})
+            return self._node("adopt", name, settings, {})
+        settings = model.pretrain.model_dump(mode="json") | {"model_seed": model.model_seed}
+        teach = {role: node for role, node in self.taught(name).items() if role.startswith("teach_")}
+        return self._node("pretrain", f"{name}-m{model.model_seed}", settings, {"corpus": self.corpus(name), **teach})
+
+    # --- what editors need ----------------------------------------------------------------------------------------
+
+    def contexts(self, model: str, seed: int) -> Node:
+        settings = self.study.contexts.model_dump(mode="json") | {"seed": seed}
+        return self._node("contexts", f"{model}-s{seed}", settings, {"model": self.model(model)})
+
+    def moments(self, model: str, layers: tuple[int, ...]) -> Node:
+        settings = {"tokens": self.study.moments_tokens}
+        inputs = {"model": self.model(model), "text": self.corpus(model)}
+        return self._node("moments", model, settings, inputs, wanted=tuple(f"l{layer}.json" for layer in layers))
+
+    def needs(self, key: CellKey, editor: EditorSettings, longest: int) -> dict[str, Node | RawFile]:
+        """The inputs of a run beside model and facts."""
+        found: dict[str, Node | RawFile] = {}
+        if "contexts" in editor.needs:
+            found["contexts"] = self.contexts(key.model, key.seed)
+        if "moments" in editor.needs:
+            found["moments"] = self.moments(key.model, editor.layers)
+        shared = editor.shared_targets()
+        if "targets" in editor.needs and shared is not None:
+            settings = {"target": shared.model_dump(mode="json"), "seed": key.seed}
+            inputs = {"model": self.model(key.model), "facts": self.dataset(key.dataset), "contexts": self.contexts(key.model, key.seed)}
+            blocks = tuple(f"b{block}.json" for block in range(-(-longest // BLOCK)))
+            found["targets"] = self._node("targets", f"{key.model}.{key.dataset}.s{key.seed}", settings, inputs, wanted=blocks)
+        if "prepare" in editor.needs:
+            settings = editor.prepare_settings().model_dump(mode="json")
+            found["prepared"] = self._node("prepare", f"{key.model}.{key.editor}", settings, {"moments": found["moments"]})
+        return found
+
+    # --- cells ----------------------------------------------------------------------------------------------------
+
+    def cell(self, key: CellKey, lengths: tuple[int, ...], benchmark_lengths: tuple[int, ...]) -> PlannedCell:
+        """The artefacts of one cell of the grid."""
+        editor = resolve_editor(key.editor, self.study.editors.get(key.editor, {}), self.study.models[key.model].tuned_as)
+        settings = {"editor": editor.model_dump(mode="json"), "seed": key.seed}
+        model, facts, text = self.model(key.model), self.dataset(key.dataset), self.corpus(key.model)
+        needs = self.needs(key, editor, max(lengths))
+        label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
+        family = (family_module(editor),)
+        run = self._node("edit", label, settings, {"model": model, "facts": facts, **needs}, wanted=_manifests(lengths), modules=family)
+        views = {role: node for role, node in needs.items() if role != "targets"}
+        shared = {"model": model, "facts": facts, "run": run, **views}
+        measure = self._node(
+            "measure",
+            label,
+            settings | {"measure": self.study.measure.model_dump(mode="json")},
+            shared | {"text": text},
+            wanted=_manifests(lengths),
+            modules=family,
+        )
+        benchmark = self._benchmark(key, settings, shared, benchmark_lengths, family) if benchmark_lengths else None
+        objectives = self._node("objectives", f"{key.model}.{key.dataset}", {}, {"model": model, "facts": facts})
+        return PlannedCell(key, lengths, benchmark_lengths, run, measure, benchmark, objectives)
+
+    def _benchmark(
+        self, key: CellKey, settings: dict[str, Any], inputs: dict[str, Any], lengths: tuple[int, ...], family: tuple[str, ...]
+    ) -> Node:
+        run: Node = inputs["run"]
+        only = Node(run.verb, run.kind, run.label, run.settings, run.code, run.inputs, _manifests(lengths))
+        settings = settings | {"benchmarks": self.study.benchmarks.model_dump(mode="json")}
+        label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
+        return self._node(
+            "benchmark", label, settings, inputs | {"run": only, "world": self.world()}, wanted=_manifests(lengths), modules=family
+        )
+
+    def world_reports(self) -> Iterator[Node]:
+        """The report against the editor-neutral criteria, for every model of the study that is taught the world."""
+        return iter(())
+
+
+def _manifests(lengths: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(f"n{length}.json" for length in sorted(lengths))

@@ -1,0 +1,125 @@
+"""Kills at any instant, broken artefacts, wrong settings: the same tables afterwards, or one clear error."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.workflow.conftest import TINY, Workdir, lay_out
+
+PATIENCE = 300
+
+
+def _store(work: Workdir, pattern: str) -> Iterator[Path]:
+    return (work.path / "results" / "store").glob(pattern)
+
+
+STAGES: dict[str, Callable[[Workdir], bool]] = {
+    "pretrain": lambda work: any(_store(work, "models/*/*checkpoint*")),
+    "targets": lambda work: any(psutil_jobs(work, "targets")),
+    "edit": lambda work: any(path.stat().st_size > 0 for path in _store(work, "runs/*/ledger*") if path.is_file()),
+    "measure": lambda work: any(_store(work, "measures/*/n2*")),
+}
+
+
+def psutil_jobs(work: Workdir, verb: str) -> Iterator[psutil.Process]:
+    """The processes that run one verb in a checkout."""
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        command = process.info["cmdline"] or []
+        if command[1:4] == ["-m", "d4s", verb] and process.info["cwd"] == str(work.path):
+            yield process
+
+
+def _wait_for(process: subprocess.Popen[str], reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not reached():
+        assert process.poll() is None, f"ended before it was to be killed:\n{process.communicate()[0][-3000:]}"
+        assert time.monotonic() < deadline, "the stage was never reached"
+        time.sleep(0.02)
+
+
+def _kill_everything(process: subprocess.Popen[str]) -> None:
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    for child in children:
+        if child.is_running():
+            child.kill()
+    process.wait()
+    psutil.wait_procs(children, timeout=20)
+    if process.stdout:
+        process.stdout.close()
+
+
+def test_kills_of_snakemake_and_of_jobs_change_no_table(finished: Workdir, tmp_path: Path) -> None:
+    work = lay_out(tmp_path / "killed", TINY)
+    for reached in STAGES.values():
+        process = work.start("snakemake", "--cores", "2")
+        _wait_for(process, lambda reached=reached: reached(work))
+        _kill_everything(process)
+        work.snakemake("--unlock")
+    process = work.start("snakemake", "--cores", "2", "--retries", "2")
+    _wait_for(process, lambda: any(psutil_jobs(work, "measure")) or any(psutil_jobs(work, "benchmark")))
+    for victim in [*psutil_jobs(work, "measure"), *psutil_jobs(work, "benchmark")]:
+        victim.kill()
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output[-3000:]
+    assert work.tables() == finished.tables()
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("pattern", ["models/*/model.safetensors", "facts/*/facts.parquet", "contexts/*/contexts.json", "moments/*/*.safetensors"])
+def test_a_truncated_artefact_is_refused_by_name(copy: Workdir, pattern: str) -> None:
+    victims = list(_store(copy, pattern))
+    assert victims
+    for victim in victims:
+        _truncate(victim)
+    copy.change(lambda params: params.update(seeds=[1, 5]))
+    output = copy.snakemake(fails=True)
+    assert any(str(victim.relative_to(copy.path)) in output for victim in victims), output[-3000:]
+    assert "truncated or altered" in output
+
+
+def test_a_foreign_artefact_is_refused_by_name(copy: Workdir) -> None:
+    manifest = next(_store(copy, "contexts/*/manifest.json"))
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"kind": "moments"}))
+    copy.change(lambda params: params["grid"][0]["editors"].append("memit_seq"))
+    output = copy.snakemake(fails=True)
+    assert manifest.parent.name in output and "expected 'contexts'" in output
+
+
+WRONG: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    (lambda p: p.update(seedz=[1]), "did you mean 'seeds'?"),
+    (lambda p: p["measure"].update(perplexity_row=3), "did you mean 'perplexity_rows'?"),
+    (lambda p: p.update(seeds="one"), "seeds"),
+    (lambda p: p["grid"][0]["editors"].append("memitt"), "did you mean 'memit'?"),
+    (lambda p: p["grid"][0]["datasets"].append("world_qq"), "did you mean 'world_qa'?"),
+    (lambda p: p["grid"][0]["models"].append("maxi"), "did you mean 'mini'?"),
+    (lambda p: p["grid"][0].update(lengths=[5000]), "lower the length"),
+    (lambda p: p["grid"][0].update(lengths=[0]), "greater than 0"),
+    (lambda p: p.update(editors={"mine": {"preset": "memit", "lamda": 3}}) or p["grid"][0]["editors"].append("mine"), "lamda"),
+]
+
+
+def test_wrong_settings_are_refused_before_any_job_and_named_together(tmp_path: Path) -> None:
+    work = lay_out(tmp_path / "wrong", TINY)
+    for edit, expected in WRONG:
+        before = (work.path / "params.yaml").read_text()
+        work.change(edit)
+        output = work.run("python", "-m", "d4s", "plan", fails=True)
+        assert expected in output and "Traceback" not in output, (expected, output)
+        (work.path / "params.yaml").write_text(before)
+    work.change(lambda p: (p.update(seedz=[1]), p["measure"].update(perplexity_row=3)))
+    output = work.snakemake(fails=True)
+    assert "did you mean 'seeds'?" in output and "did you mean 'perplexity_rows'?" in output
+    assert not list((work.path / "results").glob("store/*/*/*"))

@@ -1,0 +1,97 @@
+"""Changing the grid computes only what changed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.workflow.conftest import Workdir
+
+LAST = {"summarize": 1, "tables": 1, "figures": 1, "claims": 1, "report": 1}
+
+
+def test_a_finished_study_has_its_report_and_nothing_to_do(finished: Workdir) -> None:
+    results = finished.path / "results" / "tiny"
+    assert (results / "report.html").stat().st_size > 10_000
+    assert (results / "tables" / "tab_main.csv").is_file()
+    assert finished.jobs() == {}
+
+
+def _lengths(lengths: list[int]) -> Any:
+    def edit(params: dict[str, Any]) -> None:
+        params["grid"][0]["lengths"] = lengths
+
+    return edit
+
+
+def _dataset(params: dict[str, Any]) -> None:
+    params["datasets"]["mqd_mc"] = {"source": "questions", "events": "world", "form": "multiple_choice"}
+    params["grid"][1]["datasets"].append("mqd_mc")
+
+
+@pytest.mark.parametrize(
+    ("what", "edit", "expected"),
+    [
+        ("a removed length", _lengths([5]), LAST),
+        ("an inserted length", _lengths([2, 3, 5]), {"edit": 4, "measure": 4} | LAST),
+        ("a longer length", _lengths([2, 5, 6]), {"edit": 4, "measure": 4, "benchmark": 4} | LAST),
+        ("another editor", lambda p: p["grid"][0]["editors"].append("memit_seq"), {"edit": 1, "measure": 1, "benchmark": 1} | LAST),
+        ("another data set", _dataset, {"edit": 1, "measure": 1, "objectives": 1, "targets": 0} | LAST),
+        ("another figure format", lambda p: p["figures"].update(dpi=60), {"summarize": 0, "figures": 1, "tables": 0, "report": 1}),
+        (
+            "another seed",
+            lambda p: p.update(seeds=[1, 2]),
+            {"contexts": 1, "targets": 1, "edit": 5, "measure": 5, "benchmark": 4} | LAST,
+        ),
+    ],
+)  # fmt: skip
+def test_only_what_changed_is_computed(copy: Workdir, what: str, edit: Any, expected: dict[str, int]) -> None:
+    copy.change(edit)
+    wanted = {verb: count for verb, count in expected.items() if count}
+    jobs = copy.jobs()
+    assert {verb: jobs.get(verb, 0) for verb in expected} == expected, what
+    assert set(jobs) - set(wanted) <= {"tables", "claims", "report", "figures", "summarize"}, what
+
+
+def _append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+def test_a_comment_reruns_nothing(copy: Workdir) -> None:
+    for module in ("editors/solve.py", "facts/record.py", "figures/style.py", "runs/edit.py"):
+        _append(copy.path / "src" / "d4s" / module, "\n# A remark.\n")
+    assert copy.jobs() == {}
+
+
+def test_changed_code_of_one_editor_reruns_that_editor_alone(copy: Workdir) -> None:
+    _append(copy.path / "src" / "d4s" / "editors" / "finetune.py", "\nCHANGED = True\n")
+    jobs = copy.jobs()
+    assert {verb: jobs.get(verb, 0) for verb in ("edit", "measure", "benchmark", "pretrain")} == {"edit": 1, "measure": 1, "benchmark": 1, "pretrain": 0}
+
+
+def test_changed_code_of_a_figure_redraws_and_no_more(copy: Workdir) -> None:
+    _append(copy.path / "src" / "d4s" / "figures" / "style.py", "\nCHANGED = True\n")
+    jobs = copy.jobs()
+    assert "figures" in jobs and "report" in jobs
+    assert not {"edit", "measure", "summarize", "tables", "claims"} & set(jobs)
+
+
+def test_a_longer_run_continues_and_equals_a_straight_one(copy: Workdir, tmp_path: Path) -> None:
+    before = copy.tables()
+    copy.change(_lengths([2, 4, 5, 7]))
+    copy.snakemake()
+    copy.change(_lengths([2, 5]))
+    copy.snakemake()
+    assert copy.tables() == before
+    assert copy.jobs() == {}
+
+
+def test_prune_removes_only_what_no_study_uses(copy: Workdir) -> None:
+    copy.change(lambda params: params["grid"][0]["editors"].remove("ft_m"))
+    copy.snakemake()
+    listed = copy.run("python", "-m", "d4s", "prune")
+    stale = [line for line in listed.splitlines() if line.startswith("unused")]
+    assert len(stale) == 3 and all(".ft_m." in line for line in stale)
+    copy.run("python", "-m", "d4s", "prune", "--yes")
+    assert copy.jobs() == {}
+    assert "unused" not in copy.run("python", "-m", "d4s", "prune")

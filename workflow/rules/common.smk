@@ -1,0 +1,62 @@
+"""The study resolved into a plan, and everything that rules share: paths, settings, constraints."""
+
+import re
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, str(Path(workflow.basedir) / "src"))
+
+from d4s.config import Study, canonical, validate
+from d4s.errors import D4SError
+from d4s.studies.codes import code_digest
+from d4s.studies.graph import STORE
+from d4s.studies.resolve import resolve, results_folder
+
+try:
+    STUDY = validate(Study, config, "the study")
+    PLAN = resolve(STUDY)
+except D4SError as error:
+    raise WorkflowError(str(error))
+
+RESULTS = str(results_folder(STUDY))
+INPUT_KINDS = ("worlds", "facts", "corpora", "models", "objectives", "contexts", "moments", "targets", "prepared")
+for kind in (*INPUT_KINDS, "runs", "measures", "benchmarks"):
+    (STORE / kind).mkdir(parents=True, exist_ok=True)
+NODES = {node.name: node for node in PLAN.nodes}
+LOGS = "results/logs"
+D4S = f"PYTHONPATH={workflow.basedir}/src OMP_NUM_THREADS={{threads}} OMP_WAIT_POLICY=passive python -m d4s"
+ENVIRONMENT = f"{workflow.basedir}/environment.yml"
+
+
+def names(verb):
+    """A regular expression that matches the folder names of one verb's artefacts, and nothing else."""
+    return "|".join(re.escape(node.name) for node in PLAN.of(verb)) or "(?!)"
+
+
+def output_of(verb):
+    """The manifest of artefacts that have exactly one, with the folder's name as wildcard."""
+    kind = PLAN.of(verb)[0].kind if PLAN.of(verb) else verb
+    return f"{STORE}/{kind}/{{name}}/manifest.json"
+
+
+def inputs_of(wildcards):
+    return NODES[wildcards.name].input_files
+
+
+def settings_of(wildcards):
+    return NODES[wildcards.name].settings_text
+
+
+def roles_of(wildcards):
+    return NODES[wildcards.name].inputs_text
+
+
+def code_of(wildcards):
+    return NODES[wildcards.name].code
+
+
+def rule_name(node):
+    """The name of a rule that makes one artefact with several manifests."""
+    return re.sub(r"\W", "_", f"{node.verb}_{node.name}")

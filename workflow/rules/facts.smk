@@ -1,0 +1,84 @@
+"""Records and questions as facts, and the objectives of their edits."""
+
+rule facts:
+    input:
+        ancient(inputs_of),
+    output:
+        output_of("facts"),
+    wildcard_constraints:
+        name=names("facts"),
+    log:
+        f"{LOGS}/facts/{{name}}.log",
+    benchmark:
+        f"{LOGS}/facts/{{name}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        settings=settings_of,
+        inputs=roles_of,
+        code=code_of,
+    conda:
+        ENVIRONMENT
+    shell:
+        D4S
+        + " facts {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
+        " --code {params.code:q} 2> {log:q}"
+
+
+rule questions:
+    input:
+        ancient(inputs_of),
+    output:
+        output_of("questions"),
+    wildcard_constraints:
+        name=names("questions"),
+    log:
+        f"{LOGS}/questions/{{name}}.log",
+    benchmark:
+        f"{LOGS}/questions/{{name}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        settings=settings_of,
+        inputs=roles_of,
+        code=code_of,
+    conda:
+        ENVIRONMENT
+    shell:
+        D4S
+        + " questions {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
+        " --code {params.code:q} 2> {log:q}"
+
+
+rule objectives:
+    input:
+        ancient(inputs_of),
+    output:
+        output_of("objectives"),
+    wildcard_constraints:
+        name=names("objectives"),
+    log:
+        f"{LOGS}/objectives/{{name}}.log",
+    benchmark:
+        f"{LOGS}/objectives/{{name}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        settings=settings_of,
+        inputs=roles_of,
+        code=code_of,
+    conda:
+        ENVIRONMENT
+    shell:
+        D4S
+        + " objectives {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
+        " --code {params.code:q} 2> {log:q}"

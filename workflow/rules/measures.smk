@@ -1,0 +1,60 @@
+"""What is measured on the states of a run, one job per run; lengths that are there already are not measured again."""
+
+for node in PLAN.of("measure"):
+
+    rule:
+        name:
+            rule_name(node)
+        input:
+            ancient(node.input_files),
+        output:
+            node.manifests,
+        log:
+            f"{LOGS}/measure/{node.name}.log",
+        benchmark:
+            f"{LOGS}/measure/{node.name}.tsv"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=120,
+            gpu=0,
+        params:
+            settings=lambda wildcards, node=node: node.settings_text,
+            inputs=lambda wildcards, node=node: node.inputs_text,
+            code=node.code,
+        conda:
+            ENVIRONMENT
+        shell:
+            D4S
+            + " measure {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
+            " --code {params.code:q} 2> {log:q}"
+
+
+for node in PLAN.of("benchmark"):
+
+    rule:
+        name:
+            rule_name(node)
+        input:
+            ancient(node.input_files),
+        output:
+            node.manifests,
+        log:
+            f"{LOGS}/benchmark/{node.name}.log",
+        benchmark:
+            f"{LOGS}/benchmark/{node.name}.tsv"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=240,
+            gpu=0,
+        params:
+            settings=lambda wildcards, node=node: node.settings_text,
+            inputs=lambda wildcards, node=node: node.inputs_text,
+            code=node.code,
+        conda:
+            ENVIRONMENT
+        shell:
+            D4S
+            + " benchmark {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
+            " --code {params.code:q} 2> {log:q}"

@@ -1,0 +1,134 @@
+"""The last stages, with plain names: they read Parquet only and rerun by time stamp, input set, settings and code."""
+
+MEASURED = [path for verb in ("measure", "benchmark", "objectives") for node in PLAN.of(verb) for path in node.manifests]
+STUDY_TEXT = canonical(STUDY.model_dump(mode="json"))
+
+
+def study_text(wildcards):
+    return STUDY_TEXT
+
+
+rule summarize:
+    input:
+        MEASURED,
+    output:
+        f"{RESULTS}/index.parquet",
+        f"{RESULTS}/summary.parquet",
+        f"{RESULTS}/costs.parquet",
+        f"{RESULTS}/store.json",
+    log:
+        f"{LOGS}/{STUDY.study}/summarize.log",
+    benchmark:
+        f"{LOGS}/{STUDY.study}/summarize.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        study=study_text,
+        measured=[str(path) for path in MEASURED],
+        code=code_digest("d4s.studies.summarize"),
+    conda:
+        ENVIRONMENT
+    shell:
+        D4S
+        + " summarize --study {params.study:q} 2> {log:q}"
+
+
+rule tables:
+    input:
+        rules.summarize.output,
+    output:
+        directory(f"{RESULTS}/tables"),
+    log:
+        f"{LOGS}/{STUDY.study}/tables.log",
+    benchmark:
+        f"{LOGS}/{STUDY.study}/tables.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        study=study_text,
+        code=code_digest("d4s.tables.build"),
+    conda:
+        ENVIRONMENT
+    shell:
+        D4S
+        + " tables --study {params.study:q} 2> {log:q}"
+
+
+rule figures:
+    input:
+        rules.summarize.output,
+    output:
+        directory(f"{RESULTS}/figures"),
+    log:
+        f"{LOGS}/{STUDY.study}/figures.log",
+    benchmark:
+        f"{LOGS}/{STUDY.study}/figures.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        study=study_text,
+        code=code_digest("d4s.figures.build"),
+    conda:
+        ENVIRONMENT
+    shell:
+        D4S
+        + " figures --study {params.study:q} 2> {log:q}"
+
+
+rule claims:
+    input:
+        rules.summarize.output,
+    output:
+        f"{RESULTS}/claims.json",
+    log:
+        f"{LOGS}/{STUDY.study}/claims.log",
+    benchmark:
+        f"{LOGS}/{STUDY.study}/claims.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        study=study_text,
+        code=code_digest("d4s.report.claims"),
+    conda:
+        ENVIRONMENT
+    shell:
+        D4S
+        + " claims --study {params.study:q} 2> {log:q}"
+
+
+rule report:
+    input:
+        rules.tables.output,
+        rules.figures.output,
+        rules.claims.output,
+    output:
+        f"{RESULTS}/report.html",
+    log:
+        f"{LOGS}/{STUDY.study}/report.log",
+    benchmark:
+        f"{LOGS}/{STUDY.study}/report.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        study=study_text,
+        code=code_digest("d4s.report.page"),
+    conda:
+        ENVIRONMENT
+    shell:
+        D4S
+        + " report --study {params.study:q} 2> {log:q}"

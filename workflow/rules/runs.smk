@@ -1,0 +1,30 @@
+"""One job per run: model x data x editor x seed; every length of the grid is one of its outputs."""
+
+for node in PLAN.of("edit"):
+
+    rule:
+        name:
+            rule_name(node)
+        input:
+            ancient(node.input_files),
+        output:
+            node.manifests,
+        log:
+            f"{LOGS}/edit/{node.name}.log",
+        benchmark:
+            f"{LOGS}/edit/{node.name}.tsv"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=240,
+            gpu=0,
+        params:
+            settings=lambda wildcards, node=node: node.settings_text,
+            inputs=lambda wildcards, node=node: node.inputs_text,
+            code=node.code,
+        conda:
+            ENVIRONMENT
+        shell:
+            D4S
+            + " edit {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
+            " --code {params.code:q} 2> {log:q}"

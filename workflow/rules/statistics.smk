@@ -1,0 +1,116 @@
+"""What editors need beside facts: prefixes, moments, targets, prepared parts. Layers and blocks are outputs."""
+
+rule contexts:
+    input:
+        ancient(inputs_of),
+    output:
+        output_of("contexts"),
+    wildcard_constraints:
+        name=names("contexts"),
+    log:
+        f"{LOGS}/contexts/{{name}}.log",
+    benchmark:
+        f"{LOGS}/contexts/{{name}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+        gpu=0,
+    params:
+        settings=settings_of,
+        inputs=roles_of,
+        code=code_of,
+    conda:
+        ENVIRONMENT
+    shell:
+        D4S
+        + " contexts {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
+        " --code {params.code:q} 2> {log:q}"
+
+
+rule prepare:
+    input:
+        ancient(inputs_of),
+    output:
+        output_of("prepare"),
+    wildcard_constraints:
+        name=names("prepare"),
+    log:
+        f"{LOGS}/prepare/{{name}}.log",
+    benchmark:
+        f"{LOGS}/prepare/{{name}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        settings=settings_of,
+        inputs=roles_of,
+        code=code_of,
+    conda:
+        ENVIRONMENT
+    shell:
+        D4S
+        + " prepare {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
+        " --code {params.code:q} 2> {log:q}"
+
+
+for node in PLAN.of("moments"):
+
+    rule:
+        name:
+            rule_name(node)
+        input:
+            ancient(node.input_files),
+        output:
+            node.manifests,
+        log:
+            f"{LOGS}/moments/{node.name}.log",
+        benchmark:
+            f"{LOGS}/moments/{node.name}.tsv"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=60,
+            gpu=0,
+        params:
+            settings=lambda wildcards, node=node: node.settings_text,
+            inputs=lambda wildcards, node=node: node.inputs_text,
+            code=node.code,
+        conda:
+            ENVIRONMENT
+        shell:
+            D4S
+            + " moments {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
+            " --code {params.code:q} 2> {log:q}"
+
+
+for node in PLAN.of("targets"):
+
+    rule:
+        name:
+            rule_name(node)
+        input:
+            ancient(node.input_files),
+        output:
+            node.manifests,
+        log:
+            f"{LOGS}/targets/{node.name}.log",
+        benchmark:
+            f"{LOGS}/targets/{node.name}.tsv"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=120,
+            gpu=0,
+        params:
+            settings=lambda wildcards, node=node: node.settings_text,
+            inputs=lambda wildcards, node=node: node.inputs_text,
+            code=node.code,
+        conda:
+            ENVIRONMENT
+        shell:
+            D4S
+            + " targets {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
+            " --code {params.code:q} 2> {log:q}"

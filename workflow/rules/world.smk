@@ -1,0 +1,84 @@
+"""The embedded world, what is taught from it or from records, and the models trained here."""
+
+rule world:
+    input:
+        ancient(inputs_of),
+    output:
+        output_of("world"),
+    wildcard_constraints:
+        name=names("world"),
+    log:
+        f"{LOGS}/world/{{name}}.log",
+    benchmark:
+        f"{LOGS}/world/{{name}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        settings=settings_of,
+        inputs=roles_of,
+        code=code_of,
+    conda:
+        ENVIRONMENT
+    shell:
+        D4S
+        + " world {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
+        " --code {params.code:q} 2> {log:q}"
+
+
+rule corpus:
+    input:
+        ancient(inputs_of),
+    output:
+        output_of("corpus"),
+    wildcard_constraints:
+        name=names("corpus"),
+    log:
+        f"{LOGS}/corpus/{{name}}.log",
+    benchmark:
+        f"{LOGS}/corpus/{{name}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+        gpu=0,
+    params:
+        settings=settings_of,
+        inputs=roles_of,
+        code=code_of,
+    conda:
+        ENVIRONMENT
+    shell:
+        D4S
+        + " corpus {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
+        " --code {params.code:q} 2> {log:q}"
+
+
+rule pretrain:
+    input:
+        ancient(inputs_of),
+    output:
+        output_of("pretrain"),
+    wildcard_constraints:
+        name=names("pretrain"),
+    log:
+        f"{LOGS}/pretrain/{{name}}.log",
+    benchmark:
+        f"{LOGS}/pretrain/{{name}}.tsv"
+    threads: 2
+    resources:
+        mem_mb=2000,
+        runtime=60,
+        gpu=0,
+    params:
+        settings=settings_of,
+        inputs=roles_of,
+        code=code_of,
+    conda:
+        ENVIRONMENT
+    shell:
+        D4S
+        + " pretrain {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
+        " --code {params.code:q} 2> {log:q}"
