@@ -1,0 +1,159 @@
+# Everything that people and CI do here. `make` alone prints this list. Needs GNU make, a POSIX shell and Python 3.11 or later.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?=
+CORES ?= all
+WORKERS ?= 2
+
+# Rules of the workflow, and the stages of DVC, call plain `python` and `snakemake`: those of the environment.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Two jobs on one thread each beat one job on two threads.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= passive
+
+READY := $(VENV)/.installed
+STUDY_FILE := $(or $(CONFIG),params.yaml)
+SNAKEMAKE_STUDY := $(if $(CONFIG),--configfile $(CONFIG))
+STUDY = $(shell sed -n "s/^study:[ \"']*\([A-Za-z0-9_]*\).*/\1/p" "$(STUDY_FILE)")
+REPORT = results/$(STUDY)/report.html
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadscope
+
+# The first Python that is new enough and can make environments; 3.11 is the one that the lock is resolved for.
+FIND_PYTHON = for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
+	  if "$$python" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "error: no Python 3.11 or later with the venv module found; install one, or name it: make setup PYTHON=/path/to/python3" >&2; exit 1; \
+	fi
+
+##@ Results
+
+.PHONY: reproduce
+reproduce: setup  ## every figure, table and the report of a study (CONFIG=grids/NAME.yaml for another than params.yaml)
+	@start=$$(date +%s) && \
+	$(BIN)/python tools/unlock.py $(SNAKEMAKE_STUDY) && \
+	$(BIN)/snakemake --cores $(CORES) $(SNAKEMAKE_STUDY) && \
+	took=$$(( $$(date +%s) - start )) && \
+	echo "report: $(CURDIR)/$(REPORT) (took $$(( took / 60 )) min $$(( took % 60 )) s)"
+
+.PHONY: plan
+plan: setup  ## what a study needs and what of it is there already
+	@$(BIN)/d4s plan --study "$(STUDY_FILE)"
+
+.PHONY: report
+report:  ## open the report of a study, or print where it is
+	@if [ ! -f "$(REPORT)" ]; then echo "$(REPORT) is not there yet: make reproduce" >&2; exit 1; fi
+	@echo "$(CURDIR)/$(REPORT)"
+	@if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] && command -v xdg-open >/dev/null; then xdg-open "$(REPORT)"; \
+	elif [ "$$(uname)" = Darwin ]; then open "$(REPORT)"; fi
+
+.PHONY: sync
+sync: setup  ## after `dvc pull` or `dvc checkout`: tell Snakemake that what lies there is up to date
+	$(BIN)/snakemake --cores 1 --touch --forceall $(SNAKEMAKE_STUDY)
+
+.PHONY: record
+record: setup  ## after a run by Snakemake alone: hand its results to DVC, so that `dvc status` is clean and `dvc push` can send them
+	$(BIN)/dvc commit -f
+
+.PHONY: prune
+prune: setup  ## list what no finished study uses in results/store (YES=1 removes it)
+	@$(BIN)/d4s prune $(if $(YES),--yes)
+
+##@ Checks
+
+.PHONY: check
+check: check-style check-types check-imports check-workflow check-spelling check-pages  ## everything below that starts with check-
+
+.PHONY: check-style
+check-style: setup  ## ruff: lint and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: check-types
+check-types: setup  ## basedpyright
+	$(BIN)/basedpyright src
+
+.PHONY: check-imports
+check-imports: setup  ## import-linter: packages import only from their left
+	$(BIN)/lint-imports
+
+.PHONY: check-workflow
+check-workflow: setup  ## snakefmt and Snakemake's own lint
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+.PHONY: check-spelling
+check-spelling: setup  ## codespell
+	$(BIN)/codespell
+
+.PHONY: check-pages
+check-pages: setup  ## generated files are what their sources say
+	$(BIN)/python tools/environment.py --check
+	$(BIN)/python tools/settings_page.py --check
+
+.PHONY: test
+test: setup  ## all tests but those for a GPU; D4S_DATA=FOLDER adds those on real records
+	$(PYTEST)
+
+.PHONY: test-unit
+test-unit: setup  ## unit, property, conformance and oracle tests: minutes
+	$(PYTEST) tests/unit tests/conformance tests/oracle
+
+.PHONY: test-workflow
+test-workflow: setup  ## the workflow from end to end on a tiny study: kill and resume, DVC both ways, another grid
+	$(PYTEST) tests/workflow
+
+.PHONY: test-records
+test-records: setup  ## real records in the folder named by D4S_DATA
+	$(PYTEST) tests/records
+
+.PHONY: test-gpu
+test-gpu: setup  ## tests that need a CUDA device
+	$(BIN)/pytest tests/gpu
+
+.PHONY: bench
+bench: setup  ## speed of our parts against their plain versions
+	$(BIN)/pytest -p benchmark benchmarks
+
+##@ Upkeep
+
+.PHONY: setup
+setup: $(READY)  ## the environment in .venv, from requirements.lock (about three minutes the first time)
+
+$(READY): requirements.lock pyproject.toml
+	@$(FIND_PYTHON); [ -x $(VENV)/bin/python ] || "$$python" -m venv $(VENV)
+	@echo "installing the pinned packages into $(VENV) (about three minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip check
+	@touch $@
+
+.PHONY: format
+format: setup  ## mend what ruff and snakefmt can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+.PHONY: pages
+pages: setup  ## write the generated files: environment.yml, docs/settings.md, docs/settings.schema.json
+	$(BIN)/python tools/environment.py
+	$(BIN)/python tools/settings_page.py
+
+.PHONY: lock
+lock:  ## resolve pyproject.toml into requirements.lock (UPGRADE=--upgrade, or UPGRADE="--upgrade-package NAME")
+	@$(FIND_PYTHON); "$$python" tools/lock.py $(UPGRADE)
+
+.PHONY: clean
+clean:  ## remove caches of the tools; .venv and results stay
+	rm -rf build .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
+	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help
+help:  ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
