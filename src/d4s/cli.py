@@ -41,7 +41,11 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step."
 
 
 def _parsed(text: str) -> Any:
-    """JSON text, or the content of a YAML or JSON file."""
+    """JSON text, or the content of a YAML or JSON file.
+
+    Raises:
+        SettingsError: if it is neither.
+    """
     if text.lstrip().startswith(("{", "[")):
         return json.loads(text)
     path = Path(text)
@@ -55,7 +59,11 @@ def _study(text: str) -> Study:
 
 
 def _guarded(action: Callable[[], None]) -> None:
-    """Run an action; an error that a user can meet ends the program with its message alone."""
+    """Run an action; an error that a user can meet ends the program with its message alone.
+
+    Raises:
+        Exit: with status 2 for wrong settings and 1 for every other such error.
+    """
     try:
         action()
     except D4SError as error:
@@ -64,7 +72,11 @@ def _guarded(action: Callable[[], None]) -> None:
 
 
 def _input_digest(path: Path) -> str:
-    """Digest of an input: its manifest's, or else its content's."""
+    """Digest of an input: its manifest's, or else its content's.
+
+    Raises:
+        SettingsError: if it is neither a file nor a finished artefact.
+    """
     if path.is_file():
         return sha256_of(path)
     names = sorted(path.glob("*.json")) if not (path / "manifest.json").is_file() else [path / "manifest.json"]
@@ -75,7 +87,13 @@ def _input_digest(path: Path) -> str:
     raise SettingsError(f"input {path} is neither a file nor a finished artefact")
 
 
-def _job(name: str, verb: Verb, settings: str, inputs: str, code: str, outputs: list[Path]) -> Job[Any]:
+def _job(name: str, settings: str, inputs: str, code: str, outputs: list[Path]) -> Job[Any]:
+    """The job that a command line describes.
+
+    Raises:
+        SettingsError: if settings or inputs are wrong, or the folder is named for another job.
+    """
+    verb = VERBS[name]
     folders = {output.parent for output in outputs}
     if len(folders) != 1:
         raise SettingsError(f"outputs of one call belong to one folder, found {sorted(map(str, folders))}")
@@ -121,7 +139,7 @@ def _add(name: str, verb: Verb) -> None:
         def action() -> None:
             setup_logging(verbose)
             _limit_threads()
-            job = _job(name, verb, settings, inputs, code, outputs)
+            job = _job(name, settings, inputs, code, outputs)
             job.folder.mkdir(parents=True, exist_ok=True)
             run = ENTRIES.load(name)
             entered = time.time()
@@ -253,7 +271,9 @@ def check(folder: Annotated[Path, typer.Argument(help="An artefact's folder.")])
                 found = Artifact.open(folder, content["kind"], manifest.name)
                 for name in found.manifest.files:
                     found.path(name)
-                typer.echo(f"{manifest}: {content['kind']}, {len(found.manifest.files)} files, settings {canonical(found.manifest.settings)}")
+                typer.echo(
+                    f"{manifest}: {content['kind']}, {len(found.manifest.files)} files, settings {canonical(found.manifest.settings)}"
+                )
 
     _guarded(action)
 

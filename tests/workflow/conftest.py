@@ -31,7 +31,13 @@ TINY: dict[str, Any] = {
         "mqd_tf": {"source": "questions", "events": "world", "form": "true_false"},
     },
     "grid": [
-        {"models": ["mini"], "datasets": ["world_qa"], "editors": ["unedited", "memit", "d4s", "ft_m"], "lengths": [2, 5], "benchmark": "longest"},
+        {
+            "models": ["mini"],
+            "datasets": ["world_qa"],
+            "editors": ["unedited", "memit", "d4s", "ft_m"],
+            "lengths": [2, 5],
+            "benchmark": "longest",
+        },
         {"models": ["mini"], "datasets": ["mqd_tf"], "editors": ["rome"], "lengths": [3]},
     ],
     "moments_tokens": 8192,

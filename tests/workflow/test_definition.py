@@ -30,7 +30,10 @@ def test_every_rule_has_the_environment_and_a_log() -> None:
     for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
         text = path.read_text()
         rules = text.count("output:")
-        assert rules == text.count("log:") == text.count("conda:") == text.count("resources:") == text.count("threads:") or path.name == "common.smk"
+        assert (
+            rules == text.count("log:") == text.count("conda:") == text.count("resources:") == text.count("threads:")
+            or path.name == "common.smk"
+        )
 
 
 def test_names_of_studies_stay_apart(tmp_path: Path) -> None:

@@ -77,7 +77,9 @@ def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("pattern", ["models/*/model.safetensors", "facts/*/facts.parquet", "contexts/*/contexts.json", "moments/*/*.safetensors"])
+@pytest.mark.parametrize(
+    "pattern", ["models/*/model.safetensors", "facts/*/facts.parquet", "contexts/*/contexts.json", "moments/*/*.safetensors"]
+)
 def test_a_truncated_artefact_is_refused_by_name(copy: Workdir, pattern: str) -> None:
     victims = list(_store(copy, pattern))
     assert victims

@@ -66,7 +66,12 @@ def test_a_comment_reruns_nothing(copy: Workdir) -> None:
 def test_changed_code_of_one_editor_reruns_that_editor_alone(copy: Workdir) -> None:
     _append(copy.path / "src" / "d4s" / "editors" / "finetune.py", "\nCHANGED = True\n")
     jobs = copy.jobs()
-    assert {verb: jobs.get(verb, 0) for verb in ("edit", "measure", "benchmark", "pretrain")} == {"edit": 1, "measure": 1, "benchmark": 1, "pretrain": 0}
+    assert {verb: jobs.get(verb, 0) for verb in ("edit", "measure", "benchmark", "pretrain")} == {
+        "edit": 1,
+        "measure": 1,
+        "benchmark": 1,
+        "pretrain": 0,
+    }
 
 
 def test_changed_code_of_a_figure_redraws_and_no_more(copy: Workdir) -> None:

@@ -7,7 +7,7 @@ left out: a new preset or reader touches nothing old. A comment changes no synta
 
 import ast
 import hashlib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 PACKAGE = "d4s"
@@ -30,7 +30,7 @@ LEFT_OUT = frozenset(
 DATA_OF = {f"{PACKAGE}.metrics.lm_eval_bridge": ROOT / "metrics" / "tasks"}
 
 
-@lru_cache(maxsize=None)
+@cache
 def code_digest(*modules: str) -> str:
     """Digest of modules and everything that they import within the package."""
     found: set[str] = set()
@@ -53,7 +53,7 @@ def _file_of(module: str) -> Path | None:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _tree(module: str) -> ast.Module:
     path = _file_of(module)
     if path is None:
@@ -61,7 +61,7 @@ def _tree(module: str) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fingerprint(module: str) -> str:
     tree = ast.parse(ast.unparse(_tree(module)))
     for node in ast.walk(tree):
@@ -75,7 +75,7 @@ def _fingerprint(module: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _imports(module: str) -> tuple[str, ...]:
     """Modules of the package that a module imports anywhere outside `if TYPE_CHECKING`."""
     names: set[str] = set()

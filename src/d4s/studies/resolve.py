@@ -77,7 +77,6 @@ class Plan:
         return [node for node in self.nodes if node.verb == verb]
 
 
-
 def results_folder(study: Study) -> Path:
     """Folder of what people read of a study."""
     return Path("results") / study.study
@@ -199,7 +198,11 @@ class _Resolver:
     # --- models ---------------------------------------------------------------------------------------------------
 
     def taught(self, name: str) -> dict[str, Node | RawFile]:
-        """What the corpus of a model reads: the data sets that it is taught, and its free text."""
+        """What the corpus of a model reads: the data sets that it is taught, and its free text.
+
+        Raises:
+            SettingsError: if it is to be taught a data set that the study does not define.
+        """
         model = self.study.models[name]
         if isinstance(model, WorldModel):
             taught: dict[str, Node | RawFile] = {"teach_world_qa": self.facts(FactsDataset(source="world", style="qa"))}

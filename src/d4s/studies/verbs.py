@@ -57,7 +57,10 @@ VERBS: dict[str, Verb] = {
         "Target hidden states of blocks of requests at the original weights; outputs are bBLOCK.json.",
     ),
     "prepare": Verb(
-        "prepared", "d4s.editors.prepare:prepare", "d4s.editors.settings:PrepareSettings", "Whatever else an editor needs, e.g. a projector."
+        "prepared",
+        "d4s.editors.prepare:prepare",
+        "d4s.editors.settings:PrepareSettings",
+        "Whatever else an editor needs, e.g. a projector.",
     ),
     "edit": Verb(
         "runs", "d4s.runs.edit:edit", "d4s.runs.settings:RunSettings", "Edit one sequence; outputs are nLENGTH.json; continues its ledger."
