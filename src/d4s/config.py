@@ -129,24 +129,24 @@ class CorpusSettings(Frozen):
     prompt_weight: Fraction = Field(default=1.0, description="Loss weight of the tokens before an answer of a fact.")
     question_prompt_weight: Fraction = Field(default=0.1, description="Loss weight of the tokens of a question with options or a label.")
     answer_weight: float = Field(default=4.0, gt=0, description="Loss weight of a label answer (yes/no, letters).")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, description="Seed of the mixture and its order.")
 
 
 class PretrainSettings(Frozen):
     """Shape and training of the small causal language model."""
 
-    layers: Count = 6
-    width: Count = 192
-    mlp_width: Count = 1024
-    heads: Count = 6
-    positions: Count = 64
+    layers: Count = Field(default=6, description="Transformer blocks.")
+    width: Count = Field(default=192, description="Width of the residual stream.")
+    mlp_width: Count = Field(default=1024, description="Width inside the MLPs; the length of a key.")
+    heads: Count = Field(default=6, description="Attention heads.")
+    positions: Count = Field(default=64, description="Longest context in tokens.")
     batch_rows: Count = Field(default=16, description="Rows per step.")
     muon_lr: float = Field(default=0.01, gt=0, description="Learning rate of Muon on the matrices of the blocks.")
     adam_lr: float = Field(default=4e-3, gt=0, description="Learning rate of AdamW on embeddings, norms and biases.")
-    weight_decay: float = Field(default=0.1, ge=0)
-    warmup_steps: int = Field(default=50, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0, description="Decoupled weight decay.")
+    warmup_steps: int = Field(default=50, ge=0, description="Steps over which the rates rise linearly.")
     decay_share: Fraction = Field(default=0.5, description="Last share of the steps over which the rates fall linearly to zero.")
-    model_seed: int = Field(default=0, ge=0)
+    model_seed: int = Field(default=0, ge=0, description="Set by `model_seed` of the model.")
     checkpoint_every: Count = Field(default=200, description="Steps between checkpoints for resuming; enters no result.")
 
 
@@ -155,8 +155,8 @@ class ContextsSettings(Frozen):
 
     count: int = Field(default=3, ge=0, description="Prefixes beside the bare prompt.")
     tokens: Count = Field(default=8, description="Tokens per prefix.")
-    top_k: Count = 5
-    seed: int = Field(default=1, ge=0)
+    top_k: Count = Field(default=5, description="Each token is drawn from so many likeliest ones.")
+    seed: int = Field(default=1, ge=0, description="Seed of the draw.")
 
 
 class MomentsSettings(Frozen):
@@ -164,7 +164,7 @@ class MomentsSettings(Frozen):
 
     layers: tuple[int, ...] = Field(description="Layers whose keys are collected, all in one pass.")
     tokens: Count = Field(default=65_536, description="Tokens of text to read.")
-    batch_rows: Count = 64
+    batch_rows: Count = Field(default=64, description="Rows per pass through the model.")
 
 
 class ObjectivesSettings(Frozen):
@@ -176,7 +176,7 @@ class MeasureSettings(Frozen):
 
     sample: Count | Literal["all"] = Field(default="all", description="Cap on the facts measured per length; n is printed.")
     generate: bool = Field(default=True, description="Also let the model answer freely and compare exactly.")
-    max_new_tokens: Count = 12
+    max_new_tokens: Count = Field(default=12, description="Longest free answer in tokens.")
     perplexity_rows: Count = Field(default=96, description="Rows of held-out text.")
     probes_per_fact: Count = Field(default=3, description="At most so many neighbourhood and locality probes of each kind per fact.")
 
@@ -185,7 +185,7 @@ class BenchmarkSettings(Frozen):
     """Benchmark tasks run through lm-evaluation-harness."""
 
     tasks: str = Field(default="world", description="`world`, or a folder with task definitions and data.")
-    limit: Count | None = None
+    limit: Count | None = Field(default=None, description="Use the first so many items of each task; all when omitted.")
 
 
 # --- the study --------------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ class WorldModel(Frozen):
 
     source: Literal["world"] = "world"
     tuned_as: Name = Field(default="mini", description="Column of the editors' settings that applies (see `d4s.editors.presets`).")
-    model_seed: int = Field(default=0, ge=0)
+    model_seed: int = Field(default=0, ge=0, description="Seed of the initial weights and of the order of training.")
     corpus: CorpusSettings = CorpusSettings()
     pretrain: PretrainSettings = PretrainSettings()
 
@@ -208,7 +208,7 @@ class RecordsModel(Frozen):
     tuned_as: Name = Field(default="mini", description="Column of the editors' settings that applies (see `d4s.editors.presets`).")
     datasets: tuple[Name, ...] = Field(description="Names of the data sets that it is taught.")
     text: Name = Field(default="wikitext2_raw_test", description="Running text in the data folder.")
-    model_seed: int = Field(default=0, ge=0)
+    model_seed: int = Field(default=0, ge=0, description="Seed of the initial weights and of the order of training.")
     corpus: CorpusSettings = CorpusSettings(tokenizer=TokenizerSettings(kind="bpe"))
     pretrain: PretrainSettings = PretrainSettings()
 
@@ -219,9 +219,9 @@ class HFModel(Frozen):
     source: Literal["hf"] = "hf"
     tuned_as: str = Field(description="Column of the editors' settings that applies, e.g. gpt2-xl (see `d4s.editors.presets`).")
     path: str = Field(description="Local folder or hub id.")
-    revision: str = "main"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device_map: str | None = None
+    revision: str = Field(default="main", description="Branch, tag or commit, for a hub id.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="Precision of the loaded weights.")
+    device_map: str | None = Field(default=None, description="How Transformers spreads the model over devices, e.g. auto.")
     text: Name = Field(default="wikitext2_raw_test", description="Text for moments and perplexity, in the data folder.")
 
 
@@ -231,36 +231,36 @@ ModelSettings = Annotated[WorldModel | RecordsModel | HFModel, Field(discriminat
 class FactsDataset(Frozen):
     """A data set of facts: the world, or records in the data folder."""
 
-    source: str
-    style: str = ""
-    limit: Count | None = None
-    skip_bad: bool = False
-    seed: int = Field(default=0, ge=0)
+    source: str = Field(description="Name of a reader: `world`, `counterfact`, `zsre_mend`, … (see `d4s.facts.readers`).")
+    style: str = Field(default="", description="Reading of the source where it has several.")
+    limit: Count | None = Field(default=None, description="Keep the first so many records that pass; all when omitted.")
+    skip_bad: bool = Field(default=False, description="Set broken records aside in rejects.parquet instead of refusing the file.")
+    seed: int = Field(default=0, ge=0, description="Seed of draws made while reading.")
 
 
 class QuestionsDataset(Frozen):
     """A data set of questions about events in one form."""
 
     source: Literal["questions"]
-    events: Literal["world", "atomic2020"] = "world"
-    form: Form
-    limit: Count | None = None
-    seed: int = Field(default=0, ge=0)
+    events: Literal["world", "atomic2020"] = Field(default="world", description="Where the if-then events come from.")
+    form: Form = Field(description="Which of the three forms of the same event.")
+    limit: Count | None = Field(default=None, description="Keep the first so many events; all when omitted.")
+    seed: int = Field(default=0, ge=0, description="Seed of counterfactual tails, distractors, positions and wordings.")
 
 
 class QuestionsWriter(Frozen):
     """Who words the questions of the multi-question data set."""
 
-    writer: Literal["template"] = "template"
+    writer: Literal["template"] = Field(default="template", description="Sentence templates; no language model is asked.")
 
 
 class GridRow(Frozen):
     """Every combination of the named models, data sets and editors, at the same lengths."""
 
-    models: tuple[Name, ...] = Field(min_length=1)
-    datasets: tuple[Name, ...] = Field(min_length=1)
-    editors: tuple[Name, ...] = Field(min_length=1)
-    lengths: tuple[Count, ...] = Field(min_length=1)
+    models: tuple[Name, ...] = Field(min_length=1, description="Names from `models`.")
+    datasets: tuple[Name, ...] = Field(min_length=1, description="Names from `datasets`.")
+    editors: tuple[Name, ...] = Field(min_length=1, description="Names from `editors`, or presets.")
+    lengths: tuple[Count, ...] = Field(min_length=1, description="Numbers of edits after which is measured; one run serves them all.")
     benchmark: Literal["none", "longest", "all"] = Field(default="none", description="At which lengths the benchmarks run.")
 
     @model_validator(mode="after")
@@ -275,8 +275,8 @@ class GridRow(Frozen):
 class FigureSettings(Frozen):
     """How figures are drawn."""
 
-    format: tuple[Literal["pdf", "svg", "png"], ...] = ("pdf", "svg", "png")
-    dpi: Count = 200
+    format: tuple[Literal["pdf", "svg", "png"], ...] = Field(default=("pdf", "svg", "png"), description="File types of every figure.")
+    dpi: Count = Field(default=200, description="Resolution of PNG files.")
 
 
 class ExecutionSettings(Frozen):
@@ -299,13 +299,13 @@ class Study(Frozen):
     )
     data: str | None = Field(default=None, description="Folder with data sets; the variable D4S_DATA when omitted.")
     world: WorldSettings = WorldSettings()
-    models: dict[Name, ModelSettings] = Field(min_length=1)
-    datasets: dict[Name, FactsDataset | QuestionsDataset] = Field(min_length=1)
+    models: dict[Name, ModelSettings] = Field(min_length=1, description="The models by the name that the grid uses.")
+    datasets: dict[Name, FactsDataset | QuestionsDataset] = Field(min_length=1, description="The data sets by the name that the grid uses.")
     questions: QuestionsWriter = QuestionsWriter()
     editors: dict[Name, dict[str, Any]] = Field(
         default_factory=dict, description="Editors that are no presets already: `preset` and what differs."
     )
-    grid: tuple[GridRow, ...] = Field(min_length=1)
+    grid: tuple[GridRow, ...] = Field(min_length=1, description="What is run: rows of combinations.")
     contexts: ContextsSettings = Field(default=ContextsSettings(), description="`seed` is set by `seeds`.")
     moments_tokens: Count = Field(default=65_536, description="Tokens of text behind the second moments.")
     measure: MeasureSettings = MeasureSettings()
