@@ -40,6 +40,8 @@ def describe(error: ValidationError, model: type[BaseModel], where: str) -> str:
         if item["type"] == "extra_forbidden":
             known = _keys_at(model, item["loc"][:-1])
             lines.append(f"{place}: unknown key; {nearest(str(item['loc'][-1]), known)}")
+        elif item["type"] == "value_error" and isinstance(item.get("input"), Mapping):
+            lines.append(f"{place}: {item['ctx']['error']}")
         else:
             lines.append(f"{place}: {item['msg']}, found {item.get('input')!r}")
     return f"{where} has {len(lines)} problem(s):\n" + "\n".join(f"  {line}" for line in lines)

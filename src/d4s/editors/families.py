@@ -1,0 +1,29 @@
+"""The families of editors by name, imported only when one is built."""
+
+from typing import TYPE_CHECKING
+
+from d4s.editors.settings import FineTune, LocateThenEdit, OneTimeBatch, Unedited
+from d4s.registry import Registry
+
+if TYPE_CHECKING:
+    from d4s.editors.protocol import Editor
+
+FAMILIES = Registry(
+    "editor family",
+    {
+        "locate_then_edit": "d4s.editors.locate_then_edit:LocateThenEditEditor",
+        "one_time_batch": "d4s.editors.one_time_batch:OneTimeBatchEditor",
+        "fine_tune": "d4s.editors.finetune:FineTuneEditor",
+        "unedited": "d4s.editors.unedited:UneditedEditor",
+    },
+)
+
+
+def module_of(settings: LocateThenEdit | OneTimeBatch | FineTune | Unedited) -> str:
+    """Dotted module that implements the settings' family; what a run's code digest covers. Imports nothing."""
+    return FAMILIES.module(settings.family)
+
+
+def build(settings: LocateThenEdit | OneTimeBatch | FineTune | Unedited) -> "Editor":
+    """The editor that settings describe."""
+    return FAMILIES.load(settings.family)(settings)

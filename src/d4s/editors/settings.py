@@ -1,0 +1,284 @@
+"""The settings of editors: one frozen model per family, made of typed parts; a study's editor resolved into one of them.
+
+Nothing here imports torch, so that a study can be resolved, hashed and planned without a model. A named method is a row
+of `presets.py`; `resolve` looks it up, lays the study's changes over it and refuses what the algebra does not allow.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from d4s.config import Count, Frozen, describe
+from d4s.editors.presets import PRESETS, columns_of, settings_of
+from d4s.errors import SettingsError
+from d4s.registry import nearest
+
+Need = Literal["contexts", "moments", "targets", "prepare"]
+Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+class TargetSettings(Frozen):
+    """How the target hidden state of a request is optimised: the hidden state at the lookup token plus a shift."""
+
+    layer: int = Field(ge=0, description="Block whose output is shifted; the last edited layer.")
+    hook: Literal["block_output", "mlp_output"] = Field(
+        default="block_output", description="The vector that is shifted: the block's output, or the MLP's share of it."
+    )
+    at: Literal["original", "current"] = Field(
+        default="current", description="Optimise on the unedited model (once, shared by editors) or on the model as edited so far."
+    )
+    steps: Count = Field(default=25, description="Evaluations of the loss; the last one is not followed by an update.")
+    lr: Positive = Field(default=0.5, description="Learning rate of Adam.")
+    clamp: Positive = Field(default=0.75, description="Largest norm of the shift, relative to the hidden state.")
+    kl_weight: NotNegative = Field(default=0.0625, description="Weight of the divergence at the essence prompt `SUBJECT is a`.")
+    weight_decay: NotNegative = Field(default=0.5, description="Weight of the shift's norm over the squared norm of the hidden state.")
+    stop_loss: NotNegative = Field(default=0.05, description="Stop once the loss is below this.")
+    stop_probability: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Also stop once every target token has at least this probability after every prompt."
+    )
+
+
+class KeySettings(Frozen):
+    """Which key stands for a request at a layer."""
+
+    average: Literal["grouped", "plain", "bare"] = Field(
+        default="grouped",
+        description="Half the bare prompt's key and half the mean of the prefixed ones (MEMIT), the mean of all (ROME), or the bare one.",
+    )
+    mode: Literal["progressive", "frozen"] = Field(
+        default="progressive", description="Read keys with the layers below already edited, or always at the original weights."
+    )
+
+
+class MomentPreservation(Frozen):
+    """Preserve what text says: weight times the second moment of its keys, and a ridge."""
+
+    kind: Literal["moments"] = "moments"
+    weight: Positive = Field(description="Factor on the second moment; acts like a number of preserved tokens.")
+    ridge: NotNegative = Field(default=0.0, description="Multiple of the identity added to it.")
+
+
+class IdentityPreservation(Frozen):
+    """Preserve every direction equally: a multiple of the identity in place of the second moment."""
+
+    kind: Literal["identity"] = "identity"
+    weight: Positive = Field(default=1.0, description="The multiple.")
+
+
+class NullSpacePreservation(Frozen):
+    """Change nothing outside the directions that text hardly uses, and only a little there."""
+
+    kind: Literal["null_space"] = "null_space"
+    threshold: Positive = Field(description="Eigenvalues of the second moment below this span the free directions.")
+    weight: Positive = Field(default=10.0, description="Multiple of the identity within the free directions.")
+
+
+Preservation = Annotated[MomentPreservation | IdentityPreservation | NullSpacePreservation, Field(discriminator="kind")]
+
+
+class PrepareSettings(Frozen):
+    """What the `prepare` stage computes for an editor from the second moments: a basis of free directions per layer."""
+
+    kind: Literal["null_space"] = "null_space"
+    layers: Layers
+    threshold: Positive
+
+
+# --- families ---------------------------------------------------------------------------------------------------------
+
+
+class LeastSquaresSettings(Frozen):
+    """What every editor that solves for a change of MLP output weights has to say."""
+
+    layers: Layers = Field(description="Edited layers, ascending; the last one is the layer of the target.")
+    target: TargetSettings
+    keys: KeySettings = KeySettings()
+    spread: Literal["remeasured", "static", "even", "root"] = Field(
+        default="remeasured",
+        description="Share of the residual at layer i of L: 1/(L-i) re-measured after each layer (MEMIT), 1/(L-i) of the residual "
+        "measured once (D4S as released), 1/L of it, or 1/sqrt(L-i) re-measured (PMET).",
+    )
+    preserve: Preservation
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Which artefacts the editor reads beside model and facts."""
+        found: set[Need] = {"contexts"}
+        if self.preserve.kind != "identity":
+            found.add("moments")
+        if self.preserve.kind == "null_space":
+            found.add("prepare")
+        if self.target.at == "original":
+            found.add("targets")
+        return frozenset(found)
+
+    def shared_targets(self) -> TargetSettings | None:
+        """Settings of the targets that the `targets` stage computes; None where targets follow the edited model."""
+        return self.target if self.target.at == "original" else None
+
+    def prepare_settings(self) -> PrepareSettings | None:
+        """Settings of the `prepare` stage; None where the editor needs none."""
+        if isinstance(self.preserve, NullSpacePreservation):
+            return PrepareSettings(layers=self.layers, threshold=self.preserve.threshold)
+        return None
+
+    @model_validator(mode="after")
+    def _layers_fit(self) -> "LeastSquaresSettings":
+        if list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"layers must ascend without repeats, found {list(self.layers)}")
+        if self.target.layer != self.layers[-1]:
+            raise ValueError(
+                f"the residual is measured at the last edited layer, so target.layer ({self.target.layer}) must be {self.layers[-1]}"
+            )
+        return self
+
+
+class LocateThenEdit(LeastSquaresSettings):
+    """Find where a fact is looked up, optimise what should be there, solve for weights that put it there, request by request."""
+
+    family: Literal["locate_then_edit"] = "locate_then_edit"
+    history: Literal["none", "keys", "rewind"] = Field(
+        default="none",
+        description="Forget earlier edits, keep their keys as preserved, or solve all edits so far anew from the original weights.",
+    )
+    solver: Literal["least_squares", "hard_constraint"] = Field(
+        default="least_squares",
+        description="Fit in balance with what is preserved, or hit the target exactly at the bare prompt's key (ROME).",
+    )
+    batch: Count = Field(default=1, description="Requests edited together.")
+
+    @model_validator(mode="after")
+    def _algebra_allows(self) -> "LocateThenEdit":
+        if self.history == "rewind" and self.target.at == "current":
+            raise ValueError("history `rewind` solves from the original weights, so target.at must be `original`, found `current`")
+        if self.solver == "hard_constraint":
+            wrong = [
+                text
+                for holds, text in (
+                    (len(self.layers) == 1, f"one layer, found {len(self.layers)}"),
+                    (self.batch == 1, f"a batch of one, found {self.batch}"),
+                    (self.history == "none", f"history `none`, found `{self.history}`"),
+                    (self.preserve.kind != "null_space", "no null space"),
+                )
+                if not holds
+            ]
+            if wrong:
+                raise ValueError(f"solver `hard_constraint` meets one target exactly and needs {'; '.join(wrong)}")
+        return self
+
+
+class OneTimeBatch(LeastSquaresSettings):
+    """All requests so far solved at once, as one batch from the original weights: what a sequence is measured against."""
+
+    family: Literal["one_time_batch"] = "one_time_batch"
+    batch: Count = Field(default=1, description="Requests recorded per step; changes no result.")
+
+    @model_validator(mode="after")
+    def _original_targets(self) -> "OneTimeBatch":
+        if self.target.at != "original":
+            raise ValueError("a one-time batch starts from the original weights, so target.at must be `original`, found `current`")
+        return self
+
+
+class FineTune(Frozen):
+    """Fine-tuning of one MLP output matrix on each request."""
+
+    family: Literal["fine_tune"] = "fine_tune"
+    objective: Literal["prompt_last", "target"] = Field(
+        description="Score every target token at the last prompt token (FT-L), or each at its own place (FT-M)."
+    )
+    layer: int = Field(ge=0)
+    steps: Count = 25
+    lr: Positive = 5e-4
+    stop_loss: NotNegative = Field(default=1e-2, description="Stop once the loss is below this.")
+    bound: Positive | None = Field(default=None, description="Largest change of any weight by one edit.")
+    batch: Count = 1
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers whose weights change."""
+        return (self.layer,)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Nothing beside model and facts."""
+        return frozenset()
+
+    def shared_targets(self) -> None:
+        """Fine-tuning has no target hidden states."""
+
+    def prepare_settings(self) -> None:
+        """Fine-tuning prepares nothing."""
+
+
+class Unedited(Frozen):
+    """The unedited model, as the reference in every table."""
+
+    family: Literal["unedited"] = "unedited"
+    batch: Count = 1
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """No layer changes."""
+        return ()
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Nothing beside model and facts."""
+        return frozenset()
+
+    def shared_targets(self) -> None:
+        """There are no targets."""
+
+    def prepare_settings(self) -> None:
+        """There is nothing to prepare."""
+
+
+EditorSettings = Annotated[LocateThenEdit | OneTimeBatch | FineTune | Unedited, Field(discriminator="family")]
+FAMILY_SETTINGS = {model.model_fields["family"].default: model for model in (LocateThenEdit, OneTimeBatch, FineTune, Unedited)}
+_ADAPTER: TypeAdapter[Any] = TypeAdapter(EditorSettings)
+
+
+# --- from a study's words to settings ---------------------------------------------------------------------------------
+
+
+def resolve(name: str, overrides: Mapping[str, Any], tuned_as: str) -> "LocateThenEdit | OneTimeBatch | FineTune | Unedited":
+    """The settings of a named editor for a column of models.
+
+    `overrides` is what a study says under that name: nothing for a preset, `{"preset": NAME, ...}` for a changed one, or
+    a whole definition with its `family`.
+
+    Raises:
+        SettingsError: if the name, the column, a key or a value is unknown, or the parts do not go together.
+    """
+    if overrides and name in PRESETS:
+        raise SettingsError(f"editor {name!r} is a preset and cannot be redefined; give the changed one a name of its own")
+    changes = {key: value for key, value in overrides.items() if key != "preset"}
+    preset = overrides.get("preset", None if "family" in changes else name)
+    if preset is None:
+        return _validated(changes, f"editor {name!r}")
+    if preset not in PRESETS:
+        hint = nearest(str(preset), [*PRESETS])
+        raise SettingsError(f"editor {name!r}: no preset is called {preset!r}; {hint}, or define it with `preset:` or `family:`")
+    if tuned_as not in columns_of(preset):
+        raise SettingsError(
+            f"editor {name!r}: preset {preset!r} has no settings for models like {tuned_as!r}; {nearest(tuned_as, columns_of(preset))}"
+        )
+    return _validated(settings_of(preset, tuned_as, changes), f"editor {name!r}")
+
+
+def _validated(settings: Mapping[str, Any], where: str) -> "LocateThenEdit | OneTimeBatch | FineTune | Unedited":
+    family = settings.get("family")
+    if family not in FAMILY_SETTINGS:
+        raise SettingsError(f"{where}: unknown family {family!r}; {nearest(str(family), [*FAMILY_SETTINGS])}")
+    model = FAMILY_SETTINGS[family]
+    try:
+        return model.model_validate(settings)
+    except ValidationError as error:
+        raise SettingsError(describe(error, model, where)) from None
