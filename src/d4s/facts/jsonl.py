@@ -4,7 +4,6 @@ Lines end at the newline character only (a record may hold U+2028 and the like).
 pydantic model of its data set, then against that data set's own rules; both speak through `Reject`s, never exceptions.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from d4s.errors import D4SError, Problem, RecordError
+from d4s.errors import D4SError, Problem, RecordError, SettingsError
 from d4s.facts.collect import Reading, Reject, Source
 from d4s.facts.record import Fact
+from d4s.registry import nearest
 
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 SHOWN = 80
@@ -114,6 +114,27 @@ def reading(source: Source, lines: Lines[R], taken: Sequence[Sequence[Fact]], le
     return Reading(facts, lines.seen, len(kept), len(taken) - len(kept), lines.rejects, left_out)
 
 
+def refuse_styles(source: Source) -> None:
+    """Refuse a style where the data set has only one reading.
+
+    Raises:
+        SettingsError: if a style is given.
+    """
+    choose_style(source, ("",))
+
+
+def choose_style(source: Source, styles: Sequence[str]) -> str:
+    """The reading that a source asks for; the first of `styles` when it names none.
+
+    Raises:
+        SettingsError: if there is no such reading.
+    """
+    if source.style and source.style not in styles:
+        readings = nearest(source.style, tuple(styles)) if any(styles) else "it has only one: leave `style` out"
+        raise SettingsError(f"{source.path.name}: unknown style {source.style!r}; {readings}")
+    return source.style or styles[0]
+
+
 def shown(value: object) -> str:
     """A value as it is shown in a problem: its repr, shortened."""
     text = repr(value)
@@ -148,23 +169,19 @@ def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _parse(content: bytes, model: type[R]) -> tuple[R | None, list[Flaw]]:
     try:
-        value = json.loads(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        return None, [Flaw("(line)", f"bytes that are no UTF-8 at column {error.start + 1}", "UTF-8 text")]
-    except (ValueError, RecursionError) as error:
-        return None, [Flaw("(line)", f"broken JSON ({error})", "one JSON object")]
-    if not isinstance(value, dict):
-        return None, [Flaw("(line)", shown(value), "one JSON object")]
-    try:
-        return model.model_validate(value), []
+        return model.model_validate_json(content), []
     except ValidationError as error:
         return None, [_flaw(item) for item in error.errors(include_url=False)]
 
 
 def _flaw(item: Any) -> Flaw:
-    field = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "missing":
-        return Flaw(field, "nothing", "this field")
-    if item["type"] == "string_too_short":
-        return Flaw(field, shown(item["input"]), "text that is not empty")
-    return Flaw(field, shown(item["input"]), item["msg"].removeprefix("Input should be ").removeprefix("Value error, "))
+    field = ".".join(str(part) for part in item["loc"]) or "(line)"
+    match item["type"]:
+        case "json_invalid":
+            return Flaw(field, f"broken JSON ({item['ctx']['error']})", "one JSON object")
+        case "missing":
+            return Flaw(field, "nothing", "this field")
+        case "string_too_short":
+            return Flaw(field, shown(item["input"]), "text that is not empty")
+        case _:
+            return Flaw(field, shown(item["input"]), item["msg"].removeprefix("Input should be "))

@@ -1,0 +1,124 @@
+"""CounterFact in the schema of ROME: cloze prompts, one new object each, with paraphrases, neighbours and attribute prompts.
+
+For models that are trained here a record also gives facts that are never edited: its first neighbours, and other subjects
+that already have the new object, so that every new target is a known object of its relation.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+
+from d4s.facts.collect import Reading, Source
+from d4s.facts.jsonl import Flaw, Line, Raw, Text, read_lines, reading, refuse_styles, shown, template_flaws
+from d4s.facts.record import Fact, Probe
+from d4s.facts.wordings import asks, parse, pooled, stem
+
+BYSTANDERS = {"n": 4, "a": 3}
+"""How many subjects of a record's neighbourhood (n) and attribute prompts (a) become facts of their own."""
+Wordings = Mapping[str, tuple[str, ...]]
+
+
+class Target(Raw):
+    """An object."""
+
+    str: Text
+
+
+class Rewrite(Raw):
+    """The change asked for."""
+
+    prompt: Text
+    relation_id: Text
+    subject: Text
+    target_new: Target
+    target_true: Target
+
+
+class RawCounterFact(Raw):
+    """A record as it stands in the file."""
+
+    case_id: int
+    requested_rewrite: Rewrite
+    paraphrase_prompts: tuple[Text, ...]
+    neighborhood_prompts: tuple[Text, ...]
+    attribute_prompts: tuple[Text, ...]
+
+
+def read(source: Source) -> Reading:
+    """CounterFact records as facts, each followed by its neighbours and attribute facts (`editable` false)."""
+    refuse_styles(source)
+    lines = read_lines(source.path, RawCounterFact, _flaws, key=lambda raw: raw.case_id)
+    wordings = _wordings([line.raw for line in lines.sound])
+    taught = {(line.raw.requested_rewrite.relation_id, line.raw.requested_rewrite.subject) for line in lines.sound}
+    return reading(source, lines, [_facts(line, wordings, taught) for line in lines.sound])
+
+
+def _flaws(raw: RawCounterFact) -> Iterator[Flaw]:
+    rewrite = raw.requested_rewrite
+    yield from template_flaws("requested_rewrite.prompt", rewrite.prompt)
+    if {"{", "}"} & set(rewrite.subject):
+        yield Flaw("requested_rewrite.subject", shown(rewrite.subject), "a subject without braces")
+    if rewrite.target_new == rewrite.target_true:
+        yield Flaw(
+            "requested_rewrite.target_new.str", shown(rewrite.target_new.str), "another object than target_true: the edit changes nothing"
+        )
+
+
+def _wordings(records: Sequence[RawCounterFact]) -> Wordings:
+    """Wordings by relation: the records' own prompts, then the stems of their paraphrases."""
+    prompts = [(raw.requested_rewrite.relation_id, raw.requested_rewrite.prompt) for raw in records]
+    known = pooled(prompts)
+    stems = [
+        (raw.requested_rewrite.relation_id, stem(text, raw.requested_rewrite.subject, known[raw.requested_rewrite.relation_id]))
+        for raw in records
+        for text in raw.paraphrase_prompts
+    ]
+    return pooled([*prompts, *((relation, template) for relation, template in stems if template)])
+
+
+def _facts(line: Line[RawCounterFact], wordings: Wordings, taught: set[tuple[str, str]]) -> list[Fact]:
+    """The fact of a record, then the facts that come with it; `taught` grows by the subjects of the latter."""
+    raw, rewrite = line.raw, line.raw.requested_rewrite
+    fact_id, old, new = f"counterfact:{raw.case_id}", rewrite.target_true.str, rewrite.target_new.str
+    pool = wordings[rewrite.relation_id]
+    own = [w for w in pool if w != rewrite.prompt and not any(asks(w, rewrite.subject, text) for text in raw.paraphrase_prompts)]
+    fact = Fact(
+        fact_id=fact_id,
+        dataset="counterfact",
+        relation=rewrite.relation_id,
+        subject=rewrite.subject,
+        template=rewrite.prompt,
+        target_true=old,
+        target_new=new,
+        paraphrases=raw.paraphrase_prompts,
+        neighborhood=(
+            *(Probe("neighborhood", prompt, old) for prompt in raw.neighborhood_prompts),
+            *(Probe("attribute", prompt, new) for prompt in raw.attribute_prompts),
+        ),
+        wordings=tuple(own),
+    )
+    neighbors = _bystanders(fact, "n", raw.neighborhood_prompts, pool, taught)
+    attributes = _bystanders(fact, "a", raw.attribute_prompts, pool, taught)
+    return [fact, *neighbors, *attributes]
+
+
+def _bystanders(fact: Fact, kind: str, prompts: Sequence[str], pool: Sequence[str], taught: set[tuple[str, str]]) -> Iterator[Fact]:
+    """Facts about the first subjects that prompts speak of, as far as nothing is taught about them already."""
+    old, new = (fact.target_true, fact.target_new) if kind == "n" else (fact.target_new, fact.target_true)
+    parsed = [found for prompt in prompts if (found := parse(prompt, pool))]
+    first = {subject: template for template, subject in reversed(parsed)}
+    subjects = dict.fromkeys(subject for _, subject in parsed)
+    for number, subject in enumerate(islice(subjects, BYSTANDERS[kind]), start=1):
+        if (fact.relation, subject) in taught:
+            continue
+        taught.add((fact.relation, subject))
+        yield Fact(
+            fact_id=f"{fact.fact_id}.{kind}{number}",
+            dataset=fact.dataset,
+            relation=fact.relation,
+            subject=subject,
+            template=first[subject],
+            target_true=old,
+            target_new=new,
+            wordings=tuple(wording for wording in pool if wording != first[subject]),
+            editable=False,
+        )
