@@ -162,9 +162,11 @@ class ContextsSettings(Frozen):
 
 
 class MomentsSettings(Frozen):
-    """Second moments of the keys over text."""
+    """Second moments of the keys over text.
 
-    layers: tuple[int, ...] = Field(description="Layers whose keys are collected, all in one pass.")
+    Layers are no setting: they arrive as the outputs asked for (`lLAYER.json`), all computed in one pass.
+    """
+
     tokens: Count = Field(default=65_536, description="Tokens of text to read.")
     batch_rows: Count = Field(default=64, description="Rows per pass through the model.")
 

@@ -24,7 +24,9 @@ from d4s.config import (
     data_folder,
     validate,
 )
-from d4s.editors.settings import EditorSettings, family_module, resolve_editor
+from d4s.editors.families import module_of
+from d4s.editors.settings import EditorSettings
+from d4s.editors.settings import resolve as resolve_editor
 from d4s.errors import SettingsError
 from d4s.facts.readers import READERS
 from d4s.registry import nearest
@@ -268,7 +270,7 @@ class _Resolver:
         model, facts, text = self.model(key.model), self.dataset(key.dataset), self.corpus(key.model)
         needs = self.needs(key, editor, max(lengths))
         label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
-        family = (family_module(editor),)
+        family = (module_of(editor),)
         run = self._node("edit", label, settings, {"model": model, "facts": facts, **needs}, wanted=_manifests(lengths), modules=family)
         views = {role: node for role, node in needs.items() if role != "targets"}
         shared = {"model": model, "facts": facts, "run": run, **views}

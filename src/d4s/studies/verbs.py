@@ -77,12 +77,6 @@ VERBS: dict[str, Verb] = {
         "d4s.runs.settings:BenchmarkJobSettings",
         "Benchmark tasks on a run's states through lm-evaluation-harness; outputs are nLENGTH.json.",
     ),
-    "world_report": Verb(
-        "reports",
-        "d4s.studies.world_report:world_report",
-        "d4s.config:WorldReportSettings",
-        "Check a trained model against the editor-neutral criteria.",
-    ),
 }
 
 SETTINGS = Registry("verb", {name: verb.settings for name, verb in VERBS.items()})
