@@ -5,7 +5,6 @@ The pins stand inline because Snakemake's `--use-conda` does not support `-r FIL
 
 import argparse
 import sys
-from pathlib import Path
 
 from lock import LOCK, ROOT, pins
 

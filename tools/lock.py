@@ -79,7 +79,9 @@ def main() -> None:
     """Write requirements.lock and say what changed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--upgrade", action="store_true", help="look for newer versions of everything")
-    parser.add_argument("--upgrade-package", action="append", default=[], metavar="NAME", help="look for a newer version of this package only")
+    parser.add_argument(
+        "--upgrade-package", action="append", default=[], metavar="NAME", help="look for a newer version of this package only"
+    )
     options = parser.parse_args()
     before = pins(LOCK.read_text(encoding="utf-8")) if LOCK.is_file() else {}
     text = clean(resolve(options.upgrade, options.upgrade_package))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,7 @@ def is_snakemake(arguments: Sequence[str]) -> bool:
 
 def is_job(arguments: Sequence[str]) -> bool:
     """Whether a command line is a job of the workflow, `python -m d4s VERB`."""
-    return any(pair == ("-m", "d4s") for pair in zip(arguments, arguments[1:], strict=False))
+    return ("-m", "d4s") in pairwise(arguments)
 
 
 def processes(folder: Path, kind: Callable[[Sequence[str]], bool]) -> list[psutil.Process]:

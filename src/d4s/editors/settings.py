@@ -104,7 +104,7 @@ class LeastSquaresSettings(Frozen):
         description="Share of the residual at layer i of L: 1/(L-i) re-measured after each layer (MEMIT), 1/(L-i) of the residual "
         "measured once (D4S as released), 1/L of it, or 1/sqrt(L-i) re-measured (PMET).",
     )
-    preserve: Preservation
+    preserve: Preservation = Field(description="What a change of weights must leave alone.")
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -193,12 +193,12 @@ class FineTune(Frozen):
     objective: Literal["prompt_last", "target"] = Field(
         description="Score every target token at the last prompt token (FT-L), or each at its own place (FT-M)."
     )
-    layer: int = Field(ge=0)
-    steps: Count = 25
-    lr: Positive = 5e-4
+    layer: int = Field(ge=0, description="Block whose MLP output matrix is tuned.")
+    steps: Count = Field(default=25, description="At most so many steps of Adam per batch.")
+    lr: Positive = Field(default=5e-4, description="Learning rate of Adam.")
     stop_loss: NotNegative = Field(default=1e-2, description="Stop once the loss is below this.")
     bound: Positive | None = Field(default=None, description="Largest change of any weight by one edit.")
-    batch: Count = 1
+    batch: Count = Field(default=1, description="Requests tuned together.")
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -221,7 +221,7 @@ class Unedited(Frozen):
     """The unedited model, as the reference in every table."""
 
     family: Literal["unedited"] = "unedited"
-    batch: Count = 1
+    batch: Count = Field(default=1, description="Requests per step; changes no result.")
 
     @property
     def layers(self) -> tuple[int, ...]:
