@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -189,9 +190,15 @@ def _plain(text: str) -> str:
 
 def _named(text: str, key: str) -> str:
     """Text with a name for each person; the same key always gives the same names."""
-    for letter, names in zip("XYZ", NAMES, strict=True):
-        text = text.replace(f"Person{letter}", random.Random(f"{letter}/{key}").choice(names))
+    for person, name in zip(("PersonX", "PersonY", "PersonZ"), _names(key), strict=True):
+        text = text.replace(person, name)
     return text
+
+
+@cache
+def _names(key: str) -> tuple[str, ...]:
+    chance = random.Random(f"names/{key}")
+    return tuple(chance.choice(names) for names in NAMES)
 
 
 def _near(tuples: Sequence[Tuple], families: Mapping[str, Sequence[Tuple]], most: int, fewest: int) -> Iterator[Sequence[Tuple]]:
