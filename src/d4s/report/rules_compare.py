@@ -1,0 +1,149 @@
+"""Rules that compare D4S with others (C8, C9, X1, X2): average scores, benchmarks, and the one-time batch edit."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from d4s.report.rules_data import benchmark_score
+from d4s.report.rules_model import by_seed, place
+from d4s.report.verdicts import Condition, Finding, NotMeasured, show_estimate
+from d4s.studies.intervals import Estimate, average_difference, normal_interval
+from d4s.studies.names import HEADLINE, METRIC_NAMES, PAPER_METHODS, REFERENCES, method_name
+from d4s.studies.results import Panel, Results, Run
+
+LONG = 100
+SAME = 0.05
+OURS = "d4s"
+
+
+def best_average(results: Results) -> Finding:
+    """C8: D4S has the best mean of retained efficacy, paraphrase and specificity at every long length.
+
+    Raises:
+        NotMeasured: if D4S and another of the paper's methods were not both run.
+    """
+    conditions, why = [], []
+    for panel in _panels_with(results, OURS):
+        for length in _long(results.lengths(results.runs_of(panel, OURS)[0])):
+            for rival in results.editors(panel, references=False):
+                gap = _average_gap(results, panel, rival, length)
+                if gap is None:
+                    continue
+                name = f"D4S − {method_name(rival)}, {length} edits, {place(results, panel)}"
+                if rival in PAPER_METHODS:
+                    conditions.append(Condition(name, gap))
+                else:
+                    why.append(f"Not in the paper's table: {name}: {show_estimate(gap, 'points')}.")
+    if not conditions:
+        raise NotMeasured("no run of D4S beside one of the paper's other methods")
+    return Finding(conditions, why)
+
+
+def _panels_with(results: Results, editor: str) -> list[Panel]:
+    panels = [panel for panel in results.main_panels if results.runs_of(panel, editor)]
+    if not panels:
+        raise NotMeasured(f"no run of {method_name(editor)}")
+    return panels
+
+
+def _long(lengths: list[int]) -> list[int]:
+    return [length for length in lengths if length >= LONG] or lengths[-1:]
+
+
+def _average_gap(results: Results, panel: Panel, rival: str, length: int) -> Estimate | None:
+    def gap(ours: Run, theirs: Run) -> Estimate:
+        return average_difference(*_paired(results, ours, theirs, length, HEADLINE))
+
+    has_both = all(length in results.lengths(run) for run in results.runs_of(panel, rival))
+    return by_seed(results, panel, [OURS, rival], gap) if rival != OURS and has_both else None
+
+
+def _paired(results: Results, left: Run, right: Run, length: int, metrics: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Retained scores of two runs on the facts that both have.
+
+    Raises:
+        NotMeasured: if they share none.
+    """
+    frames = [results.retained(run, length) for run in (left, right)]
+    facts = frames[0].index.intersection(frames[1].index)
+    held = [metric for metric in metrics if all(metric in frame and frame[metric].notna().any() for frame in frames)]
+    if not len(facts) or not held:
+        raise NotMeasured(f"{method_name(left.editor)} and {method_name(right.editor)} share no scores at {length} edits")
+    first, second = (frame.loc[facts, held].to_numpy(dtype=float) for frame in frames)
+    return first, second
+
+
+def least_benchmark_damage(results: Results) -> Finding:
+    """C9: after the longest sequence the benchmarks of D4S have changed least.
+
+    Raises:
+        NotMeasured: if D4S and another of the paper's methods have no benchmarks at one length.
+    """
+    conditions, why = [], []
+    for panel in _panels_with(results, OURS):
+        for rival in results.editors(panel, references=False):
+            runs = [run for editor in (OURS, rival) for run in results.runs_of(panel, editor)]
+            shared = set.intersection(*(set(results.benchmark_lengths(run)) for run in runs))
+            if rival == OURS or not shared:
+                continue
+            gap = by_seed(results, panel, [OURS, rival], _benchmark_gap(results, max(shared)))
+            name = f"D4S − {method_name(rival)}, {max(shared)} edits, {place(results, panel)}"
+            if gap is not None and rival in PAPER_METHODS:
+                conditions.append(Condition(name, gap))
+            elif gap is not None:
+                why.append(f"Not in the paper's table: {name}: {show_estimate(gap, 'points')}.")
+    if not conditions:
+        raise NotMeasured("no benchmarks of D4S beside those of one of the paper's other methods")
+    return Finding(conditions, why)
+
+
+def _benchmark_gap(results: Results, length: int) -> Callable[[Run, Run], Estimate]:
+    def gap(ours: Run, theirs: Run) -> Estimate:
+        left, right = (benchmark_score(results.tasks(run, length)) for run in (ours, theirs))
+        return normal_interval(left.mean - right.mean, float(np.hypot(left.error, right.error)), left.n)
+
+    return gap
+
+
+def norm_as_cause(results: Results) -> Finding:
+    """X1: needs runs that no study makes yet.
+
+    Raises:
+        NotMeasured: always.
+    """
+    raise NotMeasured("it needs a random change of the same norm, rescaled updates and D4S with an inflated norm")
+
+
+def same_as_batch(results: Results) -> Finding:
+    """X2: D4S gives the scores of one batch edit of the same requests.
+
+    Raises:
+        NotMeasured: if D4S and the one-time batch were not both run.
+    """
+    conditions, why = [], []
+    for panel in _panels_with(results, "one_time_batch"):
+        for editor in results.editors(panel):
+            length = results.shared_length(panel, [editor, "one_time_batch"])
+            if length is None or editor in REFERENCES or not editor.startswith(OURS):
+                continue
+            for metric in HEADLINE:
+                gap = by_seed(results, panel, [editor, "one_time_batch"], _metric_gap(results, length, metric))
+                name = f"{METRIC_NAMES[metric]} of {method_name(editor)} − batch, {length} edits, {place(results, panel)}"
+                if gap is not None and editor == OURS:
+                    conditions.append(Condition(f"{name}: {SAME * 100:.0f} pp − |difference|", _equivalence(gap)))
+                if gap is not None:
+                    why.append(f"{name}: {show_estimate(gap, 'points')}.")
+    if not conditions:
+        raise NotMeasured("no run of D4S beside a one-time batch edit")
+    return Finding(conditions, why)
+
+
+def _metric_gap(results: Results, length: int, metric: str) -> Callable[[Run, Run], Estimate]:
+    return lambda ours, batch: average_difference(*_paired(results, ours, batch, length, (metric,)))
+
+
+def _equivalence(gap: Estimate) -> Estimate:
+    """What is left of the allowed difference; negative where the difference is larger."""
+    furthest = max(abs(gap.low), abs(gap.high))
+    nearest = 0.0 if gap.low <= 0 <= gap.high else min(abs(gap.low), abs(gap.high))
+    return Estimate(SAME - abs(gap.value), SAME - furthest, SAME - nearest, gap.n, gap.seeds)

@@ -1,0 +1,199 @@
+"""Rules about the data side (C1–C3): perplexity of the targets by form, damage by form, and what drives the damage."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from d4s.report.verdicts import Condition, Finding, NotMeasured, show
+from d4s.studies.intervals import Estimate, difference, mean_interval, normal_interval, over_seeds
+from d4s.studies.names import DAMAGE_METHODS, FORM_NAMES, dataset_name, method_name
+from d4s.studies.results import Panel, Results, Run
+from d4s.studies.targets import TargetNumbers, target_numbers
+
+STEPS = (("multiple_choice", "true_false"), ("directly_generated", "multiple_choice"))
+FEWEST_CONDITIONS = 6
+
+
+def target_perplexity(results: Results) -> Finding:
+    """C1: perplexity of the counterfactual targets rises from true/false over multiple choice to generated."""
+    conditions, why = [], []
+    for model, forms in _forms(results).items():
+        nll = {form: _nll(results, panel, "nll_per_token") for form, panel in forms.items()}
+        for upper, lower in STEPS:
+            name = f"{FORM_NAMES[upper]} − {FORM_NAMES[lower].lower()}, {model}"
+            conditions.append(Condition(name, _log_ratio(nll[upper], nll[lower]), unit="nats"))
+        for quantity, words in (("nll_per_token", "per token"), ("nll_first_token", "first token"), ("nll_joint", "whole target")):
+            numbers = {form: float(np.exp(_nll(results, panel, quantity).mean())) for form, panel in forms.items()}
+            why.append(f"{words}: " + " · ".join(f"{FORM_NAMES[form]} {value:,.1f}" for form, value in numbers.items()) + f" ({model})")
+    return Finding(conditions, [f"Perplexity of the counterfactual targets {line}." for line in why])
+
+
+def _forms(results: Results) -> dict[str, dict[str, Panel]]:
+    """The panels of each model that has all three forms.
+
+    Raises:
+        NotMeasured: if there is none.
+    """
+    found: dict[str, dict[str, Panel]] = {}
+    for panel in results.panels:
+        form = results.form(panel.dataset)
+        if form:
+            found.setdefault(panel.model, {})[form] = panel
+    complete = {model: {form: forms[form] for form in FORM_NAMES} for model, forms in found.items() if set(forms) >= set(FORM_NAMES)}
+    if not complete:
+        raise NotMeasured("the study has no model with all three forms of the multi-question set")
+    return complete
+
+
+def _nll(results: Results, panel: Panel, quantity: str) -> "pd.Series[float]":
+    """A quantity of the counterfactual targets by fact.
+
+    Raises:
+        NotMeasured: if they were not scored.
+    """
+    rows = results.targets(panel, "new")
+    if rows.empty:
+        raise NotMeasured(f"no targets of {dataset_name(panel.dataset)} were scored under {panel.model}")
+    return rows.set_index("fact_id")[quantity]
+
+
+def _log_ratio(upper: "pd.Series[float]", lower: "pd.Series[float]") -> Estimate:
+    """Difference of mean log perplexities, paired where both have the same facts."""
+    if set(upper.index) == set(lower.index):
+        return mean_interval((upper - lower[upper.index]).to_numpy(dtype=float))
+    return difference(upper.to_numpy(dtype=float), lower.to_numpy(dtype=float))
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A mean benchmark score with its standard error and the number of items."""
+
+    mean: float
+    error: float
+    n: int
+
+
+def benchmark_score(tasks: pd.DataFrame) -> Score:
+    """The mean over tasks."""
+    return Score(float(tasks["value"].mean()), float(np.sqrt((tasks["stderr"] ** 2).sum())) / len(tasks), int(tasks["n"].sum()))
+
+
+def damaging(results: Results, panels: Sequence[Panel]) -> tuple[list[str], int]:
+    """The paper's editors that all panels have benchmarks of, and the longest length that they share.
+
+    Raises:
+        NotMeasured: if they share none.
+    """
+    editors = [editor for editor in DAMAGE_METHODS if all(results.runs_of(panel, editor) for panel in panels)]
+    lengths = [set(results.benchmark_lengths(run)) for panel in panels for editor in editors for run in results.runs_of(panel, editor)]
+    shared = set.intersection(*lengths) if lengths else set()
+    if not shared:
+        raise NotMeasured("no benchmark of ROME or MEMIT at a length that the data sets share")
+    return editors, max(shared)
+
+
+def damage_by_form(results: Results) -> Finding:
+    """C2: generated targets damage the benchmarks more than multiple choice, and that more than true/false."""
+    conditions, why = [], []
+    for model, forms in _forms(results).items():
+        editors, length = damaging(results, list(forms.values()))
+        for upper, lower in STEPS:
+            by_seed = [_gap(results, (forms[lower], forms[upper]), editors, seed, length) for seed in results.seeds]
+            name = f"Damage of {FORM_NAMES[upper].lower()} − {FORM_NAMES[lower].lower()}, {length} edits, {model}"
+            conditions.append(Condition(name, over_seeds(by_seed)))
+        why += [_damages(results, forms, editor, length, model) for editor in editors]
+    return Finding(conditions, why)
+
+
+def _gap(results: Results, panels: tuple[Panel, Panel], editors: Sequence[str], seed: int, length: int) -> Estimate:
+    """Mean score after edits of the first panel minus after those of the second, mean over editors."""
+    pairs = [[benchmark_score(results.tasks(Run(*panel, editor, seed), length)) for panel in panels] for editor in editors]
+    value = float(np.mean([left.mean - right.mean for left, right in pairs]))
+    error = float(np.sqrt(sum(score.error**2 for pair in pairs for score in pair))) / len(pairs)
+    return normal_interval(value, error, pairs[0][0].n)
+
+
+def _damages(results: Results, forms: dict[str, Panel], editor: str, length: int, model: str) -> str:
+    base = results.base_tasks(model)
+    if base.empty:
+        return f"{method_name(editor)}: the unedited model has no benchmark scores, so only differences are known."
+    start = benchmark_score(base).mean
+    changes = []
+    for form, panel in forms.items():
+        means = [benchmark_score(results.tasks(run, length)).mean for run in results.runs_of(panel, editor)]
+        changes.append(f"{FORM_NAMES[form]} {show(float(np.mean(means)) - start, 'points')}")
+    return f"Change of the benchmark mean with {method_name(editor)} after {length} edits: " + " · ".join(changes) + "."
+
+
+# --- what drives it ---------------------------------------------------------------------------------------------------
+
+
+def drivers(results: Results) -> Finding:
+    """C3: length and diversity of the targets go with damage when perplexity is held fixed."""
+    rows = _damage_rows(results)
+    enough = len(rows) >= FEWEST_CONDITIONS
+    why = [
+        f"{row.name}: damage {show(row.damage, 'points')}, perplexity {row.targets.perplexity:,.1f}, {row.targets.tokens:.1f} tokens, "
+        f"{row.targets.entropy:.1f} bits of diversity."
+        for row in sorted(rows, key=lambda row: row.damage)
+    ]
+    if not enough:
+        needed = f"{FEWEST_CONDITIONS} data sets × models are needed to tell the three predictors apart, {len(rows)} have benchmarks"
+        return Finding([], [*why, f"Undecided by the rule: {needed}."], undecided_because=needed)
+    design = np.array([[np.log(row.targets.perplexity), np.log(row.targets.tokens), row.targets.entropy] for row in rows])
+    if not (design.std(0) > 0).all():
+        return Finding([], why, undecided_because="a predictor has the same value everywhere")
+    return Finding(_coefficients(design, np.array([row.damage for row in rows])), why)
+
+
+@dataclass(frozen=True, slots=True)
+class _Damage:
+    name: str
+    damage: float
+    targets: TargetNumbers
+
+
+def _damage_rows(results: Results) -> list[_Damage]:
+    """Damage and targets of every panel that has both.
+
+    Raises:
+        NotMeasured: if there is none.
+    """
+    rows = []
+    for panel in results.panels:
+        base = results.base_tasks(panel.model)
+        targets = results.targets(panel, "new")
+        try:
+            editors, length = damaging(results, [panel])
+        except NotMeasured:
+            continue
+        if base.empty or targets.empty:
+            continue
+        means = [benchmark_score(results.tasks(run, length)).mean for editor in editors for run in results.runs_of(panel, editor)]
+        damage = benchmark_score(base).mean - float(np.mean(means))
+        rows.append(_Damage(f"{dataset_name(panel.dataset)}, {panel.model}, {length} edits", damage, target_numbers(targets)))
+    if not rows:
+        raise NotMeasured("no data set with benchmarks of ROME or MEMIT and of the unedited model")
+    return rows
+
+
+def _coefficients(design: np.ndarray, damage: np.ndarray) -> list[Condition]:
+    import statsmodels.api as sm
+
+    standard = (design - design.mean(0)) / design.std(0)
+    fit = sm.OLS(damage, sm.add_constant(standard)).fit(cov_type="HC3")
+    limits = np.asarray(fit.conf_int(0.05))
+    names = {2: "Length of the targets", 3: "Diversity of the targets"}
+    return [
+        Condition(
+            f"{name}, coefficient",
+            Estimate(float(fit.params[at]), float(limits[at][0]), float(limits[at][1]), len(damage)),
+            unit="standardised",
+        )
+        for at, name in names.items()
+    ]

@@ -1,0 +1,218 @@
+"""Rules about the model side (C4–C7, C10): success along the sequence, norms, their correlation, and forgetting."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from d4s.report.verdicts import Condition, Finding, NotMeasured, show, show_estimate
+from d4s.studies.intervals import Estimate, correlation_interval, fall_interval, mean_interval, over_seeds, sum_interval
+from d4s.studies.names import REFERENCES, dataset_name, method_name
+from d4s.studies.results import Panel, Results, Run
+
+SLOWED = ("rome", "memit")
+NORM_RIVALS = ("rome", "memit", "pmet")
+FEWEST_RUNS = 4
+EFFICACY = "efficacy_accuracy"
+
+
+def place(results: Results, panel: Panel) -> str:
+    """Where a condition was judged: the data set, and the model where the study has several."""
+    several = len({other.model for other in results.panels}) > 1
+    return f"{dataset_name(panel.dataset)}, {panel.model}" if several else dataset_name(panel.dataset)
+
+
+def by_seed(results: Results, panel: Panel, editors: Sequence[str], effect: Callable[..., Estimate]) -> Estimate | None:
+    """An effect of runs of some editors, computed within each seed that they share and combined; None without such runs."""
+    seeds = [{run.seed for run in results.runs_of(panel, editor)} for editor in editors]
+    shared = sorted(set.intersection(*seeds))
+    return over_seeds([effect(*(Run(*panel, editor, seed) for editor in editors)) for seed in shared]) if shared else None
+
+
+def judged(results: Results, editors: Sequence[str]) -> Iterator[tuple[Panel, str]]:
+    """Panels and editors that a claim about single editors is judged on.
+
+    Raises:
+        NotMeasured: if none was run.
+    """
+    found = [(panel, editor) for panel in results.main_panels for editor in editors if results.runs_of(panel, editor)]
+    if not found:
+        raise NotMeasured(f"no run of {' or '.join(map(method_name, editors))}")
+    yield from found
+
+
+def falling_success(results: Results) -> Finding:
+    """C4: immediate success falls along the sequence."""
+    conditions, why = [], []
+    for panel, editor in judged(results, SLOWED):
+        fall = by_seed(results, panel, [editor], lambda run: _fall(results, run, EFFICACY))
+        if fall is None:
+            continue
+        name = f"{method_name(editor)}, {place(results, panel)}"
+        conditions.append(Condition(name, fall, margin=0.05))
+        drifts = [_fall(results, run, "target_probability_after") for run in results.runs_of(panel, editor)]
+        found = [drift for drift in drifts if not np.isnan(drift.value)]
+        if found:
+            change = show(-float(np.mean([drift.value for drift in found])), "points")
+            why.append(f"{name}: the target's probability at the end of its optimisation changes by {change} along the fitted line.")
+    return Finding(conditions, why)
+
+
+def _fall(results: Results, run: Run, quantity: str) -> Estimate:
+    """Fall of a quantity along the sequence; NaN where it was not logged.
+
+    Raises:
+        NotMeasured: if it is the efficacy and was not logged.
+    """
+    log = results.immediate(run)
+    if quantity not in log:
+        if quantity != EFFICACY:
+            return Estimate(np.nan, np.nan, np.nan, 0)
+        raise NotMeasured(f"{method_name(run.editor)} logged no {quantity} right after its edits")
+    log = log.dropna(subset=quantity)
+    return fall_interval(log["step"].to_numpy(dtype=float), log[quantity].to_numpy(dtype=float))
+
+
+# --- norms ------------------------------------------------------------------------------------------------------------
+
+
+def increments(results: Results, run: Run, length: int | None = None) -> np.ndarray:
+    """Growth of the relative L1 norm by each edit, mean over the edited layers.
+
+    Raises:
+        NotMeasured: if the norms were not logged, or the unedited ones are not known.
+    """
+    path = results.norm_path(run)
+    if path.empty:
+        raise NotMeasured(f"no norms along the sequence of {method_name(run.editor)}, or none of the unedited model")
+    return path.mean(axis=1).diff().iloc[1:][:length].to_numpy()
+
+
+def growing_norm(results: Results) -> Finding:
+    """C5: the L1 norm grows."""
+    conditions = []
+    for panel, editor in judged(results, SLOWED):
+        growth = by_seed(results, panel, [editor], lambda run: sum_interval(increments(results, run)))
+        if growth is not None:
+            conditions.append(Condition(f"{method_name(editor)}, {place(results, panel)}", growth, margin=0.05, unit="percent"))
+    return Finding(conditions)
+
+
+def lower_norm(results: Results) -> Finding:
+    """C7: D4S grows the norm less than ROME, MEMIT and PMET at the same number of edits.
+
+    Raises:
+        NotMeasured: if D4S and one of them were not both run.
+    """
+    conditions, why = [], []
+    for panel, rival in judged(results, NORM_RIVALS):
+        length = results.shared_length(panel, ["d4s", rival])
+        if not results.runs_of(panel, "d4s") or length is None:
+            continue
+
+        def gap(theirs: Run, ours: Run, length: int = length) -> Estimate:
+            return sum_interval(increments(results, theirs, length) - increments(results, ours, length))
+
+        growth = by_seed(results, panel, [rival, "d4s"], gap)
+        if growth is not None:
+            name = f"{method_name(rival)} − D4S, {length} edits, {place(results, panel)}"
+            conditions.append(Condition(name, growth, unit="percent"))
+    if not conditions:
+        raise NotMeasured("no run of D4S beside one of ROME, MEMIT or PMET")
+    for panel in results.main_panels:
+        why.append(f"Growth of the L1 norm on {place(results, panel)}: {_growths(results, panel)}.")
+    return Finding(conditions, why)
+
+
+def _growths(results: Results, panel: Panel) -> str:
+    parts = []
+    for editor in results.editors(panel):
+        paths = [results.norm_path(run) for run in results.runs_of(panel, editor)]
+        ends = [float(path.iloc[[-1]].to_numpy().mean()) - 1 for path in paths if not path.empty]
+        if ends:
+            parts.append(f"{method_name(editor)} {show(float(np.mean(ends)), 'percent')}")
+    return " · ".join(parts)
+
+
+def norm_points(results: Results, panels: Sequence[Panel] | None = None) -> pd.DataFrame:
+    """One point per run and length: relative L1 norm and retained efficacy of methods that edit one after another."""
+    rows = []
+    for run in results.runs:
+        wanted = run.editor not in REFERENCES and (panels is None or run.panel in panels)
+        path = results.norm_path(run) if wanted else pd.DataFrame()
+        for length in results.lengths(run) if not path.empty else ():
+            scores = results.retained(run, length)
+            if length in path.index and len(scores):
+                norm, efficacy = float(path.loc[[length]].to_numpy().mean()), float(scores[EFFICACY].mean())
+                rows.append({**run._asdict(), "step": length, "norm": norm, "efficacy": efficacy})
+    return pd.DataFrame(rows)
+
+
+def norm_against_accuracy(results: Results) -> Finding:
+    """C6: norm and retained accuracy are strongly negatively correlated over runs and lengths.
+
+    Raises:
+        NotMeasured: if too few runs have both.
+    """
+    points = norm_points(results, results.main_panels)
+    runs = [tuple(row) for row in points[["model", "dataset", "editor", "seed"]].itertuples(index=False)] if len(points) else []
+    if len(set(runs)) < FEWEST_RUNS:
+        raise NotMeasured(f"{len(set(runs))} runs with norms and retained accuracy, {FEWEST_RUNS} needed")
+    log_norm, efficacy = np.log(points["norm"].to_numpy()), points["efficacy"].to_numpy()
+    pooled = correlation_interval(log_norm, efficacy, runs).scaled(-1.0)
+    condition = Condition(f"−(Pearson correlation), {len(points)} points of {len(set(runs))} runs", pooled, margin=0.5, unit="correlation")
+    rank = _spearman(log_norm, efficacy)
+    within = [
+        f"{method_name(str(editor))} {show(_spearman(part['norm'], part['efficacy']), 'correlation')}"
+        for editor, part in points.groupby("editor", sort=False)
+        if len(part) > 2 and part["efficacy"].nunique() > 1
+    ]
+    why = [f"Pooled Spearman {show(rank, 'correlation')}.", f"Spearman within each editor: {' · '.join(within)}."]
+    return Finding([condition], why)
+
+
+def _spearman(x: ArrayLike, y: ArrayLike) -> float:
+    return float(np.asarray(stats.spearmanr(x, y))[0])
+
+
+# --- forgetting -------------------------------------------------------------------------------------------------------
+
+
+def hidden_forgetting(results: Results) -> Finding:
+    """C10: retained accuracy is much lower than immediate accuracy of the same edits."""
+    conditions, why = [], []
+    for panel, editor in judged(results, SLOWED):
+        length = max(results.lengths(results.runs_of(panel, editor)[0]))
+        gap = by_seed(results, panel, [editor], lambda run, length=length: forgotten(results, run, length))
+        if gap is not None:
+            conditions.append(Condition(f"{method_name(editor)}, {length} edits, {place(results, panel)}", gap, margin=0.10))
+    for panel in results.main_panels:
+        for editor in results.editors(panel, references=False):
+            if editor not in SLOWED:
+                why += _others_forgetting(results, panel, editor)
+    return Finding(conditions, why)
+
+
+def forgotten(results: Results, run: Run, length: int) -> Estimate:
+    """Immediate minus retained efficacy of the first edits of a run, paired by edit.
+
+    Raises:
+        NotMeasured: if one of the two is missing.
+    """
+    log, kept = results.immediate(run), results.retained(run, length)
+    if EFFICACY not in log or kept.empty:
+        raise NotMeasured(f"{method_name(run.editor)} has no immediate or no retained efficacy")
+    right_after = log[log["step"] <= length][EFFICACY]
+    gap = (right_after - kept[EFFICACY]).dropna()
+    return mean_interval(gap.to_numpy())
+
+
+def _others_forgetting(results: Results, panel: Panel, editor: str) -> list[str]:
+    try:
+        length = max(results.lengths(results.runs_of(panel, editor)[0]))
+        gap = by_seed(results, panel, [editor], lambda run: forgotten(results, run, length))
+    except NotMeasured:
+        return []
+    return [f"{method_name(editor)}, {length} edits, {place(results, panel)}: {show_estimate(gap, 'points')}."] if gap else []

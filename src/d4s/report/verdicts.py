@@ -1,0 +1,75 @@
+"""What a rule finds and what follows from it: conditions with effect, interval and margin; the verdict over them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from d4s.studies.intervals import Estimate
+
+Verdict = Literal["holds", "does not hold", "undecided", "not measured"]
+Unit = Literal["points", "percent", "nats", "correlation", "standardised"]
+
+
+class NotMeasured(Exception):
+    """The study lacks the data that a rule needs; the message names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One effect that a claim needs, counted so that the claimed direction is positive."""
+
+    name: str
+    estimate: Estimate
+    margin: float = 0.0
+    unit: Unit = "points"
+
+    @property
+    def verdict(self) -> Verdict:
+        """Holds above the margin, does not hold at or below it, undecided across it."""
+        if self.estimate.low > self.margin:
+            return "holds"
+        return "does not hold" if self.estimate.high <= self.margin else "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a rule found: its conditions, and sentences with the numbers beside them."""
+
+    conditions: Sequence[Condition]
+    why: Sequence[str] = field(default_factory=tuple)
+    undecided_because: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """All conditions hold, one does not hold, or undecided; a rule may also say that its data cannot decide."""
+        verdicts = {condition.verdict for condition in self.conditions}
+        if self.undecided_because:
+            return "undecided"
+        if "does not hold" in verdicts:
+            return "does not hold"
+        return "holds" if verdicts == {"holds"} else "undecided"
+
+    @property
+    def weakest(self) -> Condition | None:
+        """The condition whose interval reaches furthest against the claim."""
+        return min(self.conditions, key=lambda condition: condition.estimate.low - condition.margin, default=None)
+
+
+def show(value: float, unit: Unit, signed: bool = True) -> str:
+    """A number in its unit, with a true minus sign."""
+    factor, digits, mark = {
+        "points": (100, 1, " pp"),
+        "percent": (100, 0, " %"),
+        "nats": (1, 2, " nats"),
+        "correlation": (1, 2, ""),
+        "standardised": (1, 3, ""),
+    }[unit]
+    text = f"{value * factor:{'+' if signed else ''}.{digits}f}"
+    return text.replace("-", "−") + mark
+
+
+def show_estimate(estimate: Estimate, unit: Unit, signed: bool = True) -> str:
+    """A number with its interval."""
+    number = show(estimate.value, unit, signed)
+    low, high = (show(limit, unit, signed).rpartition(" ")[0] or show(limit, unit, signed) for limit in (estimate.low, estimate.high))
+    return f"{number} [{low}, {high}]"

@@ -1,0 +1,109 @@
+"""One display name per method, data set, form, task and metric; what the paper compared; what counts as a reference."""
+
+from collections.abc import Mapping
+
+METHODS: Mapping[str, str] = {
+    "unedited": "Unedited",
+    "ft": "FT",
+    "ft_l": "FT-L",
+    "ft_m": "FT-M",
+    "kn": "KN",
+    "rome": "ROME",
+    "rome_identity": "ROME (C = I)",
+    "r_rome": "R-ROME",
+    "c_rome": "C-ROME",
+    "emmet": "EMMET",
+    "memit": "MEMIT",
+    "memit_seq": "MEMIT + history",
+    "pmet": "PMET",
+    "alphaedit": "AlphaEdit",
+    "nse": "NSE",
+    "rect": "RECT",
+    "prune": "PRUNE",
+    "sphere": "SPHERE",
+    "encore": "ENCORE",
+    "nas": "NAS",
+    "blue": "BLUE",
+    "grace": "GRACE",
+    "serac": "SERAC",
+    "ike": "IKE",
+    "wise": "WISE",
+    "d4s": "D4S",
+    "d4s_even": "D4S (even spread)",
+    "d4s_frozen": "D4S (frozen keys)",
+    "one_time_batch": "One-time batch",
+}
+ORDER = tuple(METHODS)
+REFERENCES = ("unedited", "one_time_batch")
+PAPER_METHODS = ("ft", "ft_l", "ft_m", "kn", "rome", "memit", "pmet", "grace")
+DAMAGE_METHODS = ("kn", "rome", "memit")
+
+FORM_NAMES: Mapping[str, str] = {
+    "true_false": "True/false",
+    "multiple_choice": "Multiple choice",
+    "directly_generated": "Directly generated",
+}
+_FORM_ENDINGS = {"tf": "true_false", "mc": "multiple_choice", "dg": "directly_generated"}
+_DATASETS = {
+    "world_qa": "World QA",
+    "world_events": "World events",
+    "world_labels": "World labels",
+    "world_commonsense": "World commonsense",
+    "counterfact": "CounterFact",
+    "zsre": "zsRE",
+    "zsre_mend": "zsRE",
+    "elken": "ELKEN",
+    "atomic2020": "ATOMIC",
+}
+_TASKS = {
+    "arc_challenge": "ARC-Challenge",
+    "arc": "ARC",
+    "hellaswag": "HellaSwag",
+    "mmlu": "MMLU",
+    "winogrande": "WinoGrande",
+    "truthfulqa_mc": "TruthfulQA",
+    "truthfulqa": "TruthfulQA",
+    "gsm8k": "GSM8K",
+}
+METRIC_NAMES: Mapping[str, str] = {
+    "efficacy_accuracy": "Efficacy",
+    "paraphrase_accuracy": "Paraphrase",
+    "locality_accuracy": "Specificity",
+}
+HEADLINE = tuple(METRIC_NAMES)
+
+
+def method_name(editor: str) -> str:
+    """Display name of an editor; its own name where it has none."""
+    return METHODS.get(editor, editor.replace("_", " "))
+
+
+def method_order(editor: str) -> tuple[int, str]:
+    """Sort key of editors: the order of the table above, then by name."""
+    return (ORDER.index(editor) if editor in METHODS else len(ORDER), editor)
+
+
+def in_order(editors: object) -> list[str]:
+    """Distinct editors in the order in which they are always shown."""
+    return sorted({str(editor) for editor in editors}, key=method_order)  # type: ignore[attr-defined]
+
+
+def form_of(dataset: str, settings: Mapping[str, Mapping[str, object]] | None = None) -> str | None:
+    """Form of a multi-question data set: from the study's settings of its data sets, else from a name like `mqd_tf`."""
+    if settings and dataset in settings:
+        form = settings[dataset].get("form")
+        return str(form) if form else None
+    return _FORM_ENDINGS.get(dataset.rpartition("_")[2]) if dataset.startswith("mqd") else None
+
+
+def dataset_name(dataset: str) -> str:
+    """Display name of a data set."""
+    form = form_of(dataset)
+    return FORM_NAMES[form] if form else _DATASETS.get(dataset, dataset.replace("_", " "))
+
+
+def task_name(task: str) -> str:
+    """Display name of a benchmark task; tasks made from the world carry the name of the one whose shape they have."""
+    bare = task.removeprefix("world_")
+    name = _TASKS.get(bare, bare.replace("_", " "))
+    return f"{name} (world)" if bare != task else name

@@ -1,0 +1,257 @@
+"""What a study has measured, as the tables, figures and claims read it: the gathered Parquet of results/STUDY alone."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from d4s.artifacts import read_table
+from d4s.schemas import (
+    ANSWERS,
+    BENCHMARK,
+    CELL,
+    COSTS,
+    EDIT_LOG,
+    INDEX,
+    NORMS,
+    OBJECTIVES,
+    PERPLEXITY,
+    SCORES,
+    SUMMARY,
+    collected,
+)
+from d4s.studies.names import FORM_NAMES, HEADLINE, REFERENCES, form_of, in_order
+
+IMMEDIATE = ("efficacy_score", "efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
+TASK_METRICS = ("acc", "mc1", "exact_match", "acc_norm")
+
+
+class Panel(NamedTuple):
+    """One model × one data set: what is compared, judged and drawn together."""
+
+    model: str
+    dataset: str
+
+
+class Run(NamedTuple):
+    """One cell of the grid."""
+
+    model: str
+    dataset: str
+    editor: str
+    seed: int
+
+    @property
+    def panel(self) -> Panel:
+        """Where it belongs."""
+        return Panel(self.model, self.dataset)
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything gathered for a study; tables are read and checked when first asked for."""
+
+    folder: Path
+
+    def _data(self, name: str, schema: pa.Schema) -> pd.DataFrame:
+        return read_table(self.folder / "data" / f"{name}.parquet", collected(schema))
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """Which artefacts hold the numbers of which cell and length."""
+        return read_table(self.folder / "index.parquet", INDEX)
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """Means with intervals by cell, length, protocol and metric."""
+        return read_table(self.folder / "summary.parquet", SUMMARY)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """What every call cost."""
+        return read_table(self.folder / "costs.parquet", COSTS)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """Scores of all prompts."""
+        return self._data("scores", SCORES)
+
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """Free answers before and after."""
+        return self._data("answers", ANSWERS)
+
+    @cached_property
+    def norms(self) -> pd.DataFrame:
+        """Norms at the lengths."""
+        return self._data("norms", NORMS)
+
+    @cached_property
+    def perplexity(self) -> pd.DataFrame:
+        """Perplexity of held-out text at the lengths."""
+        return self._data("perplexity", PERPLEXITY)
+
+    @cached_property
+    def edit_log(self) -> pd.DataFrame:
+        """Numbers of every edit, up to the longest length of its run."""
+        return self._data("edit_log", EDIT_LOG)
+
+    @cached_property
+    def objectives(self) -> pd.DataFrame:
+        """Targets of the facts under the unedited model; `editor` is empty, since they depend on none."""
+        return self._data("objectives", OBJECTIVES)
+
+    @cached_property
+    def benchmark(self) -> pd.DataFrame:
+        """One score per cell, length and task: the task's main metric."""
+        return main_metric(self._data("benchmark", BENCHMARK), [*CELL, "step", "task"])
+
+    @cached_property
+    def study(self) -> Mapping[str, Any]:
+        """The study's settings, empty where they were not stored."""
+        path = self.folder / "study.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    # --- cells ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """Every cell, editors in the order in which they are shown."""
+        rows = self.index[list(CELL)].drop_duplicates().itertuples(index=False)
+        found = [Run(str(row.model), str(row.dataset), str(row.editor), int(row.seed)) for row in rows]  # type: ignore[arg-type]
+        order = {editor: place for place, editor in enumerate(in_order(run.editor for run in found))}
+        return sorted(found, key=lambda run: (run.model, run.dataset, order[run.editor], run.seed))
+
+    @cached_property
+    def panels(self) -> list[Panel]:
+        """Model × data set: data sets of facts in the order of the grid, then the forms of the multi-question set."""
+        named = [dataset for row in self.study.get("grid", ()) for dataset in row["datasets"]]
+        place = {name: number for number, name in reversed([*enumerate(named)])}
+        rank = {form: number for number, form in enumerate((None, *FORM_NAMES))}
+        found = {run.panel for run in self.runs}
+        return sorted(found, key=lambda p: (p.model, rank[self.form(p.dataset)], place.get(p.dataset, len(place)), p.dataset))
+
+    @property
+    def main_panels(self) -> list[Panel]:
+        """Panels that the claims about editors are judged in."""
+        facts = [panel for panel in self.panels if self.form(panel.dataset) is None]
+        return facts or self.panels
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Seeds of the study."""
+        return sorted({run.seed for run in self.runs})
+
+    def form(self, dataset: str) -> str | None:
+        """The form of a multi-question data set, None for data sets of facts."""
+        return form_of(dataset, self.study.get("datasets"))
+
+    def editors(self, panel: Panel, references: bool = True) -> list[str]:
+        """Editors of a panel in the order in which they are shown."""
+        return in_order(run.editor for run in self.runs if run.panel == panel and (references or run.editor not in REFERENCES))
+
+    def runs_of(self, panel: Panel, editor: str) -> list[Run]:
+        """The runs of an editor in a panel, one per seed."""
+        return [run for run in self.runs if run.panel == panel and run.editor == editor]
+
+    def lengths(self, run: Run) -> list[int]:
+        """Lengths measured of a run."""
+        rows = self.index[_of(self.index, run)]
+        return sorted(int(step) for step in rows["step"].unique())
+
+    def shared_length(self, panel: Panel, editors: Iterable[str]) -> int | None:
+        """The longest length that all runs of some editors share, None if they share none."""
+        lengths = [set(self.lengths(run)) for editor in editors for run in self.runs_of(panel, editor)]
+        shared = set.intersection(*lengths) if lengths else set()
+        return max(shared, default=None)
+
+    def targets(self, panel: Panel, which: str) -> pd.DataFrame:
+        """Targets (`new` or `true`) of a panel's facts under the unedited model."""
+        rows = self.objectives
+        return rows[(rows["model"] == panel.model) & (rows["dataset"] == panel.dataset) & (rows["target"] == which)]
+
+    # --- per fact and per edit ------------------------------------------------------------------------------------
+
+    @cached_property
+    def _retained(self) -> pd.DataFrame:
+        rows = self.scores[self.scores["protocol"] == "retained"]
+        keys = [*CELL, "step", "fact_id"]
+        return rows.pivot_table(index=keys, columns="metric", values="value", aggfunc="mean")
+
+    def retained(self, run: Run, step: int) -> pd.DataFrame:
+        """Retained scores at a length: a row per edited fact, a column per metric (mean over prompts)."""
+        try:
+            rows = self._retained.xs((*run, step), level=[*CELL, "step"])
+        except KeyError:
+            return pd.DataFrame(columns=list(HEADLINE), dtype=float)
+        return pd.DataFrame(rows).dropna(axis=1, how="all")
+
+    @cached_property
+    def _log(self) -> dict[Run, pd.DataFrame]:
+        return {Run(*map(_plain, key)): rows for key, rows in self.edit_log.groupby(list(CELL), sort=False)}  # type: ignore[misc, arg-type]
+
+    def immediate(self, run: Run) -> pd.DataFrame:
+        """Quantities of every edit that belong to no layer: a row per edit (fact_id; column `step`), a column per quantity."""
+        rows = self._log.get(run, self.edit_log.iloc[:0])
+        rows = rows[rows["layer"].isna()]
+        return rows.pivot_table(index=["step", "fact_id"], columns="quantity", values="value").reset_index("step")
+
+    # --- norms ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def unedited_norms(self) -> dict[tuple[str, int], float]:
+        """L1 per element of the unedited matrices by model and layer."""
+        rows = self.norms[(self.norms["editor"] == "unedited") & (self.norms["quantity"] == "l1_per_element_weight")]
+        means = rows.dropna(subset="layer").groupby(["model", "layer"])["value"].first()
+        return {(str(model), int(layer)): float(value) for (model, layer), value in means.items()}  # type: ignore[misc, call-overload]
+
+    def norm_path(self, run: Run) -> pd.DataFrame:
+        """L1 per element relative to the unedited matrix: a row per edit from 0, a column per edited layer."""
+        rows = self._log.get(run, self.edit_log.iloc[:0])
+        rows = rows[rows["quantity"] == "l1"].dropna(subset="layer")
+        path = rows.pivot_table(index="step", columns="layer", values="value")
+        layers = [int(float(layer)) for layer in path.columns]
+        relative = path.set_axis(layers, axis=1) / [self.unedited_norms.get((run.model, layer), np.nan) for layer in layers]
+        if relative.empty:
+            return relative
+        start = pd.DataFrame(1.0, index=[0], columns=relative.columns)
+        return pd.concat([start, relative]).dropna(axis=1, how="any")
+
+    # --- benchmarks -----------------------------------------------------------------------------------------------
+
+    def tasks(self, run: Run, step: int) -> pd.DataFrame:
+        """Benchmark scores of a run at a length: a row per task (sorted) with value, stderr and n."""
+        rows = self.benchmark[_of(self.benchmark, run) & (self.benchmark["step"] == step)]
+        return rows.set_index("task")[["value", "stderr", "n"]].sort_index()
+
+    def base_tasks(self, model: str) -> pd.DataFrame:
+        """Benchmark scores of the unedited model, whatever data set they were filed under."""
+        rows = self.benchmark[(self.benchmark["model"] == model) & (self.benchmark["editor"] == "unedited")]
+        return rows.drop_duplicates("task").set_index("task")[["value", "stderr", "n"]].sort_index()
+
+    def benchmark_lengths(self, run: Run) -> list[int]:
+        """Lengths at which the benchmarks ran."""
+        return sorted(int(step) for step in self.benchmark[_of(self.benchmark, run)]["step"].unique())
+
+
+def main_metric(benchmark: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """One row per key: the first metric in the order of `TASK_METRICS`, else the first that is there."""
+    rank = benchmark["metric"].map({metric: number for number, metric in enumerate(TASK_METRICS)}).fillna(len(TASK_METRICS))
+    return benchmark.assign(rank=rank).sort_values("rank", kind="stable").drop_duplicates(keys).drop(columns="rank")
+
+
+def _of(frame: pd.DataFrame, run: Run) -> "pd.Series[bool]":
+    """Rows of a frame that belong to a run."""
+    same = [frame[column] == value for column, value in zip(CELL, run, strict=True)]
+    return same[0] & same[1] & same[2] & same[3]
+
+
+def _plain(value: object) -> object:
+    """A numpy integer as an int, anything else as it is."""
+    return int(value) if isinstance(value, np.integer) else value

@@ -1,0 +1,81 @@
+"""The summary's numbers of one cell at one length: means over facts with bootstrap intervals, and quantities of the state."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from d4s.studies.intervals import Estimate, mean_intervals, normal_interval
+from d4s.studies.results import IMMEDIATE, main_metric
+
+Row = dict[str, Any]
+
+
+def retained_rows(scores: pd.DataFrame) -> list[Row]:
+    """Scores of one length by protocol and metric: prompts are averaged within a fact first."""
+    rows: list[Row] = []
+    for protocol, part in scores.groupby("protocol", sort=True):
+        by_fact = part.groupby(["fact_id", "metric"])["value"].mean().unstack("metric")
+        rows += _means(str(protocol), by_fact)
+    return rows
+
+
+def immediate_rows(log: pd.DataFrame, step: int) -> list[Row]:
+    """Scores taken right after each of the first `step` edits."""
+    part = log[(log["step"] <= step) & log["quantity"].isin(IMMEDIATE)]
+    by_edit = part.groupby(["fact_id", "quantity"])["value"].mean().unstack("quantity")
+    return _means("immediate", by_edit)
+
+
+def _means(protocol: str, values: pd.DataFrame) -> list[Row]:
+    held = values.dropna(axis=1, how="all")
+    if held.empty:
+        return []
+    estimates = mean_intervals(held.to_numpy(dtype=np.float64))
+    return [_row(protocol, str(metric), estimate) for metric, estimate in zip(held.columns, estimates, strict=True)]
+
+
+def _row(protocol: str, metric: str, estimate: Estimate) -> Row:
+    return {
+        "protocol": protocol,
+        "metric": metric,
+        "mean": estimate.value,
+        "ci_low": estimate.low,
+        "ci_high": estimate.high,
+        "n": estimate.n,
+    }
+
+
+def _exact(metric: str, value: float, n: int = 1) -> Row:
+    """A quantity of the state, which has no interval within a seed."""
+    return {"protocol": "state", "metric": metric, "mean": value, "ci_low": None, "ci_high": None, "n": n}
+
+
+def perplexity_rows(perplexity: pd.DataFrame) -> list[Row]:
+    """Perplexity of held-out texts."""
+    return [_exact(f"{row.quantity}.{row.text}", float(row.value)) for row in perplexity.itertuples(index=False)]  # type: ignore[arg-type]
+
+
+def norm_rows(norms: pd.DataFrame) -> list[Row]:
+    """Norms averaged over the layers that were changed (over all layers, where none was)."""
+    changes = norms[(norms["quantity"] == "l1_per_element_delta") & (norms["value"] > 0)]
+    part = norms[norms["layer"].isin(changes["layer"])] if len(changes) else norms
+    return [
+        _exact(str(quantity), float(np.mean(values)), len(values))
+        for quantity, values in part.dropna(subset="layer").groupby("quantity", sort=True)["value"]
+    ]
+
+
+def benchmark_rows(benchmark: pd.DataFrame) -> list[Row]:
+    """The mean over tasks, with a normal interval from the tasks' standard errors."""
+    tasks = main_metric(benchmark, ["task"])
+    if tasks.empty:
+        return []
+    return [_row("state", "benchmark_mean", task_mean(tasks["value"], tasks["stderr"], int(tasks["n"].sum())))]
+
+
+def task_mean(values: Sequence[float] | pd.Series, errors: Sequence[float] | pd.Series, n: int) -> Estimate:
+    """Mean of task scores; n counts items."""
+    error = float(np.sqrt(np.sum(np.asarray(errors, dtype=np.float64) ** 2))) / len(values)
+    return normal_interval(float(np.mean(values)), error, n)

@@ -1,0 +1,143 @@
+"""The gathering of a study: measures of all cells from the store into one Parquet table per kind, and their summary.
+
+Reads hashed artefacts, each checked against its manifest; writes `data/*.parquet`, `index.parquet`, `summary.parquet` and
+`costs.parquet` into results/STUDY. Loads no model. Cells are taken in the order of their names, so that equal artefacts give equal bytes.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from d4s.artifacts import MANIFEST, Artifact, atomic, write_table
+from d4s.log import progress
+from d4s.schemas import ANSWERS, BENCHMARK, CELL, EDIT_LOG, INDEX, NORMS, OBJECTIVES, PERPLEXITY, SCORES, SUMMARY, collected
+from d4s.studies.costs import write_costs
+from d4s.studies.summaries import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
+
+logger = logging.getLogger(__name__)
+MEASURED = {"scores": SCORES, "answers": ANSWERS, "norms": NORMS, "perplexity": PERPLEXITY}
+GATHERED = {**MEASURED, "edit_log": EDIT_LOG, "benchmark": BENCHMARK, "objectives": OBJECTIVES}
+NO_RUN = {"editor": "", "seed": 0}
+
+Add = Callable[[str, dict[str, Any], pd.DataFrame], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of the grid: its names, its lengths, and the folders that hold its results."""
+
+    model: str
+    dataset: str
+    editor: str
+    seed: int
+    steps: tuple[int, ...]
+    run: Path
+    measure: Path
+    benchmark: Path | None
+    benchmark_steps: tuple[int, ...]
+    objectives: Path | None
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """Its names, as sorted by."""
+        return (self.model, self.dataset, self.editor, self.seed)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Its names as columns."""
+        return dict(zip(CELL, self.key, strict=True))
+
+
+def gather(cells: Sequence[Cell], out: Path, folders: Sequence[Path] = ()) -> None:
+    """Gather cells into the folder of a study; `folders` are all artefacts whose costs are listed.
+
+    Raises:
+        ArtifactError: if an artefact is missing, unfinished, altered or of another kind.
+    """
+    ordered = sorted(cells, key=lambda cell: cell.key)
+    index: list[dict[str, Any]] = []
+    summary: list[dict[str, Any]] = []
+    with _tables(out / "data") as add:
+        for cell in progress(ordered, "gathering", len(ordered)):
+            summary += _gather_cell(cell, add)
+            index += _index_rows(cell)
+        _gather_objectives(ordered, add)
+    write_table(out / "index.parquet", index, INDEX)
+    write_table(out / "summary.parquet", summary, SUMMARY)
+    write_costs(out / "costs.parquet", folders)
+    logger.info("gathered %d cells, %d numbers, into %s", len(ordered), len(summary), out)
+
+
+@contextmanager
+def _tables(folder: Path) -> Iterator[Add]:
+    """A function that appends rows of a cell to a table; the files appear when the block ends without an error."""
+    with ExitStack() as stack:
+        writers: dict[str, pq.ParquetWriter] = {}
+        for name, schema in GATHERED.items():
+            temporary = stack.enter_context(atomic(folder / f"{name}.parquet"))
+            writers[name] = stack.enter_context(pq.ParquetWriter(temporary, collected(schema), compression="zstd"))
+
+        def add(name: str, cell: dict[str, Any], rows: pd.DataFrame) -> None:
+            schema = collected(GATHERED[name])
+            frame = rows.assign(**cell)[schema.names]
+            writers[name].write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False))
+
+        yield add
+
+
+def _gather_cell(cell: Cell, add: Add) -> Iterator[dict[str, Any]]:
+    """Add a cell's tables; its rows of the summary."""
+    log = _opened(cell.run, "runs", max(cell.steps)).table(f"n{max(cell.steps)}.edit_log.parquet", EDIT_LOG)
+    add("edit_log", cell.columns, log)
+    for step in cell.steps:
+        measure = _opened(cell.measure, "measures", step)
+        tables = {name: measure.table(f"n{step}.{name}.parquet", schema) for name, schema in MEASURED.items()}
+        for name, rows in tables.items():
+            add(name, cell.columns, rows)
+        names = {**cell.columns, "step": step}
+        yield from _named(names, retained_rows(tables["scores"]))
+        yield from _named(names, immediate_rows(log, step))
+        yield from _named(names, perplexity_rows(tables["perplexity"]))
+        yield from _named(names, norm_rows(tables["norms"]))
+    for step in cell.benchmark_steps if cell.benchmark else ():
+        rows = _opened(cell.benchmark, "benchmarks", step).table(f"n{step}.benchmark.parquet", BENCHMARK)  # type: ignore[arg-type]
+        add("benchmark", cell.columns, rows)
+        yield from _named({**cell.columns, "step": step}, benchmark_rows(rows))
+
+
+def _named(names: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        yield {**names, **row}
+
+
+def _opened(folder: Path, kind: str, step: int) -> Artifact:
+    return Artifact.open(folder, kind, manifest=f"n{step}.json")
+
+
+def _gather_objectives(cells: Sequence[Cell], add: Add) -> None:
+    """Targets once per model and data set, filed under no editor and seed."""
+    folders = {(cell.model, cell.dataset): cell.objectives for cell in cells if cell.objectives}
+    for (model, dataset), folder in folders.items():
+        rows = Artifact.open(folder, "objectives", MANIFEST).table("objectives.parquet", OBJECTIVES)
+        add("objectives", {"model": model, "dataset": dataset, **NO_RUN}, rows)
+
+
+def _index_rows(cell: Cell) -> Iterator[dict[str, Any]]:
+    for step in cell.steps:
+        notes = _opened(cell.run, "runs", step).manifest.notes
+        yield {
+            **cell.columns,
+            "step": step,
+            "run": str(cell.run),
+            "measure": str(cell.measure),
+            "benchmark": str(cell.benchmark) if cell.benchmark and step in cell.benchmark_steps else None,
+            "objectives": str(cell.objectives) if cell.objectives else None,
+            "diverged_at": notes.get("diverged_at"),
+        }
