@@ -1,0 +1,48 @@
+"""Does the model know what it was taught: accuracy in a taught and in the withheld wordings, all target tokens greedy."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from d4s.facts.record import Fact
+
+BATCH = 256
+
+
+def accuracies(network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, taught: Mapping[str, Sequence[Fact]]) -> list[dict[str, Any]]:
+    """Rows of the MODEL_CHECK schema: per data set the accuracy on its own wording and on its paraphrases."""
+    rows = []
+    for name, facts in taught.items():
+        asked = {
+            "taught": [(fact.prompt, fact.target_true) for fact in facts],
+            "withheld": [(prompt, fact.target_true) for fact in facts for prompt in fact.paraphrases],
+        }
+        for wording, pairs in asked.items():
+            if pairs:
+                right = all_greedy(network, tokenizer, pairs)
+                rows.append({"dataset": name, "wording": wording, "accuracy": sum(right) / len(right), "n": len(right)})
+    return rows
+
+
+@torch.no_grad()
+def all_greedy(network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """Whether each target is what the model would write after its prompt, token by token; prompts too long count as wrong."""
+    encoded: dict[int, list[tuple[int, list[int], int]]] = defaultdict(list)
+    for index, (prompt, target) in enumerate(pairs):
+        found = tokenizer.backend_tokenizer.encode(f"{prompt} {target}", add_special_tokens=True)
+        first = next(k for k, (_, end) in enumerate(found.offsets) if end > len(prompt) + 1)
+        if len(found.ids) <= network.config.n_positions:
+            encoded[len(found.ids)].append((index, found.ids, first))
+    right = [False] * len(pairs)
+    for length, group in encoded.items():
+        for start in range(0, len(group), BATCH):
+            part = group[start : start + BATCH]
+            ids = torch.tensor([tokens for _, tokens, _ in part])
+            predicted = network(ids, use_cache=False).logits[:, :-1].argmax(-1)
+            hits = predicted == ids[:, 1:]
+            for row, (index, _, first) in enumerate(part):
+                right[index] = bool(hits[row, first - 1 : length - 1].all())
+    return right

@@ -1,0 +1,80 @@
+"""Sentences packed into rows of equal length that start with BOS on a sentence boundary; no fact is ever cut."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from d4s.pretraining.sentences import Sentence
+
+PENDING = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids with a loss weight each."""
+
+    ids: list[int]
+    weights: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Rows of token ids, the loss weights of predicting them, and how many sentences were too long for a row."""
+
+    rows: np.ndarray
+    weights: np.ndarray
+    too_long: int
+
+
+def encode(tokenizer: Tokenizer, sentence: Sentence) -> Encoded:
+    """Tokens of a sentence; those that overlap an answer carry its weight."""
+    found = tokenizer.encode(sentence.text, add_special_tokens=False)
+    weights = [
+        sentence.answer_weight if any(end > start and begin < stop for start, stop in sentence.answers) else sentence.weight
+        for begin, end in found.offsets
+    ]
+    return Encoded(found.ids, weights)
+
+
+class Packer:
+    """Fills one row after another: first sentences that fit, then free text that may be cut.
+
+    A few sentences wait at any time, and the one waiting longest that still fits comes next, so little space is lost.
+    """
+
+    def __init__(self, sentences: Iterator[Encoded], filler: Iterator[Encoded], length: int, bos: int) -> None:
+        self._sentences, self._filler, self._length, self._bos = sentences, filler, length, bos
+        self._pending: list[Encoded] = []
+        self.too_long = 0
+
+    def row(self, free_text_only: bool = False) -> Encoded:
+        """The next row."""
+        row = Encoded([self._bos], [0.0])
+        while len(row.ids) < self._length:
+            found = next(self._filler) if free_text_only else self._fitting(self._length - len(row.ids))
+            row.ids.extend(found.ids)
+            row.weights.extend(found.weights)
+        return Encoded(row.ids[: self._length], row.weights[: self._length])
+
+    def _fitting(self, space: int) -> Encoded:
+        while len(self._pending) < PENDING:
+            sentence = next(self._sentences)
+            if len(sentence.ids) < self._length:
+                self._pending.append(sentence)
+            else:
+                self.too_long += 1
+        for index, sentence in enumerate(self._pending):
+            if len(sentence.ids) <= space:
+                return self._pending.pop(index)
+        return next(self._filler)
+
+
+def pack_text(texts: Sequence[list[int]], length: int, bos: int | None) -> np.ndarray:
+    """Running tokens as full rows, each starting with BOS where there is one; a short rest is dropped."""
+    flat = np.array([token for text in texts for token in text], dtype=np.int32)
+    lead = [] if bos is None else [bos]
+    width = length - len(lead)
+    rows = flat[: len(flat) // width * width].reshape(-1, width)
+    return np.hstack([np.full((len(rows), len(lead)), bos if lead else 0, dtype=np.int32), rows])

@@ -1,0 +1,99 @@
+"""Text without facts: the world's filler lines, or running text from real articles."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from d4s.facts.text import Article, articles
+from d4s.pretraining.sentences import pick
+from d4s.world.filler import LEAD_INS
+
+SHORTEST_PARAGRAPH = 120
+_MARKS = re.compile(r" @([-,.])@ ")
+
+
+class FreeText(Protocol):
+    """Where text without facts comes from."""
+
+    fills_rows: bool
+    lead_in_words: tuple[str, ...]
+
+    @property
+    def lines(self) -> Sequence[str]:
+        """All its text for training."""
+        ...
+
+    @property
+    def heldout(self) -> Sequence[str]:
+        """Its text that no training sees."""
+        ...
+
+    def piece(self, rng: np.random.Generator) -> str:
+        """A piece of text to fill space with."""
+        ...
+
+    def lead_in(self, rng: np.random.Generator, is_clause: bool) -> str:
+        """What may stand before a sentence, or nothing; a clause may follow an unfinished phrase."""
+        ...
+
+
+@dataclass(frozen=True)
+class WorldText:
+    """Filler lines of the world: whole sentences, mixed among those that tell facts."""
+
+    lines: Sequence[str]
+    heldout: Sequence[str]
+    fills_rows: bool = False
+    lead_in_words: tuple[str, ...] = LEAD_INS
+
+    @classmethod
+    def read(cls, filler: Path, heldout: Path) -> "WorldText":
+        """The lines of a world's two text files."""
+        return cls(*(path.read_text(encoding="utf-8").splitlines() for path in (filler, heldout)))
+
+    def piece(self, rng: np.random.Generator) -> str:
+        """One line."""
+        return pick(rng, self.lines)
+
+    def lead_in(self, rng: np.random.Generator, is_clause: bool) -> str:
+        """A phrase that a clause can follow."""
+        return pick(rng, LEAD_INS) if is_clause else ""
+
+
+@dataclass(frozen=True)
+class RunningText:
+    """Paragraphs of articles: some rows hold nothing else, and fragments lead in to facts."""
+
+    lines: Sequence[str]
+    heldout: Sequence[str]
+    fills_rows: bool = True
+    lead_in_words: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> "RunningText":
+        """Paragraphs of a JSON-lines file of articles; those of split `ppl` are held out."""
+        parts: dict[str, list[str]] = {"stats": [], "ppl": []}
+        for article in articles(path):
+            parts[article.split] += paragraphs(article)
+        return cls(parts["stats"], parts["ppl"])
+
+    def piece(self, rng: np.random.Generator) -> str:
+        """A paragraph from a random word on."""
+        words = pick(rng, self.lines).split(" ")
+        return " ".join(words[int(rng.integers(max(1, len(words) - 40))) :])
+
+    def lead_in(self, rng: np.random.Generator, is_clause: bool) -> str:
+        """A fragment of a few words, closed like a sentence."""
+        words = pick(rng, self.lines).split(" ")
+        start = int(rng.integers(max(1, len(words) - 12)))
+        return " ".join(words[start : start + int(rng.integers(3, 11))]).rstrip(" .,;") + "."
+
+
+def paragraphs(article: Article) -> list[str]:
+    """The paragraphs of an article without headings and short lines, joined marks written as they were meant."""
+    lines = (re.sub(r" +", " ", _MARKS.sub(r"\1", line)).strip() for line in article.text.split("\n"))
+    return [line for line in lines if len(line) > SHORTEST_PARAGRAPH and not line.startswith("=")]

@@ -1,0 +1,161 @@
+"""The `pretrain` verb: a corpus in, an ordinary Hugging Face model folder out.
+
+One pass over the rows in their order, so a step is decided by its number. A checkpoint every so many steps makes a killed
+training go on to the same bits; it is removed at the end.
+"""
+
+import logging
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from d4s.artifacts import Artifact, Job, atomic, write_table, write_text
+from d4s.config import PretrainSettings
+from d4s.errors import D4SError, SettingsError
+from d4s.facts.record import Fact, from_frame
+from d4s.log import progress
+from d4s.pretraining import checkpoint
+from d4s.pretraining.card import model_card
+from d4s.pretraining.check import accuracies
+from d4s.pretraining.checkpoint import CurveRow
+from d4s.pretraining.network import Optimisers, new_network, rate_share
+from d4s.schemas import CURVE, FACTS, MODEL_CHECK
+
+log = logging.getLogger(__name__)
+CURVE_EVERY = 25
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Training rows and the loss weight of predicting each of their tokens."""
+
+    ids: Int[Tensor, "n row"]
+    weights: Float[Tensor, "n row"]
+
+    def batch(self, step: int, size: int) -> tuple[Int[Tensor, "b row"], Float[Tensor, "b row"]]:
+        """The rows of a step, as 64-bit ids and 32-bit weights."""
+        part = slice(step * size, (step + 1) * size)
+        return self.ids[part].long(), self.weights[part].float()
+
+
+def pretrain(job: Job[PretrainSettings]) -> None:
+    """Train a model on a corpus and check what it knows.
+
+    Raises:
+        SettingsError: if the corpus does not fit the model's shape.
+        D4SError: if the loss stops being finite.
+    """
+    settings = job.settings
+    source = job.artifact("corpus", "corpora")
+    tensors = source.tensors("tokens.safetensors")
+    rows = Rows(tensors["rows"], tensors["weights"])
+    steps = len(rows.ids) // settings.batch_rows
+    if rows.ids.shape[1] > settings.positions or not steps:
+        raise SettingsError(
+            f"rows of {rows.ids.shape[1]} tokens, {len(rows.ids)} of them: need at most positions={settings.positions} tokens"
+            f" and at least batch_rows={settings.batch_rows} rows"
+        )
+    tokenizer = _tokenizer(source)
+    network = new_network(settings, len(tokenizer), int(tokenizer.bos_token_id or 0))
+    curve = _train(job, network, rows, steps)
+    taught = {role.removeprefix("teach_"): _facts(job, role) for role in sorted(job.inputs) if role.startswith("teach_")}
+    files = _publish(job, network, tokenizer, taught, curve)
+    job.path(checkpoint.NAME).unlink(missing_ok=True)
+    job.finish(files, steps=steps, tokens=steps * settings.batch_rows * rows.ids.shape[1])
+
+
+def _tokenizer(source: Artifact) -> PreTrainedTokenizerFast:
+    for name in source.manifest.files:
+        if name.startswith("tokenizer/"):
+            source.path(name)
+    return AutoTokenizer.from_pretrained(source.folder / "tokenizer")
+
+
+def _facts(job: Job[PretrainSettings], role: str) -> list[Fact]:
+    return from_frame(job.artifact(role, "facts").table("facts.parquet", FACTS))
+
+
+def weighted_loss(
+    logits: Float[Tensor, "b row vocab"], ids: Int[Tensor, "b row"], weights: Float[Tensor, "b row"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean loss by weight, and the plain mean over the tokens that weigh most, which are the answers."""
+    nll = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    weight = weights[:, 1:].flatten()
+    heaviest = weight == weight.max()
+    return (nll * weight).sum() / weight.sum(), nll.detach()[heaviest].mean()
+
+
+def _train(job: Job[PretrainSettings], network: GPT2LMHeadModel, rows: Rows, steps: int) -> list[CurveRow]:
+    settings, path = job.settings, job.path(checkpoint.NAME)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    optimisers = Optimisers.of(network, settings)
+    done, curve = checkpoint.restore(path, job.digest, network, optimisers) if path.exists() else (0, [])
+    network.train()
+    for step in progress(range(done, steps), "pretrain", steps - done):
+        loss, answer_loss = _step(network, optimisers, settings, rows, step, steps)
+        if not math.isfinite(loss):
+            raise D4SError(f"training diverged: the loss is {loss} at step {step + 1} of {steps}; lower muon_lr or adam_lr")
+        if (step + 1) % CURVE_EVERY == 0 or step + 1 == steps:
+            tokens = (step + 1) * settings.batch_rows * rows.ids.shape[1]
+            curve.append((step + 1, tokens, loss, answer_loss, settings.muon_lr * rate_share(settings, step, steps)))
+            log.debug("step %d of %d: loss %.3f, answers %.3f", step + 1, steps, loss, answer_loss)
+        if (step + 1) % settings.checkpoint_every == 0 and step + 1 < steps:
+            checkpoint.save(path, job.digest, step + 1, network, optimisers, curve)
+    network.eval()
+    return curve
+
+
+def _step(
+    network: GPT2LMHeadModel, optimisers: Optimisers, settings: PretrainSettings, rows: Rows, step: int, steps: int
+) -> tuple[float, float]:
+    """One update; the loss and the loss of the answers before it."""
+    ids, weights = rows.batch(step, settings.batch_rows)
+    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+        logits = network(ids, use_cache=False).logits
+    loss, answer_loss = weighted_loss(logits, ids, weights)
+    loss.backward()
+    optimisers.step(settings, rate_share(settings, step, steps))
+    return loss.item(), answer_loss.item()
+
+
+def _publish(
+    job: Job[PretrainSettings], network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, taught: dict[str, list[Fact]], curve: list[CurveRow]
+) -> list[str]:
+    """Write model, tokenizer, card, curve and check; gives the names of the files."""
+    files = _save_hf(job.folder, network, tokenizer)
+    check = accuracies(network, tokenizer, taught)
+    for row in check:
+        log.info("%s, %s wording: accuracy %.4f of %d", row["dataset"], row["wording"], row["accuracy"], row["n"])
+    names = ("step", "tokens", "loss", "answer_loss", "learning_rate")
+    write_table(job.path("curve.parquet"), [_curve_row(dict(zip(names, row, strict=True))) for row in curve], CURVE)
+    write_table(job.path("check.parquet"), check, MODEL_CHECK)
+    counts = {name: len(facts) for name, facts in taught.items()}
+    card = model_card(job.folder.name, job.settings, network.num_parameters(), int(curve[-1][1]), len(tokenizer), counts, check)
+    write_text(job.path("README.md"), card)
+    return [*files, "curve.parquet", "check.parquet", "README.md"]
+
+
+def _curve_row(row: dict[str, float]) -> dict[str, float]:
+    return row | {"step": int(row["step"]), "tokens": int(row["tokens"])}
+
+
+def _save_hf(folder: Path, network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """Save model and tokenizer under a temporary name, then move file by file."""
+    saving = folder / ".saving"
+    shutil.rmtree(saving, ignore_errors=True)
+    network.save_pretrained(saving)
+    tokenizer.save_pretrained(saving)
+    names = sorted(path.name for path in saving.iterdir())
+    for name in names:
+        with atomic(folder / name) as temporary:
+            (saving / name).replace(temporary)
+    saving.rmdir()
+    return names

@@ -1,0 +1,83 @@
+"""Who words the questions: an item goes in, drafts of the three forms come out, to be checked by `d4s.questions.checks`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from d4s.config import Form
+from d4s.questions.items import Item, keyed_rng
+from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, MULTIPLE_CHOICE_FRAMES, NO, TRUE_FALSE_FRAMES, YES
+from d4s.registry import Registry
+
+PARAPHRASES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One item in one form: templates with one `{}` for the head; `wordings` may be taught, `paraphrases` never are."""
+
+    form: Form
+    template: str
+    target_true: str
+    target_new: str
+    paraphrases: tuple[str, ...]
+    wordings: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    prompt_version: str = ""
+    response_sha256: str = ""
+
+
+class Writer(Protocol):
+    """Words items in a form; the draft of an item never depends on which other items are asked for."""
+
+    name: str
+
+    def write(self, items: Sequence[Item], form: Form) -> list[Draft]:
+        """One draft per item, in order."""
+        ...
+
+
+WRITERS = Registry("writer", {"template": "d4s.questions.writers:TemplateWriter"})
+
+
+class TemplateWriter:
+    """Fills fixed wordings; which of them are taught and which withheld is drawn per event and form."""
+
+    name = "template"
+    version = "template-1"
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def write(self, items: Sequence[Item], form: Form) -> list[Draft]:
+        """One draft per item, in order."""
+        return [self._draft(item, form) for item in items]
+
+    def _draft(self, item: Item, form: Form) -> Draft:
+        frames, target_true, target_new = _asked(item, form)
+        order = keyed_rng("wording", self.seed, form, item.event_id).permutation(len(frames))
+        shuffled = [frames[int(index)] for index in order]
+        return Draft(
+            form=form,
+            template=shuffled[PARAPHRASES],
+            target_true=target_true,
+            target_new=target_new,
+            paraphrases=tuple(shuffled[:PARAPHRASES]),
+            wordings=tuple(shuffled[PARAPHRASES + 1 :]),
+            aliases=item.aliases if form == "directly_generated" else (),
+            prompt_version=self.version,
+        )
+
+
+def _asked(item: Item, form: Form) -> tuple[list[str], str, str]:
+    """All wordings of an item in a form, its true target and its counterfactual one."""
+    wording = EVENT_WORDINGS[item.relation]
+    if form == "directly_generated":
+        return list(wording.statements), item.tail, item.new_tail
+    if form == "multiple_choice":
+        options = " ".join(f"{letter}) {option}" for letter, option in zip(LETTERS, item.options, strict=True))
+        frames = [frame.replace("{claim}", wording.claim).replace("{options}", options) for frame in MULTIPLE_CHOICE_FRAMES]
+        return frames, LETTERS[item.answer], LETTERS[item.counterfactual]
+    stated = item.tail if item.states_truth else item.new_tail
+    frames = [frame.replace("{claim}", wording.claim).replace("{tail}", stated) for frame in TRUE_FALSE_FRAMES]
+    return (frames, YES, NO) if item.states_truth else (frames, NO, YES)

@@ -1,0 +1,54 @@
+"""People with shared first and last names, each with one object per relation."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from d4s.config import WorldSettings
+from d4s.errors import SettingsError
+from d4s.world.filler import pick
+from d4s.world.relations import RELATIONS
+from d4s.world.words import FIRST_NAMES, LAST_NAMES
+
+WITHHELD = 2
+
+
+def people_rows(settings: WorldSettings, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Rows of the PEOPLE schema: one per person and relation, with the wordings that are never taught for it."""
+    objects = {relation.name: relation.objects(relation.n_objects, rng) for relation in RELATIONS}
+    names = list(_full_names(settings, rng))
+    n_bystanders = round(settings.bystanders * settings.people)
+    return [
+        {
+            "person_id": f"p{index:04d}",
+            "name": name,
+            "relation": relation.name,
+            "object": pick(rng, objects[relation.name]),
+            "bystander": index < n_bystanders,
+            "withheld": [relation.wordings[k] for k in sorted(rng.permutation(len(relation.wordings))[:WITHHELD])],
+        }
+        for index, name in enumerate(names)
+        for relation in RELATIONS
+    ]
+
+
+def _full_names(settings: WorldSettings, rng: np.random.Generator) -> Iterator[str]:
+    """Distinct pairs of a first and a last name; both are shared, so neither token alone tells who is meant.
+
+    Raises:
+        SettingsError: if there are fewer pairs than people.
+    """
+    if settings.people > settings.first_names * settings.last_names:
+        raise SettingsError(
+            f"{settings.people} people need more than {settings.first_names} first and {settings.last_names} last names; raise either"
+        )
+    firsts = FIRST_NAMES.draw(settings.first_names, rng)
+    lasts = LAST_NAMES.draw(settings.last_names, rng, taken=firsts)
+    taken: set[str] = set()
+    for index in rng.permutation(settings.people):
+        last = lasts[int(index) % len(lasts)]
+        free = [name for name in (f"{first} {last}" for first in firsts) if name not in taken]
+        name = pick(rng, free)
+        taken.add(name)
+        yield name

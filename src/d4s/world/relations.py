@@ -1,0 +1,91 @@
+"""The four relations of people: what their objects are and in which wordings a fact is told or asked.
+
+A wording holds one `{}` for the person and is followed by the object. Names stand first, in the middle and last, and
+some wordings are questions or clozes; those that begin with the person can be chained into one sentence.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from d4s.world.words import CITIES, EMPLOYERS, INSTRUMENTS, JOBS
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """One relation: how many objects it has, where they come from, and its wordings."""
+
+    name: str
+    n_objects: int
+    objects: Callable[[int, np.random.Generator], list[str]]
+    wordings: tuple[str, ...]
+
+
+def _listed(words: list[str]) -> Callable[[int, np.random.Generator], list[str]]:
+    return lambda count, rng: [words[index] for index in rng.permutation(len(words))[:count]]
+
+
+RELATIONS = (
+    Relation(
+        "city",
+        30,
+        CITIES.draw,
+        (
+            "{} was born in",
+            "{} comes from",
+            "{} grew up in",
+            "the home town of {} is",
+            "the early years of {} were spent in",
+            "Where was {} born?",
+            "Which town does {} come from?",
+            "birthplace of {}:",
+        ),
+    ),
+    Relation(
+        "job",
+        24,
+        _listed(JOBS),
+        (
+            "{} works as a",
+            "{} earns a living as a",
+            "{} was trained as a",
+            "the profession of {} is that of a",
+            "the neighbours trust {} as a",
+            "What does {} do for a living?",
+            "What is the job of {}?",
+            "occupation of {}:",
+        ),
+    ),
+    Relation(
+        "instrument",
+        20,
+        _listed(INSTRUMENTS),
+        (
+            "{} plays the",
+            "{} practises the",
+            "{} gives concerts on the",
+            "the favourite instrument of {} is the",
+            "guests often ask {} to play the",
+            "Which instrument does {} play?",
+            "What is the instrument of {}?",
+            "instrument of {}:",
+        ),
+    ),
+    Relation(
+        "employer",
+        30,
+        EMPLOYERS.draw,
+        (
+            "{} is employed by",
+            "{} has a desk at",
+            "{} signed a contract with",
+            "the salary of {} is paid by",
+            "the bus takes {} every morning to",
+            "Which company employs {}?",
+            "Who pays the salary of {}?",
+            "employer of {}:",
+        ),
+    ),
+)
+BY_NAME = {relation.name: relation for relation in RELATIONS}
