@@ -1,0 +1,195 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from d4s.editors.solve import (
+    Confined,
+    Direct,
+    Fit,
+    LowRank,
+    Precision,
+    Recursive,
+    SolveError,
+    exact_gain,
+    factor,
+    precision,
+    preserved,
+    solve_delta,
+)
+
+HOLDERS = {"direct": Direct, "recursive": Recursive, "lowrank": LowRank}
+sizes = st.tuples(st.integers(2, 12), st.integers(1, 6), st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(0, 2**31))
+
+
+def rows(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def problem(d_in: int, d_out: int, batches: list[int], seed: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    text = rows(generator, 3 * d_in, d_in)
+    base = preserved(text.mT @ text / len(text), 2.0)
+    return base, [rows(generator, size, d_in) for size in batches], [rows(generator, size, d_out) for size in batches]
+
+
+def dense(base: Tensor, keys: Tensor, residuals: Tensor) -> Tensor:
+    """The formula as written, with an inverse and one term per edit."""
+    gram, cross = base.clone(), base.new_zeros(residuals.shape[1], base.shape[0])
+    for key, residual in zip(keys, residuals, strict=True):
+        gram += torch.outer(key, key)
+        cross += torch.outer(residual, key)
+    return cross @ torch.linalg.inv(gram)
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max() + 1e-30))
+
+
+def fitted(holder: Precision, keys: list[Tensor], residuals: list[Tensor]) -> Fit:
+    fit = Fit(holder, torch.zeros(residuals[0].shape[1], keys[0].shape[1], dtype=torch.float64))
+    for batch, wanted in zip(keys, residuals, strict=True):
+        fit.add(batch, wanted)
+    return fit
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+@given(sizes)
+@settings(max_examples=25, deadline=None)
+def test_a_sequence_of_batches_equals_one_batch(holder: str, drawn: tuple) -> None:
+    base, keys, residuals = problem(*drawn)
+    fit = fitted(HOLDERS[holder](base), keys, residuals)
+    expected = dense(base, torch.cat(keys), torch.cat(residuals))
+    close(fit.delta, expected)
+    close(solve_delta(torch.cat(residuals), torch.cat(keys), base), expected)
+
+
+@given(sizes)
+@settings(max_examples=25, deadline=None)
+def test_order_changes_nothing(drawn: tuple) -> None:
+    base, keys, residuals = problem(*drawn)
+    close(fitted(Recursive(base), keys[::-1], residuals[::-1]).delta, fitted(Recursive(base), keys, residuals).delta)
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+@given(sizes)
+@settings(max_examples=25, deadline=None)
+def test_removed_rows_leave_no_trace(holder: str, drawn: tuple) -> None:
+    base, keys, residuals = problem(*drawn)
+    fit = fitted(HOLDERS[holder](base), keys, residuals)
+    fit.remove(keys[0], residuals[0])
+    expected = dense(base, torch.cat([keys[0][:0], *keys[1:]]), torch.cat([residuals[0][:0], *residuals[1:]]))
+    torch.testing.assert_close(fit.delta, expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_a_replaced_row_is_as_if_the_new_one_had_come_first(holder: str) -> None:
+    base, keys, residuals = problem(8, 3, [1] * 5, 3)
+    fit = fitted(HOLDERS[holder](base), keys, residuals)
+    fit.replace(keys[1], residuals[1], 2 * keys[1], -residuals[1])
+    changed_keys = [keys[0], 2 * keys[1], *keys[2:]]
+    changed_residuals = [residuals[0], -residuals[1], *residuals[2:]]
+    close(fit.delta, dense(base, torch.cat(changed_keys), torch.cat(changed_residuals)), 1e-8)
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_gain_without_adding_is_the_batch_form(holder: str) -> None:
+    base, keys, residuals = problem(9, 4, [3, 2], 5)
+    held = HOLDERS[holder](base)
+    before = held.gain(keys[0])
+    close(residuals[0].mT @ before, dense(base, keys[0], residuals[0]))
+    close(held.gain(keys[0]), before)
+    close(held.add(keys[0]), before)
+    close(held.gain(keys[1]), torch.linalg.solve(base + keys[0].mT @ keys[0] + keys[1].mT @ keys[1], keys[1].mT).mT)
+
+
+def test_delayed_updates_survive_many_edits_and_large_batches() -> None:
+    base, keys, residuals = problem(40, 6, [1] * 70 + [45] + [1] * 20 + [7] * 5, 11)
+    close(fitted(Recursive(base), keys, residuals).delta, dense(base, torch.cat(keys), torch.cat(residuals)), 1e-8)
+
+
+def test_recursion_does_not_drift_at_bad_condition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(rows(generator, 64, 64))[0]
+    base = basis @ torch.diag(torch.logspace(-5, 0, 64, dtype=torch.float64)) @ basis.mT
+    keys, residuals = [rows(generator, 1, 64) for _ in range(1000)], [rows(generator, 1, 8) for _ in range(1000)]
+    close(fitted(Recursive(base), keys, residuals).delta, solve_delta(torch.cat(residuals), torch.cat(keys), base), 1e-8)
+
+
+def test_emmet_is_memit_at_another_weight() -> None:
+    base, (keys,), (residuals,) = problem(10, 4, [5], 7)
+    inverse = torch.linalg.inv(base)
+    emmet = residuals.mT @ torch.linalg.inv(keys @ inverse @ keys.mT + 0.1 * torch.eye(5, dtype=torch.float64)) @ keys @ inverse
+    close(solve_delta(residuals, keys, 0.1 * base), emmet)
+
+
+def test_exact_gain_is_rank_one_model_editing() -> None:
+    base, (key, bare), (residual, _) = problem(10, 4, [1, 1], 9)
+    gain = exact_gain(precision(base, batch=1, grows=False), key, bare)
+    direction = torch.linalg.inv(base) @ key[0]
+    direction /= direction.norm()
+    close(residual.mT @ gain, torch.outer(residual[0] / (bare[0] @ direction), direction))
+    close(bare @ (residual.mT @ gain).mT, residual)
+
+
+def test_confined_is_the_projected_system_of_alphaedit() -> None:
+    base, (earlier, keys), (_, residuals) = problem(12, 4, [3, 2], 13)
+    values, vectors = torch.linalg.eigh(base)
+    basis = vectors[:, values < values.median()]
+    projector = basis @ basis.mT
+    gram = keys.mT @ keys + earlier.mT @ earlier
+    expected = torch.linalg.solve(projector @ gram + 10.0 * torch.eye(12, dtype=torch.float64), projector @ keys.mT @ residuals).mT
+    confined = Confined(Recursive(10.0 * torch.eye(basis.shape[1], dtype=torch.float64)), basis)
+    confined.add(earlier)
+    close(residuals.mT @ confined.gain(keys), expected)
+    assert (confined.gain(keys) @ (torch.eye(12, dtype=torch.float64) - projector)).abs().max() < 1e-14
+
+
+def test_confined_rows_can_be_taken_out_again() -> None:
+    base, keys, _ = problem(12, 4, [2, 3, 1], 17)
+    basis = torch.linalg.eigh(base)[1][:, :7]
+    confined, fresh = (Confined(Recursive(torch.eye(7, dtype=torch.float64)), basis) for _ in range(2))
+    for batch in keys[:2]:
+        confined.add(batch)
+    confined.remove(keys[0])
+    fresh.add(keys[1])
+    close(confined.apply(keys[2]), fresh.apply(keys[2]))
+
+
+def test_the_way_of_holding_follows_batch_and_history() -> None:
+    base = torch.eye(16, dtype=torch.float64)
+    assert isinstance(precision(base, batch=1, grows=False), LowRank)
+    assert isinstance(precision(base, batch=3, grows=True), Recursive)
+    assert isinstance(precision(base, batch=4, grows=True), Direct)
+
+
+def test_preserved_adds_both_ridges_and_leaves_the_moment_alone() -> None:
+    moment = torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))
+    base = preserved(moment, 10.0, ridge=2.0)
+    close(base.diagonal(), torch.tensor([12.0, 32.0], dtype=torch.float64) + 20e-6)
+    assert moment[0, 0] == 1.0
+
+
+def test_a_singular_matrix_is_refused() -> None:
+    with pytest.raises(SolveError, match=r"3 x 3.*row 3.*raise the weight"):
+        factor(torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)), "the preserved matrix")
+
+
+def test_removing_what_was_never_added_is_refused() -> None:
+    base, keys, _ = problem(6, 2, [2, 1], 19)
+    held = LowRank(base)
+    held.add(keys[0])
+    with pytest.raises(ValueError, match="1 of 1 rows"):
+        held.remove(keys[1])
+
+
+def test_double_precision_matters() -> None:
+    """The reason for float64: in float32 forty edits in another order already differ visibly."""
+    base, keys, residuals = problem(30, 4, [1] * 40, 23)
+    forward = fitted(Recursive(base), keys, residuals).delta
+    backward = fitted(Recursive(base), keys[::-1], residuals[::-1]).delta
+    gap64 = (forward - backward).norm() / forward.norm()
+    single = dense(base.float(), torch.cat(keys).float(), torch.cat(residuals).float())
+    gap32 = (single.double() - forward).norm() / forward.norm()
+    assert gap64 < 1e-12 < gap32 < 1.0
