@@ -2,10 +2,10 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from d4s.artifacts import Job, write_table
 from d4s.config import FactsSettings
@@ -59,12 +59,8 @@ class Reading:
     left_out: Sequence[Reject] = ()
 
 
-class Reader(Protocol):
-    """How every entry of `d4s.facts.readers.READERS` is called."""
-
-    def __call__(self, source: Source) -> Reading:
-        """Read a source; never raises for a bad record, which becomes a reject."""
-        ...
+Reader = Callable[[Source], Reading]
+"""How every entry of `d4s.facts.readers.READERS` is called; it never raises for a bad record, which becomes a reject."""
 
 
 def facts(job: Job[FactsSettings]) -> None:
