@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from tests.samples import counterfact, facts_job, write_lines, zsre
 
 from d4s.artifacts import Artifact
 from d4s.errors import D4SError, Problem, RecordError, SettingsError
@@ -12,6 +11,7 @@ from d4s.facts.collect import Reading, Reject, Source, balance, facts, repeats
 from d4s.facts.counterfact import read
 from d4s.facts.record import Fact, Portability, Probe, from_frame, to_rows
 from d4s.schemas import FACTS, REJECTS
+from tests.samples import counterfact, facts_job, write_lines, zsre
 
 FACT = Fact("toy:1", "toy", "likes", "Ann", "{} likes", "tea", "milk")
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from tests.samples import WANTS, atomic, counterfact, write_lines, zsre
 
 from d4s.artifacts import Job
 from d4s.config import WorldSettings
@@ -16,6 +15,7 @@ from d4s.facts.readers import READERS
 from d4s.facts.record import Probe
 from d4s.facts.wordings import clusters, parse, pooled, stem
 from d4s.facts.zsre import read as read_zsre
+from tests.samples import WANTS, atomic, counterfact, write_lines, zsre
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from tests.samples import atomic, counterfact, facts_job, write_lines, zsre
 
 from d4s.artifacts import Artifact
 from d4s.errors import D4SError, RecordError
@@ -13,6 +12,7 @@ from d4s.facts.jsonl import Raw, Text, read_lines
 from d4s.facts.text import articles
 from d4s.facts.zsre import read as read_zsre
 from d4s.schemas import FACTS, REJECTS
+from tests.samples import atomic, counterfact, facts_job, write_lines, zsre
 
 
 def ten_defects():
