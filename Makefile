@@ -35,7 +35,7 @@ FIND_PYTHON = for python in $(or $(PYTHON),python3.11 python3.12 python3.13 pyth
 .PHONY: reproduce
 reproduce: setup  ## every figure, table and the report of a study (CONFIG=grids/NAME.yaml for another than params.yaml)
 	@start=$$(date +%s) && \
-	$(BIN)/python tools/unlock.py $(SNAKEMAKE_STUDY) && \
+	$(BIN)/python -m tools.unlock $(SNAKEMAKE_STUDY) && \
 	$(BIN)/snakemake --cores $(CORES) $(SNAKEMAKE_STUDY) && \
 	took=$$(( $$(date +%s) - start )) && \
 	echo "report: $(CURDIR)/$(REPORT) (took $$(( took / 60 )) min $$(( took % 60 )) s)"
@@ -92,8 +92,8 @@ check-spelling: setup  ## codespell
 
 .PHONY: check-pages
 check-pages: setup  ## generated files are what their sources say
-	$(BIN)/python tools/environment.py --check
-	$(BIN)/python tools/settings_page.py --check
+	$(BIN)/python -m tools.environment --check
+	$(BIN)/python -m tools.settings_page --check
 
 .PHONY: test
 test: setup  ## all tests but those for a GPU; D4S_DATA=FOLDER adds those on real records
@@ -140,12 +140,12 @@ format: setup  ## mend what ruff and snakefmt can mend
 
 .PHONY: pages
 pages: setup  ## write the generated files: environment.yml, docs/settings.md, docs/settings.schema.json
-	$(BIN)/python tools/environment.py
-	$(BIN)/python tools/settings_page.py
+	$(BIN)/python -m tools.environment
+	$(BIN)/python -m tools.settings_page
 
 .PHONY: lock
 lock:  ## resolve pyproject.toml into requirements.lock (UPGRADE=--upgrade, or UPGRADE="--upgrade-package NAME")
-	@$(FIND_PYTHON); "$$python" tools/lock.py $(UPGRADE)
+	@$(FIND_PYTHON); "$$python" -m tools.lock $(UPGRADE)
 
 .PHONY: clean
 clean:  ## remove caches of the tools; .venv and results stay

@@ -6,7 +6,7 @@ The pins stand inline because Snakemake's `--use-conda` does not support `-r FIL
 import argparse
 import sys
 
-from lock import LOCK, ROOT, pins
+from tools.lock import LOCK, ROOT, pins
 
 ENVIRONMENT = ROOT / "environment.yml"
 PYTHON = "3.11"

@@ -19,7 +19,7 @@ from d4s.config import Study, validate
 from d4s.editors.presets import PRESETS, columns_of, settings_of
 from d4s.editors.settings import EditorSettings
 from d4s.editors.settings import resolve as resolve_editor
-from schema_words import Words, flow
+from tools.schema_words import Words, flow
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "settings.md"
