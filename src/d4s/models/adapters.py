@@ -1,0 +1,52 @@
+"""Where an architecture keeps what editing touches: one row per `config.model_type`. Names are data, not code."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from d4s.errors import SettingsError
+from d4s.registry import nearest
+
+WeightLayout = Literal["out_in", "in_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAdapter:
+    """Module names of one architecture, and how it stores the weight of an MLP's output projection.
+
+    `mlp` and `mlp_out` are relative to a block. Hugging Face's `Conv1D` stores (d_in, d_out), `Linear` (d_out, d_in).
+    """
+
+    model_type: str
+    blocks: str
+    mlp: str
+    mlp_out: str
+    final_norm: str
+    unembed: str
+    weight_layout: WeightLayout
+
+
+def _llama_like(model_type: str) -> ModelAdapter:
+    return ModelAdapter(model_type, "model.layers", "mlp", "mlp.down_proj", "model.norm", "lm_head", "out_in")
+
+
+_ROWS = (
+    ModelAdapter("gpt2", "transformer.h", "mlp", "mlp.c_proj", "transformer.ln_f", "lm_head", "in_out"),
+    ModelAdapter("gptj", "transformer.h", "mlp", "mlp.fc_out", "transformer.ln_f", "lm_head", "out_in"),
+    ModelAdapter("gpt_neox", "gpt_neox.layers", "mlp", "mlp.dense_4h_to_h", "gpt_neox.final_layer_norm", "lm_head", "out_in"),
+    _llama_like("llama"),
+    _llama_like("mistral"),
+    _llama_like("qwen2"),
+    _llama_like("qwen3"),
+)
+ADAPTERS = {row.model_type: row for row in _ROWS}
+
+
+def adapter_for(model_type: str) -> ModelAdapter:
+    """The row of an architecture.
+
+    Raises:
+        SettingsError: if there is none; names the nearest.
+    """
+    if model_type not in ADAPTERS:
+        raise SettingsError(f"models of type {model_type!r} have no row in d4s.models.adapters; {nearest(model_type, ADAPTERS)}")
+    return ADAPTERS[model_type]

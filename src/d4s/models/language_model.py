@@ -1,0 +1,138 @@
+"""A causal language model as editors see it: network, tokenizer, and weights in one orientation.
+
+Weights of MLP output projections are always (d_out, d_in) here, however the network stores them; whoever changes them
+does so inside `restoring` or `patched`, which put the original bits back.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
+
+from d4s.errors import SettingsError
+from d4s.models.adapters import ModelAdapter, WeightLayout
+
+LAYOUTS: Mapping[type[nn.Module], WeightLayout] = {nn.Linear: "out_in", Conv1D: "in_out"}
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A network with its tokenizer and the names of its parts. Made by `d4s.models.loading`."""
+
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    adapter: ModelAdapter
+
+    def __post_init__(self) -> None:
+        for layer in range(self.n_layers):
+            module, stored = self.mlp_out(layer), self.parameter(layer)
+            if LAYOUTS.get(type(module)) != self.adapter.weight_layout or not stored.is_floating_point():
+                raise SettingsError(
+                    f"{self.adapter.blocks}.{layer}.{self.adapter.mlp_out} is a {type(module).__name__} of {stored.dtype}, "
+                    f"expected a floating-point weight stored as {self.adapter.weight_layout}; load the model unquantised"
+                )
+
+    @property
+    def n_layers(self) -> int:
+        """Number of transformer blocks."""
+        return len(self._blocks)
+
+    @property
+    def device(self) -> torch.device:
+        """Device that token ids go to."""
+        return self.network.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return self.network.dtype
+
+    @property
+    def max_positions(self) -> int:
+        """Longest context in tokens."""
+        return int(self.network.config.max_position_embeddings)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm after the last block."""
+        return self.network.get_submodule(self.adapter.final_norm)
+
+    @property
+    def unembed(self) -> nn.Module:
+        """The projection from the normed hidden state to logits."""
+        return self.network.get_submodule(self.adapter.unembed)
+
+    @property
+    def _blocks(self) -> nn.ModuleList:
+        return self.network.get_submodule(self.adapter.blocks)  # type: ignore[return-value]
+
+    def block(self, layer: int) -> nn.Module:
+        """A transformer block.
+
+        Raises:
+            ValueError: if the model has no such layer.
+        """
+        if not 0 <= layer < self.n_layers:
+            raise ValueError(f"layer {layer} asked for, but the model has layers 0 to {self.n_layers - 1}")
+        return self._blocks[layer]
+
+    def mlp(self, layer: int) -> nn.Module:
+        """The MLP of a block."""
+        return self.block(layer).get_submodule(self.adapter.mlp)
+
+    def mlp_out(self, layer: int) -> nn.Module:
+        """The output projection of a block's MLP; its input is the key."""
+        return self.block(layer).get_submodule(self.adapter.mlp_out)
+
+    def d_out(self, layer: int = 0) -> int:
+        """Width of the residual stream, which the output projection writes to."""
+        return self.weight(layer).shape[0]
+
+    def d_in(self, layer: int = 0) -> int:
+        """Width of a key."""
+        return self.weight(layer).shape[1]
+
+    def parameter(self, layer: int) -> nn.Parameter:
+        """The parameter behind `weight`, in the network's own layout; for optimisers."""
+        return self.mlp_out(layer).get_parameter("weight")
+
+    def weight(self, layer: int) -> Float[Tensor, "d_out d_in"]:
+        """The live weight of an MLP output projection: a view, written through `set_weight` only."""
+        stored = self.parameter(layer).detach()
+        return stored.mT if self.adapter.weight_layout == "in_out" else stored
+
+    def set_weight(self, layer: int, weight: Float[Tensor, "d_out d_in"]) -> None:
+        """Write a weight in place, converted to the network's layout, precision and device.
+
+        Raises:
+            ValueError: if its shape is not the layer's.
+        """
+        live = self.weight(layer)
+        if weight.shape != live.shape:
+            raise ValueError(f"weight of layer {layer} must have shape {tuple(live.shape)} (d_out, d_in), found {tuple(weight.shape)}")
+        live.copy_(weight.detach())
+
+    @contextmanager
+    def restoring(self, layers: Iterable[int]) -> Iterator[None]:
+        """Put the present bits of these layers' weights back at the end, also on error."""
+        originals = {layer: self.weight(layer).clone() for layer in layers}
+        try:
+            yield
+        finally:
+            for layer, original in originals.items():
+                self.set_weight(layer, original)
+
+    @contextmanager
+    def patched(self, delta: Mapping[int, Float[Tensor, "d_out d_in"]]) -> Iterator[None]:
+        """Add a change of weights, summed in float32 or better and rounded once; the original bits are back at the end."""
+        with self.restoring(delta):
+            for layer, change in delta.items():
+                live = self.weight(layer)
+                master = torch.promote_types(live.dtype, torch.float32)
+                self.set_weight(layer, live.to(master) + change.to(live.device, master))
+            yield

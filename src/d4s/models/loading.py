@@ -1,0 +1,80 @@
+"""Language models from a folder of ours, any other Hugging Face folder, or a hub id; safetensors only, no remote code."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from d4s.artifacts import MANIFEST, Artifact
+from d4s.errors import ArtifactError, SettingsError
+from d4s.models.adapters import adapter_for
+from d4s.models.language_model import LanguageModel
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def load(
+    source: str | Path,
+    *,
+    dtype: str | torch.dtype = "float32",
+    revision: str = "main",
+    device: str | torch.device | None = None,
+    device_map: str | None = None,
+) -> LanguageModel:
+    """The model in a folder (checked against its manifest where it has one) or on the hub, ready to be read and edited.
+
+    Raises:
+        ArtifactError: if it is missing, torn, altered, without safetensors, or not a model and tokenizer that fit each other.
+        SettingsError: if the dtype is unknown or the architecture has no adapter.
+    """
+    wanted = _dtype(dtype)
+    name = str(source)
+    if Path(source).is_dir():
+        _verify(Path(source))
+    elif not HUB_ID.fullmatch(name):
+        raise ArtifactError(f"{name} is neither a folder nor a hub id such as openai-community/gpt2-xl")
+    options: dict[str, Any] = {} if Path(source).is_dir() else {"revision": revision}
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        network = AutoModelForCausalLM.from_pretrained(name, dtype=wanted, use_safetensors=True, device_map=device_map, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{name} cannot be loaded as a causal language model in safetensors: {error}") from None
+    if device is not None and device_map is None:
+        network.to(torch.device(device))  # type: ignore[arg-type]
+    return wrap(network, tokenizer)
+
+
+def wrap(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> LanguageModel:
+    """A network and its tokenizer as a language model: evaluation mode, no gradients of weights, exact float32 products.
+
+    Raises:
+        ArtifactError: if the tokenizer is not a fast one, or has more tokens than the network.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ArtifactError(f"the tokenizer is a {type(tokenizer).__name__} without offsets; a fast one (tokenizer.json) is needed")
+    embedded = network.get_input_embeddings().get_parameter("weight").shape[0]
+    if len(tokenizer) > embedded:
+        raise ArtifactError(f"the tokenizer has {len(tokenizer)} tokens, the network embeds only {embedded}; they belong to other models")
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    network.eval().requires_grad_(False)
+    return LanguageModel(network, tokenizer, adapter_for(network.config.model_type))
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise SettingsError(f"dtype {dtype!r} is no floating-point precision; known: float32, bfloat16, float16, float64")
+    return found
+
+
+def _verify(folder: Path) -> None:
+    """Check every file of a folder that holds a manifest of ours."""
+    if (folder / MANIFEST).is_file():
+        artifact = Artifact.open(folder, "models")
+        for name in artifact.manifest.files:
+            artifact.path(name)
