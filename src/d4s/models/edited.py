@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -42,6 +42,7 @@ class Scores:
         return ((self.predicted == other.predicted) & self.mask).sum(1) / self.mask.sum(1)
 
 
+@runtime_checkable
 class EditedModel(Protocol):
     """A model as measuring sees it; results never depend on how prompts are batched or padded beyond rounding."""
 
