@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from d4s.errors import DataMissing, SettingsError
 from d4s.registry import nearest
@@ -41,7 +41,7 @@ def describe(error: ValidationError, model: type[BaseModel], where: str) -> str:
             known = _keys_at(model, item["loc"][:-1])
             lines.append(f"{place}: unknown key; {nearest(str(item['loc'][-1]), known)}")
         elif item["type"] == "value_error" and isinstance(item.get("input"), Mapping):
-            lines.append(f"{place}: {item['ctx']['error']}")
+            lines.append(f"{place}: {item.get('ctx', {})['error']}")
         else:
             lines.append(f"{place}: {item['msg']}, found {item.get('input')!r}")
     return f"{where} has {len(lines)} problem(s):\n" + "\n".join(f"  {line}" for line in lines)
@@ -154,6 +154,15 @@ class PretrainSettings(Frozen):
     checkpoint_every: Count = Field(default=200, description="Steps between checkpoints for resuming; enters no result.")
 
 
+class AdoptSettings(Frozen):
+    """A model that comes from elsewhere, as an artefact: where it is and how it is loaded."""
+
+    path: str = Field(description="Local folder or hub id.")
+    revision: str = Field(default="main", description="Revision on the hub.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="Precision of the weights.")
+    device_map: str | None = Field(default=None, description="Hugging Face device map, e.g. auto.")
+
+
 class ContextsSettings(Frozen):
     """Prefixes sampled from the unedited model that make keys and targets robust to what stands before a prompt."""
 
@@ -229,6 +238,9 @@ class HFModel(Frozen):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="Precision of the loaded weights.")
     device_map: str | None = Field(default=None, description="How Transformers spreads the model over devices, e.g. auto.")
     text: Name = Field(default="wikitext2_raw_test", description="Text for moments and perplexity, in the data folder.")
+    corpus: CorpusSettings = Field(
+        default=CorpusSettings(tokenizer=TokenizerSettings(kind="model")), description="How the text is cut into rows of tokens."
+    )
 
 
 ModelSettings = Annotated[WorldModel | RecordsModel | HFModel, Field(discriminator="source")]
@@ -296,6 +308,12 @@ def _dataset_kind(value: Any) -> str:
     return "questions" if source == "questions" else "facts"
 
 
+Dataset = Annotated[
+    Annotated[FactsDataset, Tag("facts")] | Annotated[QuestionsDataset, Tag("questions")],
+    Discriminator(_dataset_kind),
+]
+
+
 class Study(Frozen):
     """A complete study: what `params.yaml` holds."""
 
@@ -306,7 +324,7 @@ class Study(Frozen):
     data: str | None = Field(default=None, description="Folder with data sets; the variable D4S_DATA when omitted.")
     world: WorldSettings = WorldSettings()
     models: dict[Name, ModelSettings] = Field(min_length=1, description="The models by the name that the grid uses.")
-    datasets: dict[Name, FactsDataset | QuestionsDataset] = Field(min_length=1, description="The data sets by the name that the grid uses.")
+    datasets: dict[Name, Dataset] = Field(min_length=1, description="The data sets by the name that the grid uses.")
     questions: QuestionsWriter = QuestionsWriter()
     editors: dict[Name, dict[str, Any]] = Field(
         default_factory=dict, description="Editors that are no presets already: `preset` and what differs."
@@ -319,20 +337,6 @@ class Study(Frozen):
     figures: FigureSettings = FigureSettings()
     execution: ExecutionSettings = ExecutionSettings()
     trust_code: bool = Field(default=False, description="Leave code out of the hashes of artefacts (recorded in their manifests).")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _tag_datasets(cls, value: Any) -> Any:
-        """Validate each data set against the one model that its source selects, so that errors name one place."""
-        if not isinstance(value, Mapping) or not isinstance(value.get("datasets"), Mapping):
-            return value
-        tagged = {
-            name: (QuestionsDataset if _dataset_kind(entry) == "questions" else FactsDataset).model_validate(entry)
-            if isinstance(entry, Mapping)
-            else entry
-            for name, entry in value["datasets"].items()
-        }
-        return {**value, "datasets": tagged}
 
 
 def load_study(path: Path) -> Study:
