@@ -82,11 +82,11 @@ class WorldSettings(Frozen):
     """The made-up world that the embedded model learns: people, their relations, if-then events, benchmark items."""
 
     seed: int = Field(default=0, ge=0, description="Seed of names, relations, events and benchmark items.")
-    people: Count = Field(default=400, description="Number of people; each has one object per relation.")
+    people: Count = Field(default=375, description="Number of people; each has one object per relation.")
     first_names: Count = Field(default=60, description="Distinct first names (shared by people).")
-    last_names: Count = Field(default=134, description="Distinct last names (shared by people).")
-    bystanders: Fraction = Field(default=0.25, description="Share of people and of events that are never edited, only probed.")
-    events: int = Field(default=240, ge=0, description="Number of if-then event heads; each has one tail per relation.")
+    last_names: Count = Field(default=125, description="Distinct last names (shared by people).")
+    bystanders: Fraction = Field(default=0.2, description="Share of people and of events that are never edited, only probed.")
+    events: int = Field(default=190, ge=0, description="Number of if-then event heads; each has one tail per relation.")
     benchmark_items: Count = Field(default=100, description="Items per benchmark task.")
 
 

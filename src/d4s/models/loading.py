@@ -8,11 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from d4s.artifacts import MANIFEST, Artifact
+from d4s.artifacts import MANIFEST, Artifact, sha256_of
 from d4s.errors import ArtifactError, SettingsError
 from d4s.models.adapters import adapter_for
 from d4s.models.language_model import LanguageModel
 
+POINTER = "pointer.json"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -32,6 +33,8 @@ def load(
     """
     wanted = _dtype(dtype)
     name = str(source)
+    if (Path(source) / POINTER).is_file():
+        return _follow(Path(source), device)
     if Path(source).is_dir():
         _verify(Path(source))
     elif not HUB_ID.fullmatch(name):
@@ -63,6 +66,21 @@ def wrap(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Langua
     torch.backends.cudnn.allow_tf32 = False
     network.eval().requires_grad_(False)
     return LanguageModel(network, tokenizer, adapter_for(network.config.model_type))
+
+
+def _follow(folder: Path, device: str | torch.device | None) -> LanguageModel:
+    """The model that an adopted model's artefact points to.
+
+    Raises:
+        ArtifactError: if a file of it has changed since it was adopted.
+    """
+    pointer = Artifact.open(folder, "models").json(POINTER)
+    for name, digest in pointer["files"].items():
+        path = Path(pointer["path"]) / name
+        if not path.is_file() or sha256_of(path) != digest:
+            raise ArtifactError(f"{path} is not the file that {folder} was adopted with; delete {folder} and run again")
+    options = {key: pointer[key] for key in ("dtype", "revision", "device_map")}
+    return load(pointer["path"], device=device, **options)
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -185,8 +185,8 @@ class _Resolver:
         return self._node("facts", label, settings.model_dump(mode="json"), inputs, modules=(READERS.module(dataset.source),))
 
     def questions(self, dataset: QuestionsDataset) -> Node:
-        chosen = dataset.model_dump(exclude={"source"}) | {"writer": self.study.questions.writer}
-        settings = QuestionsSettings(**chosen)
+        chosen: dict[str, Any] = dataset.model_dump(exclude={"source"})
+        settings = QuestionsSettings(**chosen, writer=self.study.questions.writer)
         label = "_".join(part for part in (dataset.events, dataset.form, str(dataset.limit or "")) if part)
         world = dataset.events == "world"
         inputs = {"world": self.world()} if world else {"records": self.raw(dataset.events)}
@@ -256,8 +256,9 @@ class _Resolver:
             inputs = {"model": self.model(key.model), "facts": self.dataset(key.dataset), "contexts": self.contexts(key.model, key.seed)}
             blocks = tuple(f"b{block}.json" for block in range(-(-longest // BLOCK)))
             found["targets"] = self._node("targets", f"{key.model}.{key.dataset}.s{key.seed}", settings, inputs, wanted=blocks)
-        if "prepare" in editor.needs:
-            settings = editor.prepare_settings().model_dump(mode="json")
+        prepare = editor.prepare_settings()
+        if prepare is not None:
+            settings = prepare.model_dump(mode="json")
             found["prepared"] = self._node("prepare", f"{key.model}.{key.editor}", settings, {"moments": found["moments"]})
         return found
 

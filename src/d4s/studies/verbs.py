@@ -37,6 +37,7 @@ VERBS: dict[str, Verb] = {
     "pretrain": Verb(
         "models", "d4s.pretraining.train:pretrain", "d4s.config:PretrainSettings", "Train the small model; resumes where it was stopped."
     ),
+    "adopt": Verb("models", "d4s.models.adopt:adopt", "d4s.config:AdoptSettings", "Point to a model from a folder or the hub."),
     "objectives": Verb(
         "objectives",
         "d4s.metrics.objectives:objectives",
