@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,6 +16,10 @@ from d4s.statistics.moments import SecondMoment
 
 StateKind = Literal["refit", "additive", "dense", "memory"]
 Row = Mapping[str, Tensor]
+
+
+class Diverged(ArithmeticError):
+    """A step whose numbers stopped being finite; the session cannot go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,18 @@ class Targets:
     probability_after: Float[Tensor, " n"]
     steps: Float[Tensor, " n"]
 
+    def __getitem__(self, rows: slice) -> "Targets":
+        """The targets of some of the requests."""
+        return Targets(**{name: getattr(self, name)[rows] for name in TARGET_FIELDS})
+
+    @classmethod
+    def joined(cls, parts: Sequence["Targets"]) -> "Targets":
+        """Targets of one group of requests after another."""
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in TARGET_FIELDS})
+
+
+TARGET_FIELDS = ("hidden_shift", "hidden", "probability_before", "probability_after", "steps")
+
 
 @dataclass(frozen=True, slots=True)
 class StepLog:
@@ -53,6 +70,7 @@ class StepLog:
         return all(abs(value) < float("inf") for _, _, value in self.values)
 
 
+@runtime_checkable
 class State(Protocol):
     """The editing state after some steps: a value; weights are a view of it.
 
@@ -76,24 +94,35 @@ class State(Protocol):
         ...
 
 
+@runtime_checkable
 class Session(Protocol):
     """Editing in progress; weights of the model may be changed until it is closed."""
 
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
-        """Edit a batch of requests. `targets` are those at the original weights, where the editor needs them."""
+        """Edit a batch of requests. `targets` are those at the original weights, where the editor needs them.
+
+        Raises:
+            Diverged: if numbers stop being finite on the way; the session is then at an end.
+        """
         ...
 
     def state(self) -> State:
         """The state so far, as a value that later steps do not change."""
         ...
 
-    def live(self) -> EditedModel:
-        """The model as edited so far; valid until the next step or the end of the session."""
+    def live(self) -> EditedModel | None:
+        """The model as edited so far, valid until the next step; None where single steps change no weights yet."""
         ...
 
 
+@runtime_checkable
 class Editor(Protocol):
     """A method of editing. Made from its settings by `d4s.editors.families.build`."""
+
+    @property
+    def kind(self) -> StateKind:
+        """The kind of its states."""
+        ...
 
     def restore(self, rows: Sequence[Row], dense: Mapping[str, Tensor]) -> State:
         """The state that consists of saved rows or of saved dense tensors."""

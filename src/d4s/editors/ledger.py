@@ -1,0 +1,226 @@
+"""A run's ledger: an append-only file of checked frames, one per batch of edits; states and logs are read from it.
+
+A frame is length, CRC and a safetensors payload: the state's row, with what was logged as JSON in its metadata. Each
+append is on disk before the next step begins. A frame torn by a kill is dropped with a warning and its step done again.
+Dense states are no rows: the latest one stands beside the file, a copy at each length asked for, and frames that no
+kept state belongs to are dropped.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import safe_open
+from torch import Tensor
+
+from d4s.artifacts import Artifact, write_tensors
+from d4s.editors.protocol import Editor, Row, State, StateKind
+from d4s.errors import ArtifactError
+
+log = logging.getLogger(__name__)
+FILE, LATEST = "ledger", "latest.safetensors"
+MAGIC = b"d4s ledger 1\n"
+HEAD = struct.Struct("<QI")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One batch: how many edits it holds, what was logged, and where its payload lies in the file."""
+
+    edits: int
+    log: Mapping[str, Any]
+    start: int
+    end: int
+
+
+class Ledger:
+    """The frames of a run's folder. Opening only reads; a torn end is cut off by the next append."""
+
+    def __init__(self, folder: Path, kind: StateKind, frames: Sequence[Frame]) -> None:
+        self._path = folder / FILE
+        self._folder = folder
+        self._kind = kind
+        self._frames = list(frames)
+
+    @classmethod
+    def open(cls, folder: Path, kind: StateKind) -> "Ledger":
+        """The ledger in a folder, empty where there is none.
+
+        Raises:
+            ArtifactError: if it is no ledger, or damaged before its end.
+        """
+        path = folder / FILE
+        content = path.read_bytes() if path.is_file() else MAGIC
+        if MAGIC.startswith(content):
+            content = MAGIC
+        if not content.startswith(MAGIC):
+            raise ArtifactError(f"{path} is no ledger of this version; delete {folder} and run again")
+        frames = _frames(content, path)
+        ledger = cls(folder, kind, frames)
+        if kind == "dense":
+            ledger._drop_beyond(max([0, *(edits for edits in _kept_states(folder) if edits <= ledger.length)]))
+        return ledger
+
+    @property
+    def length(self) -> int:
+        """Edits recorded."""
+        return sum(frame.edits for frame in self._frames)
+
+    @property
+    def diverged_at(self) -> int | None:
+        """The step whose numbers stopped being finite, if one did."""
+        return self._frames[-1].log.get("diverged_at") if self._frames else None
+
+    def append(self, row: Row, edits: int, logged: Mapping[str, Any], dense: Mapping[str, Tensor] | None = None) -> None:
+        """Record a batch; on disk when this returns. `dense` is the state after it, where states are no rows."""
+        text = json.dumps({"edits": edits, **logged}, sort_keys=True, ensure_ascii=False)
+        payload = safetensors.torch.save({name: tensor.contiguous() for name, tensor in row.items()}, {"log": text})
+        start = self._end
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("r+b" if self._path.is_file() else "w+b") as stream:
+            stream.write(MAGIC)
+            stream.seek(start)
+            stream.truncate()
+            stream.write(HEAD.pack(len(payload), zlib.crc32(payload)) + payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._frames.append(Frame(edits, {"edits": edits, **logged}, start + HEAD.size, start + HEAD.size + len(payload)))
+        if dense is not None:
+            write_tensors(self._folder / LATEST, dense, {"edits": str(self.length)})
+
+    def logs(self, edits: int) -> list[Mapping[str, Any]]:
+        """What was logged with the first edits, frame by frame."""
+        return [frame.log for frame in self._frames[: self._count(edits)]]
+
+    def state_at(self, editor: Editor, edits: int) -> State:
+        """The state after the first edits.
+
+        Raises:
+            ArtifactError: if it was never recorded.
+        """
+        frames = self._frames[: self._count(edits)]
+        if self._kind == "dense":
+            return editor.restore((), self._dense_at(edits))
+        if not frames:
+            return editor.restore((), {})
+        with self._path.open("rb") as stream:
+            rows = [_payload(stream, frame) for frame in frames]
+        return editor.restore(rows, {})
+
+    def nearest_state(self, edits: int) -> int:
+        """The greatest number of edits, at most so many, after which the state can be read."""
+        kept = {0, *_kept_states(self._folder)}
+        bounds = [0, *accumulate(frame.edits for frame in self._frames)]
+        return max(bound for bound in bounds if bound <= edits and (self._kind != "dense" or bound in kept))
+
+    def keep_dense(self, edits: int, dense: Mapping[str, Tensor]) -> str:
+        """Keep a copy of the dense state after so many edits; returns the file's name."""
+        name = f"n{edits}.state.safetensors"
+        write_tensors(self._folder / name, dense, {"edits": str(edits)})
+        return name
+
+    def prefix(self, edits: int) -> dict[str, Any]:
+        """What identifies the first edits: frames, bytes and their digest, for a manifest."""
+        count = self._count(edits)
+        end = self._frames[count - 1].end if count else len(MAGIC)
+        content = self._path.read_bytes()[:end] if self._path.is_file() else MAGIC
+        return {"edits": edits, "frames": count, "bytes": end, "sha256": hashlib.sha256(content).hexdigest()}
+
+    @property
+    def _end(self) -> int:
+        return self._frames[-1].end if self._frames else len(MAGIC)
+
+    def _count(self, edits: int) -> int:
+        """Number of frames that hold exactly the first edits."""
+        bounds = [0, *accumulate(frame.edits for frame in self._frames)]
+        if edits not in bounds:
+            raise ArtifactError(
+                f"{self._path} records {self.length} edits in batches, and none ends after {edits}; run the rule that edits"
+            )
+        return bounds.index(edits)
+
+    def _drop_beyond(self, edits: int) -> None:
+        dropped = self.length - edits
+        if dropped:
+            log.warning("%s: %d edits were recorded after the last kept state; they are done again", self._path, dropped)
+            del self._frames[self._count(edits) :]
+
+    def _dense_at(self, edits: int) -> Mapping[str, Tensor]:
+        if edits == 0:
+            return {}
+        found = _kept_states(self._folder)
+        if edits not in found:
+            raise ArtifactError(f"{self._folder} keeps no state after {edits} edits; run the rule that edits")
+        return safetensors.torch.load_file(found[edits])
+
+
+def _frames(content: bytes, path: Path) -> list[Frame]:
+    """All whole frames of a file's content; a torn one at the end is left out.
+
+    Raises:
+        ArtifactError: if a frame before the last is damaged.
+    """
+    frames: list[Frame] = []
+    position = len(MAGIC)
+    while position < len(content):
+        start = position + HEAD.size
+        length, checksum = HEAD.unpack_from(content, position) if start <= len(content) else (0, 0)
+        end = start + length
+        if end > len(content) or length == 0:
+            log.warning("%s: the last frame is torn; its edits are done again", path)
+            break
+        if zlib.crc32(content[start:end]) != checksum:
+            if end < len(content):
+                raise ArtifactError(f"{path} is damaged in frame {len(frames)}; delete {path.parent} and run again")
+            log.warning("%s: the last frame is torn; its edits are done again", path)
+            break
+        logged = json.loads(_metadata(content[start:end])["log"])
+        frames.append(Frame(logged["edits"], logged, start, end))
+        position = end
+    return frames
+
+
+def _metadata(payload: bytes) -> Mapping[str, str]:
+    size = struct.unpack_from("<Q", payload)[0]
+    return json.loads(payload[8 : 8 + size])["__metadata__"]
+
+
+def _payload(stream: Any, frame: Frame) -> Row:
+    stream.seek(frame.start)
+    return safetensors.torch.load(stream.read(frame.end - frame.start))
+
+
+def _kept_states(folder: Path) -> dict[int, Path]:
+    """Dense states on disk by the number of edits behind them."""
+    found: dict[int, Path] = {}
+    for path in [*folder.glob("n*.state.safetensors"), folder / LATEST]:
+        if path.is_file():
+            with safe_open(path, "pt") as tensors:
+                found.setdefault(int(tensors.metadata()["edits"]), path)
+    return found
+
+
+def recorded_state(folder: Path, length: int, editor: Editor) -> State:
+    """The state of a finished run at one of its lengths (its last finite one, where it diverged before), checked.
+
+    Raises:
+        ArtifactError: if the run has no such length, or its ledger is not the one its manifest was written for.
+    """
+    artifact = Artifact.open(folder, "runs", f"n{length}.json")
+    noted = artifact.manifest.notes["ledger"]
+    if editor.kind == "dense":
+        dense = artifact.tensors(f"n{noted['edits']}.state.safetensors") if noted["edits"] else {}
+        return editor.restore((), dense)
+    ledger = Ledger.open(folder, editor.kind)
+    if ledger.length < noted["edits"] or ledger.prefix(noted["edits"]) != noted:
+        raise ArtifactError(f"{folder / FILE} is not the ledger that n{length}.json was written for; delete {folder} and run again")
+    return ledger.state_at(editor, noted["edits"])

@@ -1,0 +1,115 @@
+"""Second moments of the keys: what the MLP output matrices of a model read from text, all layers in one pass.
+
+In: a model and rows of token ids. Out: per layer Σ k kᵀ in float64 and the number of tokens; sums of parts add up.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from d4s.artifacts import Artifact, Job, write_tensors
+from d4s.config import MomentsSettings
+from d4s.errors import ArtifactError
+from d4s.log import progress
+from d4s.models.language_model import LanguageModel
+from d4s.models.loading import load
+from d4s.models.trace import trace
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SecondMoment:
+    """Sum and count of k kᵀ over tokens, not centred; the mean is computed on reading, parts add up."""
+
+    sum_kk: Float64[Tensor, "d_in d_in"]
+    n_tokens: int
+    source: str
+
+    def __add__(self, other: "SecondMoment") -> "SecondMoment":
+        """The moment over both texts.
+
+        Raises:
+            ValueError: if the keys differ in size.
+        """
+        if self.sum_kk.shape != other.sum_kk.shape:
+            raise ValueError(f"moments of keys of sizes {len(self.sum_kk)} and {len(other.sum_kk)} cannot be added")
+        source = self.source if self.source == other.source else f"{self.source} + {other.source}"
+        return SecondMoment(self.sum_kk + other.sum_kk, self.n_tokens + other.n_tokens, source)
+
+    def mean(self) -> Float64[Tensor, "d_in d_in"]:
+        """E[k kᵀ], the matrix that papers call C₀."""
+        return self.sum_kk / self.n_tokens
+
+
+def collect(
+    model: LanguageModel, rows: Int[Tensor, "n row"], layers: Sequence[int], batch_rows: int, source: str
+) -> dict[int, SecondMoment]:
+    """Second moments of the keys of several layers over all tokens of the rows, the first of each row included.
+
+    Products are taken in the model's precision batch by batch and summed in float64.
+    """
+    sums = {layer: torch.zeros(model.d_in(layer), model.d_in(layer), dtype=torch.float64, device=model.device) for layer in layers}
+    batches = rows.split(batch_rows)
+    for batch in progress(batches, "second moments", len(batches)):
+        for layer, keys in _keys(model, batch, layers).items():
+            sums[layer] += keys.mT @ keys
+    return {layer: SecondMoment(total, rows.numel(), source) for layer, total in sums.items()}
+
+
+@torch.no_grad()
+def _keys(model: LanguageModel, batch: Int[Tensor, "b row"], layers: Sequence[int]) -> dict[int, Float[Tensor, "t d_in"]]:
+    """The keys of every token, by layer, from a pass that ends at the last of the layers."""
+    with trace({layer: model.mlp_out(layer) for layer in layers}, stop_after=max(layers)) as found:
+        model.network.base_model(input_ids=batch.to(model.device, torch.long), use_cache=False)
+    precision = torch.promote_types(model.dtype, torch.float32)
+    return {layer: keys.flatten(0, 1).to(precision) for layer, keys in found.inputs.items()}
+
+
+def spread_rows(rows: Int[Tensor, "n row"], tokens: int) -> Int[Tensor, "m row"]:
+    """Enough rows for a number of tokens, evenly spread over all of them: neighbouring text is strongly correlated."""
+    wanted = min(len(rows), -(-tokens // rows.shape[1]))
+    return rows[torch.linspace(0, len(rows) - 1, wanted).round().long()]
+
+
+def moments(job: Job[MomentsSettings]) -> None:
+    """Write lLAYER.safetensors (`sum_kk`, `n_tokens`) for every manifest lLAYER.json asked for that is not there yet."""
+    layers = [layer for layer in _layers_of(job.wanted) if not _is_valid(job.folder, layer)]
+    if not layers:
+        return
+    model = load(job.inputs["model"])
+    text = job.artifact("text", "corpora")
+    rows = spread_rows(text.tensors("tokens.safetensors")["rows"], job.settings.tokens)
+    log.info("second moments of layers %s over %d tokens", layers, rows.numel())
+    for layer, moment in collect(model, rows, layers, job.settings.batch_rows, text.manifest.name).items():
+        tensors = {"sum_kk": moment.sum_kk.cpu(), "n_tokens": torch.tensor(moment.n_tokens)}
+        write_tensors(job.path(f"l{layer}.safetensors"), tensors)
+        job.finish([f"l{layer}.safetensors"], manifest=f"l{layer}.json", source=moment.source)
+
+
+def read_moments(folder: Path, layers: Sequence[int]) -> Mapping[int, SecondMoment]:
+    """The second moments of layers in an artefact's folder, checked."""
+    found: dict[int, SecondMoment] = {}
+    for layer in layers:
+        artifact = Artifact.open(folder, "moments", f"l{layer}.json")
+        tensors = artifact.tensors(f"l{layer}.safetensors")
+        found[layer] = SecondMoment(tensors["sum_kk"], int(tensors["n_tokens"]), artifact.manifest.notes["source"])
+    return found
+
+
+def _layers_of(wanted: Sequence[str]) -> list[int]:
+    return sorted(int(Path(name).stem.removeprefix("l")) for name in wanted)
+
+
+def _is_valid(folder: Path, layer: int) -> bool:
+    """Whether a layer is there, whole."""
+    try:
+        Artifact.open(folder, "moments", f"l{layer}.json").path(f"l{layer}.safetensors")
+    except ArtifactError:
+        return False
+    return True
