@@ -11,7 +11,7 @@ from d4s.artifacts import write_json, write_table
 from d4s.studies.summaries import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
 
 LAYERS = (0, 1, 2)
-TASKS = ("arc_challenge", "hellaswag", "mmlu", "winogrande", "truthfulqa_mc", "gsm8k")
+TASKS = ("arc_challenge", "hellaswag", "mmlu", "winogrande", "truthfulqa_mc1", "gsm8k")
 FORMS = {"mqd_tf": "true_false", "mqd_mc": "multiple_choice", "mqd_dg": "directly_generated"}
 PROMPTS = {"efficacy": 1, "paraphrase": 2, "neighborhood": 2, "locality": 3, "same_subject": 3, "portability": 1}
 TEXT = "heldout"
@@ -248,7 +248,7 @@ def _benchmark(made: Made, method: Method, dataset: str, editor: str, step: int,
     value = np.clip(0.72 + 0.04 * np.arange(6) - damage * step / longest, 0, 1) + own.normal(0, 0.002, 6)
     error = np.sqrt(value * (1 - np.clip(value, 0, 1)) / made.items)
     return pd.DataFrame({
-        "step": step, "task": [f"world_{task}" for task in TASKS], "metric": "acc", "value": value, "stderr": error, "n": made.items,
+        "step": step, "task": TASKS, "metric": "acc", "value": value, "stderr": error, "n": made.items,
     })  # fmt: skip
 
 

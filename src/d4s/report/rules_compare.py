@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from d4s.report.rules_data import benchmark_score
 from d4s.report.rules_model import by_seed, place
 from d4s.report.verdicts import Condition, Finding, NotMeasured, show_estimate
 from d4s.studies.intervals import Estimate, average_difference, normal_interval
 from d4s.studies.names import HEADLINE, METRIC_NAMES, PAPER_METHODS, REFERENCES, method_name
 from d4s.studies.results import Panel, Results, Run
+from d4s.studies.summaries import task_score
 
 LONG = 100
 SAME = 0.05
@@ -99,7 +99,7 @@ def least_benchmark_damage(results: Results) -> Finding:
 
 def _benchmark_gap(results: Results, length: int) -> Callable[[Run, Run], Estimate]:
     def gap(ours: Run, theirs: Run) -> Estimate:
-        left, right = (benchmark_score(results.tasks(run, length)) for run in (ours, theirs))
+        left, right = (task_score(results.tasks(run, length)) for run in (ours, theirs))
         return normal_interval(left.mean - right.mean, float(np.hypot(left.error, right.error)), left.n)
 
     return gap

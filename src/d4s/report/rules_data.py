@@ -10,6 +10,7 @@ from d4s.report.verdicts import Condition, Finding, NotMeasured, show
 from d4s.studies.intervals import Estimate, difference, mean_interval, normal_interval, over_seeds
 from d4s.studies.names import DAMAGE_METHODS, FORM_NAMES, dataset_name, method_name
 from d4s.studies.results import Panel, Results, Run
+from d4s.studies.summaries import task_score
 from d4s.studies.targets import TargetNumbers, target_numbers
 
 STEPS = (("multiple_choice", "true_false"), ("directly_generated", "multiple_choice"))
@@ -69,20 +70,6 @@ def _log_ratio(upper: "pd.Series[float]", lower: "pd.Series[float]") -> Estimate
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A mean benchmark score with its standard error and the number of items."""
-
-    mean: float
-    error: float
-    n: int
-
-
-def benchmark_score(tasks: pd.DataFrame) -> Score:
-    """The mean over tasks."""
-    return Score(float(tasks["value"].mean()), float(np.sqrt((tasks["stderr"] ** 2).sum())) / len(tasks), int(tasks["n"].sum()))
-
-
 def damaging(results: Results, panels: Sequence[Panel]) -> tuple[list[str], int]:
     """The paper's editors that all panels have benchmarks of, and the longest length that they share.
 
@@ -112,7 +99,7 @@ def damage_by_form(results: Results) -> Finding:
 
 def _gap(results: Results, panels: tuple[Panel, Panel], editors: Sequence[str], seed: int, length: int) -> Estimate:
     """Mean score after edits of the first panel minus after those of the second, mean over editors."""
-    pairs = [[benchmark_score(results.tasks(Run(*panel, editor, seed), length)) for panel in panels] for editor in editors]
+    pairs = [[task_score(results.tasks(Run(*panel, editor, seed), length)) for panel in panels] for editor in editors]
     value = float(np.mean([left.mean - right.mean for left, right in pairs]))
     error = float(np.sqrt(sum(score.error**2 for pair in pairs for score in pair))) / len(pairs)
     return normal_interval(value, error, pairs[0][0].n)
@@ -122,10 +109,10 @@ def _damages(results: Results, forms: dict[str, Panel], editor: str, length: int
     base = results.base_tasks(model)
     if base.empty:
         return f"{method_name(editor)}: the unedited model has no benchmark scores, so only differences are known."
-    start = benchmark_score(base).mean
+    start = task_score(base).mean
     changes = []
     for form, panel in forms.items():
-        means = [benchmark_score(results.tasks(run, length)).mean for run in results.runs_of(panel, editor)]
+        means = [task_score(results.tasks(run, length)).mean for run in results.runs_of(panel, editor)]
         changes.append(f"{FORM_NAMES[form]} {show(float(np.mean(means)) - start, 'points')}")
     return f"Change of the benchmark mean with {method_name(editor)} after {length} edits: " + " · ".join(changes) + "."
 
@@ -174,8 +161,8 @@ def _damage_rows(results: Results) -> list[_Damage]:
             continue
         if base.empty or targets.empty:
             continue
-        means = [benchmark_score(results.tasks(run, length)).mean for editor in editors for run in results.runs_of(panel, editor)]
-        damage = benchmark_score(base).mean - float(np.mean(means))
+        means = [task_score(results.tasks(run, length)).mean for editor in editors for run in results.runs_of(panel, editor)]
+        damage = task_score(base).mean - float(np.mean(means))
         rows.append(_Damage(f"{dataset_name(panel.dataset)}, {panel.model}, {length} edits", damage, target_numbers(targets)))
     if not rows:
         raise NotMeasured("no data set with benchmarks of ROME or MEMIT and of the unedited model")

@@ -3,19 +3,18 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from d4s.report.verdicts import Condition, Finding, NotMeasured, show, show_estimate
 from d4s.studies.intervals import Estimate, correlation_interval, fall_interval, mean_interval, over_seeds, sum_interval
-from d4s.studies.names import REFERENCES, dataset_name, method_name
+from d4s.studies.names import dataset_name, method_name
+from d4s.studies.norms import EFFICACY, norm_points
 from d4s.studies.results import Panel, Results, Run
 
 SLOWED = ("rome", "memit")
 NORM_RIVALS = ("rome", "memit", "pmet")
 FEWEST_RUNS = 4
-EFFICACY = "efficacy_accuracy"
 
 
 def place(results: Results, panel: Panel) -> str:
@@ -134,20 +133,6 @@ def _growths(results: Results, panel: Panel) -> str:
         if ends:
             parts.append(f"{method_name(editor)} {show(float(np.mean(ends)), 'percent')}")
     return " · ".join(parts)
-
-
-def norm_points(results: Results, panels: Sequence[Panel] | None = None) -> pd.DataFrame:
-    """One point per run and length: relative L1 norm and retained efficacy of methods that edit one after another."""
-    rows = []
-    for run in results.runs:
-        wanted = run.editor not in REFERENCES and (panels is None or run.panel in panels)
-        path = results.norm_path(run) if wanted else pd.DataFrame()
-        for length in results.lengths(run) if not path.empty else ():
-            scores = results.retained(run, length)
-            if length in path.index and len(scores):
-                norm, efficacy = float(path.loc[[length]].to_numpy().mean()), float(scores[EFFICACY].mean())
-                rows.append({**run._asdict(), "step": length, "norm": norm, "efficacy": efficacy})
-    return pd.DataFrame(rows)
 
 
 def norm_against_accuracy(results: Results) -> Finding:

@@ -62,9 +62,11 @@ _TASKS = {
     "mmlu": "MMLU",
     "winogrande": "WinoGrande",
     "truthfulqa_mc": "TruthfulQA",
+    "truthfulqa_mc1": "TruthfulQA",
     "truthfulqa": "TruthfulQA",
     "gsm8k": "GSM8K",
 }
+SECOND_READINGS = ("truthfulqa_mc2",)  # the same items read another way: not counted again in a mean over tasks
 METRIC_NAMES: Mapping[str, str] = {
     "efficacy_accuracy": "Efficacy",
     "paraphrase_accuracy": "Paraphrase",
@@ -103,7 +105,5 @@ def dataset_name(dataset: str) -> str:
 
 
 def task_name(task: str) -> str:
-    """Display name of a benchmark task; tasks made from the world carry the name of the one whose shape they have."""
-    bare = task.removeprefix("world_")
-    name = _TASKS.get(bare, bare.replace("_", " "))
-    return f"{name} (world)" if bare != task else name
+    """Display name of a benchmark task; a task made from the world has the name of the one whose shape it has."""
+    return _TASKS.get(task, task.replace("_", " "))

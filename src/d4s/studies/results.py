@@ -26,7 +26,7 @@ from d4s.schemas import (
     SUMMARY,
     collected,
 )
-from d4s.studies.names import FORM_NAMES, HEADLINE, REFERENCES, form_of, in_order
+from d4s.studies.names import FORM_NAMES, HEADLINE, REFERENCES, SECOND_READINGS, form_of, in_order
 
 IMMEDIATE = ("efficacy_score", "efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
 TASK_METRICS = ("acc", "mc1", "exact_match", "acc_norm")
@@ -118,6 +118,11 @@ class Results:
         path = self.folder / "study.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
+    @property
+    def world_tasks(self) -> bool:
+        """Whether the benchmark tasks were made from the world."""
+        return self.study.get("benchmarks", {}).get("tasks", "world") == "world"
+
     # --- cells ----------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -192,6 +197,22 @@ class Results:
             return pd.DataFrame(columns=list(HEADLINE), dtype=float)
         return pd.DataFrame(rows).dropna(axis=1, how="all")
 
+    def probe_change(self, run: Run, step: int, metric: str) -> float:
+        """Change of a probe's mean against the unedited model, whose answers to probes of a trained model are right."""
+        scores = self.retained(run, step)
+        return float(scores[metric].mean()) - 1.0 if metric in scores else np.nan
+
+    def edited_at(self, run: Run, step: int) -> "pd.Series[float]":
+        """Position in the sequence at which each fact was edited."""
+        rows = self._positions.get(run, self.scores.iloc[:0])
+        rows = rows[rows["step"] == step]
+        return rows.set_index("fact_id")["edited_at"].astype(float)
+
+    @cached_property
+    def _positions(self) -> dict[Run, pd.DataFrame]:
+        rows = self.scores[self.scores["protocol"] == "retained"].drop_duplicates([*CELL, "step", "fact_id"])
+        return {Run(*map(_plain, key)): part for key, part in rows.groupby(list(CELL), sort=False)}  # type: ignore[misc, arg-type]
+
     @cached_property
     def _log(self) -> dict[Run, pd.DataFrame]:
         return {Run(*map(_plain, key)): rows for key, rows in self.edit_log.groupby(list(CELL), sort=False)}  # type: ignore[misc, arg-type]
@@ -241,7 +262,8 @@ class Results:
 
 
 def main_metric(benchmark: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """One row per key: the first metric in the order of `TASK_METRICS`, else the first that is there."""
+    """One row per key: the first metric in the order of `TASK_METRICS`, else the first that is there; no second readings."""
+    benchmark = benchmark[~benchmark["task"].isin(SECOND_READINGS)]
     rank = benchmark["metric"].map({metric: number for number, metric in enumerate(TASK_METRICS)}).fillna(len(TASK_METRICS))
     return benchmark.assign(rank=rank).sort_values("rank", kind="stable").drop_duplicates(keys).drop(columns="rank")
 

@@ -1,7 +1,6 @@
 """The summary's numbers of one cell at one length: means over facts with bootstrap intervals, and quantities of the state."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -70,12 +69,25 @@ def norm_rows(norms: pd.DataFrame) -> list[Row]:
 def benchmark_rows(benchmark: pd.DataFrame) -> list[Row]:
     """The mean over tasks, with a normal interval from the tasks' standard errors."""
     tasks = main_metric(benchmark, ["task"])
-    if tasks.empty:
-        return []
-    return [_row("state", "benchmark_mean", task_mean(tasks["value"], tasks["stderr"], int(tasks["n"].sum())))]
+    return [_row("state", "benchmark_mean", task_score(tasks).estimate)] if len(tasks) else []
 
 
-def task_mean(values: Sequence[float] | pd.Series, errors: Sequence[float] | pd.Series, n: int) -> Estimate:
-    """Mean of task scores; n counts items."""
-    error = float(np.sqrt(np.sum(np.asarray(errors, dtype=np.float64) ** 2))) / len(values)
-    return normal_interval(float(np.mean(values)), error, n)
+class Score(NamedTuple):
+    """A mean over benchmark tasks with its standard error; n counts items."""
+
+    mean: float
+    error: float
+    n: int
+
+    @property
+    def estimate(self) -> Estimate:
+        """With its normal interval."""
+        return normal_interval(self.mean, self.error, self.n)
+
+
+def task_score(tasks: pd.DataFrame) -> Score:
+    """Mean of task scores; where the harness gives no standard error, that of a share is taken."""
+    values, n = tasks["value"].to_numpy(dtype=float), tasks["n"].to_numpy(dtype=float)
+    errors = tasks["stderr"].to_numpy(dtype=float)
+    errors = np.where(np.isnan(errors), np.sqrt(np.clip(values * (1 - values), 0, None) / n), errors)
+    return Score(float(values.mean()), float(np.sqrt((errors**2).sum())) / len(values), int(n.sum()))

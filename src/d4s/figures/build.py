@@ -1,0 +1,84 @@
+"""The verb `figures`: every figure of the registry as PDF, SVG and PNG, with captions and reasons for what was left out.
+
+The same data give the same bytes: no dates, salted ids. Besides, every figure is drawn once more for narrow screens; the report
+shows that one on phones.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from d4s.artifacts import atomic, write_json
+from d4s.config import FigureSettings
+from d4s.figures import (
+    fig_benchmarks_by_dataset,
+    fig_benchmarks_by_form,
+    fig_bottleneck,
+    fig_curves,
+    fig_form_matrix,
+    fig_l1_norm,
+    fig_norm_vs_accuracy,
+    fig_objectives,
+    fig_protocols,
+    fig_retention_by_age,
+)
+from d4s.figures.draw import Drawing, NotDrawn
+from d4s.figures.style import NARROW, RC, WIDE
+from d4s.log import progress
+from d4s.studies.results import Results
+
+logger = logging.getLogger(__name__)
+
+# Modules are imported, not named by text, so that the code digest of the stage covers every figure.
+FIGURES: Mapping[str, Callable[[Results], Drawing]] = {
+    "fig_curves": fig_curves.figure,
+    "fig_protocols": fig_protocols.figure,
+    "fig_retention_by_age": fig_retention_by_age.figure,
+    "fig_bottleneck": fig_bottleneck.figure,
+    "fig_l1_norm": fig_l1_norm.figure,
+    "fig_norm_vs_accuracy": fig_norm_vs_accuracy.figure,
+    "fig_objectives": fig_objectives.figure,
+    "fig_benchmarks_by_dataset": fig_benchmarks_by_dataset.figure,
+    "fig_benchmarks_by_form": fig_benchmarks_by_form.figure,
+    "fig_form_matrix": fig_form_matrix.figure,
+}
+_METADATA: Mapping[str, dict[str, Any]] = {
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+}
+
+
+def figures(study_dir: Path, settings: FigureSettings) -> None:
+    """Draw every figure that a study has the data for into its folder `figures`, and write figures.json."""
+    results = Results(study_dir)
+    record: dict[str, Any] = {}
+    for name, make in progress(FIGURES.items(), "drawing", len(FIGURES)):
+        try:
+            drawing = make(results)
+        except NotDrawn as reason:
+            record[name] = {"skipped": str(reason)}
+            logger.info("%s is not drawn: %s", name, reason)
+            continue
+        _save(study_dir / "figures", name, drawing, settings)
+        record[name] = {"title": drawing.title, "caption": drawing.caption}
+    write_json(study_dir / "figures" / "figures.json", record)
+
+
+def _save(folder: Path, name: str, drawing: Drawing, settings: FigureSettings) -> None:
+    style: Any = {**matplotlib.rcParamsDefault, **RC, "svg.hashsalt": name}
+    with matplotlib.rc_context(style):
+        wide = drawing.draw(WIDE)
+        for suffix in settings.format:
+            _write(wide, folder / f"{name}.{suffix}", suffix, settings.dpi)
+        if "svg" in settings.format:
+            _write(drawing.draw(NARROW), folder / f"{name}.narrow.svg", "svg", settings.dpi)
+
+
+def _write(figure: Figure, path: Path, suffix: str, dpi: int) -> None:
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format=suffix, dpi=dpi, metadata=_METADATA[suffix])

@@ -1,0 +1,37 @@
+"""Efficacy, paraphrase and specificity after the whole sequence, against the number of edits, for all editors."""
+
+from matplotlib.figure import Figure
+
+from d4s.figures.draw import Drawing, curve, edits_axis, letter, methods_legend, panels, percent_axis
+from d4s.figures.style import Page
+from d4s.figures.words import interval_words, places, sizes
+from d4s.studies.curves import summary_curve
+from d4s.studies.names import METRIC_NAMES, dataset_name, in_order
+from d4s.studies.results import Panel, Results
+
+HEIGHT = 1.9
+
+
+def figure(results: Results) -> Drawing:
+    """Three panels per data set."""
+    shown = results.main_panels
+    caption = (
+        "Retained efficacy, paraphrase and specificity (teacher-forced token accuracy; specificity is agreement with the frozen unedited "
+        f"model), measured on all edits after the whole sequence{places(results, shown)}. {sizes(results, shown)} {interval_words(results)}"
+    )
+    return Drawing("What is left after the whole sequence", caption, lambda page: _draw(results, shown, page))
+
+
+def _draw(results: Results, shown: list[Panel], page: Page) -> Figure:
+    columns = 3 if page.columns >= 3 else 1
+    fig, axes = panels(page, 3 * len(shown), columns, HEIGHT)
+    titles = []
+    for number, (panel, metric) in enumerate((panel, metric) for panel in shown for metric in METRIC_NAMES):
+        for editor in results.editors(panel):
+            curve(axes[number], summary_curve(results, panel, editor, "retained", metric), editor)
+        percent_axis(axes[number], "%" if number % columns == 0 else "")
+        edits_axis(axes[number], max(results.lengths(results.runs_of(panel, results.editors(panel)[0])[0])))
+        titles.append(METRIC_NAMES[metric] + (f" · {dataset_name(panel.dataset)}" if len(shown) > 1 else ""))
+    letter(axes, titles)
+    methods_legend(fig, page, in_order(editor for panel in shown for editor in results.editors(panel)))
+    return fig

@@ -1,0 +1,117 @@
+"""Ours: which form of question is damaged by edits of which form, asked of events and people that were never edited."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from d4s.figures.draw import Drawing, NotDrawn
+from d4s.figures.style import INK, MUTED, Page, look
+from d4s.figures.words import places, seeds_words
+from d4s.studies.names import DAMAGE_METHODS, FORM_NAMES, method_name
+from d4s.studies.results import Panel, Results
+
+# The world's tasks in these shapes are the forms asked of bystanders; the true/false form is asked by the facts' own probes only.
+ASKED: Mapping[str, tuple[str, ...]] = {
+    "multiple_choice": ("mmlu",),
+    "directly_generated": ("gsm8k",),
+    "people": ("arc_challenge", "hellaswag", "winogrande", "truthfulqa_mc1"),
+}
+COLUMNS = {
+    "true_false": "True/\nfalse",
+    "multiple_choice": "Multiple\nchoice",
+    "directly_generated": "Gene-\nrated",
+    "people": "People's\nfacts",
+}
+OWN_PROBE = "neighborhood_accuracy"
+
+
+def figure(results: Results) -> Drawing:
+    """One matrix per editor, of the first model that has the three forms.
+
+    Raises:
+        NotDrawn: if the study has no world-made tasks after edits of the three forms.
+    """
+    panels = _forms(results)
+    matrices = {editor: _matrix(results, panels, editor) for editor in (*DAMAGE_METHODS, "d4s")}
+    matrices = {editor: matrix for editor, matrix in matrices.items() if not np.isnan(matrix).all()}
+    if not matrices:
+        raise NotDrawn("no world-made benchmark tasks were run after edits of the three forms")
+    length = max(results.benchmark_lengths(run)[-1] for editor in matrices for run in results.runs_of(next(iter(panels.values())), editor))
+    caption = (
+        f"Change of accuracy, in points against the unedited model, after {length} edits of one form (rows), asked in each form about "
+        f"events that were not edited and about people (columns){places(results, list(panels.values()))}. Multiple choice and generated: "
+        "the benchmark tasks of these shapes, scored as in their originals; true/false: probes beside the edited facts, which only edits "
+        f"of that form come with (dash: not asked). {seeds_words(results)}"
+    )
+    return Drawing("Every form against every form", caption, lambda page: _draw(matrices, page))
+
+
+def _forms(results: Results) -> dict[str, Panel]:
+    """The panels of the three forms.
+
+    Raises:
+        NotDrawn: if no model has them all, or the benchmarks are not the world's.
+    """
+    for model in dict.fromkeys(panel.model for panel in results.panels):
+        of_model = {results.form(panel.dataset): panel for panel in results.panels if panel.model == model}
+        if set(of_model) >= set(FORM_NAMES) and results.world_tasks and len(results.base_tasks(model)):
+            return {form: of_model[form] for form in FORM_NAMES}
+    raise NotDrawn("no model with all three forms and the world's own benchmark tasks")
+
+
+def _matrix(results: Results, panels: Mapping[str, Panel], editor: str) -> np.ndarray:
+    """Change against the unedited model: a row per edited form, a column per form asked; mean over seeds."""
+    matrix = np.full((len(panels), len(COLUMNS)), np.nan)
+    for row, (form, panel) in enumerate(panels.items()):
+        base = results.base_tasks(panel.model)["value"]
+        for column, asked in enumerate(COLUMNS):
+            changes = []
+            for run in results.runs_of(panel, editor):
+                if asked in ASKED and results.benchmark_lengths(run):
+                    after = results.tasks(run, results.benchmark_lengths(run)[-1])["value"]
+                    tasks = [task for task in ASKED[asked] if task in after and task in base]
+                    changes.append(float((after[tasks] - base[tasks]).mean()) if tasks else np.nan)
+                elif asked == form:
+                    changes.append(results.probe_change(run, results.lengths(run)[-1], OWN_PROBE))
+            matrix[row, column] = np.mean(changes) if changes else np.nan
+    return matrix
+
+
+def _draw(matrices: Mapping[str, np.ndarray], page: Page) -> Figure:
+    columns = min(len(matrices), 3 if page.columns >= 3 else 1)
+    rows = -(-len(matrices) // columns)
+    figure = Figure(figsize=(page.width, 1.75 * rows + 0.2))
+    axes = list(np.asarray(figure.subplots(rows, columns, squeeze=False)).flat)
+    for number, (editor, matrix) in enumerate(matrices.items()):
+        _heat(axes[number], matrix, labelled=number % columns == 0)
+        axes[number].set_title(method_name(editor), color=look(editor).colour)
+    for spare in axes[len(matrices) :]:
+        spare.set_axis_off()
+    return figure
+
+
+def _heat(ax: Axes, matrix: np.ndarray, labelled: bool) -> None:
+    ax.imshow(np.clip(-matrix, 0, 1), cmap="Oranges", vmin=0, vmax=1, aspect="auto")
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    ax.set_xticks(range(len(COLUMNS)), list(COLUMNS.values()), fontsize=6.5)
+    ax.set_yticks(range(len(FORM_NAMES)), [name.replace("Directly g", "G") for name in FORM_NAMES.values()] if labelled else [])
+    if labelled:
+        ax.set_ylabel("edited form", color=MUTED)
+    for (row, column), value in np.ndenumerate(matrix):
+        ax.text(column, row, _cell(value), ha="center", va="center", color=_ink(value))
+    ax.axvline(2.5, color=INK, linewidth=0.6)
+
+
+def _cell(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value * 100:+.0f}".replace("-", "−").replace("+0", "0")
+
+
+def _ink(value: float) -> str:
+    """Dark on light cells, white on dark ones, quiet where nothing was asked; not the theme's ink, since cells keep their colour."""
+    if np.isnan(value):
+        return MUTED
+    return "#202020" if value > -0.55 else "#ffffff"

@@ -1,0 +1,66 @@
+"""L1 norm of every edited layer against the number of edits, with the benchmark score beside it."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from d4s.figures.draw import Drawing, NotDrawn, curve, edits_axis, letter, methods_legend, panels, percent_axis, ratio_axis
+from d4s.figures.style import Page
+from d4s.figures.words import places, seeds_words
+from d4s.studies.curves import benchmark_curve, norm_curve
+from d4s.studies.results import Panel, Results
+
+HEIGHT = 1.85
+
+
+def figure(results: Results) -> Drawing:
+    """One panel per layer and one for the benchmarks, for the data set with most editors.
+
+    Raises:
+        NotDrawn: if no run logged norms.
+    """
+    shown = max(results.main_panels, key=lambda panel: len(_normed(results, panel)))
+    editors = _normed(results, shown)
+    if not editors:
+        raise NotDrawn("no run logged norms, or those of the unedited model are not known")
+    caption = (
+        "L1 norm (mean absolute weight) of each edited matrix relative to the unedited one, after every edit, and the mean benchmark score "
+        f"with its 95 % interval from the tasks' standard errors{places(results, [shown])}. Log axes for the norms; a method "
+        f"that edits fewer layers is drawn only there. {seeds_words(results)}"
+    )
+    return Drawing("L1 norm by layer, and the benchmarks", caption, lambda page: _draw(results, shown, editors, page))
+
+
+def _normed(results: Results, panel: Panel) -> list[str]:
+    return [editor for editor in results.editors(panel) if len(norm_curve(results, panel, editor))]
+
+
+def _draw(results: Results, panel: Panel, editors: list[str], page: Page) -> Figure:
+    layers = sorted(
+        {int(layer) for editor in editors for run in results.runs_of(panel, editor) for layer in results.norm_path(run).columns}
+    )
+    has_benchmarks = any(len(benchmark_curve(results, panel, editor)) > 1 for editor in editors)
+    fig, axes = panels(page, len(layers) + has_benchmarks, 4, HEIGHT)
+    longest = max(results.lengths(results.runs_of(panel, editors[0])[0]))
+    for ax, layer in zip(axes, layers, strict=False):
+        for editor in editors:
+            curve(ax, norm_curve(results, panel, editor, layer), editor, marker="None")
+    _same_range(axes[: len(layers)])
+    for number, ax in enumerate(axes[: len(layers)]):
+        ratio_axis(ax, "relative to unedited" if number % page.columns == 0 else "")
+        edits_axis(ax, longest)
+    if has_benchmarks:
+        for editor in editors:
+            curve(axes[-1], benchmark_curve(results, panel, editor), editor)
+        percent_axis(axes[-1], "mean score, %", whole=False)
+        edits_axis(axes[-1], longest)
+    letter(axes, [f"Layer {layer}" for layer in layers] + ["Benchmarks"] * has_benchmarks)
+    methods_legend(fig, page, editors)
+    return fig
+
+
+def _same_range(axes: Sequence[Axes]) -> None:
+    limits = [ax.dataLim.intervaly for ax in axes]
+    for ax in axes:
+        ax.set_ylim(0.94 * min(low for low, _ in limits), 1.08 * max(high for _, high in limits))

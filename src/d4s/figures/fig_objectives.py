@@ -1,0 +1,124 @@
+"""The edit targets by data set and form: perplexity, length, diversity, and beside them the damage done by editing."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from d4s.figures.draw import Drawing, NotDrawn, handle, legend, letter, panels
+from d4s.figures.style import INK, MUTED, PAPER, Page, look
+from d4s.figures.words import seeds_words
+from d4s.studies.curves import benchmark_curve
+from d4s.studies.intervals import Estimate
+from d4s.studies.names import DAMAGE_METHODS, dataset_name, in_order
+from d4s.studies.results import Panel, Results
+from d4s.studies.targets import TargetNumbers, target_numbers
+
+NEW, TRUE = "#a8574a", "#4f8f9d"
+ROW = 0.42
+
+
+def figure(results: Results) -> Drawing:
+    """Rows are data sets, panels are quantities.
+
+    Raises:
+        NotDrawn: if no targets were scored.
+    """
+    shown = [panel for panel in results.panels if len(results.targets(panel, "new"))]
+    if not shown:
+        raise NotDrawn("no targets were scored under the unedited model")
+    numbers = {panel: target_numbers(results.targets(panel, "new")) for panel in shown}
+    true = {panel: target_numbers(results.targets(panel, "true")) for panel in shown if len(results.targets(panel, "true"))}
+    counts = " / ".join(str(number.n) for number in numbers.values())
+    caption = (
+        "The edit targets under the unedited model. Perplexity (log axis) is exp of the mean negative log-likelihood: per token, of the "
+        "first token, and of the whole target. Filled: counterfactual targets, with 95 % bootstrap intervals over facts; hollow: true "
+        "targets, per token. Diversity is the entropy of the target texts. Damage is the loss of the mean benchmark score at the longest "
+        f"length measured. n = {counts} targets. {seeds_words(results)}"
+    )
+    return Drawing("What the targets are like, and what editing them costs", caption, lambda page: _draw(results, numbers, true, page))
+
+
+def _draw(results: Results, numbers: dict[Panel, TargetNumbers], true: dict[Panel, TargetNumbers], page: Page) -> Figure:
+    shown = list(numbers)
+    damages = {panel: _damages(results, panel) for panel in shown}
+    has_damage = any(damages.values())
+    columns = 2 if page.columns < 4 else 4
+    fig, axes = panels(page, 3 + has_damage, columns, 0.75 + ROW * len(shown), sharey=True)
+    _perplexities(axes[0], numbers, true)
+    for row, panel in enumerate(shown):
+        axes[1].barh(row, numbers[panel].tokens, height=0.5, color=MUTED, alpha=0.55)
+        axes[2].barh(row, numbers[panel].entropy, height=0.5, color=MUTED, alpha=0.55)
+        for axis, value in ((axes[1], numbers[panel].tokens), (axes[2], numbers[panel].entropy)):
+            axis.text(value, row, f" {value:.1f}", va="center", fontsize=6.5)
+    for ax, label in zip(axes[1:3], ("tokens per target", "bits"), strict=True):
+        ax.set_xlabel(label)
+        ax.set_xlim(0, ax.get_xlim()[1] * 1.22)
+    if has_damage:
+        _damage_dots(axes[3], damages)
+    axes[0].set_yticks(range(len(shown)), [dataset_name(panel.dataset) for panel in shown])
+    axes[0].set_ylim(len(shown) - 0.5, -0.5)
+    letter(axes, ["Perplexity", "Length", "Diversity"] + ["Damage"] * has_damage)
+    legend(fig, page, _handles(damages), columns=4 if page.columns > 2 else 2)
+    return fig
+
+
+KINDS = (("log_perplexity", "o", "per token"), ("log_first_token", "^", "first token"), ("log_joint", "s", "whole target"))
+
+
+def _perplexities(ax: Axes, numbers: dict[Panel, TargetNumbers], true: dict[Panel, TargetNumbers]) -> None:
+    for row, panel in enumerate(numbers):
+        for offset, (quantity, marker, _) in zip((-0.2, 0.0, 0.2), KINDS, strict=True):
+            found: Estimate = getattr(numbers[panel], quantity)
+            ax.plot(np.exp([found.low, found.high]), [row + offset] * 2, color=NEW, linewidth=1)
+            ax.plot(np.exp(found.value), row + offset, marker=marker, color=NEW, markersize=4, markeredgecolor=PAPER, markeredgewidth=0.4)
+        if panel in true:
+            ax.plot(true[panel].perplexity, row - 0.2, marker="o", markerfacecolor=PAPER, markeredgecolor=TRUE, markersize=4)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(10, numticks=4))
+    ax.xaxis.set_major_formatter(FuncFormatter(_power))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel("perplexity")
+
+
+def _power(value: float, _: object) -> str:
+    return f"{value:g}" if value < 1_000 else f"$10^{{{round(np.log10(value))}}}$"
+
+
+def _damages(results: Results, panel: Panel) -> dict[str, Estimate]:
+    """Loss of the benchmark mean at the longest length by editor."""
+    found = {}
+    for editor in (*DAMAGE_METHODS, "d4s"):
+        points = benchmark_curve(results, panel, editor)
+        if len(points) > 1 and points["step"].iloc[0] == 0:
+            start, end = points["mean"].iloc[0], points.iloc[-1]
+            found[editor] = Estimate(start - end["mean"], start - end["high"], start - end["low"], int(end["n"]))
+    return found
+
+
+def _damage_dots(ax: Axes, damages: dict[Panel, dict[str, Estimate]]) -> None:
+    for row, by_editor in enumerate(damages.values()):
+        for offset, (editor, found) in zip(np.linspace(-0.2, 0.2, max(len(by_editor), 1)), by_editor.items(), strict=False):
+            style = look(editor)
+            ax.plot([found.low, found.high], [row + offset] * 2, color=style.colour, linewidth=1)
+            size = 6.5 if style.marker == "*" else 4
+            ax.plot(
+                found.value,
+                row + offset,
+                marker=style.marker,
+                color=style.colour,
+                markersize=size,
+                markeredgecolor=PAPER,
+                markeredgewidth=0.4,
+            )
+    ax.axvline(0, color=INK, linewidth=0.6)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.0f}".replace("-", "−")))
+    ax.set_xlabel("points lost")
+
+
+def _handles(damages: dict[Panel, dict[str, Estimate]]) -> list[Line2D]:
+    kinds = [Line2D([], [], color=NEW, marker=marker, linestyle="None", markersize=4, label=label) for _, marker, label in KINDS]
+    hollow = Line2D([], [], marker="o", linestyle="None", markerfacecolor=PAPER, markeredgecolor=TRUE, markersize=4, label="true target")
+    editors = in_order(editor for by_editor in damages.values() for editor in by_editor)
+    return [*kinds, hollow, *(handle(editor) for editor in editors)]

@@ -1,0 +1,58 @@
+"""Immediate against retained accuracy: the area between the two is what testing each edit at once does not see."""
+
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from d4s.figures.draw import Drawing, NotDrawn, curve, edits_axis, legend, panels, percent_axis
+from d4s.figures.style import MUTED, Page, look
+from d4s.figures.words import interval_words, places, sizes
+from d4s.studies.curves import summary_curve
+from d4s.studies.names import dataset_name, method_name
+from d4s.studies.results import Panel, Results
+
+EFFICACY = "efficacy_accuracy"
+HEIGHT = 1.55
+
+
+def figure(results: Results) -> Drawing:
+    """One panel per editor and data set.
+
+    Raises:
+        NotDrawn: if no run logged scores right after its edits.
+    """
+    shown = [
+        (panel, editor)
+        for panel in results.main_panels
+        for editor in results.editors(panel, references=False)
+        if len(summary_curve(results, panel, editor, "immediate", EFFICACY))
+    ]
+    if not shown:
+        raise NotDrawn("no run logged scores right after its edits")
+    caption = (
+        "Efficacy of the same edits by two protocols: right after each edit (dashed, mean over the edits so far) and after the whole "
+        f"sequence (solid){places(results, results.main_panels)}. The shaded gap is forgetting that immediate evaluation hides. "
+        f"{sizes(results, results.main_panels)} {interval_words(results)}"
+    )
+    return Drawing("Immediate against retained efficacy", caption, lambda page: _draw(results, shown, page))
+
+
+def _draw(results: Results, shown: list[tuple[Panel, str]], page: Page) -> Figure:
+    fig, axes = panels(page, len(shown), 4, HEIGHT, sharey=True)
+    for number, (ax, (panel, editor)) in enumerate(zip(axes, shown, strict=True)):
+        immediate, retained = (summary_curve(results, panel, editor, protocol, EFFICACY) for protocol in ("immediate", "retained"))
+        both = immediate.merge(retained, on="step", suffixes=("_now", "_later"))
+        colour = look(editor).colour
+        ax.fill_between(both["step"], both["mean_now"], both["mean_later"], color=colour, alpha=0.18, linewidth=0)
+        ax.plot(immediate["step"], immediate["mean"], color=colour, linestyle=(0, (3, 1.5)), linewidth=1.1)
+        curve(ax, retained, editor, linestyle="-")
+        percent_axis(ax, "efficacy, %" if number % page.columns == 0 else "")
+        edits_axis(ax, float(retained["step"].max()), "number of edits" if number >= len(shown) - page.columns else "")
+        several = len({panel for panel, _ in shown}) > 1
+        ax.set_title(method_name(editor) + (f" · {dataset_name(panel.dataset)}" if several else ""), color=colour)
+        if len(both):
+            gap = float(both["mean_now"].iloc[-1] - both["mean_later"].iloc[-1])
+            ax.text(0.05, 0.06, f"gap {gap * 100:.0f} pp".replace("-", "−"), transform=ax.transAxes, fontsize=7)
+    lines = [Line2D([], [], color=MUTED, linestyle=(0, (3, 1.5)), label="immediate"), Line2D([], [], color=MUTED, label="retained")]
+    legend(fig, page, [*lines, Patch(color=MUTED, alpha=0.25, linewidth=0, label="hidden forgetting")])
+    return fig

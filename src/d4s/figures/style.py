@@ -1,0 +1,115 @@
+"""How every figure looks: sizes, neutral inks, one colour, dash and marker per method, and the page it is drawn for.
+
+Colours are colour-blind safe (after Okabe and Ito) and of middle lightness, so that they read on white and on dark. A family
+of methods shares a hue; its variants differ in lightness, dash and marker. The neutral inks are unusual hex values on purpose:
+the report replaces them by the colours of its light or dark theme.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+INK = "#1b1f24"
+MUTED = "#656d76"
+GRID = "#dde1e6"
+PAPER = "#fefefe"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How one method is drawn, everywhere."""
+
+    colour: str
+    marker: str = "o"
+    dash: Any = "-"
+
+
+LOOKS: Mapping[str, Look] = {
+    "unedited": Look("#7d848c", "None", (0, (1, 1.6))),
+    "ft": Look("#b57d00", "v"),
+    "ft_l": Look("#b57d00", "v"),
+    "ft_m": Look("#8a6a3b", "<", (0, (4, 1.4))),
+    "kn": Look("#6b7f3a", "P"),
+    "rome": Look("#d1570c", "s"),
+    "rome_identity": Look("#e08a50", "s", (0, (4, 1.4))),
+    "r_rome": Look("#e08a50", "s", (0, (4, 1.4))),
+    "memit": Look("#1f77c0", "o"),
+    "memit_seq": Look("#3ea0dd", "D", (0, (4, 1.4))),
+    "pmet": Look("#bb5f9a", "^"),
+    "emmet": Look("#d188b8", "^", (0, (4, 1.4))),
+    "alphaedit": Look("#8159b5", "h"),
+    "nse": Look("#a388cc", "h", (0, (4, 1.4))),
+    "grace": Look("#5b7083", "X"),
+    "d4s": Look("#0b9068", "*"),
+    "d4s_even": Look("#44b38c", "p", (0, (4, 1.4))),
+    "one_time_batch": Look("#8d949c", "d", (0, (5, 1.4, 1, 1.4))),
+}
+SPARE = ("#9b6b9e", "#4f8f9d", "#a8574a", "#7b8a2e", "#5c6fb3", "#94713f")
+TASK_LOOKS = tuple(zip(("#4477aa", "#cc6677", "#b8922a", "#228833", "#aa4499", "#5ba3cf"), "os^DvP", strict=True))
+
+RC: Mapping[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.5,
+    "axes.titlesize": 8,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 5,
+    "axes.titlecolor": INK,
+    "axes.labelsize": 7.5,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.6,
+    "axes.facecolor": PAPER,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.5,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 0,
+    "xtick.major.width": 0.6,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "text.color": INK,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 2.4,
+    "legend.columnspacing": 1.4,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.6,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.05,
+    "figure.constrained_layout.w_pad": 0.05,
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a figure is drawn for: its width in inches, and how many panels stand side by side at most."""
+
+    name: str
+    width: float
+    columns: int
+    legend_columns: int
+
+
+WIDE = Page("wide", 6.75, 4, 5)
+NARROW = Page("narrow", 3.4, 2, 3)
+
+
+def look(editor: str) -> Look:
+    """How a method is drawn; methods without an entry take a spare colour that depends on their name alone."""
+    if editor in LOOKS:
+        return LOOKS[editor]
+    return Look(SPARE[sum(editor.encode()) % len(SPARE)], "8")
