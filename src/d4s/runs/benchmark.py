@@ -1,0 +1,51 @@
+"""The verb `benchmark`: benchmark tasks on the states of a run at the lengths asked for, one job per run."""
+
+import logging
+from pathlib import Path
+
+from d4s.artifacts import Artifact, Job, write_table
+from d4s.config import BenchmarkSettings
+from d4s.editors.families import build
+from d4s.editors.ledger import recorded_state
+from d4s.editors.prepared import load as load_prepared
+from d4s.errors import SettingsError
+from d4s.log import progress
+from d4s.metrics.lm_eval_bridge import world_benchmarks
+from d4s.models.loading import load
+from d4s.runs.lengths import finish, pending
+from d4s.runs.settings import BenchmarkJobSettings
+from d4s.schemas import BENCHMARK
+
+log = logging.getLogger(__name__)
+
+
+def benchmark(job: Job[BenchmarkJobSettings]) -> None:
+    """Benchmark a run at every wanted length that is not there already."""
+    lengths = [*pending(job)]
+    if not lengths:
+        return
+    model = load(job.inputs["model"])
+    editor = build(job.settings.editor)
+    prepared = load_prepared(job.inputs, job.settings.editor)
+    items = _items(job)
+    for length in progress(lengths, f"benchmarks of {job.folder.name}"):
+        state = recorded_state(job.inputs["run"], length, editor)
+        with editor.edited(model, prepared, state) as edited:
+            rows = world_benchmarks(edited, items, job.settings.benchmarks.limit)
+        name = f"n{length}.benchmark.parquet"
+        write_table(job.path(name), rows.assign(step=length), BENCHMARK)
+        finish(job, length, [name])
+        log.info("%s at %d edits: mean of the tasks %.3f", job.folder.name, length, rows["value"].mean())
+
+
+def _items(job: Job[BenchmarkJobSettings]) -> Path:
+    """The folder of benchmark items, its files checked against the world's manifest.
+
+    Raises:
+        SettingsError: if tasks other than the world's are asked for.
+    """
+    settings: BenchmarkSettings = job.settings.benchmarks
+    if settings.tasks != "world":
+        raise SettingsError(f"benchmarks.tasks: unknown tasks {settings.tasks!r}; known: world")
+    world = Artifact.open(job.inputs["world"], "worlds")
+    return next(world.path(name).parent for name in world.manifest.files if name.startswith("benchmarks/"))
