@@ -188,8 +188,10 @@ def _plain(text: str) -> str:
     return text if is_name or not first[1:].islower() else text[0].lower() + text[1:]
 
 
-def _named(text: str, key: str) -> str:
-    """Text with a name for each person; the same key always gives the same names."""
+def _named(text: str, key: str | None) -> str:
+    """Text with a name for each person, the same for the same key; as it is where there is no key."""
+    if key is None:
+        return text
     for person, name in zip(("PersonX", "PersonY", "PersonZ"), _names(key), strict=True):
         text = text.replace(person, name)
     return text
@@ -223,23 +225,19 @@ def _lonely(item: Tuple) -> Flaw:
 
 def _fact(item: Tuple, new: str, near: Sequence[Tuple], named: bool) -> Fact:
     raw = item.line.raw
-
-    def told(text: str) -> str:
-        return _named(text, raw.head) if named else text
-
-    template, *others = (told(wording) for wording in WORDINGS[item.relation])
-    withheld = random.Random(f"withheld/{raw.line}").randrange(len(others))
-    old, *aliases = (told(tail) for tail in item.tails)
+    key = raw.head if named else None
+    template, *others = (_named(wording, key) for wording in WORDINGS[item.relation])
+    subject, withheld = _named(item.head, key), random.Random(f"withheld/{raw.line}").randrange(len(others))
     return Fact(
         fact_id=f"atomic2020:{raw.line}",
         dataset="atomic2020",
         relation=item.relation,
-        subject=told(item.head),
+        subject=subject,
         template=template,
-        target_true=old,
-        target_new=told(new),
-        target_true_aliases=tuple(aliases),
-        paraphrases=(others[withheld].replace("{}", told(item.head)),),
+        target_true=_named(item.tails[0], key),
+        target_new=_named(new, key),
+        target_true_aliases=tuple(_named(tail, key) for tail in item.tails[1:]),
+        paraphrases=(others[withheld].replace("{}", subject),),
         neighborhood=tuple(_neighbors(item, near, named)),
         wordings=(others[1 - withheld],),
         editable=not item.bystander,
@@ -250,6 +248,6 @@ def _neighbors(item: Tuple, near: Sequence[Tuple], named: bool) -> Iterator[Prob
     """Probes that ask the same of bystanders."""
     for other in near:
         if other.head != item.head:
-            prompt, answer = WORDINGS[item.relation][0].replace("{}", other.head), other.tails[0]
-            key = other.line.raw.head
-            yield Probe("neighborhood", _named(prompt, key) if named else prompt, _named(answer, key) if named else answer)
+            key = other.line.raw.head if named else None
+            prompt = WORDINGS[item.relation][0].replace("{}", other.head)
+            yield Probe("neighborhood", _named(prompt, key), _named(other.tails[0], key))
