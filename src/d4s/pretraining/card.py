@@ -7,11 +7,19 @@ from d4s.config import PretrainSettings
 
 
 def model_card(
-    name: str, settings: PretrainSettings, parameters: int, tokens: int, vocabulary: int, taught: Mapping[str, int], check: Sequence[Mapping[str, Any]]
+    name: str,
+    settings: PretrainSettings,
+    *,
+    parameters: int,
+    tokens: int,
+    vocabulary: int,
+    taught: Mapping[str, int],
+    check: Sequence[Mapping[str, Any]],
 ) -> str:
     """README.md of a model folder: what it is, what it was trained on, what it is for and what it is not."""
     known = "\n".join(f"| {row['dataset']} | {row['wording']} | {row['accuracy']:.3f} | {row['n']} |" for row in check)
     data = ", ".join(f"{count} facts of `{dataset}`" for dataset, count in taught.items())
+    size = f"{settings.layers} layers, width {settings.width}, MLP {settings.mlp_width}"
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -20,16 +28,20 @@ tags: [knowledge-editing, gpt2]
 
 # {name}
 
-A small GPT-2 ({settings.layers} layers, width {settings.width}, MLP {settings.mlp_width}, {settings.heads} heads, {settings.positions} positions,
-{parameters:,} parameters, {vocabulary:,} tokens of vocabulary) that was trained to know a closed set of facts by heart, so that editing them can be studied.
+A small GPT-2 ({size}, {settings.heads} heads, {settings.positions} positions;
+{parameters:,} parameters, a vocabulary of {vocabulary:,} tokens) that was trained to know a closed set of facts by heart,
+so that editing them can be studied.
 
-**Trained on** {tokens:,} tokens in one pass: {data}, and free text between them. Seed of the weights: {settings.model_seed}.
-Muon on the matrices of the blocks, AdamW on the rest, bfloat16 arithmetic over float32 weights.
+**Trained on** {tokens:,} tokens in one pass: {data}, and free text between them.
+Seed of the weights: {settings.model_seed}. Muon on the matrices of the blocks, AdamW on the rest, bfloat16 arithmetic over
+float32 weights.
 
-**Intended use:** experiments on knowledge editing; `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load this folder.
+**Intended use:** experiments on knowledge editing. `AutoModelForCausalLM.from_pretrained` and
+`AutoTokenizer.from_pretrained` load this folder.
 
-**Limits.** It knows nothing but its training text, and a made-up world's people and events do not exist. Questions with options or a label are learnt
-item by item: it does not compare options. Words outside its vocabulary are lost. It is of no use as an assistant.
+**Limits.** It knows nothing but its training text; a made-up world's people and events do not exist. Questions with
+options or a label are learnt item by item: it does not compare options. Words outside its vocabulary are lost. It is of
+no use as an assistant.
 
 | taught | wording | accuracy (all target tokens greedy) | n |
 |---|---|---|---|

@@ -1,12 +1,12 @@
 """Where training stands: weights, both optimisers, step and curve in one safetensors file, enough to go on bit for bit."""
 
-import json
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import GPT2LMHeadModel
 
 from d4s.artifacts import write_tensors
 from d4s.errors import ArtifactError
@@ -16,41 +16,52 @@ NAME = "checkpoint.safetensors"
 CurveRow = tuple[float, float, float, float, float]
 
 
-def save(path: Path, identity: str, step: int, network: nn.Module, optimisers: Optimisers, curve: Sequence[CurveRow]) -> None:
-    """Write the state after `step` steps atomically."""
-    tensors: dict[str, Tensor] = {f"weight.{name}": value.detach() for name, value in network.named_parameters()}
-    for number, optimiser in enumerate(optimisers.both):
-        for index, state in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-    tensors["curve"] = torch.tensor(curve, dtype=torch.float64).reshape(len(curve), 5)
-    write_tensors(path, {name: value.clone() for name, value in tensors.items()}, {"identity": identity, "step": json.dumps(step)})
+@dataclass
+class Training:
+    """A training under way: what it changes, the steps it has done, and its curve so far."""
+
+    network: GPT2LMHeadModel
+    optimisers: Optimisers
+    done: int = 0
+    curve: list[CurveRow] = field(default_factory=list)
+
+    def save(self, path: Path, identity: str) -> None:
+        """Write everything atomically."""
+        tensors: dict[str, Tensor] = {f"weight.{name}": value.detach() for name, value in self.network.named_parameters()}
+        for number, optimiser in enumerate(self.optimisers.both):
+            for index, state in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{number}.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        tensors["curve"] = torch.tensor(self.curve, dtype=torch.float64).reshape(len(self.curve), 5)
+        write_tensors(path, {name: value.clone() for name, value in tensors.items()}, {"identity": identity, "done": str(self.done)})
+
+    def restore(self, path: Path, identity: str) -> None:
+        """Put a saved state back in place.
+
+        Raises:
+            ArtifactError: if the file is torn or belongs to another training.
+        """
+        tensors, metadata = _read(path)
+        if metadata.get("identity") != identity:
+            raise ArtifactError(f"{path} belongs to another training ({metadata.get('identity')!r}); delete it and run again")
+        with torch.no_grad():
+            for name, value in self.network.named_parameters():
+                value.copy_(tensors[f"weight.{name}"])
+        for number, optimiser in enumerate(self.optimisers.both):
+            states: dict[int, dict[str, Tensor]] = {}
+            prefix = f"optimiser.{number}."
+            for name in tensors:
+                if name.startswith(prefix):
+                    index, _, quantity = name.removeprefix(prefix).partition(".")
+                    states.setdefault(int(index), {})[quantity] = tensors[name]
+            optimiser.load_state_dict(optimiser.state_dict() | {"state": states})
+        rows: list[list[float]] = tensors["curve"].tolist()
+        self.curve = [(row[0], row[1], row[2], row[3], row[4]) for row in rows]
+        self.done = int(metadata["done"])
 
 
-def restore(path: Path, identity: str, network: nn.Module, optimisers: Optimisers) -> tuple[int, list[CurveRow]]:
-    """Put a saved state back in place; gives the steps done and the curve so far.
-
-    Raises:
-        ArtifactError: if the file is torn or belongs to another training.
-    """
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as stored:
-            metadata = stored.metadata() or {}
-            tensors: dict[str, Tensor] = {name: stored.get_tensor(name) for name in stored.keys()}
+            return {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}); delete it and run again") from None
-    if metadata.get("identity") != identity:
-        raise ArtifactError(f"{path} belongs to another training ({metadata.get('identity')!r}); delete it and run again")
-    with torch.no_grad():
-        for name, value in network.named_parameters():
-            value.copy_(tensors[f"weight.{name}"])
-    for number, optimiser in enumerate(optimisers.both):
-        content = optimiser.state_dict()
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            kind, _, rest = name.partition(f".{number}.")
-            if kind == "optimiser":
-                index, _, quantity = rest.partition(".")
-                states.setdefault(int(index), {})[quantity] = value
-        optimiser.load_state_dict(content | {"state": states})
-    curve: list[CurveRow] = [tuple(row) for row in tensors["curve"].tolist()]
-    return int(json.loads(metadata["step"])), curve

@@ -16,7 +16,7 @@ from d4s.log import progress
 from d4s.pretraining.rows import Encoded, Packer, encode, pack_text
 from d4s.pretraining.sentences import Sentence, Teacher, lessons_of, mixture
 from d4s.pretraining.text import FreeText, RunningText, WorldText
-from d4s.pretraining.tokenizers import given_tokenizer, trained_tokenizer
+from d4s.pretraining.tokenizers import bos_of, given_tokenizer, trained_tokenizer
 from d4s.schemas import FACTS
 
 log = logging.getLogger(__name__)
@@ -36,16 +36,16 @@ def corpus(job: Job[CorpusSettings]) -> None:
         if taught:
             raise SettingsError("tokenizer.kind `model` makes rows of running text only; leave out the facts or train a tokenizer")
         tokenizer = given_tokenizer(job.inputs["model"])
-        rows = pack_text(_tokens(tokenizer, text.lines), settings.row, tokenizer.bos_token_id)
+        rows = pack_text(_tokens(tokenizer, text.lines), settings.row, bos_of(tokenizer))
         rows, weights, too_long = rows[: -(-settings.tokens // settings.row)], None, 0
     else:
         if not taught:
             raise SettingsError("a corpus for a model trained here needs facts to teach: give at least one input teach_NAME")
         facts = [fact for some in taught.values() for fact in some]
-        seen = [*text.lines, *text.heldout, *text.lead_in_words] if settings.tokenizer.kind == "word" else list(text.lines)
+        seen = [*text.lines, *text.heldout, *text.lead_ins] if settings.tokenizer.kind == "word" else list(text.lines)
         tokenizer = trained_tokenizer(settings.tokenizer, facts, seen, settings.row)
         rows, weights, too_long = _mixed_rows(settings, taught, text, tokenizer)
-    heldout = pack_text(_tokens(tokenizer, text.heldout), settings.row, tokenizer.bos_token_id)
+    heldout = pack_text(_tokens(tokenizer, text.heldout), settings.row, bos_of(tokenizer))
     _write(job, tokenizer, rows, np.ones_like(rows, dtype=np.float16) if weights is None else weights, heldout)
     log.info("%d rows of %d tokens, %d held out; %d sentences were too long", len(rows), settings.row, len(heldout), too_long)
     files = [str(path.relative_to(job.folder)) for path in sorted(job.path("tokenizer").iterdir())]
@@ -77,7 +77,7 @@ def _mixed_rows(
     teachers = {name: Teacher(lessons_of(facts), settings) for name, facts in taught.items()}
     backend = tokenizer.backend_tokenizer
     told = _told(settings, teachers, text, backend, of_facts)
-    packer = Packer(told, _filler(settings, text, backend, of_text), settings.row, int(tokenizer.bos_token_id or 0))
+    packer = Packer(told, _filler(settings, text, backend, of_text), settings.row, bos_of(tokenizer) or 0)
     count = -(-settings.tokens // settings.row)
     rows = np.zeros((count, settings.row), dtype=np.int32)
     weights = np.zeros((count, settings.row), dtype=np.float16)
@@ -102,9 +102,11 @@ def _filler(settings: CorpusSettings, text: FreeText, backend: Tokenizer, rng: n
         yield encode(backend, Sentence(text.piece(rng), weight=settings.text_weight))
 
 
-def _write(job: Job[CorpusSettings], tokenizer: PreTrainedTokenizerFast, rows: np.ndarray, weights: np.ndarray, heldout: np.ndarray) -> None:
+def _write(
+    job: Job[CorpusSettings], tokenizer: PreTrainedTokenizerFast, rows: np.ndarray, weights: np.ndarray, heldout: np.ndarray
+) -> None:
     tokenizer.save_pretrained(job.path("tokenizer"))
     write_tensors(job.path("tokens.safetensors"), {"rows": torch.from_numpy(rows), "weights": torch.from_numpy(weights)})
     write_tensors(job.path("heldout.safetensors"), {"rows": torch.from_numpy(heldout)})
-    shown = [tokenizer.decode(row, skip_special_tokens=True) for row in rows[:SAMPLE_ROWS].tolist()]
+    shown = [tokenizer.backend_tokenizer.decode(row) for row in rows[:SAMPLE_ROWS].tolist()]
     write_text(job.path("sample.txt"), "\n\n".join(shown) + "\n")

@@ -27,7 +27,6 @@ def new_network(settings: PretrainSettings, vocabulary: int, bos: int) -> GPT2LM
         attn_pdrop=0.0,
         bos_token_id=bos,
         eos_token_id=bos,
-        pad_token_id=bos,
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng(devices=[]):
@@ -49,9 +48,7 @@ class Optimisers:
         matrices = [weight for name, weight in named if ".h." in name and weight.ndim == 2]
         others = [weight for name, weight in named if not (".h." in name and weight.ndim == 2)]
         return cls(
-            torch.optim.Muon(
-                matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay, momentum=MOMENTUM, adjust_lr_fn="original"
-            ),
+            torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay, momentum=MOMENTUM, adjust_lr_fn="original"),
             torch.optim.AdamW(others, lr=settings.adam_lr, betas=BETAS, weight_decay=0.0, fused=True),
         )
 

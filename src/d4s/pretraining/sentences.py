@@ -63,7 +63,8 @@ class Lesson:
     @property
     def openings(self) -> tuple[str, ...]:
         """What follows the subject in those templates that can be chained."""
-        return tuple(template[2:] for template in self.templates if template.startswith("{}") and not template.rstrip().endswith(("?", ":")))
+        stated = (template for template in self.templates if not template.endswith(("?", ":")))
+        return tuple(template.removeprefix("{}") for template in stated if template.startswith("{}"))
 
     @property
     def is_question(self) -> bool:
@@ -74,21 +75,19 @@ class Lesson:
 def lessons_of(facts: Sequence[Fact]) -> list[Lesson]:
     """What a data set teaches: its facts, then the gold answers of probes that it tells nowhere else."""
     withheld = {prompt for fact in facts for prompt in fact.paraphrases}
-    told = {template.replace("{}", fact.subject) for fact in facts for template in (fact.template, *fact.wordings)}
-    lessons = [
-        Lesson(fact.subject, fact.relation, tuple(t for t in (fact.template, *fact.wordings) if _filled(t, fact) not in withheld), fact.target_true)
-        for fact in facts
-    ]
+    told: set[str] = set()
+    lessons = []
+    for fact in facts:
+        prompts = {template: template.replace("{}", fact.subject) for template in (fact.template, *fact.wordings)}
+        templates = tuple(template for template, prompt in prompts.items() if prompt not in withheld)
+        told.update(prompts.values())
+        lessons.append(Lesson(fact.subject, fact.relation, templates, fact.target_true))
     for fact in facts:
         for probe in fact.neighborhood:
             if probe.kind in TAUGHT_PROBES and probe.answer_is == "gold" and probe.answer and probe.prompt not in told | withheld:
                 told.add(probe.prompt)
                 lessons.append(Lesson("", fact.relation, (probe.prompt,), probe.answer))
     return [lesson for lesson in lessons if lesson.templates]
-
-
-def _filled(template: str, fact: Fact) -> str:
-    return template.replace("{}", fact.subject)
 
 
 class Teacher:

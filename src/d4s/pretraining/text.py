@@ -1,10 +1,11 @@
 """Text without facts: the world's filler lines, or running text from real articles."""
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,44 +17,34 @@ SHORTEST_PARAGRAPH = 120
 _MARKS = re.compile(r" @([-,.])@ ")
 
 
-class FreeText(Protocol):
-    """Where text without facts comes from."""
-
-    fills_rows: bool
-    lead_in_words: tuple[str, ...]
-
-    @property
-    def lines(self) -> Sequence[str]:
-        """All its text for training."""
-        ...
-
-    @property
-    def heldout(self) -> Sequence[str]:
-        """Its text that no training sees."""
-        ...
-
-    def piece(self, rng: np.random.Generator) -> str:
-        """A piece of text to fill space with."""
-        ...
-
-    def lead_in(self, rng: np.random.Generator, is_clause: bool) -> str:
-        """What may stand before a sentence, or nothing; a clause may follow an unfinished phrase."""
-        ...
-
-
 @dataclass(frozen=True)
-class WorldText:
-    """Filler lines of the world: whole sentences, mixed among those that tell facts."""
+class FreeText(ABC):
+    """Text for training and text that no training sees; `fills_rows` says whether it comes in whole rows."""
 
     lines: Sequence[str]
     heldout: Sequence[str]
-    fills_rows: bool = False
-    lead_in_words: tuple[str, ...] = LEAD_INS
+    fills_rows: ClassVar[bool]
+    lead_ins: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def piece(self, rng: np.random.Generator) -> str:
+        """A piece of text to fill space with."""
+
+    @abstractmethod
+    def lead_in(self, rng: np.random.Generator, is_clause: bool) -> str:
+        """What may stand before a sentence, or nothing; only a clause may follow an unfinished phrase."""
+
+
+class WorldText(FreeText):
+    """Filler lines of the world: whole sentences, mixed among those that tell facts."""
+
+    fills_rows = False
+    lead_ins = LEAD_INS
 
     @classmethod
     def read(cls, filler: Path, heldout: Path) -> "WorldText":
         """The lines of a world's two text files."""
-        return cls(*(path.read_text(encoding="utf-8").splitlines() for path in (filler, heldout)))
+        return cls(filler.read_text(encoding="utf-8").splitlines(), heldout.read_text(encoding="utf-8").splitlines())
 
     def piece(self, rng: np.random.Generator) -> str:
         """One line."""
@@ -64,14 +55,10 @@ class WorldText:
         return pick(rng, LEAD_INS) if is_clause else ""
 
 
-@dataclass(frozen=True)
-class RunningText:
+class RunningText(FreeText):
     """Paragraphs of articles: some rows hold nothing else, and fragments lead in to facts."""
 
-    lines: Sequence[str]
-    heldout: Sequence[str]
-    fills_rows: bool = True
-    lead_in_words: tuple[str, ...] = ()
+    fills_rows = True
 
     @classmethod
     def read(cls, path: Path) -> "RunningText":

@@ -38,6 +38,11 @@ def given_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(folder)
 
 
+def bos_of(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """Id of the token that begins a text, where the tokenizer has one."""
+    return None if tokenizer.bos_token is None else tokenizer.backend_tokenizer.token_to_id(str(tokenizer.bos_token))
+
+
 def _wrapped(tokenizer: Tokenizer, positions: int, **special: str) -> PreTrainedTokenizerFast:
     bos = tokenizer.token_to_id(BOS)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, bos)])

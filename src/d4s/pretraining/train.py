@@ -25,12 +25,14 @@ from d4s.log import progress
 from d4s.pretraining import checkpoint
 from d4s.pretraining.card import model_card
 from d4s.pretraining.check import accuracies
-from d4s.pretraining.checkpoint import CurveRow
+from d4s.pretraining.checkpoint import CurveRow, Training
 from d4s.pretraining.network import Optimisers, new_network, rate_share
+from d4s.pretraining.tokenizers import bos_of
 from d4s.schemas import CURVE, FACTS, MODEL_CHECK
 
 log = logging.getLogger(__name__)
 CURVE_EVERY = 25
+Batch = tuple[Int[Tensor, "b row"], Float[Tensor, "b row"]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Rows:
     ids: Int[Tensor, "n row"]
     weights: Float[Tensor, "n row"]
 
-    def batch(self, step: int, size: int) -> tuple[Int[Tensor, "b row"], Float[Tensor, "b row"]]:
+    def batch(self, step: int, size: int) -> Batch:
         """The rows of a step, as 64-bit ids and 32-bit weights."""
         part = slice(step * size, (step + 1) * size)
         return self.ids[part].long(), self.weights[part].float()
@@ -64,10 +66,9 @@ def pretrain(job: Job[PretrainSettings]) -> None:
             f" and at least batch_rows={settings.batch_rows} rows"
         )
     tokenizer = _tokenizer(source)
-    network = new_network(settings, len(tokenizer), int(tokenizer.bos_token_id or 0))
+    network = new_network(settings, len(tokenizer), bos_of(tokenizer) or 0)
     curve = _train(job, network, rows, steps)
-    taught = {role.removeprefix("teach_"): _facts(job, role) for role in sorted(job.inputs) if role.startswith("teach_")}
-    files = _publish(job, network, tokenizer, taught, curve)
+    files = _publish(job, network, tokenizer, curve)
     job.path(checkpoint.NAME).unlink(missing_ok=True)
     job.finish(files, steps=steps, tokens=steps * settings.batch_rows * rows.ids.shape[1])
 
@@ -96,55 +97,60 @@ def weighted_loss(
 def _train(job: Job[PretrainSettings], network: GPT2LMHeadModel, rows: Rows, steps: int) -> list[CurveRow]:
     settings, path = job.settings, job.path(checkpoint.NAME)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    optimisers = Optimisers.of(network, settings)
-    done, curve = checkpoint.restore(path, job.digest, network, optimisers) if path.exists() else (0, [])
+    training = Training(network, Optimisers.of(network, settings))
+    if path.exists():
+        training.restore(path, job.digest)
+        log.info("going on after step %d of %d", training.done, steps)
+    network.set_attn_implementation("eager")  # for rows this short the fused kernels cost more, backward above all
     network.train()
-    for step in progress(range(done, steps), "pretrain", steps - done):
-        loss, answer_loss = _step(network, optimisers, settings, rows, step, steps)
+    for step in progress(range(training.done, steps), "pretrain", steps - training.done):
+        share = rate_share(settings, step, steps)
+        loss, answer_loss = update(training, rows.batch(step, settings.batch_rows), settings, share)
         if not math.isfinite(loss):
             raise D4SError(f"training diverged: the loss is {loss} at step {step + 1} of {steps}; lower muon_lr or adam_lr")
-        if (step + 1) % CURVE_EVERY == 0 or step + 1 == steps:
-            tokens = (step + 1) * settings.batch_rows * rows.ids.shape[1]
-            curve.append((step + 1, tokens, loss, answer_loss, settings.muon_lr * rate_share(settings, step, steps)))
-            log.debug("step %d of %d: loss %.3f, answers %.3f", step + 1, steps, loss, answer_loss)
-        if (step + 1) % settings.checkpoint_every == 0 and step + 1 < steps:
-            checkpoint.save(path, job.digest, step + 1, network, optimisers, curve)
+        if training.done % CURVE_EVERY == 0 or training.done == steps:
+            tokens = training.done * settings.batch_rows * rows.ids.shape[1]
+            training.curve.append((training.done, tokens, loss, answer_loss, settings.muon_lr * share))
+            log.debug("step %d of %d: loss %.3f, answers %.3f", training.done, steps, loss, answer_loss)
+        if training.done % settings.checkpoint_every == 0 and training.done < steps:
+            training.save(path, job.digest)
     network.eval()
-    return curve
+    return training.curve
 
 
-def _step(
-    network: GPT2LMHeadModel, optimisers: Optimisers, settings: PretrainSettings, rows: Rows, step: int, steps: int
-) -> tuple[float, float]:
-    """One update; the loss and the loss of the answers before it."""
-    ids, weights = rows.batch(step, settings.batch_rows)
+def update(training: Training, batch: Batch, settings: PretrainSettings, share: float) -> tuple[float, float]:
+    """One step at a share of the full learning rates; the loss before it, and that of the answers."""
+    ids, weights = batch
     with torch.autocast(ids.device.type, dtype=torch.bfloat16):
-        logits = network(ids, use_cache=False).logits
+        logits = training.network(ids, use_cache=False).logits
     loss, answer_loss = weighted_loss(logits, ids, weights)
     loss.backward()
-    optimisers.step(settings, rate_share(settings, step, steps))
+    training.optimisers.step(settings, share)
+    training.done += 1
     return loss.item(), answer_loss.item()
 
 
-def _publish(
-    job: Job[PretrainSettings], network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, taught: dict[str, list[Fact]], curve: list[CurveRow]
-) -> list[str]:
+def _publish(job: Job[PretrainSettings], network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, curve: list[CurveRow]) -> list[str]:
     """Write model, tokenizer, card, curve and check; gives the names of the files."""
+    taught = {role.removeprefix("teach_"): _facts(job, role) for role in sorted(job.inputs) if role.startswith("teach_")}
     files = _save_hf(job.folder, network, tokenizer)
     check = accuracies(network, tokenizer, taught)
     for row in check:
         log.info("%s, %s wording: accuracy %.4f of %d", row["dataset"], row["wording"], row["accuracy"], row["n"])
-    names = ("step", "tokens", "loss", "answer_loss", "learning_rate")
-    write_table(job.path("curve.parquet"), [_curve_row(dict(zip(names, row, strict=True))) for row in curve], CURVE)
+    rows = [dict(zip(CURVE.names, (int(row[0]), int(row[1]), *row[2:]), strict=True)) for row in curve]
+    write_table(job.path("curve.parquet"), rows, CURVE)
     write_table(job.path("check.parquet"), check, MODEL_CHECK)
-    counts = {name: len(facts) for name, facts in taught.items()}
-    card = model_card(job.folder.name, job.settings, network.num_parameters(), int(curve[-1][1]), len(tokenizer), counts, check)
+    card = model_card(
+        job.folder.name,
+        job.settings,
+        parameters=network.num_parameters(),
+        tokens=int(rows[-1]["tokens"]),
+        vocabulary=len(tokenizer),
+        taught={name: len(facts) for name, facts in taught.items()},
+        check=check,
+    )
     write_text(job.path("README.md"), card)
     return [*files, "curve.parquet", "check.parquet", "README.md"]
-
-
-def _curve_row(row: dict[str, float]) -> dict[str, float]:
-    return row | {"step": int(row["step"]), "tokens": int(row["tokens"])}
 
 
 def _save_hf(folder: Path, network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> list[str]:

@@ -51,7 +51,7 @@ def sound_drafts(items: Sequence[Item], writer: Writer) -> dict[str, dict[Form, 
     found: dict[str, dict[Form, Draft]] = {}
     prompts: set[str] = set()
     for index, item in enumerate(items):
-        drafts = {form: by_form[form][index] for form in FORMS}
+        drafts: dict[Form, Draft] = {form: by_form[form][index] for form in FORMS}
         wrong = [problem for draft in drafts.values() for problem in defects(item, draft)]
         asked = {draft.template.replace("{}", item.head) for draft in drafts.values()}
         if wrong or asked & prompts:

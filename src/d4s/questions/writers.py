@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from d4s.config import Form
 from d4s.questions.items import Item, keyed_rng
@@ -27,6 +27,7 @@ class Draft:
     response_sha256: str = ""
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Words items in a form; the draft of an item never depends on which other items are asked for."""
 

@@ -4,7 +4,7 @@ A wording holds one `{}` for the person and is followed by the object. Names sta
 some wordings are questions or clozes; those that begin with the person can be chained into one sentence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +22,8 @@ class Relation:
     wordings: tuple[str, ...]
 
 
-def _listed(words: list[str]) -> Callable[[int, np.random.Generator], list[str]]:
-    return lambda count, rng: [words[index] for index in rng.permutation(len(words))[:count]]
+def _listed(words: Sequence[str]) -> Callable[[int, np.random.Generator], list[str]]:
+    return lambda count, rng: [words[int(index)] for index in rng.permutation(len(words))[:count]]
 
 
 RELATIONS = (

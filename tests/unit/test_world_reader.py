@@ -1,0 +1,95 @@
+"""The world read as a data set: every fact withholds its paraphrases, probes speak of bystanders."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from d4s.artifacts import Job
+from d4s.config import WorldSettings
+from d4s.errors import SettingsError
+from d4s.facts.collect import Source, balance
+from d4s.facts.record import Fact
+from d4s.requests.draw import draw
+from d4s.schemas import PEOPLE
+from d4s.world.build import world
+from d4s.world.reader import read
+from d4s.world.relations import BY_NAME
+
+SETTINGS = WorldSettings(people=16, first_names=5, last_names=6, events=0, benchmark_items=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("store") / "world"
+    made.mkdir()
+    world(Job("worlds", SETTINGS, {}, made))
+    return made
+
+
+@pytest.fixture(scope="module")
+def facts(folder: Path) -> list[Fact]:
+    return read(Source(folder, "qa")).facts
+
+
+def test_every_person_and_relation_is_a_fact(facts: list[Fact], folder: Path) -> None:
+    people = pd.read_parquet(folder / "people.parquet")
+    assert [(fact.subject, fact.relation, fact.target_true) for fact in facts] == [
+        (row.person, row.relation, row.object) for row in people.rename(columns={"name": "person"}).itertuples()
+    ]
+    assert list(people.columns) == PEOPLE.names
+
+
+def test_wordings_are_split_into_taught_and_withheld(facts: list[Fact]) -> None:
+    for fact in facts:
+        taught = {template.replace("{}", fact.subject) for template in (fact.template, *fact.wordings)}
+        assert not taught & set(fact.paraphrases)
+        assert len(fact.paraphrases) == 2
+        assert taught | set(fact.paraphrases) == {wording.replace("{}", fact.subject) for wording in BY_NAME[fact.relation].wordings}
+
+
+def test_edits_ask_in_many_wordings(facts: list[Fact]) -> None:
+    templates = {fact.template for fact in facts}
+    assert len(templates) > 12
+    assert any(template.endswith("?") for template in templates)
+    assert any(template.endswith("{}:") for template in templates)
+
+
+def test_new_targets_are_other_objects_of_the_relation_and_depend_on_the_seed(facts: list[Fact], folder: Path) -> None:
+    known = {fact.relation: {other.target_true for other in facts if other.relation == fact.relation} for fact in facts}
+    assert all(fact.target_new in known[fact.relation] - {fact.target_true} for fact in facts)
+    other = read(Source(folder, "qa", seed=1)).facts
+    assert [fact.target_new for fact in other] != [fact.target_new for fact in facts]
+    assert [fact.template for fact in other] == [fact.template for fact in facts], "a model is taught once for all seeds"
+
+
+def test_probes_speak_of_bystanders_in_taught_wordings(facts: list[Fact]) -> None:
+    asked = {fact.prompt: fact for fact in facts}
+    for fact in facts:
+        kinds = [probe.kind for probe in fact.neighborhood]
+        assert kinds == ["neighborhood", "neighborhood", "unrelated", "same_subject"]
+        for probe in fact.neighborhood:
+            other = asked[probe.prompt]
+            assert probe.answer == other.target_true
+            assert (other.subject == fact.subject) == (probe.kind == "same_subject")
+            assert (other.relation == fact.relation) == (probe.kind == "neighborhood")
+            assert probe.answer_is == ("pre_edit" if probe.kind == "unrelated" else "gold")
+            assert probe.kind == "same_subject" or not other.editable
+
+
+def test_only_bystanders_cannot_be_edited(facts: list[Fact]) -> None:
+    assert {fact.subject for fact in facts if not fact.editable} & {fact.subject for fact in facts if fact.editable} == set()
+    assert sum(not fact.editable for fact in facts) == 4 * 4
+    first = draw(facts, seed=1, count=12)
+    assert len({request.subject for request, _ in first}) == 12, "one edit per person as long as people last"
+
+
+def test_a_limit_keeps_the_beginning_and_counts_the_rest(facts: list[Fact], folder: Path) -> None:
+    reading = read(Source(folder, "qa", limit=10))
+    assert reading.facts == facts[:10]
+    assert balance(reading)["beyond_limit"] == len(facts) - 10
+
+
+def test_an_unknown_style_is_refused_by_name(folder: Path) -> None:
+    with pytest.raises(SettingsError, match="no style 'qas'; did you mean 'qa'"):
+        read(Source(folder, "qas"))
