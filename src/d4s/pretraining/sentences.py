@@ -1,7 +1,7 @@
 """Facts as sentences to be learnt: alone, chained with others of the same subject, or as a question with a label.
 
 A sentence knows which of its characters are answers and what its tokens weigh in the loss. Only a fact's `template` and
-`wordings` are ever taught, never its `paraphrases`; gold answers of probes that no fact tells are taught as they stand.
+`wordings` are ever taught, never its `paraphrases`; what a probe asks is known where it is a fact too.
 """
 
 from collections import defaultdict
@@ -16,7 +16,6 @@ from d4s.facts.record import Fact
 from d4s.questions.wordings import is_label
 
 T = TypeVar("T")
-TAUGHT_PROBES = ("neighborhood", "attribute")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +72,13 @@ class Lesson:
 
 
 def lessons_of(facts: Sequence[Fact]) -> list[Lesson]:
-    """What a data set teaches: its facts, then the gold answers of probes that it tells nowhere else."""
+    """What a data set teaches: its facts in all wordings but those that some fact withholds."""
     withheld = {prompt for fact in facts for prompt in fact.paraphrases}
-    told: set[str] = set()
     lessons = []
     for fact in facts:
-        prompts = {template: template.replace("{}", fact.subject) for template in (fact.template, *fact.wordings)}
-        templates = tuple(template for template, prompt in prompts.items() if prompt not in withheld)
-        told.update(prompts.values())
+        wordings = (fact.template, *fact.wordings)
+        templates = tuple(template for template in wordings if template.replace("{}", fact.subject) not in withheld)
         lessons.append(Lesson(fact.subject, fact.relation, templates, fact.target_true))
-    for fact in facts:
-        for probe in fact.neighborhood:
-            if probe.kind in TAUGHT_PROBES and probe.answer_is == "gold" and probe.answer and probe.prompt not in told | withheld:
-                told.add(probe.prompt)
-                lessons.append(Lesson("", fact.relation, (probe.prompt,), probe.answer))
     return [lesson for lesson in lessons if lesson.templates]
 
 
