@@ -1,0 +1,50 @@
+"""Free answers: greedy text cut at the end of its first sentence, and its comparison with a target, word for word."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from d4s.models.edited import EditedModel
+
+SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
+FOLLOWED_END = re.compile(r"[.!?](?=\s)|\S\s*\n")
+FIRST_TOKENS = 4
+
+
+def first_sentence(text: str) -> str:
+    """The text up to its first `.`, `!` or `?` before a space, or line break; all of it where there is none."""
+    text = text.strip()
+    end = SENTENCE_END.search(text)
+    return (text[: end.start()] if end else text).strip()
+
+
+def free_answers(model: EditedModel, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    """The first sentence that a model writes greedily after each prompt, of at most so many tokens.
+
+    A few tokens are written first, and only prompts whose sentence has not ended then are given the rest: greedy text
+    is the beginning of any longer greedy text, so the answers are the same.
+    """
+    texts: dict[str, str] = {}
+    for count in dict.fromkeys((min(FIRST_TOKENS, max_new_tokens), max_new_tokens)):
+        open_ended = [prompt for prompt in dict.fromkeys(prompts) if not FOLLOWED_END.search(texts.get(prompt, ""))]
+        texts.update(zip(open_ended, model.generate(open_ended, count), strict=True))
+    return [first_sentence(texts[prompt]) for prompt in prompts]
+
+
+def normalised(text: str) -> tuple[str, ...]:
+    """The words of a text without case, punctuation and symbols. Articles stay: a label may be `a`."""
+    plain = unicodedata.normalize("NFKC", text).casefold()
+    return tuple("".join(" " if unicodedata.category(letter)[0] in "PSZ" else letter for letter in plain).split())
+
+
+def begins_with(answer: str, target: str) -> bool:
+    """Whether an answer begins with exactly the words of a target."""
+    words = normalised(target)
+    if not words:
+        return answer.strip().startswith(target.strip())
+    return normalised(answer)[: len(words)] == words
+
+
+def is_same(answer: str, other: str) -> bool:
+    """Whether two answers are the same words."""
+    return normalised(answer) == normalised(other)

@@ -1,0 +1,52 @@
+"""Norms of the MLP output weights and of their change, layer by layer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from d4s.models.edited import EditedModel
+from d4s.models.language_model import LanguageModel
+
+Originals = Mapping[int, float]
+
+
+def l1_per_element(weight: Float[Tensor, "d_out d_in"]) -> float:
+    """||W||_1 / numel(W), summed in float64."""
+    return float(weight.abs().sum(dtype=torch.float64) / weight.numel())
+
+
+def spectral(weight: Float[Tensor, "d_out d_in"]) -> float:
+    """Largest singular value, from the Gram matrix of the shorter side in float64; not a number where W is not finite."""
+    if not bool(weight.isfinite().all()):
+        return float("nan")
+    wide = weight.double() if weight.shape[0] <= weight.shape[1] else weight.double().mT
+    return float(torch.linalg.eigvalsh(wide @ wide.mT)[-1].clamp(min=0).sqrt())
+
+
+def originals(model: LanguageModel) -> dict[int, float]:
+    """L1 norm per element of every layer's weight as it is now; to be taken before any edit."""
+    return {layer: l1_per_element(model.weight(layer)) for layer in range(model.n_layers)}
+
+
+def norm_rows(model: LanguageModel, view: EditedModel, step: int, before: Originals) -> list[dict[str, Any]]:
+    """Rows of NORMS for a model whose weights are edited now: of every layer, W and its change, and W before any edit.
+
+    `l1_per_element_original` is the value at no edits, `l1_per_element_weight` that of the weight now,
+    `l1_per_element_delta`, `frobenius_delta` and `spectral_delta` those of the change; layers left alone change by zero.
+    """
+    changes = view.weight_changes() or {}
+    rows = []
+    for layer in range(model.n_layers):
+        delta = changes.get(layer)
+        values = {
+            "l1_per_element_original": before[layer],
+            "l1_per_element_weight": before[layer] if delta is None else l1_per_element(model.weight(layer)),
+            "l1_per_element_delta": 0.0 if delta is None else l1_per_element(delta),
+            "frobenius_delta": 0.0 if delta is None else float(delta.double().norm()),
+            "spectral_delta": 0.0 if delta is None else spectral(delta),
+        }
+        rows += [{"step": step, "layer": layer, "quantity": quantity, "value": value} for quantity, value in values.items()]
+    return rows

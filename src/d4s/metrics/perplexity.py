@@ -1,0 +1,36 @@
+"""Perplexity of held-out text: how well a model still predicts what no edit is about."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from d4s.models.edited import EditedModel
+
+
+def perplexities(model: EditedModel, rows: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Perplexities of rows of token ids, of which the first token is context.
+
+    `perplexity` is exp(total negative log-likelihood / total tokens); `perplexity_row_mean` and `perplexity_row_median`
+    are the mean and the median over rows of exp(mean negative log-likelihood of the row). The mean is ruled by outliers.
+
+    Raises:
+        ValueError: if a row has no token to predict.
+    """
+    counts = np.array([len(row) - 1 for row in rows])
+    if len(rows) == 0 or counts.min() < 1:
+        raise ValueError("perplexity needs rows of at least two tokens")
+    nll = model.text_nll(rows).double().numpy()
+    with np.errstate(over="ignore"):
+        by_row = np.exp(nll / counts)
+        return {
+            "perplexity": float(np.exp(nll.sum() / counts.sum())),
+            "perplexity_row_mean": float(by_row.mean()),
+            "perplexity_row_median": float(np.median(by_row)),
+        }
+
+
+def perplexity_rows(step: int, text: str, now: dict[str, float], before: dict[str, float]) -> list[dict[str, Any]]:
+    """Rows of PERPLEXITY: all of them, and the ratio of corpus-level perplexity to the unedited model's."""
+    values = {**now, "perplexity_ratio": now["perplexity"] / before["perplexity"]}
+    return [{"step": step, "text": text, "quantity": quantity, "value": value} for quantity, value in values.items()]

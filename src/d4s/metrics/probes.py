@@ -1,0 +1,66 @@
+"""What is asked about a fact once it is edited: its own prompt, other wordings, and what must not or must also change."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from d4s.facts.record import Fact, Probe
+
+Kind = Literal["efficacy", "paraphrase", "neighborhood", "locality", "same_subject", "portability"]
+LOCALITY_PROBES = ("unrelated", "neighborhood")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One prompt about a fact. `prompt_id` is its place in the fact's list of such prompts.
+
+    `answer` is what accuracy is about (None: what the unedited model says), `rival` the answer that it is compared with
+    in probability, `aliases` what else counts as the answer when it is freely written.
+    """
+
+    fact_id: str
+    kind: Kind
+    prompt_id: int
+    prompt: str
+    answer: str | None
+    rival: str | None = None
+    aliases: tuple[str, ...] = ()
+
+
+def questions_of(fact: Fact, probes_per_fact: int) -> list[Question]:
+    """All questions about a fact, with at most so many probes of each kind."""
+    return [*_rewritten(fact), *_left_alone(fact, probes_per_fact), *_following(fact)]
+
+
+def _rewritten(fact: Fact) -> Iterator[Question]:
+    """The edit's own prompt and its paraphrases: the new target against the true one."""
+    true = fact.target_true or None
+    yield Question(fact.fact_id, "efficacy", 0, fact.prompt, fact.target_new, true)
+    for number, prompt in enumerate(fact.paraphrases):
+        yield Question(fact.fact_id, "paraphrase", number, prompt, fact.target_new, true)
+
+
+def _left_alone(fact: Fact, probes_per_fact: int) -> Iterator[Question]:
+    """Probes whose answer an edit must leave alone: against their gold answer, and against the unedited model."""
+    seen: Counter[str] = Counter()
+    for number, probe in enumerate(fact.neighborhood):
+        seen[probe.kind] += 1
+        if seen[probe.kind] > probes_per_fact:
+            continue
+        if probe.kind == "same_subject" or (probe.kind == "neighborhood" and _is_gold(probe)):
+            rival = fact.target_new if probe.answer != fact.target_new else None
+            yield Question(fact.fact_id, probe.kind, number, probe.prompt, probe.answer, rival if _is_gold(probe) else None)
+        if probe.kind in LOCALITY_PROBES:
+            yield Question(fact.fact_id, "locality", number, probe.prompt, probe.answer)
+
+
+def _is_gold(probe: Probe) -> bool:
+    return bool(probe.answer) and probe.answer_is == "gold"
+
+
+def _following(fact: Fact) -> Iterator[Question]:
+    """Prompts whose answer follows from the new fact."""
+    for number, chain in enumerate(fact.portability):
+        if chain.answers:
+            yield Question(fact.fact_id, "portability", number, chain.prompt, chain.answers[0], None, chain.answers[1:])

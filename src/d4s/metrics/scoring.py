@@ -1,0 +1,153 @@
+r"""Scores of an edited model on facts, each kind of question in up to four readings.
+
+Let nll(a) be the mean negative log-likelihood per token of " " + a after the prompt, teacher-forced, and let the arg-max
+tokens be the likeliest ones at the same positions.
+
+| reading | efficacy, paraphrase (a = new, b = true target) | neighborhood, same_subject (a = gold answer, b = new target) |
+|---|---|---|
+| `_score` | nll(a) < nll(b); absent without b | nll(a) < nll(b); absent where a is b |
+| `_accuracy` | share of tokens of a that are the arg-max | the same |
+| `_exact` | all tokens of a are the arg-max | the same |
+| `_generated` | the free answer (first sentence, greedy) begins with exactly the words of a | the same |
+
+`locality` asks unrelated and neighbouring prompts and compares with the frozen unedited model, whoever is right:
+`locality_accuracy` is the share of positions of the probe's answer whose arg-max token is the unedited model's,
+`locality_exact` that all are, `locality_generated` that the free answer is the same words. `portability` is scored on
+the first of its answers and, freely written, on any. Where a probe has no answer of its own, the unedited model's free
+answer takes its place. A comparison with a number that is not finite does not hold.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from d4s.facts.record import Fact
+from d4s.metrics.generation import begins_with, free_answers, is_same
+from d4s.metrics.probes import Question, questions_of
+from d4s.models.edited import EditedModel, Scores
+
+EXAMPLES = 20
+SHORT_ANSWER = 8  # tokens of the unedited model's answer that stands in for a missing one where nothing else is written
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model makes of one question; `text` is empty where it was not asked to write."""
+
+    nll: float
+    rival_nll: float | None
+    correct: tuple[bool, ...]
+    predicted: tuple[int, ...]
+    text: str | None
+
+
+class Exam:
+    """Questions about facts, and the unedited model's replies to them, asked once.
+
+    `max_new_tokens` of 0 leaves free answers out.
+    """
+
+    def __init__(self, unedited: EditedModel, facts: Sequence[Fact], *, probes_per_fact: int, max_new_tokens: int) -> None:
+        self.max_new_tokens = max_new_tokens
+        self.questions = {fact.fact_id: questions_of(fact, probes_per_fact) for fact in facts}
+        self._settle_answers(unedited)
+        local = [item for items in self.questions.values() for item in items if item.kind == "locality"]
+        self.before = dict(zip(local, ask(unedited, local, max_new_tokens), strict=True))
+        shown = [item for items in [*self.questions.values()][:EXAMPLES] for item in items] if max_new_tokens else []
+        self.texts = dict(zip(shown, free_answers(unedited, [item.prompt for item in shown], max_new_tokens), strict=True))
+
+    def _settle_answers(self, unedited: EditedModel) -> None:
+        """Put the unedited model's free answer where a probe has none; drop the probe if that is empty."""
+        open_ended = [item for items in self.questions.values() for item in items if not item.answer]
+        texts = free_answers(unedited, [item.prompt for item in open_ended], self.max_new_tokens or SHORT_ANSWER)
+        settled = dict(zip(open_ended, texts, strict=True))
+        for fact_id, items in self.questions.items():
+            known = [replace(item, answer=item.answer or settled[item]) for item in items]
+            self.questions[fact_id] = [item for item in known if item.answer]
+
+    def scores(self, model: EditedModel, step: int, edited_at: Mapping[str, int]) -> tuple[list[Row], list[Row]]:
+        """Rows of SCORES and of ANSWERS for a model after `step` edits; `edited_at` names the facts and their steps."""
+        asked = [item for fact_id in edited_at for item in self.questions[fact_id]]
+        replies = ask(model, asked, self.max_new_tokens)
+        scores = [
+            {
+                "step": step,
+                "protocol": "retained",
+                "fact_id": item.fact_id,
+                "edited_at": edited_at[item.fact_id],
+                "metric": metric,
+                "prompt_id": item.prompt_id,
+                "value": value,
+            }
+            for item, reply in zip(asked, replies, strict=True)
+            for metric, value in readings(item, reply, self.before.get(item)).items()
+        ]
+        return scores, [self._answer(step, item, reply) for item, reply in zip(asked, replies, strict=True) if item in self.texts]
+
+    def means(self, model: EditedModel, fact_ids: Iterable[str]) -> dict[str, dict[str, float]]:
+        """Teacher-forced scores by fact and metric, averaged over prompts; for a look right after an edit."""
+        asked = [item for fact_id in fact_ids for item in self.questions[fact_id]]
+        found: dict[str, dict[str, list[float]]] = {}
+        for item, reply in zip(asked, ask(model, asked, 0), strict=True):
+            for metric, value in readings(item, reply, self.before.get(item)).items():
+                found.setdefault(item.fact_id, {}).setdefault(metric, []).append(value)
+        return {fact_id: {metric: float(np.mean(values)) for metric, values in by.items()} for fact_id, by in found.items()}
+
+    def _answer(self, step: int, item: Question, reply: Reply) -> Row:
+        return {
+            "step": step,
+            "fact_id": item.fact_id,
+            "kind": item.kind,
+            "prompt_id": item.prompt_id,
+            "prompt": item.prompt,
+            "expected": item.answer,
+            "before": self.texts[item],
+            "after": reply.text,
+        }
+
+
+def ask(model: EditedModel, questions: Sequence[Question], max_new_tokens: int) -> list[Reply]:
+    """A model's replies to settled questions; everything is scored, and everything written, in one call each."""
+    if not questions:
+        return []
+    rivals = [item for item in questions if item.rival]
+    answers = [item.answer or "" for item in questions]
+    scores = model.score([item.prompt for item in (*questions, *rivals)], [*answers, *(item.rival or "" for item in rivals)])
+    nll, lengths = scores.mean_nll().tolist(), scores.mask.sum(1).tolist()
+    rival_nll = dict(zip(rivals, nll[len(questions) :], strict=True))
+    texts = free_answers(model, [item.prompt for item in questions], max_new_tokens) if max_new_tokens else [None] * len(questions)
+    correct, predicted = _cut(scores, lengths)
+    return [Reply(nll[k], rival_nll.get(item), correct[k], predicted[k], texts[k]) for k, item in enumerate(questions)]
+
+
+def _cut(scores: Scores, lengths: Sequence[int]) -> tuple[list[tuple[bool, ...]], list[tuple[int, ...]]]:
+    """Rows without their padding."""
+    correct = [tuple(row[:length]) for row, length in zip(scores.correct.tolist(), lengths, strict=True)]
+    predicted = [tuple(row[:length]) for row, length in zip(scores.predicted.tolist(), lengths, strict=True)]
+    return correct, predicted
+
+
+def readings(question: Question, reply: Reply, before: Reply | None) -> dict[str, float]:
+    """The metrics of one reply by name; against the unedited model's reply where `before` is given (locality)."""
+    found = _against_answer(question, reply) if before is None else _against_before(reply, before)
+    return {f"{question.kind}_{reading}": float(value) for reading, value in found.items()}
+
+
+def _against_answer(question: Question, reply: Reply) -> dict[str, float]:
+    found: dict[str, float] = {"accuracy": float(np.mean(reply.correct)), "exact": all(reply.correct)}
+    if reply.rival_nll is not None:
+        found["score"] = reply.nll < reply.rival_nll
+    if reply.text is not None:
+        found["generated"] = any(begins_with(reply.text, answer) for answer in (question.answer or "", *question.aliases))
+    return found
+
+
+def _against_before(reply: Reply, before: Reply) -> dict[str, float]:
+    same = [now == then for now, then in zip(reply.predicted, before.predicted, strict=True)]
+    found: dict[str, float] = {"accuracy": float(np.mean(same)), "exact": all(same)}
+    if reply.text is not None and before.text is not None:
+        found["generated"] = is_same(reply.text, before.text)
+    return found
