@@ -83,6 +83,12 @@ def mean_interval(values: Sequence[float] | Array) -> Estimate:
     return mean_intervals(np.asarray(values, dtype=np.float64)[:, None])[0]
 
 
+def average_interval(values: Array) -> Estimate:
+    """Average of the column means over the rows that have them, with an interval over rows."""
+    low, high = percentiles(bootstrap(len(values), lambda weights: weighted_means(values, weights).mean(1)))
+    return Estimate(float(np.nanmean(values, axis=0).mean()), float(low), float(high), len(values))
+
+
 def average_difference(left: Array, right: Array) -> Estimate:
     """Average of the column means of one sample minus another's, rows paired; NaN values are left out of their column."""
     both = np.hstack([left, right])

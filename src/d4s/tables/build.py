@@ -1,0 +1,40 @@
+"""The verb `tables`: every table of the registry as CSV, LaTeX and Parquet, and reasons for what was left out."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from d4s.artifacts import write_json
+from d4s.studies.results import Results
+from d4s.tables import tab_benchmarks, tab_costs, tab_main, tab_objectives, tab_protocols
+from d4s.tables.table import NotTabled, Table
+from d4s.tables.write import write
+
+logger = logging.getLogger(__name__)
+
+# Modules are imported, not named by text, so that the code digest of the stage covers every table.
+TABLES: Mapping[str, Callable[[Results], Table]] = {
+    "tab_main": tab_main.table,
+    "tab_forms": tab_main.form_table,
+    "tab_protocols": tab_protocols.table,
+    "tab_benchmarks": tab_benchmarks.table,
+    "tab_objectives": tab_objectives.table,
+    "tab_costs": tab_costs.table,
+}
+
+
+def tables(study_dir: Path) -> None:
+    """Write every table that a study has the data for into its folder `tables`, and tables.json."""
+    results = Results(study_dir)
+    record: dict[str, Any] = {}
+    for name, make in TABLES.items():
+        try:
+            table = make(results)
+        except NotTabled as reason:
+            record[name] = {"skipped": str(reason)}
+            logger.info("%s is not written: %s", name, reason)
+            continue
+        write(table, study_dir / "tables", name)
+        record[name] = {"title": table.title, "caption": table.caption}
+    write_json(study_dir / "tables" / "tables.json", record)

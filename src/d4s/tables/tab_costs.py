@@ -1,0 +1,49 @@
+"""The ledger of costs by stage: calls, wall and CPU time, the share that went into starting interpreters, peak memory."""
+
+from typing import Any
+
+import pandas as pd
+
+from d4s.studies.results import Results
+from d4s.tables.table import Column, NotTabled, Table
+
+COLUMNS = (
+    Column("calls", "Calls", digits=0),
+    Column("wall_s", "Wall, s", digits=0),
+    Column("cpu_s", "CPU, s", digits=0),
+    Column("startup_share", "Start-up, % of wall", digits=0, factor=100),
+    Column("peak_rss_mb", "Peak memory, MB", digits=0),
+)
+
+
+def table(results: Results) -> Table:
+    """A row per verb in the order of the chain's costs, and their total.
+
+    Raises:
+        NotTabled: if no costs were recorded.
+    """
+    costs = results.costs
+    if costs.empty:
+        raise NotTabled("no costs were recorded")
+    by_verb = [(str(verb), part) for verb, part in costs.groupby("verb", sort=False)]
+    by_verb.sort(key=lambda item: -float(item[1]["cpu_s"].sum()))
+    rows = [_row(verb, part, total=False) for verb, part in by_verb] + [_row("all", costs, total=True)]
+    caption = (
+        "What the calls behind this study took, by stage: wall and CPU time summed over calls (some ran side by side), the share of wall "
+        "time before the stage itself began, and the largest memory of one call. Calls that found their work done are counted too."
+    )
+    return Table("Costs", caption, ("stage",), COLUMNS, pd.DataFrame(rows))
+
+
+def _row(verb: str, part: pd.DataFrame, total: bool) -> dict[str, Any]:
+    wall = float(part["wall_s"].sum())
+    return {
+        "block": "",
+        "stage": verb,
+        "reference": total,
+        "calls": len(part),
+        "wall_s": wall,
+        "cpu_s": float(part["cpu_s"].sum()),
+        "startup_share": float(part["startup_s"].sum()) / wall if wall else 0.0,
+        "peak_rss_mb": float(part["peak_rss_mb"].max()),
+    }

@@ -1,0 +1,91 @@
+"""The paper's main table: lengths × efficacy, paraphrase, specificity and their average, all methods, two references set apart."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from d4s.studies.intervals import Estimate, average_interval, over_seeds
+from d4s.studies.names import HEADLINE, REFERENCES, dataset_name, method_name
+from d4s.studies.results import Panel, Results, Run
+from d4s.tables.table import Column, NotTabled, Table
+
+LONG = 100
+SHOWN = 3
+HEADERS = {"efficacy_accuracy": "Eff", "paraphrase_accuracy": "Par", "locality_accuracy": "Spe"}
+
+
+def table(results: Results) -> Table:
+    """Data sets of facts.
+
+    Raises:
+        NotTabled: if nothing was measured.
+    """
+    return average_table(results, results.main_panels, "Editing after the whole sequence")
+
+
+def form_table(results: Results) -> Table:
+    """The forms of the multi-question set, in the same shape.
+
+    Raises:
+        NotTabled: if the study has no such data sets.
+    """
+    forms = [panel for panel in results.panels if results.form(panel.dataset)]
+    return average_table(results, forms, "Editing the three forms of a question")
+
+
+def average_table(results: Results, shown: Sequence[Panel], title: str) -> Table:
+    """A block per panel, a row per editor.
+
+    Raises:
+        NotTabled: if the panels hold nothing.
+    """
+    lengths = _lengths(results, shown)
+    if not lengths:
+        raise NotTabled("no data set of this kind was measured")
+    rows = [_row(results, panel, editor, lengths) for panel in shown for editor in results.editors(panel)]
+    columns = [
+        Column(f"{metric}_{length}", header, f"{length} edits", "high", factor=100, interval=metric == "average")
+        for length in lengths
+        for metric, header in {**HEADERS, "average": "Avg"}.items()
+    ]
+    seeds = (
+        "one seed: ± is half a 95 % bootstrap interval over facts" if len(results.seeds) == 1 else "± is half a 95 % t-interval over seeds"
+    )
+    caption = (
+        "Retained efficacy, paraphrase and specificity (%, teacher-forced token accuracy; specificity is agreement with the frozen "
+        "unedited model) on all edits after the whole sequence, and their average. Best in bold, second underlined; references are set "
+        f"apart; {seeds}."
+    )
+    return Table(title, caption, ("method",), tuple(columns), pd.DataFrame(rows))
+
+
+def _lengths(results: Results, shown: Sequence[Panel]) -> list[int]:
+    """The longest lengths measured, at most three, of at least 100 edits if there are such."""
+    found = sorted({length for run in results.runs if run.panel in shown for length in results.lengths(run)})
+    return ([length for length in found if length >= LONG] or found)[-SHOWN:] if len(found) > SHOWN else found
+
+
+def _row(results: Results, panel: Panel, editor: str, lengths: Sequence[int]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "block": f"{dataset_name(panel.dataset)}, {panel.model}",
+        "method": method_name(editor),
+        "reference": editor in REFERENCES,
+    }
+    for length in lengths:
+        for metric in (*HEADLINE, "average"):
+            metrics = HEADLINE if metric == "average" else (metric,)
+            found = [_average(results, run, length, metrics) for run in results.runs_of(panel, editor)]
+            known = [estimate for estimate in found if estimate is not None]
+            joint = over_seeds(known) if known else Estimate(np.nan, np.nan, np.nan, 0)
+            name = f"{metric}_{length}"
+            row |= {name: joint.value, f"{name}_low": joint.low, f"{name}_high": joint.high, f"{name}_n": joint.n}
+    return row
+
+
+def _average(results: Results, run: Run, length: int, metrics: tuple[str, ...]) -> Estimate | None:
+    scores = results.retained(run, length)
+    if scores.empty or not set(metrics) <= set(scores.columns):
+        return None
+    return average_interval(scores[list(metrics)].to_numpy(dtype=float))

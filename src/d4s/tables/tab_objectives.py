@@ -1,0 +1,59 @@
+"""The edit targets under the unedited model: how long, how diverse and how surprising, by data set and form."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from d4s.studies.names import dataset_name
+from d4s.studies.results import Panel, Results
+from d4s.studies.targets import target_numbers
+from d4s.tables.table import Column, NotTabled, Table
+
+WHICH = {"new": "counterfactual", "true": "true"}
+COLUMNS = (
+    Column("n", "n", digits=0),
+    Column("tokens", "Tokens"),
+    Column("distinct", "Distinct", digits=0),
+    Column("entropy", "Bits"),
+    Column("perplexity", "Per token", "Perplexity"),
+    Column("median", "Median", "Perplexity"),
+    Column("first_token", "First token", "Perplexity"),
+    Column("joint", "Whole target", "Perplexity"),
+)
+
+
+def table(results: Results) -> Table:
+    """A row per data set and kind of target.
+
+    Raises:
+        NotTabled: if no targets were scored.
+    """
+    rows = [_row(results, panel, which) for panel in results.panels for which in WHICH if len(results.targets(panel, which))]
+    if not rows:
+        raise NotTabled("no targets were scored under the unedited model")
+    caption = (
+        "Targets of the edits under the unedited model. Tokens: mean length; Distinct and Bits: number and entropy of the target texts; "
+        "perplexities are exp of the mean negative log-likelihood (per token, its median, of the first token, of the whole target)."
+    )
+    return Table("Edit targets", caption, ("data set", "target"), COLUMNS, pd.DataFrame(rows))
+
+
+def _row(results: Results, panel: Panel, which: str) -> dict[str, Any]:
+    numbers = target_numbers(results.targets(panel, which))
+    return {
+        "block": panel.model,
+        "data set": dataset_name(panel.dataset),
+        "target": WHICH[which],
+        "reference": False,
+        "n": numbers.n,
+        "tokens": numbers.tokens,
+        "distinct": numbers.distinct,
+        "entropy": numbers.entropy,
+        "perplexity": numbers.perplexity,
+        "perplexity_low": float(np.exp(numbers.log_perplexity.low)),
+        "perplexity_high": float(np.exp(numbers.log_perplexity.high)),
+        "median": numbers.median_perplexity,
+        "first_token": float(np.exp(numbers.log_first_token.value)),
+        "joint": float(np.exp(numbers.log_joint.value)),
+    }

@@ -1,0 +1,104 @@
+"""What a table is: rows in blocks that are compared with each other, numeric columns, and marks for the best two."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+Best = Literal["high", "low", "none"]
+Mark = Literal["", "best", "second"]
+NOTHING = "–"
+
+
+class NotTabled(Exception):
+    """The study lacks what a table shows; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A numeric column: its key in the frame, how it is headed, which end is best, and how its numbers are written."""
+
+    key: str
+    header: str
+    group: str = ""
+    best: Best = "none"
+    digits: int = 1
+    factor: float = 1.0
+    signed: bool = False
+    interval: bool = False
+
+    def text(self, value: float) -> str:
+        """A number as it is written, with a true minus sign."""
+        if np.isnan(value):
+            return NOTHING
+        return f"{value * self.factor:{'+' if self.signed else ''},.{self.digits}f}".replace("-", "−")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One number as it is written: half the width of its interval beside it where the column shows that."""
+
+    text: str
+    spread: str = ""
+    mark: Mark = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row: its labels and cells; references are set apart and never marked."""
+
+    labels: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    reference: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table: `frame` holds label columns, `block`, `reference`, and every column's number with `_low` and `_high` where known."""
+
+    title: str
+    caption: str
+    labels: tuple[str, ...]
+    columns: tuple[Column, ...]
+    frame: pd.DataFrame
+
+    def blocks(self) -> Iterator[tuple[str, list[Line]]]:
+        """Blocks in order, each with its lines: methods first, references last."""
+        for block, rows in self.frame.groupby("block", sort=False):
+            marks = {column.key: _marks(rows, column) for column in self.columns}
+            ordered = pd.concat([rows[~rows["reference"]], rows[rows["reference"]]])
+            lines = []
+            for at, row in zip(ordered.index, ordered.to_dict(orient="records"), strict=True):
+                cells = tuple(_cell(row, column, marks[column.key].get(at, "")) for column in self.columns)
+                lines.append(Line(tuple(str(row[label]) for label in self.labels), cells, bool(row["reference"])))
+            yield str(block), lines
+
+    def groups(self) -> list[tuple[str, int]]:
+        """Headings over neighbouring columns and how many each spans."""
+        found: list[tuple[str, int]] = []
+        for column in self.columns:
+            if found and found[-1][0] == column.group:
+                found[-1] = (column.group, found[-1][1] + 1)
+            else:
+                found.append((column.group, 1))
+        return found
+
+
+def _marks(rows: pd.DataFrame, column: Column) -> dict[Any, Mark]:
+    """Best and second of a block by row index, ties marked alike; numbers count as they are written."""
+    written = rows.loc[~rows["reference"], column.key].dropna() * column.factor
+    values = written.round(column.digits)
+    if column.best == "none" or len(values) < 2:
+        return {}
+    ranked = sorted(set(values), reverse=column.best == "high")
+    names: Sequence[Mark] = ("best", "second")
+    return {at: names[ranked.index(value)] for at, value in values.items() if value in ranked[:2]}
+
+
+def _cell(row: dict[Any, Any], column: Column, mark: Mark) -> Cell:
+    low, high = (float(row.get(f"{column.key}_{side}", np.nan)) for side in ("low", "high"))
+    known = column.interval and not np.isnan(low)
+    spread = f"±{(high - low) / 2 * column.factor:.{column.digits}f}" if known else ""
+    return Cell(column.text(float(row[column.key])), spread, mark)
