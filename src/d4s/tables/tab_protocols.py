@@ -25,9 +25,7 @@ def table(results: Results) -> Table:
     if not rows:
         raise NotTabled("no run logged scores right after its edits")
     columns = [
-        Column(
-            f"{metric}_{kind}", header, name, "low" if kind == "gap" else "high", factor=100, signed=kind == "gap", interval=kind == "gap"
-        )
+        _column(metric, kind)
         for metric in NAMES
         for kind in SHOWN
         if not np.isnan([row[f"{metric}_{kind}"] for row in rows]).all()
