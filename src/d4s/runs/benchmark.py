@@ -48,4 +48,5 @@ def _items(job: Job[BenchmarkJobSettings]) -> Path:
     if settings.tasks != "world":
         raise SettingsError(f"benchmarks.tasks: unknown tasks {settings.tasks!r}; known: world")
     world = Artifact.open(job.inputs["world"], "worlds")
-    return next(world.path(name).parent for name in world.manifest.files if name.startswith("benchmarks/"))
+    files = [world.path(name) for name in world.manifest.files if name.startswith("benchmarks/")]
+    return files[0].parent

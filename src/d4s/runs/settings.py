@@ -3,14 +3,7 @@
 from pydantic import Field
 
 from d4s.config import BenchmarkSettings, Frozen, MeasureSettings
-from d4s.editors.settings import EditorSettings, TargetSettings
-
-
-class TargetsJobSettings(Frozen):
-    """Targets of the requests that a seed draws."""
-
-    target: TargetSettings
-    seed: int = Field(ge=0, description="Draw of the requests and their order.")
+from d4s.editors.settings import EditorSettings
 
 
 class RunSettings(Frozen):

@@ -54,7 +54,7 @@ VERBS: dict[str, Verb] = {
     "targets": Verb(
         "targets",
         "d4s.editors.targets:targets",
-        "d4s.runs.settings:TargetsJobSettings",
+        "d4s.editors.settings:TargetsJobSettings",
         "Target hidden states of blocks of requests at the original weights; outputs are bBLOCK.json.",
     ),
     "prepare": Verb(
