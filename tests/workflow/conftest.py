@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("Snakefile", "workflow", "src", "environment.yml", "dvc.yaml", "grids", ".gitignore")
+PARTS = ("Snakefile", "workflow", "src", "environment.yml", "dvc.yaml", ".dvc", ".dvcignore", "grids", ".gitignore")
 TINY: dict[str, Any] = {
     "study": "tiny",
     "seeds": [1],
@@ -105,7 +106,7 @@ def lay_out(path: Path, study: dict[str, Any]) -> Workdir:
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
-            shutil.copytree(source, path / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            shutil.copytree(source, path / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "cache", "tmp"))
         elif source.is_file():
             shutil.copy(source, path / part)
     (path / "params.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
@@ -113,11 +114,16 @@ def lay_out(path: Path, study: dict[str, Any]) -> Workdir:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Workdir:
-    """The tiny study, run to its report. Never change it: take `copy`."""
-    work = lay_out(tmp_path_factory.mktemp("study") / "finished", TINY)
-    work.snakemake()
-    return work
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workdir:
+    """The tiny study, run to its report, once for all workers. Never change it: take `copy`."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    done = shared / "finished.done"
+    with FileLock(shared / "finished.lock"):
+        if not done.is_file():
+            lay_out(shared / "finished", TINY).snakemake()
+            done.touch()
+    return Workdir(shared / "finished")
 
 
 @pytest.fixture

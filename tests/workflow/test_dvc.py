@@ -10,8 +10,6 @@ def _repository(work: Workdir) -> None:
     work.run("git", "init", "-q")
     work.run("git", "config", "user.email", "test@example.org")
     work.run("git", "config", "user.name", "test")
-    work.run("dvc", "init", "-q")
-    work.run("dvc", "config", "cache.type", "copy")
     work.run("git", "add", ".")
     work.run("git", "commit", "-qm", "start")
 
