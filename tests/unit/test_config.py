@@ -1,5 +1,7 @@
 """Settings: what is refused, how it is told, and what a study's file may say."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -177,3 +179,17 @@ def test_equal_settings_give_equal_text():
 def test_problems_of_one_data_set_hide_no_others():
     told = complaints(datasets={"a": {"source": "world", "limit": 0}, "b": {"source": "questions"}, "c": 3}, seeds=["x"])
     assert {line.split(": ")[0] for line in told} >= {"datasets.a.facts.limit", "datasets.b.questions.form", "datasets.c.facts", "seeds.0"}
+
+
+GRIDS = sorted((Path(__file__).parents[2] / "grids").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", [*GRIDS, Path(__file__).parents[2] / "params.yaml"], ids=lambda path: path.stem)
+def test_the_studies_that_we_ship_are_sound_and_named_like_their_files(path):
+    study = load_study(path)
+    assert study.study == ("default" if path.stem == "params" else path.stem)
+    for row in study.grid:
+        assert set(row.models) <= set(study.models)
+        assert set(row.datasets) <= set(study.datasets)
+    for name, model in study.models.items():
+        assert set(getattr(model, "datasets", ())) <= set(study.datasets), name
