@@ -2,6 +2,7 @@
 
 from d4s.artifacts import write_json
 from d4s.config import Study
+from d4s.studies.metrics import write_metrics
 from d4s.studies.resolve import Plan, resolve, results_folder
 from d4s.studies.summarize import Cell, gather
 
@@ -13,6 +14,7 @@ def summarize(study: Study) -> None:
     plan = resolve(study)
     out = results_folder(study)
     gather(cells_of(plan), out, [node.folder for node in plan.nodes])
+    write_metrics(out)
     write_json(out / STORE_LIST, sorted(str(node.folder) for node in plan.nodes))
     write_json(out / "study.json", study.model_dump(mode="json"))
 

@@ -1,0 +1,177 @@
+"""A study resolved into artefacts: what enters a hash, what does not, what is shared and what is refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from d4s.config import Study
+from d4s.errors import DataMissing, SettingsError
+from d4s.studies import codes
+from d4s.studies.graph import Node
+from d4s.studies.overview import overview
+from d4s.studies.prune import prune, unused
+from d4s.studies.resolve import Plan, resolve
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _study(**changes: Any) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "params.yaml").read_text()) | changes
+
+
+def _plan(**changes: Any) -> Plan:
+    return resolve(Study.model_validate(_study(**changes)))
+
+
+def _names(plan: Plan, verb: str) -> set[str]:
+    return {node.name for node in plan.of(verb)}
+
+
+def _row(**changes: Any) -> list[dict[str, Any]]:
+    return [{"models": ["mini"], "datasets": ["world_qa"], "editors": ["memit", "d4s"], "lengths": [10, 120]} | changes]
+
+
+def test_resolving_imports_no_torch() -> None:
+    code = "import sys; from d4s.studies.resolve import resolve; import d4s.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_lengths_layers_and_blocks_enter_no_hash() -> None:
+    short, long = _plan(grid=_row(lengths=[10])), _plan(grid=_row(lengths=[10, 120]))
+    for verb in ("edit", "measure", "targets", "moments"):
+        assert _names(short, verb) == _names(long, verb)
+    assert [node.wanted for node in long.of("targets")] == [("b0.json", "b1.json", "b2.json")]
+    assert long.of("moments")[0].wanted == ("l0.json", "l1.json", "l2.json")
+    assert long.of("edit")[0].wanted == ("n10.json", "n120.json")
+
+
+def test_editors_share_targets_moments_and_contexts() -> None:
+    plan = _plan(grid=_row(editors=["d4s", "d4s_even", "one_time_batch", "memit", "rome"]))
+    assert len(plan.of("targets")) == len(plan.of("moments")) == len(plan.of("contexts")) == 1
+    assert len(plan.of("edit")) == 5
+
+
+def test_the_taught_model_does_not_depend_on_the_grid() -> None:
+    assert _names(_plan(grid=_row()), "pretrain") == _names(_plan(), "pretrain")
+
+
+def test_each_setting_reaches_exactly_what_it_makes() -> None:
+    base = _plan(grid=_row())
+    measured = _plan(grid=_row(), measure={"sample": 5})
+    assert _names(base, "edit") == _names(measured, "edit")
+    assert not _names(base, "measure") & _names(measured, "measure")
+    seeded = _plan(grid=_row(), seeds=[2])
+    assert _names(base, "pretrain") == _names(seeded, "pretrain")
+    assert not _names(base, "targets") & _names(seeded, "targets")
+    other = _plan(grid=_row(editors=["memit", "mine"]), editors={"mine": {"preset": "d4s", "spread": "even"}})
+    assert {name for name in _names(base, "edit") if ".memit." in name} == {name for name in _names(other, "edit") if ".memit." in name}
+
+
+def test_inputs_come_before_what_they_feed() -> None:
+    seen: set[Path] = set()
+    for node in _plan().nodes:
+        assert all(not isinstance(found, Node) or found.folder in seen for found in node.inputs.values())
+        seen.add(node.folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"grid": _row(editors=["memitt"])}, "did you mean 'memit'?"),
+        ({"grid": _row(models=["maxi"], datasets=["world_qq"])}, "did you mean 'world_qa'?"),
+        ({"grid": _row(lengths=[10_000])}, "lower the length"),
+        ({"editors": {"memit": {"batch": 3}}}, "is a preset"),
+        ({"grid": _row(editors=["mine"]), "editors": {"mine": {"preset": "d4s", "sprad": "even"}}}, "did you mean 'spread'?"),
+    ],
+)
+def test_what_cannot_be_resolved_is_refused_with_the_near_name(changes: dict[str, Any], expected: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        _plan(**changes)
+    assert expected in str(caught.value)
+
+
+def test_all_problems_of_a_grid_are_named_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        _plan(grid=_row(models=["maxi"], datasets=["world_qq"], editors=["memit"]))
+    assert "maxi" in str(caught.value) and "world_qq" in str(caught.value)
+
+
+def test_records_need_a_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("D4S_DATA", raising=False)
+    with pytest.raises(DataMissing, match="D4S_DATA"):
+        _plan(datasets={"counterfact": {"source": "counterfact"}}, grid=_row(datasets=["counterfact"]))
+
+
+def test_a_changed_record_is_another_artefact(tmp_path: Path) -> None:
+    def facts(text: str) -> set[str]:
+        (tmp_path / "counterfact").mkdir(exist_ok=True)
+        (tmp_path / "counterfact" / "counterfact.jsonl").write_text(text)
+        study = {"datasets": {"counterfact": {"source": "counterfact"}}, "grid": _row(datasets=["counterfact"]), "data": str(tmp_path)}
+        return _names(_plan(**study), "facts")
+
+    assert len(facts("one") & facts("two")) == 1  # the world's facts, which the model is taught, stay
+
+
+def test_trusted_code_is_left_out() -> None:
+    assert {node.code for node in _plan(trust_code=True).nodes} == {"trusted"}
+
+
+def test_the_overview_counts_what_is_there() -> None:
+    lines = list(overview(Study.model_validate(_study())))
+    assert "cells" in lines[0]
+    assert any(line.strip().startswith("edit") for line in lines)
+
+
+# --- code digests -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "a.py").write_text('"""Doc."""\nfrom d4s.b import f\n\ndef g(x):\n    """Doc."""\n    return f(x)\n')
+    (tmp_path / "b.py").write_text("def f(x):\n    return x + 1\n")
+    (tmp_path / "c.py").write_text("Z = 1\n")
+    monkeypatch.setattr(codes, "ROOT", tmp_path)
+    return tmp_path
+
+
+def _digest(*modules: str) -> str:
+    for cached in (codes.code_digest, codes._tree, codes._fingerprint, codes._imports):
+        cached.cache_clear()
+    try:
+        return codes.code_digest(*modules)
+    finally:
+        codes.code_digest.cache_clear()
+
+
+def test_comments_docstrings_and_layout_change_no_digest(package: Path) -> None:
+    before = _digest("d4s.a")
+    (package / "a.py").write_text('"""Other."""\nfrom d4s.b import f\n# why\n\n\ndef g(x):\n    """Another."""\n    return f( x )\n')
+    assert _digest("d4s.a") == before
+
+
+def test_code_anywhere_in_the_imports_changes_the_digest_and_other_code_does_not(package: Path) -> None:
+    before = _digest("d4s.a")
+    (package / "c.py").write_text("Z = 2\n")
+    assert _digest("d4s.a") == before
+    (package / "b.py").write_text("def f(x):\n    return x + 2\n")
+    assert _digest("d4s.a") != before
+
+
+# --- prune ------------------------------------------------------------------------------------------------------------
+
+
+def test_prune_lists_first_and_removes_only_what_no_study_names(tmp_path: Path) -> None:
+    for name in ("runs/kept-1", "runs/stale-2"):
+        (tmp_path / "results/store" / name).mkdir(parents=True)
+        (tmp_path / "results/store" / name / "x").write_text("x")
+    (tmp_path / "results/one").mkdir()
+    (tmp_path / "results/one/store.json").write_text('["results/store/runs/kept-1"]')
+    assert [path.name for path in unused(tmp_path)] == ["stale-2"]
+    assert "could be removed" in list(prune(remove=False, root=tmp_path))[-1]
+    assert (tmp_path / "results/store/runs/stale-2").exists()
+    list(prune(remove=True, root=tmp_path))
+    assert [path.name for path in (tmp_path / "results/store/runs").iterdir()] == ["kept-1"]
