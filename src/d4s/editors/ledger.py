@@ -140,12 +140,14 @@ class Ledger:
         return self._frames[-1].end if self._frames else len(MAGIC)
 
     def _count(self, edits: int) -> int:
-        """Number of frames that hold exactly the first edits."""
+        """Number of frames that hold exactly the first edits.
+
+        Raises:
+            ArtifactError: if no frame ends there.
+        """
         bounds = [0, *accumulate(frame.edits for frame in self._frames)]
         if edits not in bounds:
-            raise ArtifactError(
-                f"{self._path} records {self.length} edits in batches, and none ends after {edits}; run the rule that edits"
-            )
+            raise ArtifactError(f"{self._path} records {self.length} edits, but no batch ends after {edits}; run the rule that edits")
         return bounds.index(edits)
 
     def _drop_beyond(self, edits: int) -> None:

@@ -44,6 +44,13 @@ class TargetSettings(Frozen):
     )
 
 
+class TargetsJobSettings(Frozen):
+    """What the `targets` stage computes: targets of the requests that a seed draws."""
+
+    target: TargetSettings
+    seed: int = Field(ge=0, description="Draw of the requests and their order.")
+
+
 class KeySettings(Frozen):
     """Which key stands for a request at a layer."""
 

@@ -1,0 +1,236 @@
+"""Target hidden states: per request, the shift at the lookup token that makes the model say the new target.
+
+For a request with p wordings and a shift δ of the hooked vector h (of the bare prompt), minimised by Adam from δ = 0:
+
+    mean over wordings and target tokens of −log P(token) + kl · KL(P_δ ‖ P_0 at the essence prompt) + decay · ‖δ‖ / ‖h‖²
+
+with ‖δ‖ clamped to a multiple of ‖h‖ after every update. Requests are independent: many are optimised in one batch, each
+stopping on its own. At the original weights the `targets` stage does this in blocks of requests, before any edit.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from d4s.artifacts import Artifact, Job, write_tensors
+from d4s.editors.contexts import read_contexts
+from d4s.editors.prompts import Rewriting, padded, rewriting
+from d4s.editors.protocol import Targets
+from d4s.editors.restart import Restart, restart
+from d4s.editors.settings import TargetSettings, TargetsJobSettings
+from d4s.errors import ArtifactError
+from d4s.facts.record import from_frame
+from d4s.log import progress
+from d4s.models.language_model import LanguageModel
+from d4s.models.loading import load
+from d4s.requests.draw import EditRequest, draw
+from d4s.schemas import FACTS
+
+log = logging.getLogger(__name__)
+BLOCK = 50
+ACTIVATIONS_PER_PASS = 2**28
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The loss of each request at its shift, the mean probability of its target, and that of its least likely token."""
+
+    loss: Float[Tensor, " b"]
+    probability: Float[Tensor, " b"]
+    lowest: Float[Tensor, " b"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A batch of requests laid out for the loss: rows are wordings, request by request, then the essence prompts.
+
+    Target tokens are listed flat: the row and place (from the lookup token) that predicts each, its id, and its weight in
+    its request's mean. `before` are the log-probabilities at the essence prompts without a shift.
+    """
+
+    settings: TargetSettings
+    again: Restart
+    hidden_norm: Float[Tensor, " b"]
+    request: Int[Tensor, " n"]
+    row: Int[Tensor, " t"]
+    place: Int[Tensor, " t"]
+    token: Int[Tensor, " t"]
+    weight: Float[Tensor, " t"]
+    before: Float[Tensor, "b vocab"] | None = None
+
+    def evaluate(self, shift: Float[Tensor, "b d"]) -> tuple[Evaluation, Float[Tensor, "b vocab"]]:
+        """Loss and probabilities at a shift per request, and the log-probabilities at the essence prompts."""
+        count = len(shift)
+        hidden = self.again.run(shift[self.request])
+        essence = torch.arange(len(hidden) - count, len(hidden), device=shift.device)
+        read = torch.cat([hidden[self.row, self.place], hidden[essence, 0]])
+        logits = self.again.model.unembed(self.again.model.final_norm(read))
+        likely = logits.to(shift.dtype).log_softmax(-1)
+        token, present = likely[: len(self.row), :].gather(1, self.token[:, None])[:, 0], likely[len(self.row) :]
+        of_token = self.request[self.row]
+        before = present.detach() if self.before is None else self.before
+        divergence = (present.exp() * (present - before)).sum(-1)
+        loss = shift.new_zeros(count).index_add(0, of_token, -token * self.weight)
+        loss = loss + self.settings.kl_weight * divergence + self.settings.weight_decay * shift.norm(dim=1) / self.hidden_norm**2
+        return Evaluation(loss, self._probability(token.detach(), count), self._lowest(token.detach(), count)), before
+
+    def _probability(self, likely: Float[Tensor, " t"], count: int) -> Float[Tensor, " b"]:
+        """Mean over wordings of exp(mean log-probability of the target's tokens)."""
+        rows = len(self.request) - count
+        lengths = torch.bincount(self.row, minlength=rows)
+        each = likely.new_zeros(rows).index_add(0, self.row, likely / lengths[self.row]).exp()
+        return each.view(count, -1).mean(1)
+
+    def _lowest(self, likely: Float[Tensor, " t"], count: int) -> Float[Tensor, " b"]:
+        return likely.new_zeros(count).scatter_reduce(0, self.request[self.row], likely, "amin", include_self=False).exp()
+
+    def select(self, keep: Bool[Tensor, " b"]) -> "Problem":
+        """The same for some of the requests."""
+        number = keep.cumsum(0) - 1
+        rows = keep[self.request].nonzero()[:, 0]
+        new_row = keep[self.request].cumsum(0) - 1
+        tokens = keep[self.request[self.row]]
+        return replace(
+            self,
+            again=self.again.select(rows),
+            hidden_norm=self.hidden_norm[keep],
+            request=number[self.request[rows]],
+            row=new_row[self.row[tokens]],
+            place=self.place[tokens],
+            token=self.token[tokens],
+            weight=self.weight[tokens],
+            before=None if self.before is None else self.before[keep],
+        )
+
+
+def problem(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSettings) -> tuple[Problem, Float[Tensor, "b d"]]:
+    """A batch laid out for the loss, and the hooked vectors at the bare prompts; runs the model up to the hooked block once."""
+    wordings = [wording for one in batch for wording in one.wordings] + [one.essence for one in batch]
+    texts = [wording.teacher_forced if wording.target else wording.upto_lookup for wording in wordings]
+    device, precision = model.device, torch.promote_types(model.dtype, torch.float32)
+
+    def tensor(values: list[int]) -> Int[Tensor, " k"]:
+        return torch.tensor(values, device=device)
+
+    lookups = tensor([wording.lookup for wording in wordings])
+    again, mlp = restart(model, padded(texts, device), lookups, tensor([len(text) for text in texts]), settings.layer)
+    per_request = len(batch[0].wordings)
+    bare = torch.arange(len(batch), device=device) * per_request
+    hidden = (again.hidden[bare, 0] if settings.hook == "block_output" else mlp[bare]).to(precision)
+    flat = [
+        (row, len(wording.ids) - 1 - wording.lookup + offset, token)
+        for row, wording in enumerate(wordings)
+        for offset, token in enumerate(wording.target)
+    ]
+    row, place, token = (tensor([entry[column] for entry in flat]) for column in range(3))
+    weight = 1.0 / (per_request * torch.bincount(row)[row].to(precision))
+    requests = [number for number in range(len(batch)) for _ in range(per_request)] + list(range(len(batch)))
+    return Problem(settings, again, hidden.norm(dim=1), tensor(requests), row, place, token, weight), hidden
+
+
+class Shifts:
+    """Shifts of a batch under Adam, each moving until it is stopped and clamped to a multiple of its hidden state's norm."""
+
+    def __init__(self, hidden: Float[Tensor, "b d"], settings: TargetSettings) -> None:
+        self.value = torch.zeros_like(hidden)
+        self._mean, self._square = torch.zeros_like(hidden), torch.zeros_like(hidden)
+        self._limit = settings.clamp * hidden.norm(dim=1, keepdim=True)
+        self._lr = settings.lr
+
+    def update(self, which: Int[Tensor, " k"], gradient: Float[Tensor, "k d"], step: int) -> None:
+        """Move some of the shifts; `step` counts from 1 and is the same for all that still move."""
+        mean = self._mean[which].mul_(BETAS[0]).add_(gradient, alpha=1 - BETAS[0])
+        square = self._square[which].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        self._mean[which], self._square[which] = mean, square
+        root = (square.sqrt() / (1 - BETAS[1] ** step) ** 0.5).add_(EPSILON)
+        moved = self.value[which] - self._lr / (1 - BETAS[0] ** step) * mean / root
+        norm, limit = moved.norm(dim=1, keepdim=True), self._limit[which]
+        self.value[which] = torch.where(norm > limit, moved * (limit / norm), moved)
+
+
+def optimise(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSettings) -> Targets:
+    """Targets of a batch of requests on the model as it is now, in as many passes as its activations ask for."""
+    wordings = sum(len(one.wordings) + 1 for one in batch)
+    longest = max(len(wording.teacher_forced) for one in batch for wording in one.wordings)
+    activations = wordings / len(batch) * longest * model.d_out(0) * model.n_layers
+    size = max(1, int(ACTIVATIONS_PER_PASS / activations))
+    parts = [_optimise(model, batch[start : start + size], settings) for start in range(0, len(batch), size)]
+    return parts[0] if len(parts) == 1 else Targets.joined(parts)
+
+
+def _optimise(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSettings) -> Targets:
+    laid_out, hidden = problem(model, batch, settings)
+    shifts = Shifts(hidden, settings)
+    moving = torch.arange(len(batch), device=hidden.device)
+    going = torch.ones(len(batch), dtype=torch.bool, device=hidden.device)
+    probability_before, probability_after, steps = (hidden.new_zeros(len(batch)) for _ in range(3))
+    for step in range(1, settings.steps + 1):
+        if 2 * int(going[moving].sum()) <= len(moving):
+            laid_out, moving = laid_out.select(going[moving]), moving[going[moving]]
+        shift = shifts.value[moving].requires_grad_()
+        found, essence = laid_out.evaluate(shift)
+        if step == 1:
+            laid_out, probability_before = replace(laid_out, before=essence), found.probability
+        still = going[moving]
+        probability_after[moving[still]] = found.probability[still]
+        done = found.loss.detach() < settings.stop_loss
+        if settings.stop_probability is not None:
+            done |= found.lowest >= settings.stop_probability
+        going[moving[done]] = False
+        if step == settings.steps or not going.any():
+            break
+        (gradient,) = torch.autograd.grad(found.loss.sum(), shift)
+        still = going[moving]
+        shifts.update(moving[still], gradient[still], step)
+        steps[moving[still]] += 1
+    return Targets(shifts.value, hidden, probability_before, probability_after, steps)
+
+
+# --- the stage --------------------------------------------------------------------------------------------------------
+
+
+def targets(job: Job[TargetsJobSettings]) -> None:
+    """Write bBLOCK.safetensors for every manifest bBLOCK.json asked for that is not there yet, whole blocks at a time."""
+    blocks = [block for block in sorted(int(Path(name).stem.removeprefix("b")) for name in job.wanted) if not _is_valid(job.folder, block)]
+    if not blocks:
+        return
+    facts = from_frame(job.artifact("facts", "facts").table("facts.parquet", FACTS))
+    requests = [request for request, _ in draw(facts, job.settings.seed)]
+    model, contexts = load(job.inputs["model"]), read_contexts(job.inputs["contexts"])
+    log.info("targets of %d blocks of %d requests", len(blocks), BLOCK)
+    for block in progress(blocks, "targets", len(blocks)):
+        batch = requests[block * BLOCK : (block + 1) * BLOCK]
+        found = optimise(model, [rewriting(model, request, contexts) for request in batch], job.settings.target)
+        write_tensors(job.path(f"b{block}.safetensors"), {field.name: getattr(found, field.name).cpu() for field in fields(found)})
+        job.finish([f"b{block}.safetensors"], manifest=f"b{block}.json", requests=[request.request_id for request in batch])
+
+
+def read_targets(folder: Path, requests: Sequence[EditRequest]) -> Targets:
+    """Targets of the first requests of a sequence, from the blocks that hold them, checked.
+
+    Raises:
+        ArtifactError: if a block is missing or was computed for other requests.
+    """
+    parts: list[Targets] = []
+    for block in range(-(-len(requests) // BLOCK)):
+        artifact = Artifact.open(folder, "targets", f"b{block}.json")
+        wanted = [request.request_id for request in requests[block * BLOCK : (block + 1) * BLOCK]]
+        if artifact.manifest.notes["requests"][: len(wanted)] != wanted:
+            raise ArtifactError(f"{folder} holds targets of other requests in block {block}; delete it and run the rule that makes targets")
+        parts.append(Targets(**artifact.tensors(f"b{block}.safetensors"))[: len(wanted)])
+    return Targets.joined(parts)
+
+
+def _is_valid(folder: Path, block: int) -> bool:
+    """Whether a block is there, whole."""
+    try:
+        Artifact.open(folder, "targets", f"b{block}.json").path(f"b{block}.safetensors")
+    except ArtifactError:
+        return False
+    return True
