@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -124,10 +125,15 @@ def imported(*folders: str) -> Iterator[str]:
             yield from re.findall(r"^(?:from|import) (\w+)", path.read_text(), flags=re.MULTILINE)
 
 
+@cache
+def providers() -> Mapping[str, list[str]]:
+    """Names of the installed distributions by the modules that they provide."""
+    return importlib.metadata.packages_distributions()
+
+
 def distributions(modules: Iterator[str]) -> set[str]:
     """Canonical names of the distributions that provide modules."""
-    known = importlib.metadata.packages_distributions()
-    return {canonicalize_name(name) for module in set(modules) for name in known.get(module, ())}
+    return {canonicalize_name(name) for module in set(modules) for name in providers().get(module, ())}
 
 
 def test_everything_imported_by_the_package_is_a_declared_dependency() -> None:
