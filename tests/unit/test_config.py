@@ -53,7 +53,7 @@ def test_a_sound_study_is_taken_with_its_defaults():
     ("changes", "place", "hint"),
     [
         ({"sudy": 1}, "sudy", "did you mean 'study'?"),
-        ({"grid": row(lenghts=[1])}, "grid.0.lenghts", "did you mean 'lengths'?"),
+        ({"grid": row(lengthz=[1])}, "grid.0.lengthz", "did you mean 'lengths'?"),
         ({"world": {"persons": 3, "sead": 1}}, "world.sead", "did you mean 'seed'?"),
         ({"models": {"mini": {"source": "world", "pretrain": {"withd": 3}}}}, "models.mini.world.pretrain.withd", "did you mean 'width'?"),
         ({"datasets": {"a": {"source": "world", "stile": "qa"}}}, "datasets.a.facts.stile", "did you mean 'style'?"),
@@ -90,7 +90,7 @@ def test_all_problems_are_told_at_once():
         ({"grid": row(models=["mini", "mini"])}, "models repeats an entry"),
         ({"grid": []}, "at least 1 item"),
         ({"seeds": [-1]}, "greater than or equal to 0"),
-        ({"models": {"mini": {"source": "wrold"}}}, "'world', 'records', 'hf'"),
+        ({"models": {"mini": {"source": "worldz"}}}, "'world', 'records', 'hf'"),
         ({"models": {"mini": {"source": "records", "datasets": ["1st"]}}}, "pattern"),
         ({"benchmarks": {"limit": 0}}, "greater than 0"),
         ({"measure": {"sample": 0}}, "greater than 0"),

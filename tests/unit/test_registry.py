@@ -50,5 +50,5 @@ def test_an_unknown_name_gets_a_hint(colours, name, hint):
 
 
 def test_the_nearest_name_of_many():
-    assert nearest("lenght", ["length", "lengths", "width"]) == "did you mean 'length'?"
+    assert nearest("lengthz", ["length", "lengths", "width"]) == "did you mean 'length'?"
     assert nearest("zzz", ("b", "a")) == "known: a, b"

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from d4s.artifacts import Artifact
 from d4s.errors import D4SError, RecordError
@@ -173,3 +175,24 @@ def test_running_text_names_every_bad_article(tmp_path):
     assert [(problem.line, problem.field) for problem in caught.value.problems] == [(2, "split"), (3, "text")]
     [article] = articles(write_lines(path, good))
     assert (article.number, article.title, article.split) == (0, "Bread", "stats")
+
+
+@given(st.lists(st.one_of(st.binary(max_size=40), st.sampled_from([b'{"text": "a"}', b"{}", b"null", b'{"text": 3}', b" "])), max_size=8))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_in_a_file_is_either_read_or_named(tmp_path, parts):
+    class Words(Raw):
+        text: Text
+
+    path = tmp_path / "any.jsonl"
+    content = b"\n".join(parts)
+    path.write_bytes(content)
+    expected = [number for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1) if line.strip()]
+    if not expected:
+        with pytest.raises(D4SError, match="holds no records"):
+            read_lines(path, Words)
+        return
+    lines = read_lines(path, Words)
+    accounted = {line.number for line in lines.sound} | {reject.problem.line for reject in lines.rejects}
+    assert lines.seen == len(expected)
+    assert accounted == set(expected)
+    assert all(reject.problem.found and reject.problem.expected for reject in lines.rejects)

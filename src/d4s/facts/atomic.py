@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from d4s.errors import RecordError
 from d4s.facts.collect import Reading, Reject, Source
-from d4s.facts.jsonl import Flaw, Line, Raw, Text, choose_style, read_lines, reading, shown
+from d4s.facts.jsonl import Flaw, Line, Raw, Text, choose_style, read_lines, reading, shown, sound_lines
 from d4s.facts.record import Fact, Probe
 from d4s.registry import nearest
 from d4s.schemas import EVENTS
@@ -59,8 +58,12 @@ NAMES = (
     ("Max", "Toni", "Andy", "Frankie", "Billie", "Charlie", "Jules", "Kit", "Nicky", "Ray"),
 )
 PERSON = re.compile(r"\b(?:person\s?)?([xyz])\b(?!-)", re.IGNORECASE)
-WINDOW, FEWEST, NEIGHBORS, EVERY = 50, 5, 2, 4
+WINDOW, FEWEST = 50, 5
+"""New tails are drawn from so many records before; from so many first ones of the relation where fewer precede."""
+NEIGHBORS, EVERY = 2, 4
+"""Probes per fact, and which records are bystanders: every fourth."""
 HEAD_WORDS, TAIL_WORDS = 4, (2, 3)
+"""What counts as short in an event."""
 
 
 class RawAtomic(Raw):
@@ -73,7 +76,7 @@ class RawAtomic(Raw):
 
 
 @dataclass(frozen=True, slots=True)
-class Tuple:
+class Usable:
     """A usable head and relation with its tails, in the file's order."""
 
     line: Line[RawAtomic]
@@ -92,13 +95,12 @@ def read(source: Source) -> Reading:
     named = choose_style(source, STYLES) == "named"
     lines = read_lines(source.path, RawAtomic, _flaws, key=lambda raw: raw.line)
     tuples, left_out = _tuples(lines.sound)
-    families: dict[str, list[Tuple]] = defaultdict(list)
+    families: dict[str, list[Usable]] = defaultdict(list)
     for item in tuples:
         families[item.relation].append(item)
     donors = _near(tuples, families, WINDOW, FEWEST)
-    neighbors = _near(
-        tuples, {name: [item for item in family if item.bystander] for name, family in families.items()}, NEIGHBORS, NEIGHBORS
-    )
+    bystanders = {name: [item for item in family if item.bystander] for name, family in families.items()}
+    neighbors = _near(tuples, bystanders, NEIGHBORS, NEIGHBORS)
     facts: list[list[Fact]] = []
     for item, candidates, near in zip(tuples, donors, neighbors, strict=True):
         new = _new_tail(item, candidates, source.seed)
@@ -119,15 +121,7 @@ def read_events(path: Path) -> pd.DataFrame:
     Raises:
         RecordError: naming every defect of the file.
     """
-    lines = read_lines(path, RawAtomic, _flaws, key=lambda raw: raw.line)
-    if lines.rejects:
-        raise RecordError([reject.problem for reject in lines.rejects])
-    short: dict[str, tuple[Line[RawAtomic], list[str]]] = {}
-    for line in lines.sound:
-        head = _plain(line.raw.head.replace(BLANK, "something"))
-        tails = [tail for tail in _tails(line.raw) if len(tail.removeprefix("to ").split()) in TAIL_WORDS]
-        if line.raw.relation in IF_THEN and tails and len(head.split()) <= HEAD_WORDS:
-            short.setdefault(head, (line, tails))
+    short = _short(sound_lines(path, RawAtomic, _flaws, key=lambda raw: raw.line))
     first = {(line.raw.relation, tails[0]) for line, tails in short.values()}
     rows = [
         {
@@ -145,6 +139,17 @@ def read_events(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=EVENTS.names)
 
 
+def _short(lines: Sequence[Line[RawAtomic]]) -> dict[str, tuple[Line[RawAtomic], list[str]]]:
+    """The first record of each short head that has a short tail of an if-then relation, with those tails."""
+    found: dict[str, tuple[Line[RawAtomic], list[str]]] = {}
+    for line in lines:
+        head = _plain(line.raw.head.replace(BLANK, "something"))
+        tails = [tail for tail in _tails(line.raw) if len(tail.removeprefix("to ").split()) in TAIL_WORDS]
+        if line.raw.relation in IF_THEN and tails and len(head.split()) <= HEAD_WORDS:
+            found.setdefault(head, (line, tails))
+    return found
+
+
 def _flaws(raw: RawAtomic) -> Iterator[Flaw]:
     if raw.relation not in WORDINGS:
         yield Flaw("relation", shown(raw.relation), f"a relation of ATOMIC-2020; {nearest(raw.relation, tuple(WORDINGS))}")
@@ -154,15 +159,15 @@ def _flaws(raw: RawAtomic) -> Iterator[Flaw]:
         yield Flaw("tails", "[]", "at least one tail")
 
 
-def _tuples(lines: Sequence[Line[RawAtomic]]) -> tuple[list[Tuple], list[Reject]]:
+def _tuples(lines: Sequence[Line[RawAtomic]]) -> tuple[list[Usable], list[Reject]]:
     """Heads with at least one tail, every fourth a bystander, and what has none."""
-    usable: list[Tuple] = []
+    usable: list[Usable] = []
     left_out: list[Reject] = []
     for line in lines:
         head = line.raw.head if line.raw.relation == "isFilledBy" else line.raw.head.replace(BLANK, "something")
         tails = _tails(line.raw)
         if tails:
-            usable.append(Tuple(line, _plain(head), tails, _is_bystander(len(usable))))
+            usable.append(Usable(line, _plain(head), tails, _is_bystander(len(usable))))
         else:
             left_out.append(line.reject(Flaw("tails", shown(list(line.raw.tails)), 'a tail other than "none"')))
     return usable, left_out
@@ -203,7 +208,7 @@ def _names(key: str) -> tuple[str, ...]:
     return tuple(chance.choice(names) for names in NAMES)
 
 
-def _near(tuples: Sequence[Tuple], families: Mapping[str, Sequence[Tuple]], most: int, fewest: int) -> Iterator[Sequence[Tuple]]:
+def _near(tuples: Sequence[Usable], families: Mapping[str, Sequence[Usable]], most: int, fewest: int) -> Iterator[Sequence[Usable]]:
     """For each tuple the last so many members of its family that stand before it; the family's first where fewest do not."""
     before: dict[str, int] = defaultdict(int)
     for item in tuples:
@@ -212,18 +217,18 @@ def _near(tuples: Sequence[Tuple], families: Mapping[str, Sequence[Tuple]], most
         before[item.relation] += place < len(family) and family[place] is item
 
 
-def _new_tail(item: Tuple, candidates: Sequence[Tuple], seed: int) -> str | None:
+def _new_tail(item: Usable, candidates: Sequence[Usable], seed: int) -> str | None:
     """A first tail drawn from records of the relation that is none of the record's own."""
     own = {tail.lower() for tail in item.tails}
     others = [other.tails[0] for other in candidates if other.tails[0].lower() not in own]
     return random.Random(f"{seed}/{item.line.raw.line}").choice(others) if others else None
 
 
-def _lonely(item: Tuple) -> Flaw:
+def _lonely(item: Usable) -> Flaw:
     return Flaw("tails", shown(list(item.tails)), f"a tail unlike those of the {item.relation} records before it, to be edited to")
 
 
-def _fact(item: Tuple, new: str, near: Sequence[Tuple], named: bool) -> Fact:
+def _fact(item: Usable, new: str, near: Sequence[Usable], named: bool) -> Fact:
     raw = item.line.raw
     key = raw.head if named else None
     template, *others = (_named(wording, key) for wording in WORDINGS[item.relation])
@@ -244,7 +249,7 @@ def _fact(item: Tuple, new: str, near: Sequence[Tuple], named: bool) -> Fact:
     )
 
 
-def _neighbors(item: Tuple, near: Sequence[Tuple], named: bool) -> Iterator[Probe]:
+def _neighbors(item: Usable, near: Sequence[Usable], named: bool) -> Iterator[Probe]:
     """Probes that ask the same of bystanders."""
     for other in near:
         if other.head != item.head:

@@ -95,13 +95,15 @@ def read_lines(
     return Lines(sound, rejects, seen)
 
 
-def sound_lines(path: Path, model: type[R]) -> list[Line[R]]:
+def sound_lines(
+    path: Path, model: type[R], rules: Callable[[R], Iterable[Flaw]] = no_flaws, key: Callable[[R], object] | None = None
+) -> list[Line[R]]:
     """The lines of a file that must hold no defect.
 
     Raises:
         RecordError: naming every defect.
     """
-    lines = read_lines(path, model)
+    lines = read_lines(path, model, rules, key)
     if lines.rejects:
         raise RecordError([reject.problem for reject in lines.rejects])
     return lines.sound
