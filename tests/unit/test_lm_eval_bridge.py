@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from d4s.errors import ArtifactError
-from d4s.metrics.lm_eval_bridge import WORLD_TASKS, world_benchmarks
+from d4s.metrics.lm_eval_bridge import WORLD_TASKS, benchmarks
 from d4s.models.edited import Scores
 
 ITEMS = {
@@ -61,8 +61,8 @@ def items(tmp_path: Path) -> Path:
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_that_knows_scores_one_and_one_that_errs_scores_zero(items: Path) -> None:
-    knowing = world_benchmarks(Liker("good", " Good work. And more"), items).set_index("task")
-    erring = world_benchmarks(Liker("bad", "rest"), items).set_index("task")
+    knowing = benchmarks(Liker("good", " Good work. And more"), items).set_index("task")
+    erring = benchmarks(Liker("bad", "rest"), items).set_index("task")
     assert list(knowing.index) == list(WORLD_TASKS)
     assert (knowing["value"].drop("truthfulqa_mc2") == 1.0).all()
     assert knowing.loc["truthfulqa_mc2", "value"] > 0.99
@@ -74,7 +74,7 @@ def test_a_model_that_knows_scores_one_and_one_that_errs_scores_zero(items: Path
 
 @pytest.mark.filterwarnings("ignore")
 def test_items_can_be_limited_and_missing_ones_are_named(items: Path) -> None:
-    assert (world_benchmarks(Liker("good", "x"), items, limit=2)["n"] == 2).all()
+    assert (benchmarks(Liker("good", "x"), items, limit=2)["n"] == 2).all()
     (items / "mmlu.jsonl").unlink()
     with pytest.raises(ArtifactError, match=r"mmlu\.jsonl is missing"):
-        world_benchmarks(Liker("good", "x"), items)
+        benchmarks(Liker("good", "x"), items)

@@ -1,6 +1,6 @@
 """Perplexity of held-out text: how well a model still predicts what no edit is about."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ def perplexities(model: EditedModel, rows: Sequence[Sequence[int]]) -> dict[str,
         }
 
 
-def perplexity_rows(step: int, text: str, now: dict[str, float], before: dict[str, float]) -> list[dict[str, Any]]:
+def perplexity_rows(step: int, text: str, now: Mapping[str, float], before: Mapping[str, float]) -> list[dict[str, Any]]:
     """Rows of PERPLEXITY: all of them, and the ratio of corpus-level perplexity to the unedited model's."""
     values = {**now, "perplexity_ratio": now["perplexity"] / before["perplexity"]}
     return [{"step": step, "text": text, "quantity": quantity, "value": value} for quantity, value in values.items()]

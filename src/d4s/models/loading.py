@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
@@ -41,11 +42,16 @@ def load(
         raise ArtifactError(f"{name} is neither a folder nor a hub id such as openai-community/gpt2-xl")
     options: dict[str, Any] = {} if Path(source).is_dir() else {"revision": revision}
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    how = {"dtype": wanted, "use_safetensors": True, "device_map": device_map, "output_loading_info": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        network = AutoModelForCausalLM.from_pretrained(name, dtype=wanted, use_safetensors=True, device_map=device_map, **options)
-    except (OSError, ValueError, KeyError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, **how, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ArtifactError(f"{name} cannot be loaded as a causal language model in safetensors: {error}") from None
+    network, report = loaded
+    if report["missing_keys"]:
+        raise ArtifactError(f"{name} lacks the weights {sorted(report['missing_keys'])[:5]}; it is not a whole causal language model")
     if device is not None and device_map is None:
         network.to(torch.device(device))  # type: ignore[arg-type]
     return wrap(network, tokenizer)

@@ -25,7 +25,7 @@ def encode_pairs(model: LanguageModel, prompts: Sequence[str], targets: Sequence
     Spaces at the seam count once. An empty prompt is the model's BOS (or EOS) token, so that the target has a context.
 
     Raises:
-        ValueError: if a target is empty, or no token stands for a start of text.
+        ValueError: if a target is empty, or no token stands for an empty prompt.
     """
     heads = [prompt.rstrip(" ") for prompt in prompts]
     texts = [f"{head} {target.lstrip(' ')}".lstrip(" ") for head, target in zip(heads, targets, strict=True)]
@@ -33,7 +33,7 @@ def encode_pairs(model: LanguageModel, prompts: Sequence[str], targets: Sequence
     empty = [(prompt, target) for (_, ids), prompt, target in zip(pairs, prompts, targets, strict=True) if not ids]
     if empty:
         raise ValueError(f"targets without any token after their prompts: {empty[:5]}")
-    return [(prompt_ids or [_start_of_text(model)], ids) for prompt_ids, ids in pairs]
+    return [(prompt_ids or [start_of_text(model)], ids) for prompt_ids, ids in pairs]
 
 
 def _cut(encoding: Encoding, length: int) -> Pair:
@@ -44,11 +44,16 @@ def _cut(encoding: Encoding, length: int) -> Pair:
     return encoding.ids, []
 
 
-def _start_of_text(model: LanguageModel) -> int:
+def start_of_text(model: LanguageModel) -> int:
+    """The token that stands for an empty context: BOS, else EOS.
+
+    Raises:
+        ValueError: if the tokenizer has neither.
+    """
     for token in (model.tokenizer.bos_token_id, model.tokenizer.eos_token_id):
         if isinstance(token, int):
             return token
-    raise ValueError("an empty prompt needs a BOS or EOS token, and the tokenizer has neither")
+    raise ValueError("an empty context needs a BOS or EOS token, and the tokenizer has neither")
 
 
 def lookup_position(model: LanguageModel, prompt_text: str, subject: str, template: str) -> int:

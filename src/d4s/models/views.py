@@ -148,6 +148,8 @@ def _places(pairs: Sequence[Pair]) -> dict[Ids, list[_Place]]:
     """Where target tokens are predicted, by what has to run: the prompt and all but the last target token."""
     places: dict[Ids, list[_Place]] = {}
     for number, (prompt, target) in enumerate(pairs):
+        if not target:
+            continue
         here = places.setdefault((*prompt, *target[:-1]), [])
         here += [_Place(number, column, len(prompt) - 1 + column, token) for column, token in enumerate(target)]
     return places

@@ -4,13 +4,12 @@ import logging
 from pathlib import Path
 
 from d4s.artifacts import Artifact, Job, write_table
-from d4s.config import BenchmarkSettings
 from d4s.editors.families import build
 from d4s.editors.ledger import recorded_state
 from d4s.editors.prepared import load as load_prepared
 from d4s.errors import SettingsError
 from d4s.log import progress
-from d4s.metrics.lm_eval_bridge import world_benchmarks
+from d4s.metrics.lm_eval_bridge import Wording, benchmarks
 from d4s.models.loading import load
 from d4s.runs.lengths import finish, pending
 from d4s.runs.settings import BenchmarkJobSettings
@@ -27,26 +26,28 @@ def benchmark(job: Job[BenchmarkJobSettings]) -> None:
     model = load(job.inputs["model"])
     editor = build(job.settings.editor)
     prepared = load_prepared(job.inputs, job.settings.editor)
-    items = _items(job)
+    items, wording = _items(job)
     for length in progress(lengths, f"benchmarks of {job.folder.name}"):
         state = recorded_state(job.inputs["run"], length, editor)
         with editor.edited(model, prepared, state) as edited:
-            rows = world_benchmarks(edited, items, job.settings.benchmarks.limit)
+            rows = benchmarks(edited, items, job.settings.benchmarks.limit, wording)
         name = f"n{length}.benchmark.parquet"
         write_table(job.path(name), rows.assign(step=length), BENCHMARK)
         finish(job, length, [name])
         log.info("%s at %d edits: mean of the tasks %.3f", job.folder.name, length, rows["value"].mean())
 
 
-def _items(job: Job[BenchmarkJobSettings]) -> Path:
-    """The folder of benchmark items, its files checked against the world's manifest.
+def _items(job: Job[BenchmarkJobSettings]) -> tuple[Path, Wording]:
+    """The folder of benchmark items and how they are asked: the world's (checked against its manifest), or real records.
 
     Raises:
-        SettingsError: if tasks other than the world's are asked for.
+        SettingsError: if the tasks are neither the world's nor a folder.
     """
-    settings: BenchmarkSettings = job.settings.benchmarks
-    if settings.tasks != "world":
-        raise SettingsError(f"benchmarks.tasks: unknown tasks {settings.tasks!r}; known: world")
-    world = Artifact.open(job.inputs["world"], "worlds")
-    files = [world.path(name) for name in world.manifest.files if name.startswith("benchmarks/")]
-    return files[0].parent
+    tasks = job.settings.benchmarks.tasks
+    if tasks == "world":
+        world = Artifact.open(job.inputs["world"], "worlds")
+        files = [world.path(name) for name in world.manifest.files if name.startswith("benchmarks/")]
+        return files[0].parent, "world"
+    if not Path(tasks).is_dir():
+        raise SettingsError(f"benchmarks.tasks: {tasks!r} is neither `world` nor a folder with the items of the six tasks")
+    return Path(tasks), "standard"
