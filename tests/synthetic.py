@@ -11,7 +11,7 @@ from d4s.artifacts import write_json, write_table
 from d4s.studies.summaries import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
 
 LAYERS = (0, 1, 2)
-TASKS = ("arc_challenge", "hellaswag", "mmlu", "winogrande", "truthfulqa_mc1", "gsm8k")
+TASKS = ("arc_challenge", "hellaswag", "mmlu", "winogrande", "truthfulqa_mc1", "gsm8k", "truthfulqa_mc2")
 FORMS = {"mqd_tf": "true_false", "mqd_mc": "multiple_choice", "mqd_dg": "directly_generated"}
 PROMPTS = {"efficacy": 1, "paraphrase": 2, "neighborhood": 2, "locality": 3, "same_subject": 3, "portability": 1}
 TEXT = "heldout"
@@ -221,6 +221,7 @@ def _norms(method: Method, step: int) -> pd.DataFrame:
         base = 0.08 + 0.01 * layer
         growth = _growth(method, step) if layer in method.layers else 0.0
         values = {
+            "l1_per_element_original": base,
             "l1_per_element_weight": base * (1 + growth),
             "l1_per_element_delta": base * growth * 1.1,
             "frobenius_delta": growth * 20,
@@ -237,7 +238,12 @@ def _growth(method: Method, step: float) -> float:
 
 def _perplexity(method: Method, step: int) -> pd.DataFrame:
     ratio = 1 + method.damage * step / 60
-    rows = {"perplexity": 6.2 * ratio, "perplexity_ratio": ratio}
+    rows = {
+        "perplexity": 6.2 * ratio,
+        "perplexity_row_mean": 7.9 * ratio,
+        "perplexity_row_median": 6.0 * ratio,
+        "perplexity_ratio": ratio,
+    }
     return pd.DataFrame([{"step": step, "text": TEXT, "quantity": quantity, "value": value} for quantity, value in rows.items()])
 
 
@@ -245,7 +251,7 @@ def _benchmark(made: Made, method: Method, dataset: str, editor: str, step: int,
     strength = method.damage / METHODS["memit"].damage if dataset in FORMS else 1.0
     damage = made.form_damage[dataset] * strength if dataset in FORMS else method.damage
     longest = 150 if dataset in FORMS else 300
-    value = np.clip(0.72 + 0.04 * np.arange(6) - damage * step / longest, 0, 1) + own.normal(0, 0.002, 6)
+    value = np.clip(0.72 + 0.04 * (np.arange(7) % 6) - damage * step / longest, 0, 1) + own.normal(0, 0.002, 7)
     error = np.sqrt(value * (1 - np.clip(value, 0, 1)) / made.items)
     return pd.DataFrame({
         "step": step, "task": TASKS, "metric": "acc", "value": value, "stderr": error, "n": made.items,

@@ -24,7 +24,7 @@ COLUMNS = {
     "directly_generated": "Gene-\nrated",
     "people": "People's\nfacts",
 }
-OWN_PROBE = "neighborhood_accuracy"
+OWN_PROBE = "locality_accuracy"  # agreement with the unedited model, hence 1 before any edit
 
 
 def figure(results: Results) -> Drawing:
@@ -42,8 +42,8 @@ def figure(results: Results) -> Drawing:
     caption = (
         f"Change of accuracy, in points against the unedited model, after {length} edits of one form (rows), asked in each form about "
         f"events that were not edited and about people (columns){places(results, list(panels.values()))}. Multiple choice and generated: "
-        "the benchmark tasks of these shapes, scored as in their originals; true/false: probes beside the edited facts, which only edits "
-        f"of that form come with (dash: not asked). {seeds_words(results)}"
+        "the benchmark tasks of these shapes, scored as in their originals; true/false: agreement with the unedited model on the probes "
+        f"beside the edited facts, which only edits of that form come with (dash: not asked). {seeds_words(results)}"
     )
     return Drawing("Every form against every form", caption, lambda page: _draw(matrices, page))
 
@@ -74,7 +74,8 @@ def _matrix(results: Results, panels: Mapping[str, Panel], editor: str) -> np.nd
                     tasks = [task for task in ASKED[asked] if task in after and task in base]
                     changes.append(float((after[tasks] - base[tasks]).mean()) if tasks else np.nan)
                 elif asked == form:
-                    changes.append(results.probe_change(run, results.lengths(run)[-1], OWN_PROBE))
+                    scores = results.retained(run, results.lengths(run)[-1])
+                    changes.append(float(scores[OWN_PROBE].mean()) - 1.0 if OWN_PROBE in scores else np.nan)
             matrix[row, column] = np.mean(changes) if changes else np.nan
     return matrix
 
@@ -107,7 +108,10 @@ def _heat(ax: Axes, matrix: np.ndarray, labelled: bool) -> None:
 
 
 def _cell(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value * 100:+.0f}".replace("-", "−").replace("+0", "0")
+    if np.isnan(value):
+        return "–"
+    points = round(value * 100)
+    return f"{points:+d}".replace("-", "−") if points else "0"
 
 
 def _ink(value: float) -> str:

@@ -4,8 +4,9 @@ Every bootstrap draws from a generator with a fixed seed, so that equal data giv
 same size are resampled in the same way.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy import stats
 RESAMPLES = 2000
 LEVEL = 0.95
 _BLOCK = 4_000_000
+_KEPT = 1500
 
 Array = NDArray[np.floating[Any]]
 
@@ -35,17 +37,26 @@ class Estimate:
         return replace(self, value=self.value * factor, low=low, high=high)
 
 
-def resamples(n: int) -> Iterator[Array]:
-    """Bootstrap counts of n units as blocks of rows, one row per resample, each summing to n."""
+def bootstrap(n: int, statistic: Callable[[Array], Array]) -> Array:
+    """A statistic of every resample of n units; `statistic` maps counts (r, n), each row summing to n, to values (r, ...)."""
+    return np.concatenate([statistic(counts.astype(np.float64)) for counts in _resamples(n)])
+
+
+def _resamples(n: int) -> Iterable[NDArray[np.int32]]:
+    """Counts of n units in every resample, in blocks of rows; kept for sizes that come again and again."""
+    return _kept(n) if n <= _KEPT else _drawn(n)
+
+
+@lru_cache(maxsize=32)
+def _kept(n: int) -> tuple[NDArray[np.int32], ...]:
+    return tuple(_drawn(n))
+
+
+def _drawn(n: int) -> Iterator[NDArray[np.int32]]:
     generator = np.random.default_rng(0)
     rows = max(1, min(RESAMPLES, _BLOCK // n))
     for start in range(0, RESAMPLES, rows):
-        yield generator.multinomial(n, np.full(n, 1.0 / n), size=min(rows, RESAMPLES - start)).astype(np.float64)
-
-
-def bootstrap(n: int, statistic: Callable[[Array], Array]) -> Array:
-    """A statistic of every resample; `statistic` maps counts (r, n) to values (r, ...)."""
-    return np.concatenate([statistic(counts) for counts in resamples(n)])
+        yield generator.multinomial(n, np.full(n, 1.0 / n), size=min(rows, RESAMPLES - start)).astype(np.int32)
 
 
 def percentiles(draws: Array) -> tuple[Array, Array]:

@@ -165,9 +165,15 @@ class Results:
         """The runs of an editor in a panel, one per seed."""
         return [run for run in self.runs if run.panel == panel and run.editor == editor]
 
+    @staticmethod
+    def rows_of(frame: pd.DataFrame, run: Run) -> "pd.Series[bool]":
+        """Which rows of a gathered table belong to a run."""
+        same = [frame[column] == value for column, value in zip(CELL, run, strict=True)]
+        return same[0] & same[1] & same[2] & same[3]
+
     def lengths(self, run: Run) -> list[int]:
         """Lengths measured of a run."""
-        rows = self.index[_of(self.index, run)]
+        rows = self.index[self.rows_of(self.index, run)]
         return sorted(int(step) for step in rows["step"].unique())
 
     def shared_length(self, panel: Panel, editors: Iterable[str]) -> int | None:
@@ -197,11 +203,6 @@ class Results:
             return pd.DataFrame(columns=list(HEADLINE), dtype=float)
         return pd.DataFrame(rows).dropna(axis=1, how="all")
 
-    def probe_change(self, run: Run, step: int, metric: str) -> float:
-        """Change of a probe's mean against the unedited model, whose answers to probes of a trained model are right."""
-        scores = self.retained(run, step)
-        return float(scores[metric].mean()) - 1.0 if metric in scores else np.nan
-
     def edited_at(self, run: Run, step: int) -> "pd.Series[float]":
         """Position in the sequence at which each fact was edited."""
         rows = self._positions.get(run, self.scores.iloc[:0])
@@ -228,7 +229,7 @@ class Results:
     @cached_property
     def unedited_norms(self) -> dict[tuple[str, int], float]:
         """L1 per element of the unedited matrices by model and layer."""
-        rows = self.norms[(self.norms["editor"] == "unedited") & (self.norms["quantity"] == "l1_per_element_weight")]
+        rows = self.norms[self.norms["quantity"] == "l1_per_element_original"]
         means = rows.dropna(subset="layer").groupby(["model", "layer"])["value"].first()
         return {(str(model), int(layer)): float(value) for (model, layer), value in means.items()}  # type: ignore[misc, call-overload]
 
@@ -248,7 +249,7 @@ class Results:
 
     def tasks(self, run: Run, step: int) -> pd.DataFrame:
         """Benchmark scores of a run at a length: a row per task (sorted) with value, stderr and n."""
-        rows = self.benchmark[_of(self.benchmark, run) & (self.benchmark["step"] == step)]
+        rows = self.benchmark[self.rows_of(self.benchmark, run) & (self.benchmark["step"] == step)]
         return rows.set_index("task")[["value", "stderr", "n"]].sort_index()
 
     def base_tasks(self, model: str) -> pd.DataFrame:
@@ -258,7 +259,7 @@ class Results:
 
     def benchmark_lengths(self, run: Run) -> list[int]:
         """Lengths at which the benchmarks ran."""
-        return sorted(int(step) for step in self.benchmark[_of(self.benchmark, run)]["step"].unique())
+        return sorted(int(step) for step in self.benchmark[self.rows_of(self.benchmark, run)]["step"].unique())
 
 
 def main_metric(benchmark: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -266,12 +267,6 @@ def main_metric(benchmark: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     benchmark = benchmark[~benchmark["task"].isin(SECOND_READINGS)]
     rank = benchmark["metric"].map({metric: number for number, metric in enumerate(TASK_METRICS)}).fillna(len(TASK_METRICS))
     return benchmark.assign(rank=rank).sort_values("rank", kind="stable").drop_duplicates(keys).drop(columns="rank")
-
-
-def _of(frame: pd.DataFrame, run: Run) -> "pd.Series[bool]":
-    """Rows of a frame that belong to a run."""
-    same = [frame[column] == value for column, value in zip(CELL, run, strict=True)]
-    return same[0] & same[1] & same[2] & same[3]
 
 
 def _plain(value: object) -> object:

@@ -52,8 +52,10 @@ def _exact(metric: str, value: float, n: int = 1) -> Row:
 
 
 def perplexity_rows(perplexity: pd.DataFrame) -> list[Row]:
-    """Perplexity of held-out texts."""
-    return [_exact(f"{row.quantity}.{row.text}", float(row.value)) for row in perplexity.itertuples(index=False)]  # type: ignore[arg-type]
+    """Perplexities of held-out text; the text is named where there are several."""
+    several = perplexity["text"].nunique() > 1
+    rows = zip(perplexity["text"], perplexity["quantity"], perplexity["value"], strict=True)
+    return [_exact(f"{quantity}.{text}" if several else quantity, float(value)) for text, quantity, value in rows]
 
 
 def norm_rows(norms: pd.DataFrame) -> list[Row]:

@@ -1,7 +1,8 @@
 """The gathering of a study: measures of all cells from the store into one Parquet table per kind, and their summary.
 
-Reads hashed artefacts, each checked against its manifest; writes `data/*.parquet`, `index.parquet`, `summary.parquet` and
-`costs.parquet` into results/STUDY. Loads no model. Cells are taken in the order of their names, so that equal artefacts give equal bytes.
+Reads hashed artefacts, each checked against its manifest, and loads no model. Writes `data/*.parquet`, `index.parquet`,
+`summary.parquet`, `costs.parquet` and `provenance.json` into results/STUDY. Cells are taken in the order of their names, so that
+equal artefacts give equal bytes.
 """
 
 import logging
@@ -15,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from d4s.artifacts import MANIFEST, Artifact, atomic, write_table
+from d4s.artifacts import MANIFEST, Artifact, atomic, write_json, write_table
 from d4s.log import progress
 from d4s.schemas import ANSWERS, BENCHMARK, CELL, EDIT_LOG, INDEX, NORMS, OBJECTIVES, PERPLEXITY, SCORES, SUMMARY, collected
 from d4s.studies.costs import write_costs
@@ -69,6 +70,7 @@ def gather(cells: Sequence[Cell], out: Path, folders: Sequence[Path] = ()) -> No
             summary += _gather_cell(cell, add)
             index += _index_rows(cell)
         _gather_objectives(ordered, add)
+    write_json(out / "provenance.json", _provenance(ordered))
     write_table(out / "index.parquet", index, INDEX)
     write_table(out / "summary.parquet", summary, SUMMARY)
     write_costs(out / "costs.parquet", folders)
@@ -127,6 +129,20 @@ def _gather_objectives(cells: Sequence[Cell], add: Add) -> None:
     for (model, dataset), folder in folders.items():
         rows = Artifact.open(folder, "objectives", MANIFEST).table("objectives.parquet", OBJECTIVES)
         add("objectives", {"model": model, "dataset": dataset, **NO_RUN}, rows)
+
+
+def _provenance(cells: Sequence[Cell]) -> dict[str, Any]:
+    """Library versions, code digests and resolved settings of editors that the runs' manifests name."""
+    manifests = {cell: _opened(cell.run, "runs", max(cell.steps)).manifest for cell in cells}
+    versions: dict[str, set[str]] = {}
+    for manifest in manifests.values():
+        for library, version in manifest.versions.items():
+            versions.setdefault(library, set()).add(version)
+    return {
+        "versions": {library: sorted(found) for library, found in sorted(versions.items())},
+        "editors": {f"{cell.model} / {cell.editor}": manifest.settings["editor"] for cell, manifest in manifests.items()},
+        "code": {cell.editor: manifest.code for cell, manifest in manifests.items()},
+    }
 
 
 def _index_rows(cell: Cell) -> Iterator[dict[str, Any]]:

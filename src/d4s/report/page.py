@@ -1,0 +1,148 @@
+"""The verb `report`: one self-contained page with verdicts, figures, tables, examples, settings and costs.
+
+Everything is inline: no request leaves the page, it runs no script, and whatever comes from data is escaped.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from d4s import __version__
+from d4s.artifacts import write_text
+from d4s.config import Study
+from d4s.errors import ArtifactError
+from d4s.figures.build import FIGURES
+from d4s.report.embed import data_uri, inline_svg
+from d4s.report.examples import examples
+from d4s.report.shortcomings import shortcomings
+from d4s.report.verdicts import show
+from d4s.studies.names import dataset_name, in_order, method_name
+from d4s.studies.results import Results
+from d4s.tables.build import TABLES
+from d4s.tables.table import NotTabled
+
+logger = logging.getLogger(__name__)
+VERDICTS = ("holds", "does not hold", "undecided", "not measured")
+TABLES_SHOWN = tuple(name for name in TABLES if name != "tab_costs")
+
+
+def report(study_dir: Path, study: Study) -> None:
+    """Write report.html from a study's gathered data, claims and figures."""
+    results = Results(study_dir)
+    verdicts = _read(study_dir / "claims.json", "claims")
+    drawn = _read(study_dir / "figures" / "figures.json", "figures")
+    drawn = {name: drawn[name] for name in FIGURES if name in drawn}
+    page = _environment().from_string(_part("page.html")).render(
+        css=Markup(_part("page.css")),
+        study=study,
+        version=__version__,
+        summary=_summary(results),
+        verdicts=[_shown(entry) for entry in verdicts],
+        counts={verdict: sum(entry["verdict"] == verdict for entry in verdicts) for verdict in VERDICTS},
+        shortcomings=shortcomings(results, verdicts),
+        figures=[_figure(study_dir / "figures", name, entry) for name, entry in drawn.items() if "title" in entry],
+        skipped={name: entry["skipped"] for name, entry in drawn.items() if "skipped" in entry},
+        tables=_tables(results),
+        costs=_tabled(results, "tab_costs"),
+        examples=examples(results),
+        settings=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        provenance=_provenance(study_dir),
+    )  # fmt: skip
+    write_text(study_dir / "report.html", page)
+    logger.info("wrote %s (%d kB)", study_dir / "report.html", len(page) // 1000)
+
+
+def _environment() -> Environment:
+    """Templates escape whatever they are given."""
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def _part(name: str) -> str:
+    return (files("d4s.report") / name).read_text(encoding="utf-8")
+
+
+def _read(path: Path, verb: str) -> Any:
+    """The JSON that another verb wrote.
+
+    Raises:
+        ArtifactError: if it is not there.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"{path} does not exist; run `d4s {verb}` first")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _summary(results: Results) -> dict[str, Any]:
+    """What the study was, in names and counts."""
+    lengths = sorted({int(step) for step in results.index["step"]})
+    return {
+        "models": sorted({panel.model for panel in results.panels}),
+        "datasets": list(dict.fromkeys(dataset_name(panel.dataset) for panel in results.panels)),
+        "methods": [method_name(editor) for editor in in_order(run.editor for run in results.runs)],
+        "longest": lengths[-1],
+        "runs": len(results.runs),
+        "seeds": results.seeds,
+    }
+
+
+def _shown(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A verdict with its numbers written out and its effect as a strip."""
+    shown = {**entry, "css": entry["verdict"].replace(" ", "-"), "conditions": [_written(c) for c in entry["conditions"]]}
+    return shown | (_written(entry) if entry["effect"] is not None else {"number": "", "interval": "", "strip": None})
+
+
+def _written(entry: Mapping[str, Any]) -> dict[str, Any]:
+    unit, (low, high) = entry["unit"], entry["ci"]
+    numbers = [show(limit, unit).rpartition(" ")[0] or show(limit, unit) for limit in (low, high)]
+    return {
+        **entry,
+        "number": show(entry["effect"], unit),
+        "interval": f"[{numbers[0]}, {numbers[1]}]",
+        "needed": show(entry["margin"], unit, signed=False),
+        "strip": _strip(low, entry["effect"], high, entry["margin"]),
+    }
+
+
+def _strip(low: float, value: float, high: float, margin: float) -> dict[str, float]:
+    """Where interval, effect and margin lie on a strip from 0 to 100."""
+    left, right = min(low, margin, 0.0), max(high, margin, 0.0)
+    width = (right - left) or 1.0
+    places = {"low": low, "value": value, "high": high, "margin": margin}
+    return {name: round(5 + 90 * (at - left) / width, 1) for name, at in places.items()}
+
+
+def _figure(folder: Path, name: str, entry: Mapping[str, str]) -> dict[str, Any]:
+    wide, narrow, png = (folder / f"{name}{suffix}" for suffix in (".svg", ".narrow.svg", ".png"))
+    figure: dict[str, Any] = {"name": name, "title": entry["title"], "caption": entry["caption"], "png": "", "wide": "", "narrow": ""}
+    if wide.is_file() and narrow.is_file():
+        return figure | {
+            "wide": inline_svg(wide, f"{name}-wide", entry["title"]),
+            "narrow": inline_svg(narrow, f"{name}-narrow", entry["title"]),
+        }
+    return figure | {"png": data_uri(png)} if png.is_file() else figure
+
+
+def _tables(results: Results) -> list[dict[str, Any]]:
+    return [found for name in TABLES_SHOWN if (found := _tabled(results, name))]
+
+
+def _tabled(results: Results, name: str) -> dict[str, Any] | None:
+    try:
+        return {"name": name, "table": TABLES[name](results)}
+    except NotTabled:
+        return None
+
+
+def _provenance(study_dir: Path) -> dict[str, Any]:
+    """Versions and resolved editors, where the gathering wrote them."""
+    path = study_dir / "provenance.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"versions": {}, "editors": {}}
+    editors = {name: yaml.safe_dump(settings, sort_keys=False) for name, settings in found["editors"].items()}
+    return {"versions": {library: ", ".join(versions) for library, versions in found["versions"].items()}, "editors": editors}
