@@ -28,11 +28,10 @@ from d4s.facts.record import from_frame
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
-from d4s.requests.draw import EditRequest, draw
+from d4s.requests.draw import REQUESTS_PER_BLOCK, EditRequest, draw
 from d4s.schemas import FACTS
 
 log = logging.getLogger(__name__)
-BLOCK = 50
 ACTIVATIONS_PER_PASS = 2**28
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
@@ -203,9 +202,9 @@ def targets(job: Job[TargetsJobSettings]) -> None:
     facts = from_frame(job.artifact("facts", "facts").table("facts.parquet", FACTS))
     requests = [request for request, _ in draw(facts, job.settings.seed)]
     model, contexts = load(job.inputs["model"]), read_contexts(job.inputs["contexts"])
-    log.info("targets of %d blocks of %d requests", len(blocks), BLOCK)
+    log.info("targets of %d blocks of %d requests", len(blocks), REQUESTS_PER_BLOCK)
     for block in progress(blocks, "targets", len(blocks)):
-        batch = requests[block * BLOCK : (block + 1) * BLOCK]
+        batch = requests[block * REQUESTS_PER_BLOCK : (block + 1) * REQUESTS_PER_BLOCK]
         found = optimise(model, [rewriting(model, request, contexts) for request in batch], job.settings.target)
         write_tensors(job.path(f"b{block}.safetensors"), {field.name: getattr(found, field.name).cpu() for field in fields(found)})
         job.finish([f"b{block}.safetensors"], manifest=f"b{block}.json", requests=[request.request_id for request in batch])
@@ -218,9 +217,9 @@ def read_targets(folder: Path, requests: Sequence[EditRequest]) -> Targets:
         ArtifactError: if a block is missing or was computed for other requests.
     """
     parts: list[Targets] = []
-    for block in range(-(-len(requests) // BLOCK)):
+    for block in range(-(-len(requests) // REQUESTS_PER_BLOCK)):
         artifact = Artifact.open(folder, "targets", f"b{block}.json")
-        wanted = [request.request_id for request in requests[block * BLOCK : (block + 1) * BLOCK]]
+        wanted = [request.request_id for request in requests[block * REQUESTS_PER_BLOCK : (block + 1) * REQUESTS_PER_BLOCK]]
         if artifact.manifest.notes["requests"][: len(wanted)] != wanted:
             raise ArtifactError(f"{folder} holds targets of other requests in block {block}; delete it and run the rule that makes targets")
         parts.append(Targets(**artifact.tensors(f"b{block}.safetensors"))[: len(wanted)])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from d4s.errors import SettingsError
 from d4s.facts.record import Fact
 
+REQUESTS_PER_BLOCK = 50  # targets are computed in blocks of a sequence, always whole, however many jobs share them
+
 
 @dataclass(frozen=True, slots=True)
 class EditRequest:

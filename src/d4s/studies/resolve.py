@@ -30,11 +30,10 @@ from d4s.editors.settings import resolve as resolve_editor
 from d4s.errors import SettingsError
 from d4s.facts.readers import READERS
 from d4s.registry import nearest
+from d4s.requests.draw import REQUESTS_PER_BLOCK
 from d4s.studies.codes import code_digest
 from d4s.studies.graph import Node, RawFile, merged
 from d4s.studies.verbs import SETTINGS, VERBS
-
-BLOCK = 50
 
 
 @dataclass(frozen=True)
@@ -254,7 +253,7 @@ class _Resolver:
         if "targets" in editor.needs and shared is not None:
             settings = {"target": shared.model_dump(mode="json"), "seed": key.seed}
             inputs = {"model": self.model(key.model), "facts": self.dataset(key.dataset), "contexts": self.contexts(key.model, key.seed)}
-            blocks = tuple(f"b{block}.json" for block in range(-(-longest // BLOCK)))
+            blocks = tuple(f"b{block}.json" for block in range(-(-longest // REQUESTS_PER_BLOCK)))
             found["targets"] = self._node("targets", f"{key.model}.{key.dataset}.s{key.seed}", settings, inputs, wanted=blocks)
         prepare = editor.prepare_settings()
         if prepare is not None:
