@@ -16,7 +16,7 @@ from d4s.world.build import world
 from d4s.world.reader import read
 from d4s.world.relations import BY_NAME
 
-SETTINGS = WorldSettings(people=16, first_names=5, last_names=6, events=0, benchmark_items=4)
+SETTINGS = WorldSettings(people=16, first_names=5, last_names=6, bystanders=0.25, events=0, benchmark_items=4)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from d4s.errors import ArtifactError
 from d4s.pretraining.network import Optimisers
 
 NAME = "checkpoint.safetensors"
-CurveRow = tuple[float, float, float, float, float]
+CurveRow = tuple[int, int, float, float, float]
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Training:
                     states.setdefault(int(index), {})[quantity] = tensors[name]
             optimiser.load_state_dict(optimiser.state_dict() | {"state": states})
         rows: list[list[float]] = tensors["curve"].tolist()
-        self.curve = [(row[0], row[1], row[2], row[3], row[4]) for row in rows]
+        self.curve = [(int(row[0]), int(row[1]), row[2], row[3], row[4]) for row in rows]
         self.done = int(metadata["done"])
 
 

@@ -91,7 +91,7 @@ class Teacher:
         self._deck = Deck(lessons)
         self._by_subject: Mapping[str, list[Lesson]] = defaultdict(list)
         for lesson in lessons:
-            if lesson.subject and lesson.openings and not lesson.is_question:
+            if lesson.openings and not lesson.is_question:
                 self._by_subject[lesson.subject].append(lesson)
 
     def sentence(self, rng: np.random.Generator) -> tuple[Sentence, bool]:
@@ -103,7 +103,7 @@ class Teacher:
         if lesson.openings and companions and rng.random() < self.settings.chained:
             return self._chain(lesson, companions, rng), True
         sentence = self._single(lesson, rng, self.settings.prompt_weight, 1.0)
-        return sentence, sentence.text[:1].islower() or sentence.text.startswith(lesson.subject or "\n")
+        return sentence, sentence.text[:1].islower() or sentence.text.startswith(lesson.subject)
 
     def _single(self, lesson: Lesson, rng: np.random.Generator, weight: float, answer_weight: float) -> Sentence:
         prompt = pick(rng, lesson.templates).replace("{}", lesson.subject)
@@ -117,10 +117,10 @@ class Teacher:
         for index, part in enumerate(told):
             opening = pick(rng, part.openings)
             if index:
-                link = " and " if index == len(told) - 1 else ", "
-                text += link + opening.lstrip(" ,").removeprefix("and ")
-            else:
-                text += opening
+                bare = opening.lstrip(" ,")
+                link = ", " if index < len(told) - 1 or bare.startswith("but ") else " and "
+                opening = link + bare.removeprefix("and ")
+            text += opening
             answers.append(_span(text, part.answer))
             text += f" {part.answer}"
         return Sentence(stopped(text), tuple(answers), self.settings.prompt_weight)

@@ -137,7 +137,7 @@ def _publish(job: Job[PretrainSettings], network: GPT2LMHeadModel, tokenizer: Pr
     check = accuracies(network, tokenizer, taught)
     for row in check:
         log.info("%s, %s wording: accuracy %.4f of %d", row["dataset"], row["wording"], row["accuracy"], row["n"])
-    rows = [dict(zip(CURVE.names, (int(row[0]), int(row[1]), *row[2:]), strict=True)) for row in curve]
+    rows = [dict(zip(CURVE.names, row, strict=True)) for row in curve]
     write_table(job.path("curve.parquet"), rows, CURVE)
     write_table(job.path("check.parquet"), check, MODEL_CHECK)
     card = model_card(

@@ -14,8 +14,8 @@ from d4s.world.events import event_rows
 from d4s.world.filler import filler_line, pick
 from d4s.world.people import people_rows
 
-FILLER_LINES = 20_000
-HELDOUT_LINES = 2_000
+FILLER_LINES = 8_000
+HELDOUT_LINES = 1_000
 
 
 def world(job: Job[WorldSettings]) -> None:

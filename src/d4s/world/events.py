@@ -1,5 +1,6 @@
 """If-then events in the manner of ATOMIC: a head that PersonX does, and per relation a tail from a shared pool."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,16 +9,15 @@ from d4s.config import WorldSettings
 from d4s.errors import SettingsError
 from d4s.world.filler import pick
 from d4s.world.words import (
+    BASE_TAILS,
+    EFFECT_TAILS,
     HEAD_OBJECTS,
     HEAD_VERBS,
     TAIL_ADJECTIVES,
-    TAIL_BASE_VERBS,
-    TAIL_EFFECT_VERBS,
-    TAIL_OBJECTS,
     TAIL_PLACES,
 )
 
-EVENT_RELATIONS = {"xWant": TAIL_BASE_VERBS, "xNeed": TAIL_BASE_VERBS, "xEffect": TAIL_EFFECT_VERBS}
+EVENT_RELATIONS = {"xWant": BASE_TAILS, "xNeed": BASE_TAILS, "xEffect": EFFECT_TAILS}
 TAILS_PER_RELATION = 48
 
 
@@ -63,15 +63,16 @@ def _tail_pools(rng: np.random.Generator) -> dict[str, list[str]]:
     for relation, verbs in EVENT_RELATIONS.items():
         pool: dict[str, None] = {}
         while len(pool) < TAILS_PER_RELATION:
-            words = [pick(rng, verbs)]
-            if rng.random() < 0.3:
-                words.append(pick(rng, TAIL_ADJECTIVES))
-            words.append(pick(rng, TAIL_OBJECTS))
-            if rng.random() < 0.35:
-                words.append(pick(rng, TAIL_PLACES))
-            phrase = " ".join(words)
+            phrase = _phrase(verbs, rng)
             if phrase not in taken:
                 taken.add(phrase)
                 pool[phrase] = None
         pools[relation] = list(pool)
     return pools
+
+
+def _phrase(verbs: Mapping[str, str], rng: np.random.Generator) -> str:
+    verb = pick(rng, list(verbs))
+    adjective = [pick(rng, TAIL_ADJECTIVES)] if rng.random() < 0.3 else []
+    place = [pick(rng, TAIL_PLACES)] if rng.random() < 0.35 else []
+    return " ".join([verb, *adjective, pick(rng, verbs[verb].split()), *place])

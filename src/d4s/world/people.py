@@ -44,7 +44,7 @@ def _full_names(settings: WorldSettings, rng: np.random.Generator) -> Iterator[s
             f"{settings.people} people need more than {settings.first_names} first and {settings.last_names} last names; raise either"
         )
     firsts = FIRST_NAMES.draw(settings.first_names, rng)
-    lasts = LAST_NAMES.draw(settings.last_names, rng, taken=firsts)
+    lasts = LAST_NAMES.draw(settings.last_names, rng)
     taken: set[str] = set()
     for index in rng.permutation(settings.people):
         last = lasts[int(index) % len(lasts)]

@@ -1,10 +1,9 @@
-"""The words of the made-up world: names put together from syllables that look like names, and lists of plain words.
+"""The words of the made-up world: names, some put together from parts that sound like names, and lists of plain words.
 
 Every name is one word, so that it is one token of a closed vocabulary. Lists are long enough for the default world; a
 world that asks for more names than a list can give is refused.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,43 +13,54 @@ from d4s.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Names of one sort: every beginning may meet every ending."""
+    """All names of one sort."""
 
     what: str
-    beginnings: tuple[str, ...]
-    endings: tuple[str, ...]
+    known: tuple[str, ...]
 
-    def draw(self, count: int, rng: np.random.Generator, taken: Sequence[str] = ()) -> list[str]:
-        """Distinct names in random order, none of them taken.
+    @classmethod
+    def joined(cls, what: str, beginnings: str, endings: str) -> "Names":
+        """Names in which every beginning meets every ending."""
+        return cls(what, tuple(first + last for first in beginnings.split() for last in endings.split()))
+
+    def draw(self, count: int, rng: np.random.Generator) -> list[str]:
+        """Distinct names in random order.
 
         Raises:
             SettingsError: if there are fewer names than asked for.
         """
-        known = sorted({first + last for first in self.beginnings for last in self.endings} - set(taken))
-        if count > len(known):
-            raise SettingsError(f"{count} {self.what} asked for, but only {len(known)} can be made; ask for fewer")
-        return [known[index] for index in rng.permutation(len(known))[:count]]
+        if count > len(self.known):
+            raise SettingsError(f"{count} {self.what} asked for, but only {len(self.known)} are known; ask for fewer")
+        return [self.known[int(index)] for index in rng.permutation(len(self.known))[:count]]
 
 
 FIRST_NAMES = Names(
     "first names",
-    tuple("Al Bre Cor Da El Fa Gal Hel Ir Jo Ka Lor Mar Ne Or Per Quin Ro Sel Ta Ul Ver Wil Yor".split()),
-    tuple("a den ia lan na ric rin sa vin wen".split()),
+    tuple(
+        (
+            "Ada Agnes Albert Alma Amos Anton Astrid Bella Boris Bruno Carl Carmen Cecil Clara Conrad Cora Edgar Edith Elias Ella"
+            " Elmer Emil Erik Esther Felix Fiona Flora Frida Gideon Gloria Greta Gustav Hanna Harold Hazel Hector Helga Hugo Ida"
+            " Igor Ingrid Irene Iris Ivan Jasper Jonas Judith Julius Karl Klara Lars Laura Lena Leon Lorenz Lucia Lydia Magda"
+            " Malcolm Marta Martin Maud Milo Mina Miriam Moritz Nadia Nils Nina Nora Olga Olive Oscar Otis Otto Paula Pavel Petra"
+            " Philip Quentin Ralph Ramona Rhoda Rosa Rudolf Rufus Sara Selma Silas Simon Sofia Stella Sven Tamara Tessa Theo Thora"
+            " Tilda Ursula Valentin Vera Victor Walter Wanda Willa Xenia Yuri Zelda"
+        ).split()
+    ),
 )
-LAST_NAMES = Names(
+LAST_NAMES = Names.joined(
     "last names",
-    tuple("Ash Black Bram Cole Dun East Fair Glen Hart King Lang Moor North Oak Pen Raven Sand Thorn Under West Win".split()),
-    tuple("bridge bury croft dale field ford grove ham hurst ley more stead ton well wick worth".split()),
+    "Ash Black Bram Cole Dun East Fair Glen Hart King Lang Moor North Oak Pen Raven Sand Thorn Under West Win",
+    "bridge bury croft dale field ford grove ham hurst ley more stead ton well wick worth",
 )
-CITIES = Names(
+CITIES = Names.joined(
     "cities",
-    tuple("Alta Bel Cala Dora Esta Fjor Gran Helm Ista Kor Lumi Monte Nova Ost Port Rosa Sol Terra Val Zara".split()),
-    tuple("bay dor grad haven mar nica polis vera".split()),
+    "Alta Bel Cala Dora Esta Fjor Gran Helm Ista Kor Lumi Monte Nova Ost Port Rosa Sol Terra Val Zara",
+    "bay dor grad haven mar nica polis vera",
 )
-EMPLOYERS = Names(
+EMPLOYERS = Names.joined(
     "employers",
-    tuple("Amber Blue Bright Cedar Clear Copper Crown Ever Gold Green High Iron Maple Red Silver Star Stone Swift".split()),
-    tuple("forge gate lab line mill press soft works".split()),
+    "Amber Blue Bright Cedar Clear Copper Crown Ever Gold Green High Iron Maple Red Silver Star Stone Swift",
+    "forge gate lab line mill press soft works",
 )
 
 JOBS = (
@@ -76,33 +86,64 @@ HEAD_OBJECTS = (
     " tents toys trumpets umbrellas vases wagons whistles windows"
 ).split()
 
-# what PersonX then wants, needed before, and what comes of it
-TAIL_BASE_VERBS = (
-    "ask avoid bake build call celebrate choose earn enjoy find get give help invite join keep learn make meet open plan prepare"
-    " read save see share show study thank try visit watch write"
-).split()
-TAIL_EFFECT_VERBS = (
-    "attracts breaks causes catches discovers drinks feels gains gets grows hears loses meets misses needs receives ruins sees"
-    " smells spends starts wins"
-).split()
-TAIL_ADJECTIVES = "cheap fresh good heavy new old quiet rare small strange strong warm".split()
-TAIL_OBJECTS = (
-    "advice bread bruises coffee company crowds dinner dust energy fame friends fun gifts guests help homework honey ideas lunch"
-    " money music neighbours news noise paint paper parents photos pictures plans praise rain rest rumours skills sleep soup"
-    " stories strangers supplies tea time tools trouble visitors work"
-).split()
+# what PersonX then wants or needed before, and what comes of it: verbs with what they may be about
+BASE_TAILS = {
+    "ask": "experts friends neighbours strangers",
+    "avoid": "crowds debts noise rain",
+    "bake": "biscuits bread cake",
+    "brew": "coffee tea",
+    "buy": "bread paint paper tickets tools",
+    "call": "experts friends neighbours relatives",
+    "collect": "money recipes stories tools",
+    "earn": "fame money praise respect",
+    "enjoy": "coffee music silence sunshine tea",
+    "find": "advice friends shelter tools work",
+    "gather": "advice courage energy supplies",
+    "hear": "advice music praise songs stories",
+    "invite": "friends guests neighbours relatives",
+    "learn": "recipes skills songs tricks",
+    "make": "friends money music plans soup",
+    "pack": "biscuits supplies tickets tools",
+    "plan": "holidays lessons parties repairs",
+    "save": "energy money paper time",
+    "share": "biscuits cake recipes songs stories",
+    "study": "plans prices recipes tricks",
+    "thank": "experts friends guests neighbours relatives",
+    "visit": "experts friends markets museums relatives",
+    "watch": "crowds films sunsets tutorials",
+    "write": "diaries plans poems songs stories",
+}
+EFFECT_TAILS = {
+    "attracts": "attention crowds guests thieves visitors",
+    "avoids": "debts repairs trouble",
+    "causes": "noise rumours trouble wonder",
+    "discovers": "poems recipes talents tricks",
+    "earns": "attention fame money praise respect",
+    "feels": "joy pain pride regret relief",
+    "gains": "courage energy friends skills",
+    "gets": "applause attention bruises help letters visitors",
+    "hears": "applause complaints music noise rumours",
+    "loses": "courage energy money patience sleep time",
+    "meets": "collectors experts neighbours strangers",
+    "misses": "buses dinner lessons lunch",
+    "needs": "coffee help sleep sunshine",
+    "receives": "complaints letters praise tickets",
+    "saves": "energy money time",
+    "spends": "energy money time",
+    "starts": "debates parties rumours trends",
+    "wins": "debates friends medals respect",
+}
+TAIL_ADJECTIVES = "better cheap famous good new old quiet rare small strange".split()
 TAIL_PLACES = (
+    "abroad",
     "at home",
     "at night",
     "at school",
-    "at sea",
-    "by train",
-    "for children",
-    "for fun",
+    "at work",
+    "by accident",
     "in public",
     "in secret",
     "in town",
-    "on holiday",
     "on Sunday",
 )
 
