@@ -1,16 +1,19 @@
 """Records and questions as facts, and the objectives of their edits."""
 
+
 rule facts:
     input:
         ancient(inputs_of),
     output:
         output_of("facts"),
-    wildcard_constraints:
-        name=names("facts"),
     log:
         f"{LOGS}/facts/{{name}}.log",
     benchmark:
         f"{LOGS}/facts/{{name}}.tsv"
+    wildcard_constraints:
+        name=names("facts"),
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=1000,
@@ -20,12 +23,8 @@ rule facts:
         settings=settings_of,
         inputs=roles_of,
         code=code_of,
-    conda:
-        ENVIRONMENT
     shell:
-        D4S
-        + " facts {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
-        " --code {params.code:q} 2> {log:q}"
+        D4S + " facts {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
 
 
 rule questions:
@@ -33,12 +32,14 @@ rule questions:
         ancient(inputs_of),
     output:
         output_of("questions"),
-    wildcard_constraints:
-        name=names("questions"),
     log:
         f"{LOGS}/questions/{{name}}.log",
     benchmark:
         f"{LOGS}/questions/{{name}}.tsv"
+    wildcard_constraints:
+        name=names("questions"),
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=1000,
@@ -48,12 +49,8 @@ rule questions:
         settings=settings_of,
         inputs=roles_of,
         code=code_of,
-    conda:
-        ENVIRONMENT
     shell:
-        D4S
-        + " questions {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
-        " --code {params.code:q} 2> {log:q}"
+        D4S + " questions {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
 
 
 rule objectives:
@@ -61,12 +58,14 @@ rule objectives:
         ancient(inputs_of),
     output:
         output_of("objectives"),
-    wildcard_constraints:
-        name=names("objectives"),
     log:
         f"{LOGS}/objectives/{{name}}.log",
     benchmark:
         f"{LOGS}/objectives/{{name}}.tsv"
+    wildcard_constraints:
+        name=names("objectives"),
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
@@ -76,9 +75,5 @@ rule objectives:
         settings=settings_of,
         inputs=roles_of,
         code=code_of,
-    conda:
-        ENVIRONMENT
     shell:
-        D4S
-        + " objectives {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
-        " --code {params.code:q} 2> {log:q}"
+        D4S + " objectives {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"

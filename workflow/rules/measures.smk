@@ -13,6 +13,8 @@ for node in PLAN.of("measure"):
             f"{LOGS}/measure/{node.name}.log",
         benchmark:
             f"{LOGS}/measure/{node.name}.tsv"
+        conda:
+            ENVIRONMENT
         threads: 1
         resources:
             mem_mb=2000,
@@ -22,12 +24,8 @@ for node in PLAN.of("measure"):
             settings=lambda wildcards, node=node: node.settings_text,
             inputs=lambda wildcards, node=node: node.inputs_text,
             code=node.code,
-        conda:
-            ENVIRONMENT
         shell:
-            D4S
-            + " measure {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
-            " --code {params.code:q} 2> {log:q}"
+            D4S + " measure {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
 
 
 for node in PLAN.of("benchmark"):
@@ -43,6 +41,8 @@ for node in PLAN.of("benchmark"):
             f"{LOGS}/benchmark/{node.name}.log",
         benchmark:
             f"{LOGS}/benchmark/{node.name}.tsv"
+        conda:
+            ENVIRONMENT
         threads: 1
         resources:
             mem_mb=2000,
@@ -52,9 +52,5 @@ for node in PLAN.of("benchmark"):
             settings=lambda wildcards, node=node: node.settings_text,
             inputs=lambda wildcards, node=node: node.inputs_text,
             code=node.code,
-        conda:
-            ENVIRONMENT
         shell:
-            D4S
-            + " benchmark {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
-            " --code {params.code:q} 2> {log:q}"
+            D4S + " benchmark {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"

@@ -20,6 +20,8 @@ rule summarize:
         f"{LOGS}/{STUDY.study}/summarize.log",
     benchmark:
         f"{LOGS}/{STUDY.study}/summarize.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
@@ -29,11 +31,8 @@ rule summarize:
         study=study_text,
         measured=[str(path) for path in MEASURED],
         code=code_digest("d4s.studies.summarize"),
-    conda:
-        ENVIRONMENT
     shell:
-        D4S
-        + " summarize --study {params.study:q} 2> {log:q}"
+        D4S + " summarize --study {params.study:q} 2> {log:q}"
 
 
 rule tables:
@@ -45,6 +44,8 @@ rule tables:
         f"{LOGS}/{STUDY.study}/tables.log",
     benchmark:
         f"{LOGS}/{STUDY.study}/tables.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=1000,
@@ -53,11 +54,8 @@ rule tables:
     params:
         study=study_text,
         code=code_digest("d4s.tables.build"),
-    conda:
-        ENVIRONMENT
     shell:
-        D4S
-        + " tables --study {params.study:q} 2> {log:q}"
+        D4S + " tables --study {params.study:q} 2> {log:q}"
 
 
 rule figures:
@@ -69,6 +67,8 @@ rule figures:
         f"{LOGS}/{STUDY.study}/figures.log",
     benchmark:
         f"{LOGS}/{STUDY.study}/figures.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=1000,
@@ -77,11 +77,8 @@ rule figures:
     params:
         study=study_text,
         code=code_digest("d4s.figures.build"),
-    conda:
-        ENVIRONMENT
     shell:
-        D4S
-        + " figures --study {params.study:q} 2> {log:q}"
+        D4S + " figures --study {params.study:q} 2> {log:q}"
 
 
 rule claims:
@@ -93,6 +90,8 @@ rule claims:
         f"{LOGS}/{STUDY.study}/claims.log",
     benchmark:
         f"{LOGS}/{STUDY.study}/claims.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=1000,
@@ -101,11 +100,8 @@ rule claims:
     params:
         study=study_text,
         code=code_digest("d4s.report.claims"),
-    conda:
-        ENVIRONMENT
     shell:
-        D4S
-        + " claims --study {params.study:q} 2> {log:q}"
+        D4S + " claims --study {params.study:q} 2> {log:q}"
 
 
 rule report:
@@ -119,6 +115,8 @@ rule report:
         f"{LOGS}/{STUDY.study}/report.log",
     benchmark:
         f"{LOGS}/{STUDY.study}/report.tsv"
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=1000,
@@ -127,8 +125,5 @@ rule report:
     params:
         study=study_text,
         code=code_digest("d4s.report.page"),
-    conda:
-        ENVIRONMENT
     shell:
-        D4S
-        + " report --study {params.study:q} 2> {log:q}"
+        D4S + " report --study {params.study:q} 2> {log:q}"

@@ -13,6 +13,8 @@ for node in PLAN.of("edit"):
             f"{LOGS}/edit/{node.name}.log",
         benchmark:
             f"{LOGS}/edit/{node.name}.tsv"
+        conda:
+            ENVIRONMENT
         threads: 1
         resources:
             mem_mb=2000,
@@ -22,9 +24,5 @@ for node in PLAN.of("edit"):
             settings=lambda wildcards, node=node: node.settings_text,
             inputs=lambda wildcards, node=node: node.inputs_text,
             code=node.code,
-        conda:
-            ENVIRONMENT
         shell:
-            D4S
-            + " edit {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
-            " --code {params.code:q} 2> {log:q}"
+            D4S + " edit {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"

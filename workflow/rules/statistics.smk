@@ -1,16 +1,19 @@
 """What editors need beside facts: prefixes, moments, targets, prepared parts. Layers and blocks are outputs."""
 
+
 rule contexts:
     input:
         ancient(inputs_of),
     output:
         output_of("contexts"),
-    wildcard_constraints:
-        name=names("contexts"),
     log:
         f"{LOGS}/contexts/{{name}}.log",
     benchmark:
         f"{LOGS}/contexts/{{name}}.tsv"
+    wildcard_constraints:
+        name=names("contexts"),
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
@@ -20,12 +23,8 @@ rule contexts:
         settings=settings_of,
         inputs=roles_of,
         code=code_of,
-    conda:
-        ENVIRONMENT
     shell:
-        D4S
-        + " contexts {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
-        " --code {params.code:q} 2> {log:q}"
+        D4S + " contexts {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
 
 
 rule prepare:
@@ -33,12 +32,14 @@ rule prepare:
         ancient(inputs_of),
     output:
         output_of("prepare"),
-    wildcard_constraints:
-        name=names("prepare"),
     log:
         f"{LOGS}/prepare/{{name}}.log",
     benchmark:
         f"{LOGS}/prepare/{{name}}.tsv"
+    wildcard_constraints:
+        name=names("prepare"),
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
@@ -48,12 +49,8 @@ rule prepare:
         settings=settings_of,
         inputs=roles_of,
         code=code_of,
-    conda:
-        ENVIRONMENT
     shell:
-        D4S
-        + " prepare {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
-        " --code {params.code:q} 2> {log:q}"
+        D4S + " prepare {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
 
 
 for node in PLAN.of("moments"):
@@ -69,6 +66,8 @@ for node in PLAN.of("moments"):
             f"{LOGS}/moments/{node.name}.log",
         benchmark:
             f"{LOGS}/moments/{node.name}.tsv"
+        conda:
+            ENVIRONMENT
         threads: 1
         resources:
             mem_mb=2000,
@@ -78,12 +77,8 @@ for node in PLAN.of("moments"):
             settings=lambda wildcards, node=node: node.settings_text,
             inputs=lambda wildcards, node=node: node.inputs_text,
             code=node.code,
-        conda:
-            ENVIRONMENT
         shell:
-            D4S
-            + " moments {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
-            " --code {params.code:q} 2> {log:q}"
+            D4S + " moments {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
 
 
 for node in PLAN.of("targets"):
@@ -99,6 +94,8 @@ for node in PLAN.of("targets"):
             f"{LOGS}/targets/{node.name}.log",
         benchmark:
             f"{LOGS}/targets/{node.name}.tsv"
+        conda:
+            ENVIRONMENT
         threads: 1
         resources:
             mem_mb=2000,
@@ -108,9 +105,5 @@ for node in PLAN.of("targets"):
             settings=lambda wildcards, node=node: node.settings_text,
             inputs=lambda wildcards, node=node: node.inputs_text,
             code=node.code,
-        conda:
-            ENVIRONMENT
         shell:
-            D4S
-            + " targets {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
-            " --code {params.code:q} 2> {log:q}"
+            D4S + " targets {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"

@@ -1,16 +1,19 @@
 """The embedded world, what is taught from it or from records, and the models trained here."""
 
+
 rule world:
     input:
         ancient(inputs_of),
     output:
         output_of("world"),
-    wildcard_constraints:
-        name=names("world"),
     log:
         f"{LOGS}/world/{{name}}.log",
     benchmark:
         f"{LOGS}/world/{{name}}.tsv"
+    wildcard_constraints:
+        name=names("world"),
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=1000,
@@ -20,12 +23,8 @@ rule world:
         settings=settings_of,
         inputs=roles_of,
         code=code_of,
-    conda:
-        ENVIRONMENT
     shell:
-        D4S
-        + " world {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
-        " --code {params.code:q} 2> {log:q}"
+        D4S + " world {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
 
 
 rule corpus:
@@ -33,12 +32,14 @@ rule corpus:
         ancient(inputs_of),
     output:
         output_of("corpus"),
-    wildcard_constraints:
-        name=names("corpus"),
     log:
         f"{LOGS}/corpus/{{name}}.log",
     benchmark:
         f"{LOGS}/corpus/{{name}}.tsv"
+    wildcard_constraints:
+        name=names("corpus"),
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         mem_mb=2000,
@@ -48,12 +49,8 @@ rule corpus:
         settings=settings_of,
         inputs=roles_of,
         code=code_of,
-    conda:
-        ENVIRONMENT
     shell:
-        D4S
-        + " corpus {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
-        " --code {params.code:q} 2> {log:q}"
+        D4S + " corpus {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
 
 
 rule pretrain:
@@ -61,12 +58,14 @@ rule pretrain:
         ancient(inputs_of),
     output:
         output_of("pretrain"),
-    wildcard_constraints:
-        name=names("pretrain"),
     log:
         f"{LOGS}/pretrain/{{name}}.log",
     benchmark:
         f"{LOGS}/pretrain/{{name}}.tsv"
+    wildcard_constraints:
+        name=names("pretrain"),
+    conda:
+        ENVIRONMENT
     threads: 2
     resources:
         mem_mb=2000,
@@ -76,9 +75,5 @@ rule pretrain:
         settings=settings_of,
         inputs=roles_of,
         code=code_of,
-    conda:
-        ENVIRONMENT
     shell:
-        D4S
-        + " pretrain {output:q} --settings {params.settings:q} --inputs {params.inputs:q}"
-        " --code {params.code:q} 2> {log:q}"
+        D4S + " pretrain {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
