@@ -30,7 +30,8 @@ def encode_pairs(model: LanguageModel, prompts: Sequence[str], targets: Sequence
     heads = [prompt.rstrip(" ") for prompt in prompts]
     texts = [f"{head} {target.lstrip(' ')}".lstrip(" ") for head, target in zip(heads, targets, strict=True)]
     pairs = [_cut(encoding, len(head)) for encoding, head in zip(_encodings(model, texts), heads, strict=True)]
-    empty = [(prompt, target) for (_, ids), prompt, target in zip(pairs, prompts, targets, strict=True) if not ids]
+    asked = zip(pairs, prompts, targets, strict=True)
+    empty = [(prompt, target) for (_, ids), prompt, target in asked if not ids or not target.strip()]
     if empty:
         raise ValueError(f"targets without any token after their prompts: {empty[:5]}")
     return [(prompt_ids or [start_of_text(model)], ids) for prompt_ids, ids in pairs]

@@ -1,0 +1,62 @@
+"""Models whose beliefs and texts are written down; every word is a token."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from d4s.models.edited import Scores
+
+
+def number(word: str) -> int:
+    """A token for a word."""
+    return sum(ord(letter) * 31**place for place, letter in enumerate(word))
+
+
+class Told:
+    """Believes one answer per prompt and says a text; every word is a token, numbered by its letters.
+
+    A believed word costs .1 nats, any other 2; the arg-max is the believed answer's word at the same place.
+    """
+
+    def __init__(self, believes: Mapping[str, str], says: Mapping[str, str] | None = None) -> None:
+        self.believes, self.says = believes, says or {}
+        self.written: list[str] = []
+
+    def score(self, prompts: Sequence[str], targets: Sequence[str]) -> Scores:
+        width = max((len(target.split()) for target in targets), default=0)
+        nll, predicted, expected = (
+            torch.zeros(len(prompts), width),
+            torch.zeros(len(prompts), width).long(),
+            torch.full((len(prompts), width), -1),
+        )
+        for row, (prompt, target) in enumerate(zip(prompts, targets, strict=True)):
+            believed = [*self.believes.get(prompt, "").split(), *["?"] * width]
+            for place, word in enumerate(target.split()):
+                expected[row, place], predicted[row, place] = number(word), number(believed[place])
+                nll[row, place] = 0.1 if word == believed[place] else 2.0
+        mask = expected >= 0
+        return Scores(nll, (expected == predicted) & mask, predicted, mask)
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        self.written += prompts
+        return [f"{self.says.get(prompt, self.believes.get(prompt, 'nothing'))} . And so on" for prompt in prompts]
+
+    def text_nll(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        return torch.zeros(len(rows))
+
+    def weight_changes(self) -> None:
+        return None
+
+
+class Writer(Told):
+    """Continues every prompt with a known text, as far as it may, and remembers what it was asked."""
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        super().__init__({})
+        self.texts = texts
+        self.calls: list[tuple[list[str], int]] = []
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        self.calls.append((list(prompts), max_new_tokens))
+        return [" ".join(self.texts[prompt].split()[:max_new_tokens]) for prompt in prompts]

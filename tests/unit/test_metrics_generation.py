@@ -1,0 +1,77 @@
+"""Free answers: cut at the sentence, compared word for word, and written in two rounds without a difference."""
+
+import pytest
+
+from d4s.metrics.generation import begins_with, first_sentence, free_answers, is_same, normalised
+from d4s.models.views import LiveModel
+from tests.scripted import Writer
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("Paris . The town", "Paris"),
+        (" Paris. The town", "Paris"),
+        ("yes", "yes"),
+        ("a\nb", "a"),
+        ("3.5 metres. More", "3.5 metres"),
+        ("really? No", "really"),
+        (". Paris", ""),
+        ("", ""),
+        ("U.S. citizens", "U.S"),
+    ],
+)
+def test_the_first_sentence_ends_at_its_mark(text, sentence):
+    assert first_sentence(text) == sentence
+
+
+def test_normalised_words_keep_articles_and_lose_case_and_marks():
+    assert normalised("  The “Big” Apple, N.Y.! ") == ("the", "big", "apple", "n", "y")
+    assert normalised("ﬁn Straße") == ("fin", "strasse")
+    assert normalised("a )") == ("a",)
+    assert normalised("$ - .") == ()
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "holds"),
+    [
+        ("Paris", "paris", True),
+        ("Paris and works as a baker", "Paris", True),
+        ("Parisian", "Paris", False),
+        ("New York", "New York City", False),
+        ("a ) bread", "a", True),
+        ("an apple", "a", False),
+        ("", "Paris", False),
+        ("!!", "!", True),
+        ("Paris", "!", False),
+    ],
+)
+def test_an_answer_begins_with_exactly_the_words_of_a_target(answer, target, holds):
+    assert begins_with(answer, target) is holds
+
+
+def test_the_same_answer_is_the_same_words():
+    assert is_same("Paris .", "paris")
+    assert not is_same("Paris and Rome", "Paris")
+
+
+TEXTS = {"p": "Paris . The end of all", "q": "one two three four five . six", "r": "one two three 4. 5 six", "s": "one two three four."}
+
+
+def test_only_open_sentences_are_written_on():
+    model = Writer(TEXTS)
+    assert free_answers(model, ["p", "q", "p", "r", "s"], 12) == [
+        "Paris", "one two three four five", "Paris", "one two three 4", "one two three four",
+    ]  # fmt: skip
+    assert model.calls == [(["p", "q", "r", "s"], 4), (["q", "r", "s"], 12)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 5, 12])
+def test_two_rounds_write_what_one_would(count):
+    assert free_answers(Writer(TEXTS), [*TEXTS], count) == [first_sentence(text) for text in Writer(TEXTS).generate([*TEXTS], count)]
+
+
+def test_two_rounds_of_a_model_write_what_one_would(tiny_model):
+    view = LiveModel(tiny_model())
+    prompts = ["Ada Moss lives in the city of", "Where does Ben live ?", "Eva", "yes or no :"]
+    assert free_answers(view, prompts, 9) == [first_sentence(text) for text in view.generate(prompts, 9)]
