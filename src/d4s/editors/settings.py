@@ -184,7 +184,7 @@ class OneTimeBatch(LeastSquaresSettings):
     """All requests so far solved at once, as one batch from the original weights: what a sequence is measured against."""
 
     family: Literal["one_time_batch"] = "one_time_batch"
-    batch: Count = Field(default=1, description="Requests recorded per step; changes no result.")
+    batch: Literal[1] = Field(default=1, description="Requests recorded per step; they are solved together all the same.")
 
     @model_validator(mode="after")
     def _original_targets(self) -> "OneTimeBatch":

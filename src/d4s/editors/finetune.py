@@ -1,0 +1,142 @@
+"""Fine-tuning of one MLP output matrix on each request, with every weight kept near where the edit began.
+
+FT-L (`prompt_last`) scores all target tokens at the last prompt token, as if they were a bag; FT-M (`target`) scores
+each at its own place. Minimised by Adam until the loss is small; after every update each weight is clamped to a distance
+from its value at the start of this edit, so a sequence may drift without bound. The bias stays as it is.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from d4s.editors.prompts import padded
+from d4s.editors.protocol import Diverged, Prepared, Row, State, StateKind, StepLog, Targets
+from d4s.editors.settings import FineTune
+from d4s.editors.states import DenseState
+from d4s.editors.weights import changed, mean_absolute
+from d4s.models.language_model import LanguageModel
+from d4s.models.tokens import Pair, encode_pairs
+from d4s.models.views import LiveModel
+from d4s.requests.draw import EditRequest
+
+
+class FineTuneSession:
+    """Fine-tuning in progress, on a float32 master (or better) of the weight."""
+
+    def __init__(self, settings: FineTune, model: LanguageModel, state: State) -> None:
+        self._settings, self._model, self._name = settings, model, f"{settings.layer}.weight"
+        self._original = model.weight(settings.layer).clone()
+        precision = torch.promote_types(model.dtype, torch.float32)
+        saved = state.dense.get(self._name, self._original)
+        self._master = saved.to(model.device, precision, copy=True).contiguous()
+        model.set_weight(settings.layer, self._master)
+
+    def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
+        """Tune on a batch of requests.
+
+        Raises:
+            Diverged: if the loss stops being finite.
+        """
+        pairs = encode_pairs(self._model, [request.prompt for request in batch], [request.target for request in batch])
+        start = self._master.clone()
+        adam = torch.optim.Adam([self._master], lr=self._settings.lr)
+        losses: list[float] = []
+        with self._differentiable():
+            for _ in range(self._settings.steps):
+                loss = self._loss(pairs)
+                losses.append(float(loss.detach()))
+                if losses[-1] < self._settings.stop_loss:
+                    break
+                self._update(adam, loss, start)
+        with torch.no_grad():
+            final = float(self._loss(pairs))
+        if not all(abs(value) < float("inf") for value in (*losses, final)):
+            raise Diverged(f"the loss of fine-tuning is not finite: {losses[-1]}")
+        return StepLog(tuple(self._numbers(losses, final)))
+
+    def state(self) -> State:
+        """The weight as it is."""
+        return DenseState({self._name: self._master.detach().cpu().clone()})
+
+    def live(self) -> LiveModel:
+        """The model as edited so far."""
+        return LiveModel(self._model, {self._settings.layer: self._original})
+
+    @contextmanager
+    def _differentiable(self) -> Iterator[None]:
+        parameter = self._model.parameter(self._settings.layer)
+        parameter.requires_grad_(True)
+        try:
+            yield
+        finally:
+            parameter.requires_grad_(False)
+
+    def _update(self, adam: torch.optim.Adam, loss: Float[Tensor, ""], start: Float[Tensor, "d_out d_in"]) -> None:
+        """One step of Adam on the master, its clamp, and the network's copy."""
+        (gradient,) = torch.autograd.grad(loss, self._model.parameter(self._settings.layer))
+        oriented = gradient.mT if self._model.adapter.weight_layout == "in_out" else gradient
+        self._master.grad = oriented.to(self._master.dtype).contiguous()
+        adam.step()
+        bound = self._settings.bound
+        if bound is not None:
+            self._master.clamp_(start - bound, start + bound)
+        self._model.set_weight(self._settings.layer, self._master)
+
+    def _loss(self, pairs: Sequence[Pair]) -> Float[Tensor, ""]:
+        """Mean over requests of the mean negative log-probability of the target's tokens."""
+        model, per_token = self._model, self._settings.objective == "target"
+        texts = [[*prompt, *target[:-1]] if per_token else prompt for prompt, target in pairs]
+        hidden = model.network.base_model(input_ids=padded(texts, model.device), use_cache=False).last_hidden_state
+        places = [
+            (row, len(prompt) - 1 + (offset if per_token else 0), token, 1.0 / len(target) / len(pairs))
+            for row, (prompt, target) in enumerate(pairs)
+            for offset, token in enumerate(target)
+        ]
+        row, place, token = (torch.tensor(column, device=model.device) for column in list(zip(*places, strict=True))[:3])
+        likely = model.unembed(hidden[row, place]).to(self._master.dtype).log_softmax(-1)
+        weight = torch.tensor([entry[3] for entry in places], dtype=likely.dtype, device=model.device)
+        return -(likely.gather(1, token[:, None])[:, 0] * weight).sum()
+
+    def _numbers(self, losses: Sequence[float], final: float) -> Iterator[tuple[str, int | None, float]]:
+        layer = self._settings.layer
+        yield "target_probability_before", None, float(torch.tensor(-losses[0]).exp())
+        yield "target_probability_after", None, float(torch.tensor(-final).exp())
+        yield "target_steps", None, float(len(losses))
+        yield "delta_norm", layer, float((self._master.double() - self._original.double()).norm())
+        yield "l1", layer, mean_absolute(self._model.weight(layer))
+
+
+class FineTuneEditor:
+    """Fine-tuning as an editor; its state is the tuned weight, which every step replaces."""
+
+    kind: StateKind = "dense"
+
+    def __init__(self, settings: FineTune) -> None:
+        self.settings = settings
+
+    def restore(self, rows: Sequence[Row], dense: Mapping[str, Tensor]) -> State:
+        """The state that consists of a saved weight."""
+        return DenseState(dict(dense))
+
+    def start(self, model: LanguageModel, prepared: Prepared) -> State:
+        """Nothing tuned yet."""
+        return DenseState()
+
+    @contextmanager
+    def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[FineTuneSession]:
+        """A session that continues from a state."""
+        with model.restoring((self.settings.layer,)):
+            yield FineTuneSession(self.settings, model, state)
+
+    @contextmanager
+    def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LiveModel]:
+        """The model with the tuned weight."""
+        layer = self.settings.layer
+        deltas = {
+            int(name.split(".")[0]): tensor.to(model.device).double() - model.weight(layer).double() for name, tensor in state.dense.items()
+        }
+        with changed(model, deltas) as view:
+            yield view

@@ -1,0 +1,29 @@
+"""What an editor needs beside model and requests, read from its artefacts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from d4s.artifacts import Artifact
+from d4s.editors.contexts import read_contexts
+from d4s.editors.protocol import Prepared
+from d4s.editors.settings import FineTune, LocateThenEdit, Need, OneTimeBatch, Unedited
+from d4s.errors import SettingsError
+from d4s.statistics.moments import read_moments
+
+ROLES: Mapping[Need, str] = {"contexts": "contexts", "moments": "moments", "prepare": "prepared"}
+
+
+def load(inputs: Mapping[str, Path], settings: LocateThenEdit | OneTimeBatch | FineTune | Unedited) -> Prepared:
+    """Prefixes, second moments and prepared tensors, each where the editor needs them, checked.
+
+    Raises:
+        SettingsError: if an input that the editor needs was not given.
+    """
+    missing = sorted(role for need, role in ROLES.items() if need in settings.needs and role not in inputs)
+    if missing:
+        raise SettingsError(f"this editor needs the inputs {missing}; given: {sorted(inputs)}")
+    return Prepared(
+        contexts=read_contexts(inputs["contexts"]) if "contexts" in settings.needs else (),
+        moments=read_moments(inputs["moments"], settings.layers) if "moments" in settings.needs else {},
+        extras=Artifact.open(inputs["prepared"], "prepared").tensors("prepared.safetensors") if "prepare" in settings.needs else {},
+    )

@@ -1,0 +1,61 @@
+"""No editing at all: the reference that every method is held against, run through the very same stages."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from d4s.editors.protocol import Prepared, Row, State, StateKind, StepLog, Targets
+from d4s.editors.settings import Unedited
+from d4s.editors.states import RowState
+from d4s.models.language_model import LanguageModel
+from d4s.models.views import LiveModel
+from d4s.requests.draw import EditRequest
+
+
+class UneditedSession:
+    """Counts requests."""
+
+    def __init__(self, model: LanguageModel, state: State) -> None:
+        self._model = model
+        self._steps = len(state.rows)
+
+    def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
+        """Leave the model alone."""
+        self._steps += 1
+        return StepLog(())
+
+    def state(self) -> State:
+        """As many empty rows as steps."""
+        return RowState("additive", ({},) * self._steps)
+
+    def live(self) -> LiveModel:
+        """The model."""
+        return LiveModel(self._model, {})
+
+
+class UneditedEditor:
+    """The editor that does nothing."""
+
+    kind: StateKind = "additive"
+
+    def __init__(self, settings: Unedited) -> None:
+        self.settings = settings
+
+    def restore(self, rows: Sequence[Row], dense: Mapping[str, Tensor]) -> State:
+        """The state that consists of saved rows."""
+        return RowState(self.kind, tuple(rows))
+
+    def start(self, model: LanguageModel, prepared: Prepared) -> State:
+        """No rows."""
+        return RowState(self.kind)
+
+    @contextmanager
+    def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[UneditedSession]:
+        """A session that counts requests."""
+        yield UneditedSession(model, state)
+
+    @contextmanager
+    def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LiveModel]:
+        """The model."""
+        yield LiveModel(model, {})

@@ -1,0 +1,175 @@
+"""The verb `edit`: one sequence of requests, edited batch by batch into a ledger that any later length continues.
+
+Every batch is on disk, with what it logged and how the model answered right after it, before the next begins. A length is
+a view of the ledger: its edit log and a manifest that says which prefix of the ledger it stands for. A step whose numbers
+stop being finite ends the run at the last finite state; longer lengths then stand for that state and say so.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+from d4s.artifacts import Job, write_table
+from d4s.editors.families import build
+from d4s.editors.ledger import Ledger
+from d4s.editors.prepared import load as load_prepared
+from d4s.editors.protocol import Diverged, Prepared, Session, StepLog, Targets
+from d4s.editors.targets import read_targets
+from d4s.errors import SettingsError
+from d4s.facts.record import Fact, from_frame
+from d4s.log import progress
+from d4s.metrics.scoring import Exam
+from d4s.models.language_model import LanguageModel
+from d4s.models.loading import load
+from d4s.models.views import LiveModel
+from d4s.requests.draw import EditRequest, draw
+from d4s.runs.lengths import length_of
+from d4s.runs.settings import RunSettings
+from d4s.schemas import EDIT_LOG, FACTS
+
+log = logging.getLogger(__name__)
+IMMEDIATE = ("efficacy_score", "efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
+PROBES, EXAM_BLOCK = 1, 50
+Drawn = Sequence[tuple[EditRequest, Fact]]
+
+
+def edit(job: Job[RunSettings]) -> None:
+    """Bring the ledger to every wanted length, and write that length's edit log and manifest.
+
+    Raises:
+        SettingsError: if a length does not end with a batch, or there are too few facts.
+    """
+    run = Run(job)
+    if run.editor.kind == "dense":
+        run.keep_passed_lengths()
+    run.extend()
+    for length in run.lengths:
+        run.finish(length)
+
+
+class Run:
+    """One job's sequence. The model and what steps need are read only if there is a step to be done."""
+
+    def __init__(self, job: Job[RunSettings]) -> None:
+        self.job, self.batch = job, job.settings.editor.batch
+        self.lengths = sorted(length_of(name) for name in job.wanted)
+        broken = [length for length in self.lengths if length % self.batch]
+        if broken:
+            raise SettingsError(f"lengths {broken} do not end with a batch of {self.batch}; make them multiples of it")
+        self.editor = build(job.settings.editor)
+        self.ledger = Ledger.open(job.folder, self.editor.kind)
+
+    def extend(self) -> None:
+        """Edit on from the end of the ledger to the longest length, or to the step that diverges."""
+        start, stop = self.ledger.length, max(self.lengths)
+        if start >= stop or self.ledger.diverged_at is not None:
+            return
+        log.info("%s: edits %d to %d", self.job.folder.name, start + 1, stop)
+        exams = [*self._exams(start, stop)]
+        with self.editor.editing(self.model, self.prepared, self.ledger.state_at(self.editor, start)) as session:
+            for batch in progress(self._batches(start, stop), "edits", (stop - start) // self.batch):
+                found = self._attempt(session, batch)
+                if found is None:
+                    self._note_divergence(batch[0][0].step)
+                    return
+                self._record(session, batch, found, exams)
+
+    def keep_passed_lengths(self) -> None:
+        """Copies of dense states at wanted lengths that the ledger has passed without keeping them: edited again from the nearest."""
+        for length in self.lengths:
+            start = self.ledger.nearest_state(length)
+            if start < length <= self.ledger.length:
+                with self.editor.editing(self.model, self.prepared, self.ledger.state_at(self.editor, start)) as session:
+                    for batch in self._batches(start, length):
+                        session.step([request for request, _ in batch], self._targets_of(batch))
+                    self.ledger.keep_dense(length, session.state().dense)
+
+    def finish(self, length: int) -> None:
+        """Write the edit log and the manifest of a length."""
+        edits, name = min(length, self.ledger.length), f"n{length}.edit_log.parquet"
+        cells = [cells for frame in self.ledger.logs(edits) for cells in frame["rows"]]
+        write_table(self.job.path(name), [dict(zip(EDIT_LOG.names, row, strict=True)) for row in cells], EDIT_LOG)
+        dense = [f"n{edits}.state.safetensors"] if self.editor.kind == "dense" and edits else []
+        diverged = {"diverged_at": self.ledger.diverged_at} if edits < length else {}
+        self.job.finish([name, *dense], manifest=f"n{length}.json", ledger=self.ledger.prefix(edits), **diverged)
+
+    # --- what steps need ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """The unedited model."""
+        return load(self.job.inputs["model"])
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """Prefixes, moments and prepared tensors."""
+        return load_prepared(self.job.inputs, self.job.settings.editor)
+
+    @cached_property
+    def drawn(self) -> Drawn:
+        """All requests of the seed with their facts."""
+        facts = from_frame(self.job.artifact("facts", "facts").table("facts.parquet", FACTS))
+        return draw(facts, self.job.settings.seed)
+
+    @cached_property
+    def targets(self) -> Targets | None:
+        """Targets of the requests up to the longest length, for editors that take them from the original weights."""
+        if self.job.settings.editor.shared_targets() is None:
+            return None
+        return read_targets(self.job.inputs["targets"], [request for request, _ in self.drawn[: max(self.lengths)]])
+
+    def _batches(self, start: int, stop: int) -> Iterator[Drawn]:
+        """Requests start + 1 to stop, batch by batch.
+
+        Raises:
+            SettingsError: if there are fewer.
+        """
+        if stop > len(self.drawn):
+            raise SettingsError(f"{stop} edits asked for, but only {len(self.drawn)} facts can be edited in one sequence; lower the length")
+        return (self.drawn[first : first + self.batch] for first in range(start, stop, self.batch))
+
+    def _targets_of(self, batch: Drawn) -> Targets | None:
+        first = batch[0][0].step - 1
+        return None if self.targets is None else self.targets[first : first + len(batch)]
+
+    def _exams(self, start: int, stop: int) -> Iterator[tuple[set[str], Exam]]:
+        """Questions about the facts of the coming steps, put to the unedited model; in blocks that no length changes."""
+        for first in range(start // EXAM_BLOCK * EXAM_BLOCK, stop, EXAM_BLOCK):
+            facts = [fact for _, fact in self.drawn[first : first + EXAM_BLOCK]]
+            yield {fact.fact_id for fact in facts}, Exam(LiveModel(self.model), facts, probes_per_fact=PROBES, max_new_tokens=0)
+
+    # --- one step -------------------------------------------------------------------------------------------------
+
+    def _attempt(self, session: Session, batch: Drawn) -> StepLog | None:
+        """Edit a batch; None if its numbers are not finite."""
+        try:
+            found = session.step([request for request, _ in batch], self._targets_of(batch))
+        except Diverged as reason:
+            log.warning("%s: %s", self.job.folder.name, reason)
+            return None
+        return found if found.is_finite else None
+
+    def _record(self, session: Session, batch: Drawn, found: StepLog, exams: Sequence[tuple[set[str], Exam]]) -> None:
+        """Put a batch into the ledger, with what it logged and how the model answers right now."""
+        live = session.live()
+        rows: list[list[Any]] = []
+        for request, fact in batch:
+            cells = [request.step, request.request_id, fact.fact_id]
+            rows += [[*cells, quantity, layer, value] for quantity, layer, value in found.values]
+            if live is not None:
+                exam = next(exam for ids, exam in exams if fact.fact_id in ids)
+                means = exam.means(live, [fact.fact_id])[fact.fact_id]
+                rows += [[*cells, metric, None, means[metric]] for metric in IMMEDIATE if metric in means]
+        state = session.state()
+        is_dense = self.editor.kind == "dense"
+        self.ledger.append({} if is_dense else state.rows[-1], len(batch), {"rows": rows}, state.dense if is_dense else None)
+        if is_dense and self.ledger.length in self.lengths:
+            self.ledger.keep_dense(self.ledger.length, state.dense)
+
+    def _note_divergence(self, step: int) -> None:
+        log.warning("%s: edit %d diverged; the run ends at its last finite state", self.job.folder.name, step)
+        last = self.ledger.length
+        if self.editor.kind == "dense" and last:
+            self.ledger.keep_dense(last, self.ledger.state_at(self.editor, last).dense)
+        self.ledger.append({}, 0, {"diverged_at": step})
