@@ -186,3 +186,4 @@ def test_event_tasks_ask_for_the_letter_and_for_the_tail(built: Artifact, events
         assert row["final"] in {tails[head, relation] for relation in EVENT_RELATIONS}
         assert row["answer"] == f"{row['final']}."
         assert len(row["final"].split()) >= 2
+        assert not row["question"].startswith(head), "never chained, so the sentence ends with the answer"

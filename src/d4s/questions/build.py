@@ -25,7 +25,7 @@ def questions(job: Job[QuestionsSettings]) -> None:
     pairwise: an event that fails a check in one form is left out of all.
     """
     settings = job.settings
-    writer: Writer = WRITERS.load(settings.writer)(settings.seed)
+    writer: Writer = WRITERS.load(settings.writer)(settings)
     items = plan_items(_events(job), settings.seed)
     drafts = sound_drafts(items, writer)
     log.info("%d of %d events pass the checks in every form", len(drafts), len(items))

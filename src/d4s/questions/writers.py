@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from d4s.config import Form
+from d4s.config import Form, QuestionsSettings
 from d4s.questions.items import Item, keyed_rng
 from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, MULTIPLE_CHOICE_FRAMES, NO, TRUE_FALSE_FRAMES, YES
 from d4s.registry import Registry
@@ -38,7 +38,13 @@ class Writer(Protocol):
         ...
 
 
-WRITERS = Registry("writer", {"template": "d4s.questions.writers:TemplateWriter"})
+WRITERS = Registry("writer", {"template": "d4s.questions.writers:template_writer"})
+"""Each target makes a writer from the settings of the verb."""
+
+
+def template_writer(settings: QuestionsSettings) -> Writer:
+    """The writer that fills fixed wordings."""
+    return TemplateWriter(settings.seed)
 
 
 class TemplateWriter:

@@ -149,7 +149,10 @@ def _mmlu(item: Item, draft: Draft) -> dict[str, Any]:
 
 
 def _gsm8k(item: Item, draft: Draft) -> dict[str, Any]:
-    return {"question": draft.template.replace("{}", item.head), "answer": f"{item.tail}.", "final": item.tail}
+    """Asked in a wording that no other fact is ever chained to, so that the answer ends with the sentence."""
+    taught = (draft.template, *draft.wordings)
+    alone = next((template for template in taught if not template.startswith("{}")), draft.template)
+    return {"question": alone.replace("{}", item.head), "answer": f"{item.tail}.", "final": item.tail}
 
 
 TaskMaker = Callable[[Sequence[Bystander], Mapping[str, Sequence[str]], int, np.random.Generator], Rows]
