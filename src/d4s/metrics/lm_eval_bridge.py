@@ -5,10 +5,10 @@ prompts for real records (`tasks/standard/*.yaml`). The harness takes seconds to
 imported when a benchmark runs.
 """
 
+import hashlib
 import json
 import logging
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -77,7 +77,9 @@ def harness_model(model: EditedModel, language: LanguageModel | None = None) -> 
 
 def _finite(value: float, pair: tuple[str, str]) -> float:
     """A log-likelihood, or in place of one that is no number a very low one in fixed random order: a guess, not a win by position."""
-    return value if math.isfinite(value) else -1e9 - zlib.crc32("\n".join(pair).encode())
+    if math.isfinite(value):
+        return value
+    return -1e9 - int.from_bytes(hashlib.sha256("\n".join(pair).encode()).digest()[:4], "big")
 
 
 def _new_tokens(request: Any) -> int:

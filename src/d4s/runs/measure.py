@@ -7,6 +7,7 @@ asked once. A length whose data are there already is not measured again.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from d4s.artifacts import Job, write_table
 from d4s.editors.families import build
 from d4s.editors.ledger import recorded_state
 from d4s.editors.prepared import load as load_prepared
-from d4s.facts.record import Fact, from_frame
+from d4s.facts.record import from_frame
 from d4s.log import progress
 from d4s.metrics.norms import norm_rows, originals
 from d4s.metrics.perplexity import perplexities, perplexity_rows
@@ -23,14 +24,14 @@ from d4s.models.edited import EditedModel
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.models.views import LiveModel
-from d4s.requests.draw import EditRequest, draw
+from d4s.requests.draw import draw
 from d4s.runs.lengths import finish, pending
 from d4s.runs.settings import MeasureJobSettings
 from d4s.schemas import ANSWERS, FACTS, NORMS, PERPLEXITY, SCORES
 
 log = logging.getLogger(__name__)
 TEXT = "heldout"
-Drawn = Sequence[tuple[EditRequest, Fact]]
+T = TypeVar("T")
 
 
 def measure(job: Job[MeasureJobSettings]) -> None:
@@ -92,14 +93,14 @@ class Gauge:
         return [f"n{length}.{name}.parquet" for name in tables]
 
 
-def sampled(drawn: Drawn, sample: int | str) -> Drawn:
+def sampled(drawn: Sequence[T], sample: int | str) -> Sequence[T]:
     """At most so many requests, evenly spread over the sequence, its first and its last among them."""
     if sample == "all" or len(drawn) <= int(sample):
         return drawn
     return [drawn[int(place)] for place in np.linspace(0, len(drawn) - 1, int(sample)).round()]
 
 
-def headline(scores: Sequence[Mapping[str, float]], perplexity: Mapping[str, float]) -> str:
+def headline(scores: Sequence[Mapping[str, Any]], perplexity: Mapping[str, float]) -> str:
     """The numbers that a log line shows."""
     names = ("efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
     values = {name: [row["value"] for row in scores if row["metric"] == name] for name in names}
