@@ -162,6 +162,7 @@ class LocateThenEditSession:
             gain = exact_gain(found.held, keys, bare)
         else:
             gain = found.held.add(keys) if self._remembers else found.held.gain(keys)
+        gain = gain.contiguous()
         left = wanted - keys @ found.delta.mT if self._rewinds else wanted
         if not self._rewinds:
             row |= {f"{layer}.left": left.cpu(), f"{layer}.right": gain.cpu()}
@@ -183,7 +184,7 @@ class LocateThenEditSession:
         settings, device = self._settings, self._model.device
         for index, layer in enumerate(settings.layers):
             found = self._layers[layer]
-            gain = found.held.add(row[f"{layer}.keys"].to(device).double()) if self._remembers else None
+            gain = found.held.add(row[f"{layer}.keys"].to(device).double()).contiguous() if self._remembers else None
             if gain is not None and self._rewinds:
                 keys, residuals = (tensor.to(device).double() for tensor in pair_of(row, layer))
                 left = share(settings.spread, index, len(settings.layers)) * residuals - keys @ found.delta.mT

@@ -1,0 +1,198 @@
+"""The conformance suite of editors: what every method must keep to, whatever it does. Tests call `check_editor`.
+
+Whoever adds a method adds a case for it, and this says whether runs, resuming and undoing may rely on it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from d4s.editors.protocol import Editor, Prepared, State, Targets
+from d4s.models.language_model import LanguageModel
+from d4s.requests.draw import EditRequest
+
+Bits = Mapping[str, Tensor]
+ROUNDING = 1e-4
+
+
+class NotConformant(AssertionError):
+    """An editor that breaks the contract; the message names every part."""
+
+
+class Interrupted(Exception):
+    """Raised on purpose while weights are edited."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An editor on a model with everything that it needs; `targets` are those at the original weights."""
+
+    make_editor: Callable[[], Editor]
+    make_model: Callable[[], LanguageModel]
+    prepared: Prepared
+    requests: Sequence[EditRequest]
+    targets: Targets | None = None
+    batch: int = 1
+
+    def run(self, count: int, begin: State | None = None, done: int = 0, model: LanguageModel | None = None) -> State:
+        """The state after the first `count` requests, of which `done` are in the state to begin with."""
+        model, editor = model or self.make_model(), self.make_editor()
+        start = editor.start(model, self.prepared) if begin is None else begin
+        with editor.editing(model, self.prepared, start) as session:
+            for first in range(done, count, self.batch):
+                last = first + self.batch
+                session.step(self.requests[first:last], None if self.targets is None else self.targets[first:last])
+            return session.state()
+
+    def weights(self, state: State) -> Bits:
+        """All parameters of the model as a state describes it."""
+        model = self.make_model()
+        with self.make_editor().edited(model, self.prepared, state):
+            return parameters(model)
+
+    @property
+    def half(self) -> int:
+        """About half of the requests, in whole batches."""
+        return len(self.requests) // 2 // self.batch * self.batch
+
+    @cached_property
+    def halfway(self) -> State:
+        """The state after half of the requests."""
+        return self.run(self.half)
+
+    @cached_property
+    def straight(self) -> State:
+        """The state after all requests, edited without a stop."""
+        return self.run(len(self.requests))
+
+    @cached_property
+    def before(self) -> Bits:
+        """All parameters of the unedited model."""
+        return parameters(self.make_model())
+
+
+def check_editor(case: Case) -> None:
+    """Hold an editor to the contract.
+
+    Raises:
+        NotConformant: naming every part that it breaks.
+    """
+    broken = [f"{check.__name__.strip('_').replace('_', ' ')}: {why}" for check in CHECKS for why in check(case)]
+    if broken:
+        raise NotConformant("the editor breaks the contract:\n" + "\n".join(f"  {line}" for line in broken))
+
+
+def parameters(model: LanguageModel) -> Bits:
+    """Copies of all parameters by name."""
+    return {name: parameter.detach().clone() for name, parameter in model.network.named_parameters()}
+
+
+def tensors_of(state: State) -> Bits:
+    """Every tensor of a state by a name of its own."""
+    rows = {f"{step}.{name}": tensor for step, row in enumerate(state.rows) for name, tensor in row.items()}
+    return {f"row.{name}": tensor for name, tensor in rows.items()} | {f"dense.{name}": tensor for name, tensor in state.dense.items()}
+
+
+def differing(found: Bits, expected: Bits) -> list[str]:
+    """Names that are missing on one side or whose tensors differ in shape, precision or any bit."""
+    both = found.keys() & expected.keys()
+    return sorted(
+        (found.keys() ^ expected.keys())
+        | {name for name in both if found[name].dtype != expected[name].dtype or not torch.equal(found[name], expected[name])}
+    )
+
+
+def distance(found: Bits, expected: Bits) -> float:
+    """The largest difference between equal names, relative to the largest value."""
+    scale = max(float(tensor.abs().max()) for tensor in expected.values())
+    return max(float((found[name].double() - expected[name].double()).abs().max()) for name in expected) / scale
+
+
+def _no_edit_changes_nothing(case: Case) -> Iterator[str]:
+    model = case.make_model()
+    if changed := differing(case.weights(case.make_editor().start(model, case.prepared)), case.before):
+        yield f"the state before any edit changes {changed}"
+
+
+def _original_bits_come_back(case: Case) -> Iterator[str]:
+    model, editor = case.make_model(), case.make_editor()
+    state = case.run(case.half, model=model)
+    if changed := differing(parameters(model), case.before):
+        yield f"a session leaves {changed} changed"
+    for enter in (editor.editing, editor.edited):
+        try:
+            with enter(model, case.prepared, state):
+                raise Interrupted
+        except Interrupted:
+            pass
+        if changed := differing(parameters(model), case.before):
+            yield f"an error within `{enter.__name__}` leaves {changed} changed"
+    if any(parameter.requires_grad for parameter in model.network.parameters()):
+        yield "parameters are left with gradients switched on"
+
+
+def _runs_repeat(case: Case) -> Iterator[str]:
+    if changed := differing(tensors_of(case.run(case.half)), tensors_of(case.halfway)):
+        yield f"two equal runs differ in {changed}"
+
+
+def _saved_states_resume_to_the_same_bits(case: Case) -> Iterator[str]:
+    rows = [safetensors.torch.load(safetensors.torch.save(dict(row))) for row in case.halfway.rows]
+    dense = safetensors.torch.load(safetensors.torch.save(dict(case.halfway.dense)))
+    restored = case.make_editor().restore(rows, dense)
+    if changed := differing(tensors_of(restored), tensors_of(case.halfway)):
+        yield f"saving loses {changed}"
+    kept = {name: tensor.clone() for name, tensor in tensors_of(restored).items()}
+    resumed = case.run(len(case.requests), restored, case.half)
+    if changed := differing(tensors_of(restored), kept):
+        yield f"later steps change {changed} of the state that they began with"
+    if changed := differing(tensors_of(resumed), tensors_of(case.straight)):
+        yield f"a resumed run differs from a straight one in {changed}"
+    if changed := differing(case.weights(resumed), case.weights(case.straight)):
+        yield f"weights of a resumed run differ in {changed}"
+
+
+def _the_live_model_is_the_edited_model(case: Case) -> Iterator[str]:
+    model, editor = case.make_model(), case.make_editor()
+    with editor.editing(model, case.prepared, case.halfway) as session:
+        if session.live() is None:
+            return
+        live = parameters(model)
+    if (gap := distance(live, case.weights(case.halfway))) > ROUNDING:
+        yield f"they differ by {gap:.1e}"
+
+
+def _the_kind_of_state_tells_the_truth(case: Case) -> Iterator[str]:
+    editor, state = case.make_editor(), case.straight
+    if state.kind != editor.kind:
+        yield f"the editor says {editor.kind!r}, its states {state.kind!r}"
+    if state.kind == "dense":
+        if state.rows or not state.dense:
+            yield "a dense state must hold tensors and no rows"
+        return
+    if state.dense or len(state.rows) * case.batch != len(case.requests):
+        yield f"{len(case.requests)} requests in batches of {case.batch} gave {len(state.rows)} rows and {len(state.dense)} dense tensors"
+        return
+    whole = case.weights(state)
+    if state.kind == "refit" and (gap := distance(case.weights(editor.restore(list(state.rows)[::-1], {})), whole)) > ROUNDING:
+        yield f"a refit state must not depend on the order of its rows, but does by {gap:.1e}"
+    if state.kind == "additive":
+        middle = len(state.rows) // 2
+        first, last = (case.weights(editor.restore(rows, {})) for rows in (state.rows[:middle], state.rows[middle:]))
+        added = {name: first[name].double() + last[name].double() - before.double() for name, before in case.before.items()}
+        if (gap := distance(added, whole)) > ROUNDING:
+            yield f"the changes of an additive state's rows must add up, but miss by {gap:.1e}"
+
+
+CHECKS: tuple[Callable[[Case], Iterator[str]], ...] = (
+    _no_edit_changes_nothing,
+    _original_bits_come_back,
+    _runs_repeat,
+    _saved_states_resume_to_the_same_bits,
+    _the_live_model_is_the_edited_model,
+    _the_kind_of_state_tells_the_truth,
+)
