@@ -118,3 +118,118 @@ def _log_probabilities(model, ids, lookup, settings, shift):
     with watching(hooked(model, settings), change):
         logits = model.network(input_ids=torch.tensor([ids])).logits
     return logits[0].to(shift.dtype).log_softmax(-1)
+
+
+# --- methods: every function returns the change of each layer's weight after each batch of edits ------------------------
+
+
+def stored(model: LanguageModel, layer: int) -> Tensor:
+    """The weight as the network keeps it."""
+    return model.mlp_out(layer).weight.data
+
+
+def put(model: LanguageModel, layer: int, weight: Tensor) -> None:
+    """Write a weight of shape (d_out, d_in), transposed where the network keeps it so."""
+    live = stored(model, layer)
+    live.copy_(weight if type(model.mlp_out(layer)).__name__ == "Linear" else weight.T)
+
+
+def got(model: LanguageModel, layer: int) -> Tensor:
+    weight = stored(model, layer).clone()
+    return weight if type(model.mlp_out(layer)).__name__ == "Linear" else weight.T.contiguous()
+
+
+def preserved_by(settings, moments, layer: int) -> Tensor:
+    """lambda C with the small ridge that makes it safe to invert."""
+    base = settings.preserve.weight * moments[layer].mean()
+    return base + 1e-6 * base.trace() / len(base) * torch.eye(len(base), dtype=torch.float64)
+
+
+def d4s(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+    """As released: sums of r k' and k k', solved anew from the original weights at every edit."""
+    layers = settings.layers
+    original = {layer: got(model, layer) for layer in layers}
+    sums = {layer: torch.zeros_like(original[layer]) for layer in layers}
+    grams = {layer: torch.zeros(original[layer].shape[1], original[layer].shape[1], dtype=torch.float64) for layer in layers}
+    history = []
+    for one in edits:
+        residual = target_of(model, one, settings.target)["hidden_shift"]
+        delta = {}
+        for i, layer in enumerate(layers):
+            key = average_key(model, one, layer, settings.keys)
+            sums[layer] += torch.outer(residual, key)
+            grams[layer] += torch.outer(key, key)
+            solved = sums[layer] @ torch.linalg.inv(preserved_by(settings, moments, layer) + grams[layer])
+            delta[layer] = solved / (len(layers) if settings.spread == "even" else len(layers) - i)
+            put(model, layer, original[layer] + delta[layer])
+        for layer in layers:
+            put(model, layer, original[layer])
+        history.append(delta)
+    return history
+
+
+def memit(model: LanguageModel, batches: Sequence[Sequence[Rewriting]], settings, moments) -> list[dict[int, Tensor]]:
+    """Batch after batch on the edited model; with `history: keys` the keys of earlier batches are preserved as well."""
+    layers = settings.layers
+    original = {layer: got(model, layer) for layer in layers}
+    seen = {layer: torch.zeros(original[layer].shape[1], original[layer].shape[1], dtype=torch.float64) for layer in layers}
+    history = []
+    for batch in batches:
+        goals = [target_of(model, one, settings.target) for one in batch]
+        wanted = torch.stack([goal["hidden"] + goal["hidden_shift"] for goal in goals], 1)
+        for i, layer in enumerate(layers):
+            keys = torch.stack([average_key(model, one, layer, settings.keys) for one in batch], 1)
+            present = torch.stack([hidden_of(model, one.wordings[0], settings.target) for one in batch], 1)
+            residuals = (wanted - present) / (len(layers) - i)
+            update = residuals @ keys.T @ torch.linalg.inv(preserved_by(settings, moments, layer) + seen[layer] + keys @ keys.T)
+            put(model, layer, got(model, layer) + update)
+            if getattr(settings, "history", "none") == "keys":
+                seen[layer] += keys @ keys.T
+        history.append({layer: got(model, layer) - original[layer] for layer in layers})
+    for layer in layers:
+        put(model, layer, original[layer])
+    return history
+
+
+def alphaedit(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+    """The unsymmetric projected system of the release, with the projector written out."""
+    layers = settings.layers
+    original = {layer: got(model, layer) for layer in layers}
+    seen = {layer: torch.zeros(original[layer].shape[1], original[layer].shape[1], dtype=torch.float64) for layer in layers}
+    projectors = {}
+    for layer in layers:
+        left, values, _ = torch.linalg.svd(moments[layer].mean())
+        free = left[:, values < settings.preserve.threshold]
+        projectors[layer] = free @ free.T
+    history = []
+    for one in edits:
+        goal = target_of(model, one, settings.target)
+        for i, layer in enumerate(layers):
+            key = average_key(model, one, layer, settings.keys)
+            residual = (goal["hidden"] + goal["hidden_shift"] - hidden_of(model, one.wordings[0], settings.target)) / (len(layers) - i)
+            system = projectors[layer] @ (torch.outer(key, key) + seen[layer]) + settings.preserve.weight * torch.eye(len(key)).double()
+            update = torch.linalg.solve(system, projectors[layer] @ torch.outer(key, residual)).T
+            put(model, layer, got(model, layer) + update)
+            seen[layer] += torch.outer(key, key)
+        history.append({layer: got(model, layer) - original[layer] for layer in layers})
+    for layer in layers:
+        put(model, layer, original[layer])
+    return history
+
+
+def rome(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+    """One rank-one change per edit: the average key in the numerator, the bare one in the denominator."""
+    (layer,) = settings.layers
+    original = got(model, layer)
+    history = []
+    for one in edits:
+        goal = target_of(model, one, settings.target)
+        inverse = torch.linalg.inv(preserved_by(settings, moments, layer))
+        direction = inverse @ average_key(model, one, layer, settings.keys)
+        direction = direction / direction.norm()
+        bare = key_of(model, one.wordings[0], layer)
+        right = (goal["hidden"] + goal["hidden_shift"] - hidden_of(model, one.wordings[0], settings.target)) / (bare @ direction)
+        put(model, layer, got(model, layer) + torch.outer(right, direction))
+        history.append({layer: got(model, layer) - original})
+    put(model, layer, original)
+    return history

@@ -1,0 +1,187 @@
+"""Every formula against its slow transcription, in float64; and the anchors that tie the methods to each other."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from d4s.editors.families import build
+from d4s.editors.keys import read
+from d4s.editors.prompts import Rewriting
+from d4s.editors.protocol import Prepared, Targets
+from d4s.editors.settings import resolve
+from d4s.editors.targets import optimise
+from d4s.models.language_model import LanguageModel
+from d4s.statistics.moments import SecondMoment, collect
+from tests.conformance.test_editors import SINGLE, SMALL
+from tests.oracle import plain
+from tests.tiny import tiny_model
+
+EDITS = 20
+
+
+def settings_for(preset: str, small: dict[str, Any] = SMALL, **changes: Any):
+    return resolve("tested", {"preset": preset, **small, **changes}, "mini")
+
+
+class Bench:
+    """A tiny model in float64 with moments of its own and a list of requests."""
+
+    def __init__(self, settings: Any, edits: int, family: str = "gpt2") -> None:
+        self.settings, self.model = settings, tiny_model(family, dtype=torch.float64)
+        rows = torch.randint(2, 60, (60, 16), generator=torch.Generator().manual_seed(1))
+        self.moments: dict[int, SecondMoment] = collect(self.model, rows, settings.layers, 16, "text")
+        self.texts = plain.rewritings_of(self.model, plain.requests_of(edits))
+        prepare = settings.prepare_settings()
+        self.extras = {f"{layer}.basis": self._free(layer) for layer in prepare.layers} if prepare else {}
+
+    def _free(self, layer: int) -> Tensor:
+        values, vectors = torch.linalg.eigh(self.moments[layer].mean())
+        return vectors[:, values < self.settings.preserve.threshold]
+
+    @property
+    def prepared(self) -> Prepared:
+        return Prepared(plain.PREFIXES, self.moments, self.extras)
+
+    def run(self, texts: Sequence[Rewriting], batch: int = 1) -> list[dict[int, Tensor]]:
+        """Changes of weights after each batch."""
+        editor, history = build(self.settings), []
+        original = {layer: self.model.weight(layer).clone() for layer in self.settings.layers}
+        with editor.editing(self.model, self.prepared, editor.start(self.model, self.prepared)) as session:
+            for start in range(0, len(texts), batch):
+                part = texts[start : start + batch]
+                at = self.unedited if self.settings.shared_targets() else self.model
+                session.apply(part, optimise(at, part, self.settings.target))
+                history.append({layer: self.model.weight(layer) - original[layer] for layer in original})
+        return history
+
+    @property
+    def unedited(self) -> LanguageModel:
+        return tiny_model(self.model.adapter.model_type, dtype=torch.float64)
+
+
+def agree(found: list[dict[int, Tensor]], expected: list[dict[int, Tensor]], tolerance: float = 1e-8) -> None:
+    assert len(found) == len(expected)
+    for step, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        for layer, delta in theirs.items():
+            gap = float((ours[layer] - delta).norm() / delta.norm())
+            assert gap < tolerance, f"step {step}, layer {layer}: relative distance {gap:.1e}"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("spread", ["static", "even"])
+def test_d4s_is_the_released_loop(family: str, spread: str) -> None:
+    bench = Bench(settings_for("d4s", spread=spread), EDITS, family)
+    agree(bench.run(bench.texts), plain.d4s(bench.model, bench.texts, bench.settings, bench.moments))
+
+
+@pytest.mark.parametrize("name", ["memit", "memit_seq"])
+def test_memit_is_its_closed_loop(name: str) -> None:
+    bench = Bench(settings_for(name), EDITS)
+    agree(bench.run(bench.texts), plain.memit(bench.model, [[one] for one in bench.texts], bench.settings, bench.moments))
+
+
+def test_memit_in_batches_is_its_closed_loop() -> None:
+    bench = Bench(settings_for("memit_seq", batch=4), 12)
+    batches = [bench.texts[start : start + 4] for start in (0, 4, 8)]
+    agree(bench.run(bench.texts, 4), plain.memit(bench.model, batches, bench.settings, bench.moments))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_rome_is_its_rank_one_formula(family: str) -> None:
+    bench = Bench(settings_for("rome", SINGLE), EDITS, family)
+    agree(bench.run(bench.texts), plain.rome(bench.model, bench.texts, bench.settings, bench.moments))
+
+
+def test_alphaedit_is_the_projected_system() -> None:
+    small = {**SMALL, "preserve": {"threshold": 0.05}}
+    bench = Bench(settings_for("alphaedit", small), EDITS)
+    agree(bench.run(bench.texts), plain.alphaedit(bench.model, bench.texts, bench.settings, bench.moments))
+
+
+def test_one_time_batch_is_one_memit_batch() -> None:
+    bench = Bench(settings_for("one_time_batch"), 9)
+    requests, editor = plain.requests_of(9), build(bench.settings)
+    targets = optimise(bench.model, bench.texts, bench.settings.target)
+    with editor.editing(bench.model, bench.prepared, editor.start(bench.model, bench.prepared)) as session:
+        for step, request in enumerate(requests):
+            session.step([request], targets[step : step + 1])
+        state = session.state()
+    (expected,) = plain.memit(bench.model, [bench.texts], bench.settings, bench.moments)
+    original = {layer: bench.model.weight(layer).clone() for layer in bench.settings.layers}
+    with editor.edited(bench.model, bench.prepared, state):
+        agree([{layer: bench.model.weight(layer) - original[layer] for layer in original}], [expected])
+
+
+# --- anchors ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_edit_of_d4s_is_memits_at_the_first_layer_and_larger_above() -> None:
+    ours = Bench(settings_for("d4s"), 1)
+    memit = Bench(settings_for("memit"), 1)
+    (first,), (other,) = ours.run(ours.texts), memit.run(memit.texts)
+    agree([{0: first[0]}], [{0: other[0]}], 1e-10)
+    assert first[1].norm() > other[1].norm()
+
+
+def test_on_one_layer_d4s_is_memit_with_key_history_and_targets_of_the_original_model() -> None:
+    """Exact where the key is the bare prompt's, at which MEMIT measures what is still missing."""
+    bare = {**SINGLE, "keys": {"average": "bare"}}
+    ours = Bench(settings_for("d4s", bare), EDITS)
+    at_original = {**bare, "target": {**SINGLE["target"], "at": "original"}}
+    theirs = Bench(settings_for("memit_seq", at_original), EDITS)
+    agree(ours.run(ours.texts), theirs.run(theirs.texts))
+
+
+def test_repeats_act_as_weights() -> None:
+    bench = Bench(settings_for("d4s", SINGLE), 1)
+    history = bench.run([bench.texts[0]] * 6)
+    key = read(bench.unedited, bench.texts[:1], (1,), bench.settings.keys).keys[1][0]
+    base = bench.moments[1].mean() * bench.settings.preserve.weight
+    base = base + 1e-6 * base.trace() / len(base) * torch.eye(len(base), dtype=torch.float64)
+    product = key @ torch.linalg.solve(base, key)
+    shift = optimise(bench.unedited, bench.texts[:1], bench.settings.target).hidden_shift[0]
+    for count, delta in enumerate(history, start=1):
+        torch.testing.assert_close(delta[1] @ key, count * product / (1 + count * product) * shift, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(("mode", "moves"), [("progressive", True), ("frozen", False)])
+def test_order_matters_only_above_the_first_layer_and_not_at_all_with_frozen_keys(mode: str, moves: bool) -> None:
+    bench = Bench(settings_for("d4s", {**SMALL, "preserve": {"weight": 1.0}, "keys": {"mode": mode}}), 8)
+    forward, backward = bench.run(bench.texts)[-1], bench.run(bench.texts[::-1])[-1]
+    gaps = {layer: float((forward[layer] - backward[layer]).norm() / forward[layer].norm()) for layer in forward}
+    assert gaps[0] < 1e-10
+    assert (gaps[1] > 1e-4) if moves else (gaps[1] < 1e-10)
+
+
+def test_undoing_an_edit_on_the_record_is_exact_at_the_first_layer() -> None:
+    """Above it, keys were read while the undone edit was in place: the gap to a rerun is what `recorded` means."""
+    bench = Bench(settings_for("d4s"), 6)
+    editor = build(bench.settings)
+    targets = optimise(bench.model, bench.texts, bench.settings.target)
+    states = []
+    for kept in (range(6), (0, 1, 3, 4, 5)):
+        with editor.editing(bench.model, bench.prepared, editor.start(bench.model, bench.prepared)) as session:
+            for step in kept:
+                session.apply([bench.texts[step]], targets[step : step + 1])
+            states.append(session.state())
+    undone = editor.deltas(bench.model, bench.prepared, states[0].without({2}))
+    rerun = editor.deltas(bench.model, bench.prepared, states[1])
+    gaps = {layer: float((undone[layer] - rerun[layer]).norm() / rerun[layer].norm()) for layer in rerun}
+    assert gaps[0] < 1e-10 < gaps[1] < 0.2
+
+
+def test_merging_two_records_is_solving_all_rows() -> None:
+    bench = Bench(settings_for("d4s", {**SMALL, "keys": {"mode": "frozen"}}), 6)
+    editor = build(bench.settings)
+    targets: Targets = optimise(bench.model, bench.texts, bench.settings.target)
+    states = []
+    for steps in (range(3), range(3, 6), range(6)):
+        with editor.editing(bench.model, bench.prepared, editor.start(bench.model, bench.prepared)) as session:
+            for step in steps:
+                session.apply([bench.texts[step]], targets[step : step + 1])
+            states.append(session.state())
+    merged = editor.deltas(bench.model, bench.prepared, states[0].merged(states[1]))
+    agree([merged], [editor.deltas(bench.model, bench.prepared, states[2])], 1e-10)
