@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from d4s.artifacts import Artifact, Job, write_json, write_tensors
+from d4s.config import ContextsSettings, MomentsSettings
+from d4s.editors.prepare import free_directions, prepare
+from d4s.editors.prepared import load
+from d4s.editors.settings import PrepareSettings, resolve
+from d4s.errors import ArtifactError, SettingsError
+
+
+def moment_with(values: list[float], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))[0]
+    return basis @ torch.diag(torch.tensor(values, dtype=torch.float64)) @ basis.mT, basis
+
+
+def test_free_directions_are_those_that_text_hardly_uses() -> None:
+    moment, basis = moment_with([0.001, 5.0, 0.01, 2.0, 0.03])
+    free = free_directions(moment, 0.02)
+    assert free.shape == (5, 2)
+    torch.testing.assert_close(free.mT @ free, torch.eye(2, dtype=torch.float64))
+    expected = basis[:, [0, 2]] @ basis[:, [0, 2]].mT
+    torch.testing.assert_close(free @ free.mT, expected)
+
+
+def test_a_threshold_below_every_eigenvalue_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"below 0\.0005; they begin at 0\.001: raise `threshold`"):
+        free_directions(moment_with([0.001, 1.0])[0], 0.0005)
+
+
+def moments_at(folder: Path, layers: tuple[int, ...]) -> Path:
+    for layer in layers:
+        moment, _ = moment_with([0.001, 5.0, 0.01, 2.0, 0.03], seed=layer)
+        write_tensors(folder / f"l{layer}.safetensors", {"sum_kk": 7 * moment, "n_tokens": torch.tensor(7)})
+        Job("moments", MomentsSettings(), {}, folder).finish([f"l{layer}.safetensors"], f"l{layer}.json", source="text")
+    return folder
+
+
+def test_the_verb_writes_a_basis_per_layer(tmp_path: Path) -> None:
+    settings = PrepareSettings(layers=(1, 3), threshold=0.02)
+    prepare(Job("prepared", settings, {"moments": moments_at(tmp_path / "m", (1, 3))}, tmp_path / "p"))
+    artifact = Artifact.open(tmp_path / "p", "prepared")
+    assert artifact.manifest.notes["free"] == {"1": [2, 5], "3": [2, 5]}
+    for layer in (1, 3):
+        expected = free_directions(moment_with([0.001, 5.0, 0.01, 2.0, 0.03], seed=layer)[0], 0.02)
+        torch.testing.assert_close(artifact.tensors("prepared.safetensors")[f"{layer}.basis"].abs(), expected.abs())
+
+
+def contexts_at(folder: Path) -> Path:
+    write_json(folder / "contexts.json", {"contexts": ["So.", "Then."]})
+    Job("contexts", ContextsSettings(), {}, folder).finish(["contexts.json"])
+    return folder
+
+
+def test_editors_get_what_they_need_and_no_more(tmp_path: Path) -> None:
+    settings = resolve("tested", {"preset": "alphaedit", "layers": [1, 3], "target": {"layer": 3}}, "mini")
+    moments = moments_at(tmp_path / "m", (1, 3))
+    prepare(Job("prepared", PrepareSettings(layers=(1, 3), threshold=0.02), {"moments": moments}, tmp_path / "p"))
+    inputs = {"contexts": contexts_at(tmp_path / "c"), "moments": moments, "prepared": tmp_path / "p"}
+    found = load(inputs, settings)
+    assert found.contexts == ("So.", "Then.") and set(found.moments) == {1, 3} and set(found.extras) == {"1.basis", "3.basis"}
+    assert found.moments[1].n_tokens == 7
+    nothing = load(inputs, resolve("unedited", {}, "mini"))
+    assert (nothing.contexts, dict(nothing.moments), dict(nothing.extras)) == ((), {}, {})
+
+
+def test_missing_inputs_are_named_together() -> None:
+    with pytest.raises(SettingsError, match=r"needs the inputs \['contexts', 'moments', 'prepared'\]; given: \['model'\]"):
+        load({"model": Path("m")}, resolve("alphaedit", {}, "mini"))
+
+
+def test_moments_of_other_layers_are_refused_by_name(tmp_path: Path) -> None:
+    settings = resolve("tested", {"preset": "memit", "layers": [1, 2]}, "mini")
+    with pytest.raises(ArtifactError, match=r"holds no l2\.json"):
+        load({"contexts": contexts_at(tmp_path / "c"), "moments": moments_at(tmp_path / "m", (1,))}, settings)

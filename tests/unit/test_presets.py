@@ -1,0 +1,137 @@
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from d4s.editors.families import FAMILIES, build, module_of
+from d4s.editors.presets import PRESETS, columns_of, merged, settings_of
+from d4s.editors.settings import FAMILY_SETTINGS, PrepareSettings, resolve
+from d4s.errors import SettingsError
+
+EVERY = [(name, column) for name in PRESETS for column in columns_of(name)]
+
+
+@pytest.mark.parametrize(("name", "column"), EVERY)
+def test_every_preset_is_valid_in_every_column(name: str, column: str) -> None:
+    settings = resolve(name, {}, column)
+    assert settings.family == PRESETS[name].family
+    assert type(settings).model_validate(settings.model_dump(mode="json")) == settings
+    assert module_of(settings) == FAMILIES.module(settings.family)
+
+
+def test_every_preset_has_a_paper_a_note_and_the_embedded_column() -> None:
+    assert all(row.paper and row.note.endswith(".") and "mini" in row.base for row in PRESETS.values())
+
+
+def test_families_and_their_settings_go_together() -> None:
+    assert set(FAMILIES) == set(FAMILY_SETTINGS)
+    for name in PRESETS:
+        settings = resolve(name, {}, "mini")
+        assert build(settings).settings == settings
+
+
+def test_released_values_stand_as_released() -> None:
+    memit = resolve("memit", {}, "gpt-j-6b")
+    assert (memit.layers, memit.preserve.weight) == ((3, 4, 5, 6, 7, 8), 15_000.0)
+    assert (memit.target.lr, memit.target.clamp, memit.target.weight_decay, memit.target.kl_weight) == (0.5, 0.75, 0.5, 0.0625)
+    assert (memit.target.steps, memit.target.stop_probability) == (25, None)
+    rome = resolve("rome", {}, "gpt2-xl")
+    assert (rome.layers, rome.target.steps, rome.target.clamp, rome.keys.average) == ((17,), 20, 4.0, "plain")
+    assert resolve("alphaedit", {}, "llama3-8b").preserve.weight == 10.0
+    assert resolve("alphaedit", {}, "qwen2.5-7b").preserve.weight == 1.0
+    assert resolve("ft_l", {}, "gpt2-xl").bound == 5e-4
+
+
+def test_what_sets_the_methods_apart() -> None:
+    memit, seq, d4s = (resolve(name, {}, "mini") for name in ("memit", "memit_seq", "d4s"))
+    assert seq == memit.model_copy(update={"history": "keys"})
+    assert (d4s.history, d4s.spread, d4s.target.at, d4s.keys.mode) == ("rewind", "static", "original", "progressive")
+    assert (d4s.layers, d4s.keys) == (memit.layers, memit.keys)
+    assert resolve("rome", {}, "mini").preserve.kind == "moments"
+    assert resolve("rome_identity", {}, "mini").preserve.kind == "identity"
+
+
+def test_a_changed_preset_keeps_the_rest() -> None:
+    even = resolve("d4s_even", {"preset": "d4s", "spread": "even", "target": {"steps": 7}}, "mini")
+    assert (even.spread, even.target.steps) == ("even", 7)
+    assert even.target.lr == resolve("d4s", {}, "mini").target.lr
+
+
+def test_a_part_of_another_kind_starts_afresh() -> None:
+    base = {"part": {"kind": "a", "weight": 1}, "other": {"x": 1, "y": 2}}
+    assert merged(base, {"part": {"kind": "b"}, "other": {"y": 3}}) == {"part": {"kind": "b"}, "other": {"x": 1, "y": 3}}
+    assert merged(base, {"part": {"weight": 5}})["part"] == {"kind": "a", "weight": 5}
+    assert resolve("mine", {"preset": "memit", "preserve": {"kind": "identity"}}, "mini").preserve.weight == 1.0
+    assert "preset" not in settings_of("memit", "mini", {})
+
+
+def test_an_editor_can_be_written_from_scratch() -> None:
+    settings = resolve("mine", {"family": "fine_tune", "objective": "target", "layer": 3}, "anything")
+    assert (settings.family, settings.layers) == ("fine_tune", (3,))
+
+
+def test_needs_follow_from_the_parts() -> None:
+    needs = {name: resolve(name, {}, "mini").needs for name in PRESETS}
+    assert needs["memit"] == {"contexts", "moments"}
+    assert needs["rome_identity"] == {"contexts"}
+    assert needs["d4s"] == needs["one_time_batch"] == {"contexts", "moments", "targets"}
+    assert needs["alphaedit"] == {"contexts", "moments", "prepare"}
+    assert needs["ft_l"] == needs["unedited"] == frozenset()
+
+
+def test_shared_targets_are_those_of_the_original_model_only() -> None:
+    assert resolve("memit", {}, "mini").shared_targets() is None
+    assert resolve("ft_m", {}, "mini").shared_targets() is None
+    d4s = resolve("d4s", {}, "mini")
+    even = resolve("even", {"preset": "d4s", "spread": "even", "preserve": {"weight": 7.0}}, "mini")
+    assert d4s.shared_targets() == even.shared_targets() == resolve("one_time_batch", {}, "mini").shared_targets() == d4s.target
+
+
+def test_what_prepare_is_asked_for() -> None:
+    alphaedit = resolve("alphaedit", {}, "gpt-j-6b")
+    assert alphaedit.prepare_settings() == PrepareSettings(layers=(3, 4, 5, 6, 7, 8), threshold=0.02)
+    assert resolve("memit", {}, "mini").prepare_settings() is None
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("mmit", {}, "no preset is called 'mmit'; did you mean 'memit'"),
+    ("memit", {"spread": "even"}, "'memit' is a preset and cannot be redefined"),
+    ("mine", {"preset": "d4sx"}, "no preset is called 'd4sx'; did you mean 'd4s'"),
+    ("mine", {"family": "fine_tun"}, "unknown family 'fine_tun'; did you mean 'fine_tune'"),
+    ("mine", {"preset": "memit", "spred": "even"}, "spred: unknown key; did you mean 'spread'"),
+    ("mine", {"preset": "memit", "target": {"stps": 3}}, "target.stps: unknown key; did you mean 'steps'"),
+    ("mine", {"preset": "memit", "target": {"lr": -1}}, "target.lr: Input should be greater than 0, found -1"),
+    ("mine", {"preset": "memit", "layers": []}, "layers"),
+    ("mine", {"preset": "memit", "layers": [1, 0, 2]}, "must ascend without repeats"),
+    ("mine", {"preset": "memit", "layers": [0, 1]}, "so target.layer (2) must be 1"),
+    ("mine", {"preset": "memit", "history": "rewind"}, "target.at must be `original`, found `current`"),
+    ("mine", {"preset": "one_time_batch", "target": {"at": "current"}}, "target.at must be `original`, found `current`"),
+    ("mine", {"preset": "rome", "history": "keys", "batch": 2}, "a batch of one, found 2; history `none`, found `keys`"),
+    ("mine", {"preset": "rome", "preserve": {"kind": "null_space", "threshold": 0.1}}, "no null space"),
+    ("mine", {"preset": "memit", "solver": "hard_constraint"}, "one layer, found 3"),
+]
+
+
+@pytest.mark.parametrize(("name", "overrides", "reason"), REFUSED)
+def test_what_cannot_be_is_refused_with_the_reason(name: str, overrides: dict[str, Any], reason: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        resolve(name, overrides, "mini")
+    assert reason in str(caught.value) and f"editor {name!r}" in str(caught.value)
+
+
+def test_a_column_that_a_preset_lacks_is_refused_by_name() -> None:
+    with pytest.raises(SettingsError, match="'alphaedit' has no settings for models like 'llama2-7b'; did you mean 'llama3-8b'"):
+        resolve("alphaedit", {}, "llama2-7b")
+
+
+def test_several_defects_are_named_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        resolve("mine", {"preset": "memit", "spred": 1, "target": {"stps": 3, "lr": 0}}, "mini")
+    assert "3 problem(s)" in str(caught.value)
+
+
+def test_resolving_imports_no_torch() -> None:
+    code = "import sys; from d4s.editors.families import module_of; from d4s.editors.settings import resolve; import d4s.runs.settings; "
+    code += "module_of(resolve('d4s', {}, 'mini')); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
