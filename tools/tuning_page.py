@@ -16,14 +16,14 @@ PAGE = ROOT / "docs" / "tuning.md"
 SCORES = ("efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
 HEAD = """# Tuning of the editors on the embedded model
 
-Every editor was given the same budget: at most six trials, on seed 0 alone, judged by one number for all of them, the mean of
-retained efficacy, paraphrase and specificity (`efficacy_accuracy`, `paraphrase_accuracy`, `locality_accuracy`) after 100 edits of
-`world_qa`. The best trial of each is its column `mini` in `src/d4s/editors/presets.py`; everything shown elsewhere uses seeds from 1
-on. The trials are the study `grids/tuning.yaml`, and this page is written from its results by `python -m tools.tuning_page`.
+Every editor was given the same budget, four trials on seed 0 alone, judged by one number for all of them: the mean of retained
+efficacy, paraphrase and specificity (`efficacy_accuracy`, `paraphrase_accuracy`, `locality_accuracy`) after 100 edits of `world_qa`.
+The best trial of each is its column `mini` in `src/d4s/editors/presets.py`; everything shown elsewhere uses seeds from 1 on. The
+trials are the study `grids/tuning.yaml`, and this page is written from its results by `python -m tools.tuning_page`.
 
-Editors that solve least squares share one list of trials: four weights of the second moment at one clamp of the target's shift, and
-two of them at a tighter one. ROME's trials vary clamp, layer and decay, fine-tuning's the rate, the bound and the layer. What is
-not named in a trial is as in the preset. Kept trials are **bold**.
+Editors that solve least squares share one list of trials, four weights of the second moment. ROME's trials vary the clamp of the
+target's shift and the layer, fine-tuning's the rate and the bound. What is not named in a trial is as in the preset. Kept trials are
+**bold**.
 
 | editor | trial | what was changed | efficacy | paraphrase | specificity | mean | perplexity ratio |
 |---|---|---|---|---|---|---|---|
