@@ -16,7 +16,8 @@ from d4s.models.edited import Scores
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import Pair, encode, encode_pairs
 
-TOKENS_PER_BATCH = 2048
+TOKENS_PER_BATCH = {"cpu": 1024}  # what stays in a core's caches
+TOKENS_ON_ACCELERATORS = 16_384
 LOGITS_PER_CHUNK = 2**26
 Ids = tuple[int, ...]
 
@@ -38,11 +39,11 @@ class LiveModel:
         self,
         model: LanguageModel,
         reference: Mapping[int, Float[Tensor, "d_out d_in"]] | None = None,
-        tokens_per_batch: int = TOKENS_PER_BATCH,
+        tokens_per_batch: int | None = None,
     ) -> None:
         self.model = model
         self.reference = reference
-        self.tokens_per_batch = tokens_per_batch
+        self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(model.device.type, TOKENS_ON_ACCELERATORS)
 
     def score(self, prompts: Sequence[str], targets: Sequence[str]) -> Scores:
         """Teacher-forced scores of each target after its prompt, in float32 and on the CPU."""
