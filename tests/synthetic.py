@@ -13,7 +13,7 @@ from d4s.studies.summaries import benchmark_rows, immediate_rows, norm_rows, per
 LAYERS = (0, 1, 2)
 TASKS = ("arc_challenge", "hellaswag", "mmlu", "winogrande", "truthfulqa_mc1", "gsm8k", "truthfulqa_mc2")
 FORMS = {"mqd_tf": "true_false", "mqd_mc": "multiple_choice", "mqd_dg": "directly_generated"}
-PROMPTS = {"efficacy": 1, "paraphrase": 2, "neighborhood": 2, "locality": 3, "same_subject": 3, "portability": 1}
+PROMPTS = {"efficacy": 1, "paraphrase": 2, "locality": 3, "neighborhood": 2}
 TEXT = "heldout"
 
 
@@ -30,6 +30,7 @@ class Method:
     damage: float = 0.03
     layers: tuple[int, ...] = LAYERS
     noise: float = 0.0
+    is_batch: bool = False
 
 
 METHODS = {
@@ -41,7 +42,7 @@ METHODS = {
     "memit_seq": Method(start=0.99, fall=0.02, forget=0.06, paraphrase=0.85, locality_loss=0.35, growth=2.2, damage=0.08),
     "d4s": Method(start=0.99, fall=0.03, forget=0.08, paraphrase=0.9, locality_loss=0.3, growth=1.8, damage=0.05),
     "d4s_even": Method(start=0.97, fall=0.04, forget=0.1, paraphrase=0.8, locality_loss=0.15, growth=1.2, damage=0.01),
-    "one_time_batch": Method(start=0.98, fall=0.0, forget=0.03, paraphrase=0.88, locality_loss=0.25, growth=1.5, damage=0.03),
+    "one_time_batch": Method(start=0.98, forget=0.03, paraphrase=0.88, locality_loss=0.25, growth=1.5, damage=0.03, is_batch=True),
 }
 FORM_DAMAGE = {"mqd_tf": 0.02, "mqd_mc": 0.12, "mqd_dg": 0.3}
 PERPLEXITY = {"world_qa": (120.0, 1), "mqd_tf": (12.3, 1), "mqd_mc": (43.3, 1), "mqd_dg": (297.4, 3)}
@@ -60,6 +61,7 @@ class Made:
     forms: bool = True
     seeds: tuple[int, ...] = (1,)
     items: int = 100
+    summed: bool = True
     study: str = "synthetic"
 
     def having(self, **changes: Method) -> "Made":
@@ -80,9 +82,7 @@ def write_study(folder: Path, made: Made | None = None) -> Path:
             tables[name].append(frame.assign(**cell))
         for step in lengths:
             of = {name: frame[frame["step"] == step] for name, frame in frames.items() if name != "edit_log"}
-            rows = [*retained_rows(of["scores"]), *immediate_rows(frames["edit_log"], step)]
-            rows += [*perplexity_rows(of["perplexity"]), *norm_rows(of["norms"]), *benchmark_rows(of["benchmark"])]
-            summary += [{**cell, "step": step, **row} for row in rows]
+            summary += [{**cell, "step": step, **row} for row in (_summed(of, frames["edit_log"], step) if made.summed else [])]
             index.append({**cell, "step": step, **_folders(cell, step in benchmarked)})
     for dataset in _datasets(made):
         targets = _objectives(made, dataset)
@@ -94,6 +94,11 @@ def write_study(folder: Path, made: Made | None = None) -> Path:
     write_table(folder / "costs.parquet", _costs(), schemas.COSTS)
     write_json(folder / "study.json", settings(made))
     return folder
+
+
+def _summed(of: dict[str, pd.DataFrame], log: pd.DataFrame, step: int) -> list[dict]:
+    rows = [*retained_rows(of["scores"]), *immediate_rows(log, step), *perplexity_rows(of["perplexity"])]
+    return [*rows, *norm_rows(of["norms"]), *benchmark_rows(of["benchmark"])]
 
 
 SCHEMAS = {
@@ -182,15 +187,13 @@ def _scores(method: Method, facts: list[str], step: int, luck: np.ndarray) -> pd
         "paraphrase": kept * method.paraphrase,
         "locality": np.full(step, 1 - method.locality_loss * step / 300),
         "neighborhood": np.full(step, 0.98 - method.locality_loss * step / 300),
-        "same_subject": np.full(step, 0.99 - 1.2 * method.locality_loss * step / 300),
-        "portability": kept * 0.2,
     }
     frames, column = [], 0
     for kind, prompts in PROMPTS.items():
         for prompt in range(prompts):
             hit = (luck[:step, column] < share[kind]).astype(float)
             column += 1
-            for suffix in ("score", "accuracy", "exact", "generated"):
+            for suffix in ("score", "accuracy", "generated"):
                 frames.append(
                     pd.DataFrame({
                         "step": step, "protocol": "retained", "fact_id": facts[:step], "edited_at": position + 1,
@@ -273,6 +276,8 @@ def _edit_log(method: Method, facts: list[str], luck: np.ndarray, own: np.random
         "paraphrase_accuracy": (luck[:, 1] < success * method.paraphrase).astype(float),
         "locality_accuracy": (luck[:, 2] < 1 - method.locality_loss * position / 300).astype(float),
     }
+    if method.is_batch:
+        return pd.concat([_logged(facts, name, None, plain[name]) for name in ("target_probability_before", "target_probability_after")])
     frames = [_logged(facts, quantity, None, values) for quantity, values in plain.items()]
     for layer in method.layers:
         steps = np.diff(_growth(method, np.arange(n + 1))) * own.gamma(4, 0.25, n)

@@ -72,11 +72,18 @@ def figures(study_dir: Path, settings: FigureSettings) -> None:
 def _save(folder: Path, name: str, drawing: Drawing, settings: FigureSettings) -> None:
     style: Any = {**matplotlib.rcParamsDefault, **RC, "svg.hashsalt": name}
     with matplotlib.rc_context(style):
-        wide = drawing.draw(WIDE)
+        wide = _laid_out(drawing.draw(WIDE))
         for suffix in settings.format:
             _write(wide, folder / f"{name}.{suffix}", suffix, settings.dpi)
         if "svg" in settings.format:
-            _write(drawing.draw(NARROW), folder / f"{name}.narrow.svg", "svg", settings.dpi)
+            _write(_laid_out(drawing.draw(NARROW)), folder / f"{name}.narrow.svg", "svg", settings.dpi)
+
+
+def _laid_out(figure: Figure) -> Figure:
+    """The figure with its panels placed for good, so that no format works the layout out again."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
 
 
 def _write(figure: Figure, path: Path, suffix: str, dpi: int) -> None:

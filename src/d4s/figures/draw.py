@@ -68,7 +68,7 @@ def percent_axis(ax: Axes, label: str = "", whole: bool = True) -> None:
         ax.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
 
 
-def edits_axis(ax: Axes, longest: float, label: str = "number of edits") -> None:
+def edits_axis(ax: Axes, longest: float | int, label: str = "number of edits") -> None:
     """Number of edits from zero."""
     ax.set_xlim(0, longest * 1.03)
     ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], integer=True))

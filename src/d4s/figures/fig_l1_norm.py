@@ -12,6 +12,7 @@ from d4s.studies.curves import benchmark_curve, norm_curve
 from d4s.studies.results import Panel, Results
 
 HEIGHT = 1.85
+FEW = 20  # points from which on a curve is drawn without markers
 
 
 def figure(results: Results) -> Drawing:
@@ -25,9 +26,9 @@ def figure(results: Results) -> Drawing:
     if not editors:
         raise NotDrawn("no run logged norms, or those of the unedited model are not known")
     caption = (
-        "L1 norm (mean absolute weight) of each edited matrix relative to the unedited one, after every edit, and the mean benchmark score "
-        f"with its 95 % interval from the tasks' standard errors{places(results, [shown])}. Log axes for the norms; a method "
-        f"that edits fewer layers is drawn only there. {seeds_words(results)}"
+        "L1 norm (mean absolute weight) of each edited matrix relative to the unedited one, after every edit (the batch: at the lengths), "
+        "and the mean benchmark score with its 95 % interval from the tasks' standard errors"
+        f"{places(results, [shown])}. Log axes for the norms; a method that edits fewer layers is drawn only there. {seeds_words(results)}"
     )
     return Drawing("L1 norm by layer, and the benchmarks", caption, lambda page: _draw(results, shown, editors, page))
 
@@ -45,7 +46,8 @@ def _draw(results: Results, panel: Panel, editors: list[str], page: Page) -> Fig
     longest = max(results.lengths(results.runs_of(panel, editors[0])[0]))
     for ax, layer in zip(axes, layers, strict=False):
         for editor in editors:
-            curve(ax, norm_curve(results, panel, editor, layer), editor, marker="None")
+            points = norm_curve(results, panel, editor, layer)
+            curve(ax, points, editor, **({"marker": "None"} if len(points) > FEW else {}))
     _same_range(axes[: len(layers)])
     for number, ax in enumerate(axes[: len(layers)]):
         ratio_axis(ax, "relative to unedited" if number % page.columns == 0 else "")

@@ -31,21 +31,21 @@ LOOKS: Mapping[str, Look] = {
     "ft_m": Look("#8a6a3b", "<", (0, (4, 1.4))),
     "kn": Look("#6b7f3a", "P"),
     "rome": Look("#d1570c", "s"),
-    "rome_identity": Look("#e08a50", "s", (0, (4, 1.4))),
-    "r_rome": Look("#e08a50", "s", (0, (4, 1.4))),
+    "rome_identity": Look("#cf7838", "s", (0, (4, 1.4))),
+    "r_rome": Look("#cf7838", "s", (0, (4, 1.4))),
     "memit": Look("#1f77c0", "o"),
-    "memit_seq": Look("#3ea0dd", "D", (0, (4, 1.4))),
+    "memit_seq": Look("#3394d0", "D", (0, (4, 1.4))),
     "pmet": Look("#bb5f9a", "^"),
-    "emmet": Look("#d188b8", "^", (0, (4, 1.4))),
+    "emmet": Look("#c374a7", "^", (0, (4, 1.4))),
     "alphaedit": Look("#8159b5", "h"),
-    "nse": Look("#a388cc", "h", (0, (4, 1.4))),
+    "nse": Look("#9c80c7", "h", (0, (4, 1.4))),
     "grace": Look("#5b7083", "X"),
     "d4s": Look("#0b9068", "*"),
-    "d4s_even": Look("#44b38c", "p", (0, (4, 1.4))),
+    "d4s_even": Look("#35a07b", "p", (0, (4, 1.4))),
     "one_time_batch": Look("#8d949c", "d", (0, (5, 1.4, 1, 1.4))),
 }
 SPARE = ("#9b6b9e", "#4f8f9d", "#a8574a", "#7b8a2e", "#5c6fb3", "#94713f")
-TASK_LOOKS = tuple(zip(("#4477aa", "#cc6677", "#b8922a", "#228833", "#aa4499", "#5ba3cf"), "os^DvP", strict=True))
+TASK_LOOKS = tuple(zip(("#4477aa", "#cc6677", "#ab861e", "#228833", "#aa4499", "#4a94c2"), "os^DvP", strict=True))
 
 RC: Mapping[str, Any] = {
     "font.family": "DejaVu Sans",

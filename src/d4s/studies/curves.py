@@ -71,7 +71,7 @@ def _in_bins(samples: Sequence[tuple[np.ndarray, np.ndarray]], bins: int) -> pd.
 
 
 def norm_curve(results: Results, panel: Panel, editor: str, layer: int | None = None) -> pd.DataFrame:
-    """Relative L1 norm of one layer, or the mean over edited layers, after every edit; no interval with one seed."""
+    """Relative L1 norm of one layer, or the mean over edited layers, after every edit or at the lengths; no interval with one seed."""
     paths = [_path(results, run, layer) for run in results.runs_of(panel, editor)]
     paths = [path for path in paths if len(path)]
     if not paths:
@@ -82,6 +82,7 @@ def norm_curve(results: Results, panel: Panel, editor: str, layer: int | None = 
 
 def _path(results: Results, run: Run, layer: int | None) -> "pd.Series[float]":
     path = results.norm_path(run)
+    path = results.norms_at_lengths(run) if path.empty else path
     if layer is None:
         return path.mean(axis=1) if len(path.columns) else pd.Series(dtype=float)
     return path[layer] if layer in path else pd.Series(dtype=float)

@@ -59,12 +59,11 @@ def _drawn(n: int) -> Iterator[NDArray[np.int32]]:
         yield generator.multinomial(n, np.full(n, 1.0 / n), size=min(rows, RESAMPLES - start)).astype(np.int32)
 
 
-def percentiles(draws: Array) -> tuple[Array, Array]:
-    """Lower and upper limit of the central 95 % of draws, along the first axis; NaN where nothing was drawn."""
+def percentiles(draws: Array) -> Array:
+    """Lower and upper limit of the central 95 % of draws along the first axis, stacked; NaN where nothing was drawn."""
     tail = 50 * (1 - LEVEL)
     with np.errstate(invalid="ignore"):
-        low, high = np.nanpercentile(draws, [tail, 100 - tail], axis=0)
-    return low, high
+        return np.asarray(np.nanpercentile(draws, [tail, 100 - tail], axis=0))
 
 
 def mean_intervals(values: Array) -> list[Estimate]:
@@ -111,7 +110,7 @@ def average_difference(left: Array, right: Array) -> Estimate:
 
 def sum_interval(values: Sequence[float] | Array) -> Estimate:
     """The sum of a sample with its bootstrap interval."""
-    return mean_interval(values).scaled(len(values))
+    return mean_interval(values).scaled(float(len(values)))
 
 
 def difference(left: Array, right: Array) -> Estimate:

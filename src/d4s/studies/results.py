@@ -245,6 +245,16 @@ class Results:
         start = pd.DataFrame(1.0, index=[0], columns=relative.columns)
         return pd.concat([start, relative]).dropna(axis=1, how="any")
 
+    def norms_at_lengths(self, run: Run) -> pd.DataFrame:
+        """The same at the lengths alone, for methods that do not edit one after another: a row per length, changed layers only."""
+        rows = self.norms[self.rows_of(self.norms, run)]
+        wide = rows.pivot_table(index=["layer", "step"], columns="quantity", values="value")
+        if wide.empty:
+            return pd.DataFrame()
+        changed = wide.groupby("layer")["l1_per_element_delta"].transform("max") > 0
+        relative = (wide["l1_per_element_weight"] / wide["l1_per_element_original"])[changed].unstack("layer")
+        return relative.set_axis([int(float(str(layer))) for layer in relative.columns], axis=1)
+
     # --- benchmarks -----------------------------------------------------------------------------------------------
 
     def tasks(self, run: Run, step: int) -> pd.DataFrame:

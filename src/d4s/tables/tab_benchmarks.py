@@ -23,9 +23,9 @@ def table(results: Results) -> Table:
     if not rows:
         raise NotTabled("no benchmarks were run")
     columns = [
-        *(Column(task, task_name(task), best="high", factor=100) for task in tasks),
-        Column("mean", "Mean", best="high", factor=100, interval=True),
-        Column("change", "Change", best="high", factor=100, signed=True),
+        *(Column(task, task_name(task), best="high", factor=100.0) for task in tasks),
+        Column("mean", "Mean", best="high", factor=100.0, interval=True),
+        Column("change", "Change", best="high", factor=100.0, signed=True),
     ]
     made = "tasks made from the world in the shapes of the paper's six" if results.world_tasks else "benchmark tasks"
     caption = (

@@ -11,7 +11,7 @@ COLUMNS = (
     Column("calls", "Calls", digits=0),
     Column("wall_s", "Wall, s", digits=0),
     Column("cpu_s", "CPU, s", digits=0),
-    Column("startup_share", "Start-up, % of wall", digits=0, factor=100),
+    Column("startup_share", "Start-up, % of wall", digits=0, factor=100.0),
     Column("peak_rss_mb", "Peak memory, MB", digits=0),
 )
 

@@ -46,7 +46,7 @@ def average_table(results: Results, shown: Sequence[Panel], title: str) -> Table
         raise NotTabled("no data set of this kind was measured")
     rows = [_row(results, panel, editor, lengths) for panel in shown for editor in results.editors(panel)]
     columns = [
-        Column(f"{metric}_{length}", header, f"{length} edits", "high", factor=100, interval=metric == "average")
+        Column(f"{metric}_{length}", header, f"{length} edits", "high", factor=100.0, interval=metric == "average")
         for length in lengths
         for metric, header in {**HEADERS, "average": "Avg"}.items()
     ]

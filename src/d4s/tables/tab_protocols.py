@@ -24,15 +24,11 @@ def table(results: Results) -> Table:
     rows = [row for row in rows if not np.isnan(row["efficacy_accuracy_now"])]
     if not rows:
         raise NotTabled("no run logged scores right after its edits")
-    columns = [
-        _column(metric, kind)
-        for metric in NAMES
-        for kind in SHOWN
-        if not np.isnan([row[f"{metric}_{kind}"] for row in rows]).all()
-    ]
+    columns = [_column(metric, kind) for metric in NAMES for kind in SHOWN if not np.isnan([row[f"{metric}_{kind}"] for row in rows]).all()]
     caption = (
         "Scores (%) right after each edit and after the whole sequence, on the same edits, and the gap between them in points, with half "
-        "of its 95 % interval (paired by edit). Best in bold, second underlined."
+        "of its 95 % interval (paired by edit). Specificity is asked of fewer probes right after an edit than after "
+        "the sequence. Best in bold, second underlined."
     )
     return Table("Immediate against retained scores", caption, ("method", "edits"), tuple(columns), pd.DataFrame(rows))
 
@@ -40,7 +36,7 @@ def table(results: Results) -> Table:
 def _column(metric: str, kind: str) -> Column:
     is_gap = kind == "gap"
     best: Best = "low" if is_gap else "high"
-    return Column(f"{metric}_{kind}", SHOWN[kind], NAMES[metric], best, factor=100, signed=is_gap, interval=is_gap)
+    return Column(f"{metric}_{kind}", SHOWN[kind], NAMES[metric], best, factor=100.0, signed=is_gap, interval=is_gap)
 
 
 def _row(results: Results, panel: Panel, editor: str) -> dict[str, Any]:

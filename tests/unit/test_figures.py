@@ -1,0 +1,186 @@
+"""Figures: every one is drawn for paper and phone without overlaps, the same bytes twice, in colours that can be told apart."""
+
+import itertools
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from d4s.config import FigureSettings
+from d4s.figures import fig_form_matrix
+from d4s.figures.build import FIGURES, figures
+from d4s.figures.draw import NotDrawn, curve, edits_axis, ratio_axis
+from d4s.figures.style import LOOKS, NARROW, RC, SPARE, TASK_LOOKS, WIDE, Page, look
+from d4s.studies.names import METHODS as NAMES
+from d4s.studies.results import Panel, Results
+from tests.synthetic import METHODS, Made, write_study
+
+PAPER, DARK = "#ffffff", "#14171b"
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.03928 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("colour", sorted({look.colour for look in LOOKS.values()} | set(SPARE) | {colour for colour, _ in TASK_LOOKS}))
+def test_every_colour_reads_on_white_and_on_dark(colour: str) -> None:
+    assert contrast(colour, PAPER) >= 2.9
+    assert contrast(colour, DARK) >= 3.0
+
+
+def test_methods_differ_in_colour_or_in_marker_and_dash() -> None:
+    drawn = {name: (style.colour, style.marker, str(style.dash)) for name, style in LOOKS.items() if name not in ("ft", "r_rome")}
+    assert len(set(drawn.values())) == len(drawn)
+
+
+def test_methods_without_a_look_get_the_same_one_every_time() -> None:
+    assert look("my_method") == look("my_method")
+    assert look("my_method").colour in SPARE
+    assert set(LOOKS) <= set(NAMES)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ax() -> Axes:
+    return Figure().subplots()
+
+
+def test_a_curve_has_a_band_only_where_intervals_are_known(ax: Axes) -> None:
+    points = pd.DataFrame({"step": [2, 1], "mean": [0.5, 0.6], "low": [0.4, 0.5], "high": [0.6, 0.7]})
+    curve(ax, points, "rome")
+    assert list(ax.lines[0].get_xdata()) == [1, 2]
+    assert len(ax.collections) == 1
+    curve(ax, points.assign(low=np.nan, high=np.nan), "memit")
+    assert len(ax.collections) == 1
+
+
+def test_edits_start_at_zero_and_ticks_are_round(ax: Axes) -> None:
+    edits_axis(ax, 300)
+    assert ax.get_xlim()[0] == 0
+    assert [tick for tick in ax.get_xticks() if tick <= 300] == [0, 100, 200, 300]
+
+
+def test_ratios_are_written_with_their_sign(ax: Axes) -> None:
+    ax.plot([0, 1], [1, 8])
+    ratio_axis(ax, "ratio")
+    ax.figure.draw_without_rendering()
+    assert "×2" in [label.get_text() for label in ax.get_yticklabels()]
+
+
+# --- whole figures ----------------------------------------------------------------------------------------------------
+
+
+def boxes(figure: Figure) -> list[tuple[str, Bbox]]:
+    """Extents of every text that is shown, by its content."""
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    texts = [text for ax in figure.axes for text in (ax.title, ax._left_title, ax.xaxis.label, ax.yaxis.label, *ax.texts)]
+    for ax in figure.axes:
+        for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+            inside = [tick for tick in axis.get_major_ticks() if min(low, high) <= tick.get_loc() <= max(low, high)]
+            texts += [tick.label1 for tick in inside if ax.axison]
+    texts += [text for legend in figure.legends for text in legend.get_texts()]
+    return [(text.get_text(), text.get_window_extent(renderer)) for text in texts if text.get_text() and text.get_visible()]
+
+
+@pytest.mark.parametrize("page", [WIDE, NARROW], ids=lambda page: page.name)
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_text_lies_on_another_or_outside_the_figure(name: str, page: Page, results: Results) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with matplotlib.rc_context(dict(RC)):  # type: ignore[arg-type]
+        figure = FIGURES[name](results).draw(page)
+        FigureCanvasAgg(figure).draw()
+        found = boxes(figure)
+    overlaps = [
+        (one, other)
+        for (one, a), (other, b) in itertools.combinations(found, 2)
+        if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
+    ]
+    assert overlaps == []
+    whole = figure.bbox
+    outside = [text for text, box in found if box.x0 < -1 or box.y0 < -1 or box.x1 > whole.x1 + 1 or box.y1 > whole.y1 + 1]
+    assert outside == []
+    assert figure.get_figwidth() == page.width
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_captions_say_what_is_shown_and_on_how_much(name: str, results: Results) -> None:
+    drawing = FIGURES[name](results)
+    assert "seed" in drawing.caption
+    assert len(drawing.caption) > 120
+    assert drawing.caption.endswith(".")
+    assert "  " not in drawing.caption
+    assert drawing.title
+
+
+def test_all_figures_are_written_for_paper_and_phone(finished_dir: Path) -> None:
+    folder = finished_dir / "figures"
+    record = json.loads((folder / "figures.json").read_text())
+    assert set(record) == set(FIGURES)
+    assert [name for name, entry in record.items() if "skipped" in entry] == []
+    for name in FIGURES:
+        for suffix in ("svg", "narrow.svg"):
+            text = (folder / f"{name}.{suffix}").read_text()
+            assert "<svg" in text
+            assert "dc:date" not in text
+
+
+def test_the_same_data_give_the_same_bytes(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {"fig_norm_vs_accuracy": FIGURES["fig_norm_vs_accuracy"]}
+    monkeypatch.setattr("d4s.figures.build.FIGURES", chosen)
+    content = []
+    for name in ("one", "two"):
+        (tmp_path / name).symlink_to(results.folder)
+        monkeypatch.setattr("d4s.figures.build.Results", lambda _: results)
+        figures(tmp_path / f"{name}-drawn", FigureSettings())
+        content.append({path.name: path.read_bytes() for path in sorted((tmp_path / f"{name}-drawn" / "figures").iterdir())})
+    assert content[0] == content[1]
+    assert {Path(file).suffix for file in content[0]} == {".pdf", ".svg", ".png", ".json"}
+
+
+def test_formats_that_are_not_asked_for_are_not_written(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("d4s.figures.build.FIGURES", {"fig_form_matrix": FIGURES["fig_form_matrix"]})
+    monkeypatch.setattr("d4s.figures.build.Results", lambda _: results)
+    figures(tmp_path, FigureSettings(format=("png",), dpi=50))
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["fig_form_matrix.png", "figures.json"]
+
+
+def test_what_a_study_lacks_is_skipped_with_a_reason(tmp_path: Path) -> None:
+    made = Made(methods={"unedited": METHODS["unedited"]}, lengths=(4,), forms=False)
+    study = write_study(tmp_path, made)
+    skipped = {}
+    for name, make in FIGURES.items():
+        try:
+            make(Results(study))
+        except NotDrawn as reason:
+            skipped[name] = str(reason)
+    assert set(FIGURES) - set(skipped) == {"fig_curves", "fig_objectives"}
+    assert all(len(reason) > 20 for reason in skipped.values())
+
+
+def test_the_form_matrix_shows_known_changes(results: Results) -> None:
+    panels = {results.form(panel.dataset): panel for panel in results.panels if results.form(panel.dataset)}
+    matrix = fig_form_matrix._matrix(results, panels, "memit")  # type: ignore[arg-type]
+    order = list(panels)
+    asked = list(fig_form_matrix.COLUMNS)
+    generated = matrix[order.index("directly_generated"), asked.index("directly_generated")]
+    assert generated == pytest.approx(-0.3, abs=0.02)
+    assert np.isnan(matrix[order.index("directly_generated"), asked.index("true_false")])
+    own = matrix[order.index("true_false"), asked.index("true_false")]
+    kept = results.retained(results.runs_of(Panel("mini", "mqd_tf"), "memit")[0], 150)["locality_accuracy"].mean()
+    assert own == pytest.approx(kept - 1)
