@@ -5,6 +5,7 @@ each at its own place. Minimised by Adam until the loss is small; after every up
 from its value at the start of this edit, so a sequence may drift without bound. The bias stays as it is.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -51,11 +52,11 @@ class FineTuneSession:
                 if losses[-1] < self._settings.stop_loss:
                     break
                 self._update(adam, loss, start)
-        with torch.no_grad():
-            final = float(self._loss(pairs))
-        if not all(abs(value) < float("inf") for value in (*losses, final)):
+            else:
+                losses.append(float(self._loss(pairs).detach()))
+        if not all(abs(value) < float("inf") for value in losses):
             raise Diverged(f"the loss of fine-tuning is not finite: {losses[-1]}")
-        return StepLog(tuple(self._numbers(losses, final)))
+        return StepLog(tuple(self._numbers(losses)))
 
     def state(self) -> State:
         """The weight as it is."""
@@ -100,11 +101,11 @@ class FineTuneSession:
         weight = torch.tensor([entry[3] for entry in places], dtype=likely.dtype, device=model.device)
         return -(likely.gather(1, token[:, None])[:, 0] * weight).sum()
 
-    def _numbers(self, losses: Sequence[float], final: float) -> Iterator[tuple[str, int | None, float]]:
+    def _numbers(self, losses: Sequence[float]) -> Iterator[tuple[str, int | None, float]]:
         layer = self._settings.layer
-        yield "target_probability_before", None, float(torch.tensor(-losses[0]).exp())
-        yield "target_probability_after", None, float(torch.tensor(-final).exp())
-        yield "target_steps", None, float(len(losses))
+        yield "target_probability_before", None, math.exp(-losses[0])
+        yield "target_probability_after", None, math.exp(-losses[-1])
+        yield "target_steps", None, float(len(losses) - 1)
         yield "delta_norm", layer, float((self._master.double() - self._original.double()).norm())
         yield "l1", layer, mean_absolute(self._model.weight(layer))
 

@@ -23,14 +23,14 @@ from d4s.metrics.scoring import Exam
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.models.views import LiveModel
-from d4s.requests.draw import EditRequest, draw
+from d4s.requests.draw import REQUESTS_PER_BLOCK, EditRequest, draw
 from d4s.runs.lengths import length_of
 from d4s.runs.settings import RunSettings
 from d4s.schemas import EDIT_LOG, FACTS
 
 log = logging.getLogger(__name__)
 IMMEDIATE = ("efficacy_score", "efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
-PROBES, EXAM_BLOCK = 1, 50
+PROBES, EXAM_BLOCK = 1, REQUESTS_PER_BLOCK
 Drawn = Sequence[tuple[EditRequest, Fact]]
 
 

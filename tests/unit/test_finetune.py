@@ -1,0 +1,112 @@
+import pytest
+import torch
+
+from d4s.editors.finetune import FineTuneEditor
+from d4s.editors.protocol import Diverged, Prepared
+from d4s.editors.settings import FineTune
+from d4s.models.tokens import encode_pair
+from tests.oracle.plain import got, put, requests_of
+from tests.tiny import bpe_tokenizer
+
+SETTINGS = FineTune(objective="target", layer=1, steps=5, lr=1e-2)
+
+
+def tuned(model, settings: FineTune, requests) -> tuple[list[torch.Tensor], list[dict[str, float]]]:
+    """The weight and the logged numbers after each request."""
+    editor, weights, logs = FineTuneEditor(settings), [], []
+    with editor.editing(model, Prepared(), editor.start(model, Prepared())) as session:
+        for request in requests:
+            log = session.step([request], None)
+            weights.append(model.weight(settings.layer).clone())
+            logs.append({quantity: value for quantity, _, value in log.values})
+    return weights, logs
+
+
+def plainly(model, settings: FineTune, request) -> torch.Tensor:
+    """One edit with torch's own Adam, a whole forward pass and cross-entropy; leaves the weight in the model."""
+    prompt, target = encode_pair(model, request.prompt, request.target)
+    weight = got(model, settings.layer).requires_grad_(True)
+    start = weight.detach().clone()
+    adam = torch.optim.Adam([weight], lr=settings.lr)
+    module = model.mlp_out(settings.layer)
+    in_out = type(module).__name__ != "Linear"
+    for _ in range(settings.steps):
+        changed = {"weight": weight.T if in_out else weight}
+        hook = module.register_forward_hook(
+            lambda m, a, o, w=changed: a[0] @ (w["weight"] if in_out else w["weight"].T) + (m.bias if m.bias is not None else 0)
+        )
+        if settings.objective == "target":
+            logits = model.network(input_ids=torch.tensor([prompt + target[:-1]])).logits[0, len(prompt) - 1 :]
+        else:
+            logits = model.network(input_ids=torch.tensor([prompt])).logits[0, -1:].expand(len(target), -1)
+        hook.remove()
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(target))
+        if loss.item() < settings.stop_loss:
+            break
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        if settings.bound is not None:
+            with torch.no_grad():
+                weight.copy_(torch.maximum(torch.minimum(weight, start + settings.bound), start - settings.bound))
+    put(model, settings.layer, weight.detach())
+    return weight.detach()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("objective", ["target", "prompt_last"])
+@pytest.mark.parametrize("bound", [None, 5e-3])
+def test_a_sequence_equals_the_plain_loop(tiny_model, family: str, objective: str, bound: float | None) -> None:
+    def make():
+        return tiny_model(family, dtype=torch.float64, tokenizer=bpe_tokenizer(), positions=96)
+
+    settings = SETTINGS.model_copy(update={"objective": objective, "bound": bound})
+    requests = requests_of(3)
+    weights, _ = tuned(make(), settings, requests)
+    plain = make()
+    for request, weight in zip(requests, weights, strict=True):
+        torch.testing.assert_close(weight, plainly(plain, settings, request), rtol=1e-7, atol=1e-9)
+
+
+def test_the_two_objectives_differ_for_several_tokens_only(tiny_model) -> None:
+    requests = [one for one in requests_of(6) if one.target == "Paris"]
+    for tokenizer, same in ((None, True), (bpe_tokenizer(), False)):
+        ends = [
+            tuned(tiny_model(tokenizer=tokenizer, positions=96), SETTINGS.model_copy(update={"objective": objective}), requests)[0][0]
+            for objective in ("target", "prompt_last")
+        ]
+        assert torch.equal(*ends) == same
+
+
+def test_every_edit_stays_within_its_bound_and_the_sequence_drifts(tiny_model) -> None:
+    model = tiny_model(dtype=torch.float64)
+    start = model.weight(1).clone()
+    weights, _ = tuned(model, SETTINGS.model_copy(update={"bound": 1e-3}), requests_of(4))
+    steps = [float((now - before).abs().max()) for before, now in zip([start, *weights], weights, strict=False)]
+    assert max(steps) <= 1e-3 * (1 + 1e-9)
+    assert float((weights[-1] - start).abs().max()) > 2e-3
+
+
+def test_it_stops_when_the_loss_is_small_and_logs_what_happened(tiny_model) -> None:
+    request = requests_of(1) * 2
+    _, logs = tuned(tiny_model(width=64, scale=6.0), SETTINGS.model_copy(update={"steps": 50, "stop_loss": 0.2, "lr": 3e-2}), request)
+    assert 1 < logs[0]["target_steps"] < 50 and logs[1]["target_steps"] == 0
+    assert logs[0]["target_probability_before"] < 0.5 < 0.81 < logs[0]["target_probability_after"]
+    assert logs[0]["delta_norm"] == logs[1]["delta_norm"] > 0
+
+
+def test_only_the_one_weight_moves(tiny_model) -> None:
+    model, editor = tiny_model(), FineTuneEditor(SETTINGS)
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    with editor.editing(model, Prepared(), editor.start(model, Prepared())) as session:
+        session.step(requests_of(1), None)
+        moved = [name for name, value in model.network.state_dict().items() if not torch.equal(value, before[name])]
+    assert moved == ["transformer.h.1.mlp.c_proj.weight"]
+
+
+def test_a_broken_model_diverges(tiny_model) -> None:
+    model, editor = tiny_model(), FineTuneEditor(SETTINGS)
+    with editor.editing(model, Prepared(), editor.start(model, Prepared())) as session:
+        model.set_weight(0, torch.full_like(model.weight(0), torch.nan))
+        with pytest.raises(Diverged, match="loss of fine-tuning is not finite"):
+            session.step(requests_of(1), None)
