@@ -2,7 +2,7 @@
 
 import pytest
 
-from d4s.metrics.generation import begins_with, first_sentence, free_answers, is_same, normalised
+from d4s.metrics.generation import WHOLE, begins_with, first_sentence, free_answers, is_same, normalised
 from d4s.models.views import LiveModel
 from tests.scripted import Writer
 
@@ -75,3 +75,19 @@ def test_two_rounds_of_a_model_write_what_one_would(tiny_model):
     view = LiveModel(tiny_model())
     prompts = ["Ada Moss lives in the city of", "Where does Ben live ?", "Eva", "yes or no :"]
     assert free_answers(view, prompts, 9) == [first_sentence(text) for text in view.generate(prompts, 9)]
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 12])
+def test_words_that_matter_are_written_and_no_call_is_made_for_the_rest(count):
+    full = [first_sentence(text) for text in Writer(TEXTS).generate([*TEXTS], count)]
+    for words in range(7):
+        model = Writer(TEXTS)
+        found = free_answers(model, [*TEXTS], count, [words] * len(TEXTS))
+        assert [normalised(text)[:words] for text in found] == [normalised(text)[:words] for text in full]
+        assert len(model.calls) == 1 or words >= 3
+
+
+def test_a_prompt_asked_twice_is_written_as_far_as_either_needs():
+    model = Writer(TEXTS)
+    assert free_answers(model, ["q", "q"], 12, [1, WHOLE]) == ["one two three four five"] * 2
+    assert free_answers(Writer(TEXTS), ["q"], 12, [1]) == ["one two three four"]

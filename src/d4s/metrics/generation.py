@@ -9,6 +9,7 @@ from d4s.models.edited import EditedModel
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 FOLLOWED_END = re.compile(r"[.!?](?=\s)|\S\s*\n")
 FIRST_TOKENS = 4
+WHOLE = 2**31  # more words than any answer has
 
 
 def first_sentence(text: str) -> str:
@@ -18,17 +19,27 @@ def first_sentence(text: str) -> str:
     return (text[: end.start()] if end else text).strip()
 
 
-def free_answers(model: EditedModel, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+def free_answers(model: EditedModel, prompts: Sequence[str], max_new_tokens: int, words: Sequence[int] | None = None) -> list[str]:
     """The first sentence that a model writes greedily after each prompt, of at most so many tokens.
 
-    A few tokens are written first, and only prompts whose sentence has not ended then are given the rest: greedy text
-    is the beginning of any longer greedy text, so the answers are the same.
+    `words` says how many words of each answer matter (all when omitted); the rest of its sentence may be missing. A few
+    tokens are written first, and only prompts that need more are then given the rest: greedy text is the beginning of
+    any longer greedy text, so the answers are the same.
     """
+    needed: dict[str, int] = {}
+    for prompt, count in zip(prompts, words or [WHOLE] * len(prompts), strict=True):
+        needed[prompt] = max(count, needed.get(prompt, 0))
     texts: dict[str, str] = {}
-    for count in dict.fromkeys((min(FIRST_TOKENS, max_new_tokens), max_new_tokens)):
-        open_ended = [prompt for prompt in dict.fromkeys(prompts) if not FOLLOWED_END.search(texts.get(prompt, ""))]
-        texts.update(zip(open_ended, model.generate(open_ended, count), strict=True))
+    for tokens in dict.fromkeys((min(FIRST_TOKENS, max_new_tokens), max_new_tokens)):
+        unsettled = [prompt for prompt, count in needed.items() if not _is_settled(texts.get(prompt, ""), count)]
+        if unsettled:
+            texts.update(zip(unsettled, model.generate(unsettled, tokens), strict=True))
     return [first_sentence(texts[prompt]) for prompt in prompts]
+
+
+def _is_settled(text: str, words: int) -> bool:
+    """Whether further tokens cannot change the first so many words of a text's first sentence."""
+    return bool(FOLLOWED_END.search(text)) or len(normalised(first_sentence(text))) > words
 
 
 def normalised(text: str) -> tuple[str, ...]:

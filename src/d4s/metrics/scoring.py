@@ -17,14 +17,14 @@ the first of its answers and, freely written, on any. Where a probe has no answe
 answer takes its place. A comparison with a number that is not finite does not hold.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from d4s.facts.record import Fact
-from d4s.metrics.generation import begins_with, free_answers, is_same
+from d4s.metrics.generation import WHOLE, begins_with, free_answers, is_same, normalised
 from d4s.metrics.probes import Question, questions_of
 from d4s.models.edited import EditedModel, Scores
 
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model makes of one question; `text` is empty where it was not asked to write."""
+    """What a model makes of one question; `text` is None where it was not asked to write, and may end where no more is read."""
 
     nll: float
     rival_nll: float | None
@@ -71,7 +71,7 @@ class Exam:
     def scores(self, model: EditedModel, step: int, edited_at: Mapping[str, int]) -> tuple[list[Row], list[Row]]:
         """Rows of SCORES and of ANSWERS for a model after `step` edits; `edited_at` names the facts and their steps."""
         asked = [item for fact_id in edited_at for item in self.questions[fact_id]]
-        replies = ask(model, asked, self.max_new_tokens)
+        replies = ask(model, asked, self.max_new_tokens, whole=self.texts)
         scores = [
             {
                 "step": step,
@@ -109,8 +109,11 @@ class Exam:
         }
 
 
-def ask(model: EditedModel, questions: Sequence[Question], max_new_tokens: int) -> list[Reply]:
-    """A model's replies to settled questions; everything is scored, and everything written, in one call each."""
+def ask(model: EditedModel, questions: Sequence[Question], max_new_tokens: int, whole: Container[Question] = ()) -> list[Reply]:
+    """A model's replies to settled questions, all scored together and all written together.
+
+    Answers are written as far as their reading needs; those to questions in `whole` to the end of the sentence.
+    """
     if not questions:
         return []
     rivals = [item for item in questions if item.rival]
@@ -118,9 +121,17 @@ def ask(model: EditedModel, questions: Sequence[Question], max_new_tokens: int) 
     scores = model.score([item.prompt for item in (*questions, *rivals)], [*answers, *(item.rival or "" for item in rivals)])
     nll, lengths = scores.mean_nll().tolist(), scores.mask.sum(1).tolist()
     rival_nll = dict(zip(rivals, nll[len(questions) :], strict=True))
-    texts = free_answers(model, [item.prompt for item in questions], max_new_tokens) if max_new_tokens else [None] * len(questions)
+    words = [WHOLE if item in whole else _words_read(item) for item in questions]
+    texts = free_answers(model, [item.prompt for item in questions], max_new_tokens, words) if max_new_tokens else [None] * len(questions)
     correct, predicted = _cut(scores, lengths)
     return [Reply(nll[k], rival_nll.get(item), correct[k], predicted[k], texts[k]) for k, item in enumerate(questions)]
+
+
+def _words_read(question: Question) -> int:
+    """How many words of a free answer its reading looks at."""
+    if question.kind == "locality":
+        return WHOLE
+    return max(len(normalised(answer)) for answer in (question.answer or "", *question.aliases))
 
 
 def _cut(scores: Scores, lengths: Sequence[int]) -> tuple[list[tuple[bool, ...]], list[tuple[int, ...]]]:
