@@ -68,6 +68,8 @@ def test_numbers_missing_signed_and_with_intervals() -> None:
     assert found["one", "B"] == [("90.0", "±10.0", "best"), ("+1", "", "best")]
     assert found["one", "C"][1] == ("–", "", "")
     assert Column("x", "X", digits=1, signed=True).text(-2.25) == "−2.2"
+    assert Column("x", "X", digits=0).text(12_345.0) == "12,345"
+    assert Column("x", "X").text(9.06e9) == "9.1e+09"
 
 
 def test_headings_span_neighbouring_columns() -> None:

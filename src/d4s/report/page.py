@@ -23,6 +23,7 @@ from d4s.report.embed import data_uri, inline_svg
 from d4s.report.examples import examples
 from d4s.report.shortcomings import shortcomings
 from d4s.report.verdicts import show
+from d4s.studies.collect import CRITERIA_FILE
 from d4s.studies.names import dataset_name, in_order, method_name
 from d4s.studies.results import Results
 from d4s.tables.build import TABLES
@@ -50,6 +51,7 @@ def report(study_dir: Path, study: Study) -> None:
         figures=[_figure(study_dir / "figures", name, entry) for name, entry in drawn.items() if "title" in entry],
         skipped={name: entry["skipped"] for name, entry in drawn.items() if "skipped" in entry},
         tables=_tables(results),
+        criteria=_criteria(study_dir),
         costs=_tabled(results, "tab_costs"),
         examples=examples(results),
         settings=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
@@ -77,6 +79,12 @@ def _read(path: Path, verb: str) -> Any:
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist; run `d4s {verb}` first")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _criteria(study_dir: Path) -> dict[str, Any]:
+    """The editor-neutral criteria of the models that were taught the world; empty where there are none."""
+    path = study_dir / CRITERIA_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _summary(results: Results) -> dict[str, Any]:

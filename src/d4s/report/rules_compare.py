@@ -6,6 +6,7 @@ import numpy as np
 
 from d4s.report.rules_model import by_seed, place
 from d4s.report.verdicts import Condition, Finding, NotMeasured, show_estimate
+from d4s.studies.curves import summary_curve
 from d4s.studies.intervals import Estimate, average_difference, normal_interval
 from d4s.studies.names import HEADLINE, METRIC_NAMES, PAPER_METHODS, REFERENCES, method_name
 from d4s.studies.results import Panel, Results, Run
@@ -133,9 +134,21 @@ def same_as_batch(results: Results) -> Finding:
                     conditions.append(Condition(f"{name}: {SAME * 100:.0f} pp − |difference|", _equivalence(gap)))
                 if gap is not None:
                     why.append(f"{name}: {show_estimate(gap, 'points')}.")
+            why += _norm_ratio(results, panel, editor, length)
     if not conditions:
         raise NotMeasured("no run of D4S beside a one-time batch edit")
     return Finding(conditions, why)
+
+
+def _norm_ratio(results: Results, panel: Panel, editor: str, length: int) -> list[str]:
+    """How much larger or smaller the change of weights is than that of the batch."""
+    curves = [
+        summary_curve(results, panel, one, "state", "frobenius_delta").set_index("step")["mean"] for one in (editor, "one_time_batch")
+    ]
+    if not all(length in curve.index and curve[length] > 0 for curve in curves):
+        return []
+    ratio = float(curves[0][length] / curves[1][length])
+    return [f"Norm of the change, {method_name(editor)} over batch, {length} edits, {place(results, panel)}: ×{ratio:.2f}."]
 
 
 def _metric_gap(results: Results, length: int, metric: str) -> Callable[[Run, Run], Estimate]:

@@ -1,12 +1,13 @@
 """Rules about the data side (C1–C3): perplexity of the targets by form, damage by form, and what drives the damage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from d4s.report.verdicts import Condition, Finding, NotMeasured, show
+from d4s.studies.curves import summary_curve
 from d4s.studies.intervals import Estimate, difference, mean_interval, normal_interval, over_seeds
 from d4s.studies.names import DAMAGE_METHODS, FORM_NAMES, dataset_name, method_name
 from d4s.studies.results import Panel, Results, Run
@@ -15,6 +16,13 @@ from d4s.studies.targets import TargetNumbers, target_numbers
 
 STEPS = (("multiple_choice", "true_false"), ("directly_generated", "multiple_choice"))
 FEWEST_CONDITIONS = 6
+HUGE = 1e5
+BESIDE = (
+    ("new", "nll_per_token", "Perplexity of the counterfactual targets per token"),
+    ("new", "nll_first_token", "Of their first token"),
+    ("new", "nll_joint", "Of the whole targets"),
+    ("true", "nll_per_token", "Of the true targets per token"),
+)
 
 
 def target_perplexity(results: Results) -> Finding:
@@ -25,10 +33,20 @@ def target_perplexity(results: Results) -> Finding:
         for upper, lower in STEPS:
             name = f"{FORM_NAMES[upper]} − {FORM_NAMES[lower].lower()}, {model}"
             conditions.append(Condition(name, _log_ratio(nll[upper], nll[lower]), unit="nats"))
-        for quantity, words in (("nll_per_token", "per token"), ("nll_first_token", "first token"), ("nll_joint", "whole target")):
-            numbers = {form: float(np.exp(_nll(results, panel, quantity).mean())) for form, panel in forms.items()}
-            why.append(f"{words}: " + " · ".join(f"{FORM_NAMES[form]} {value:,.1f}" for form, value in numbers.items()) + f" ({model})")
-    return Finding(conditions, [f"Perplexity of the counterfactual targets {line}." for line in why])
+        why += [f"{words}: {_by_form(results, forms, which, quantity)} ({model})." for which, quantity, words in BESIDE]
+    return Finding(conditions, why)
+
+
+def _by_form(results: Results, forms: Mapping[str, Panel], which: str, quantity: str) -> str:
+    """Perplexities of the three forms by one reading."""
+    numbers = {form: results.targets(panel, which)[quantity].mean() for form, panel in forms.items()}
+    return " · ".join(f"{FORM_NAMES[form]} {perplexity_text(value)}" for form, value in numbers.items())
+
+
+def perplexity_text(nll: float) -> str:
+    """Perplexity of a negative log-likelihood, in powers of ten where it is huge."""
+    value = float(np.exp(nll))
+    return f"{value:,.1f}" if value < HUGE else f"{value:.1e}"
 
 
 def _forms(results: Results) -> dict[str, dict[str, Panel]]:
@@ -114,7 +132,19 @@ def _damages(results: Results, forms: dict[str, Panel], editor: str, length: int
     for form, panel in forms.items():
         means = [task_score(results.tasks(run, length)).mean for run in results.runs_of(panel, editor)]
         changes.append(f"{FORM_NAMES[form]} {show(float(np.mean(means)) - start, 'points')}")
-    return f"Change of the benchmark mean with {method_name(editor)} after {length} edits: " + " · ".join(changes) + "."
+    return (
+        f"Change of the benchmark mean with {method_name(editor)} after {length} edits: {' · '.join(changes)}; "
+        f"perplexity of held-out text: {_text_perplexity(results, forms, editor, length)}."
+    )
+
+
+def _text_perplexity(results: Results, forms: Mapping[str, Panel], editor: str, length: int) -> str:
+    """Ratios of perplexity to the unedited model's by form."""
+    ratios = []
+    for form, panel in forms.items():
+        points = summary_curve(results, panel, editor, "state", "perplexity_ratio")
+        ratios += [f"{FORM_NAMES[form]} ×{value:.2f}" for value in points.loc[points["step"] == length, "mean"]]
+    return " · ".join(ratios) or "not measured"
 
 
 # --- what drives it ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pandas as pd
 Best = Literal["high", "low", "none"]
 Mark = Literal["", "best", "second"]
 NOTHING = "–"
+HUGE = 1e6
 
 
 class NotTabled(Exception):
@@ -30,9 +31,11 @@ class Column:
     interval: bool = False
 
     def text(self, value: float) -> str:
-        """A number as it is written, with a true minus sign."""
+        """A number as it is written, with a true minus sign; huge ones in powers of ten."""
         if np.isnan(value):
             return NOTHING
+        if abs(value) >= HUGE:
+            return f"{value * self.factor:.1e}"
         return f"{value * self.factor:{'+' if self.signed else ''},.{self.digits}f}".replace("-", "−")
 
 
