@@ -212,17 +212,17 @@ class Results:
     @cached_property
     def _positions(self) -> dict[Run, pd.DataFrame]:
         rows = self.scores[self.scores["protocol"] == "retained"].drop_duplicates([*CELL, "step", "fact_id"])
-        return {Run(*map(_plain, key)): part for key, part in rows.groupby(list(CELL), sort=False)}  # type: ignore[misc, arg-type]
+        return dict(_by_run(rows))
 
     @cached_property
-    def _log(self) -> dict[Run, pd.DataFrame]:
-        return {Run(*map(_plain, key)): rows for key, rows in self.edit_log.groupby(list(CELL), sort=False)}  # type: ignore[misc, arg-type]
+    def _immediate(self) -> dict[Run, pd.DataFrame]:
+        rows = self.edit_log[self.edit_log["layer"].isna()]
+        return {run: part.pivot_table(index=["step", "fact_id"], columns="quantity", values="value") for run, part in _by_run(rows)}
 
     def immediate(self, run: Run) -> pd.DataFrame:
         """Quantities of every edit that belong to no layer: a row per edit (fact_id; column `step`), a column per quantity."""
-        rows = self._log.get(run, self.edit_log.iloc[:0])
-        rows = rows[rows["layer"].isna()]
-        return rows.pivot_table(index=["step", "fact_id"], columns="quantity", values="value").reset_index("step")
+        found = self._immediate.get(run)
+        return pd.DataFrame(columns=["step"], dtype=float) if found is None else found.reset_index("step")
 
     # --- norms ----------------------------------------------------------------------------------------------------
 
@@ -233,11 +233,14 @@ class Results:
         means = rows.dropna(subset="layer").groupby(["model", "layer"])["value"].first()
         return {(str(model), int(layer)): float(value) for (model, layer), value in means.items()}  # type: ignore[misc, call-overload]
 
+    @cached_property
+    def _norm_paths(self) -> dict[Run, pd.DataFrame]:
+        rows = self.edit_log[(self.edit_log["quantity"] == "l1") & self.edit_log["layer"].notna()]
+        return {run: part.pivot_table(index="step", columns="layer", values="value") for run, part in _by_run(rows)}
+
     def norm_path(self, run: Run) -> pd.DataFrame:
         """L1 per element relative to the unedited matrix: a row per edit from 0, a column per edited layer."""
-        rows = self._log.get(run, self.edit_log.iloc[:0])
-        rows = rows[rows["quantity"] == "l1"].dropna(subset="layer")
-        path = rows.pivot_table(index="step", columns="layer", values="value")
+        path = self._norm_paths.get(run, pd.DataFrame())
         layers = [int(float(layer)) for layer in path.columns]
         relative = path.set_axis(layers, axis=1) / [self.unedited_norms.get((run.model, layer), np.nan) for layer in layers]
         if relative.empty:
@@ -270,6 +273,11 @@ class Results:
     def benchmark_lengths(self, run: Run) -> list[int]:
         """Lengths at which the benchmarks ran."""
         return sorted(int(step) for step in self.benchmark[self.rows_of(self.benchmark, run)]["step"].unique())
+
+
+def _by_run(rows: pd.DataFrame) -> list[tuple[Run, pd.DataFrame]]:
+    """Rows of a gathered table by run."""
+    return [(Run(*map(_plain, key)), part) for key, part in rows.groupby(list(CELL), sort=False)]  # type: ignore[misc, arg-type]
 
 
 def main_metric(benchmark: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
