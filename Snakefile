@@ -36,4 +36,4 @@ rule runs:
 
 rule measures:
     input:
-        [path for verb in ("measure", "benchmark") for node in PLAN.of(verb) for path in node.manifests],
+        [path for verb in ("measure", "benchmark", "world_report") for node in PLAN.of(verb) for path in node.manifests],

@@ -51,7 +51,8 @@ def test_lengths_layers_and_blocks_enter_no_hash() -> None:
 
 def test_editors_share_targets_moments_and_contexts() -> None:
     plan = _plan(grid=_row(editors=["d4s", "d4s_even", "one_time_batch", "memit", "rome"]))
-    assert len(plan.of("targets")) == len(plan.of("moments")) == len(plan.of("contexts")) == 1
+    assert len(plan.of("targets")) == len(plan.of("moments")) == 1
+    assert len(plan.of("contexts")) == 2  # of the seed, and of the report on the model
     assert len(plan.of("edit")) == 5
 
 

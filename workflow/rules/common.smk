@@ -22,7 +22,7 @@ except D4SError as error:
 
 RESULTS = str(results_folder(STUDY))
 INPUT_KINDS = ("worlds", "facts", "corpora", "models", "objectives", "contexts", "moments", "targets", "prepared")
-for kind in (*INPUT_KINDS, "runs", "measures", "benchmarks"):
+for kind in (*INPUT_KINDS, "runs", "measures", "benchmarks", "reports"):
     (STORE / kind).mkdir(parents=True, exist_ok=True)
 NODES = {node.name: node for node in PLAN.nodes}
 LOGS = "results/logs"

@@ -1,4 +1,7 @@
-"""What is measured on the states of a run, one job per run; lengths that are there already are not measured again."""
+"""What is measured on the states of a run, one job per run; lengths that are there already are not measured again.
+
+And the report on a model that was taught the world, which looks at single edits on seed 0.
+"""
 
 for node in PLAN.of("measure"):
 
@@ -54,3 +57,29 @@ for node in PLAN.of("benchmark"):
             code=node.code,
         shell:
             D4S + " benchmark {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+
+
+rule world_report:
+    input:
+        ancient(inputs_of),
+    output:
+        output_of("world_report"),
+    log:
+        f"{LOGS}/world_report/{{name}}.log",
+    benchmark:
+        f"{LOGS}/world_report/{{name}}.tsv"
+    wildcard_constraints:
+        name=names("world_report"),
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+        gpu=0,
+    params:
+        settings=settings_of,
+        inputs=roles_of,
+        code=code_of,
+    shell:
+        D4S + " world_report {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from d4s.config import BenchmarkSettings, Frozen, MeasureSettings
+from d4s.config import BenchmarkSettings, Count, Frozen, MeasureSettings, Name
 from d4s.editors.settings import EditorSettings
 
 
@@ -23,3 +23,12 @@ class BenchmarkJobSettings(RunSettings):
     """Benchmarks of a run at the lengths asked for."""
 
     benchmarks: BenchmarkSettings = BenchmarkSettings()
+
+
+class WorldReportSettings(Frozen):
+    """What a trained model is held against before anything is shown of it; no criterion favours an editor."""
+
+    editors: dict[Name, EditorSettings] = Field(description="Editors that must succeed with a single edit, resolved.")
+    seed: int = Field(default=0, ge=0, description="Draw of the requests.")
+    requests: Count = Field(default=100, description="Requests whose targets are injected and whose keys are looked at.")
+    single_edits: Count = Field(default=50, description="Requests that every editor edits alone, each into the unedited model.")

@@ -1,20 +1,22 @@
 """The verb `summarize`: a study's plan handed to the gathering of its measures, and the list of what it uses in the store."""
 
-from d4s.artifacts import write_json
+from d4s.artifacts import Artifact, write_json
 from d4s.config import Study
 from d4s.studies.metrics import write_metrics
 from d4s.studies.resolve import Plan, resolve, results_folder
 from d4s.studies.summarize import Cell, gather
 
 STORE_LIST = "store.json"
+CRITERIA_FILE = "criteria.json"
 
 
 def summarize(study: Study) -> None:
-    """Gather every cell of a study into results/STUDY and record which folders of the store it uses."""
+    """Gather every cell of a study into results/STUDY, with the criteria of its models and the folders of the store it uses."""
     plan = resolve(study)
     out = results_folder(study)
     gather(cells_of(plan), out, [node.folder for node in plan.nodes])
     write_metrics(out)
+    write_json(out / CRITERIA_FILE, {node.label: Artifact.open(node.folder, node.kind).json("criteria.json") for node in plan.extra})
     write_json(out / STORE_LIST, sorted(str(node.folder) for node in plan.nodes))
     write_json(out / "study.json", study.model_dump(mode="json"))
 

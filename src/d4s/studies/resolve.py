@@ -35,6 +35,8 @@ from d4s.studies.codes import code_digest
 from d4s.studies.graph import Node, RawFile, merged
 from d4s.studies.verbs import SETTINGS, VERBS
 
+WORLD_REPORT_SEED = 0
+
 
 @dataclass(frozen=True)
 class CellKey:
@@ -298,8 +300,21 @@ class _Resolver:
         )
 
     def world_reports(self) -> Iterator[Node]:
-        """The report against the editor-neutral criteria, for every model of the study that is taught the world."""
-        return iter(())
+        """The report against the editor-neutral criteria, on seed 0, for every model that is taught the world and edited."""
+        for name, model in self.study.models.items():
+            if not isinstance(model, WorldModel):
+                continue
+            named = dict.fromkeys(editor for row in self.study.grid if name in row.models for editor in row.editors)
+            editors = {editor: resolve_editor(editor, self.study.editors.get(editor, {}), model.tuned_as) for editor in named}
+            layers = tuple(sorted({layer for editor in editors.values() if "moments" in editor.needs for layer in editor.layers}))
+            inputs: dict[str, Node | RawFile] = {"model": self.model(name), "facts": self.facts(FactsDataset(source="world", style="qa"))}
+            inputs["contexts"] = self.contexts(name, WORLD_REPORT_SEED)
+            if layers:
+                inputs["moments"] = self.moments(name, layers)
+            settings = {"editors": {key: editor.model_dump(mode="json") for key, editor in editors.items()}, "seed": WORLD_REPORT_SEED}
+            modules = tuple(dict.fromkeys(module_of(editor) for editor in editors.values()))
+            if editors:
+                yield self._node("world_report", name, settings, inputs, modules=modules)
 
 
 def _manifests(lengths: tuple[int, ...]) -> tuple[str, ...]:

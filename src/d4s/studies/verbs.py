@@ -78,6 +78,12 @@ VERBS: dict[str, Verb] = {
         "d4s.runs.settings:BenchmarkJobSettings",
         "Benchmark tasks on a run's states through lm-evaluation-harness; outputs are nLENGTH.json.",
     ),
+    "world_report": Verb(
+        "reports",
+        "d4s.studies.world_report:world_report",
+        "d4s.runs.settings:WorldReportSettings",
+        "Hold a model that was taught the world against criteria that favour no editor.",
+    ),
 }
 
 SETTINGS = Registry("verb", {name: verb.settings for name, verb in VERBS.items()})

@@ -1,0 +1,146 @@
+"""What a model must fulfil to show anything about editing, measured so that no editor is favoured.
+
+Target hidden states must work when they are put in by hand; keys of different requests must not be mixes of each other;
+and every editor must succeed with a single edit.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from d4s.artifacts import Artifact
+from d4s.editors.contexts import read_contexts
+from d4s.editors.families import build
+from d4s.editors.keys import read
+from d4s.editors.prepare import free_directions
+from d4s.editors.prompts import Rewriting, Wording, rewriting
+from d4s.editors.protocol import Prepared, Targets
+from d4s.editors.settings import FineTune, KeySettings, LocateThenEdit, OneTimeBatch, TargetSettings, Unedited
+from d4s.editors.targets import optimise, problem, read_targets
+from d4s.facts.record import Fact
+from d4s.log import progress
+from d4s.metrics.scoring import Exam
+from d4s.models.language_model import LanguageModel
+from d4s.models.tokens import encode_pair, lookup_position
+from d4s.models.views import LiveModel
+from d4s.requests.draw import EditRequest
+from d4s.runs.settings import WorldReportSettings
+from d4s.statistics.moments import read_moments
+
+log = logging.getLogger(__name__)
+BASE, EFFICACY, PARAPHRASE, SPECTRUM, SINGLE = 0.95, 0.9, 0.8, 1e-4, 0.95
+Drawn = Sequence[tuple[EditRequest, Fact]]
+Settings = LocateThenEdit | OneTimeBatch | FineTune | Unedited
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """One number that must not be below its threshold; `subject` is what it is about."""
+
+    criterion: str
+    subject: str
+    value: float
+    threshold: float
+    n: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether it holds; a value that is not a number does not."""
+        return self.value >= self.threshold
+
+
+class Bench:
+    """A model with the requests of a report and what editors need, read from inputs or computed for those requests."""
+
+    def __init__(self, model: LanguageModel, drawn: Drawn, settings: WorldReportSettings, inputs: Mapping[str, Path]) -> None:
+        self.model, self.drawn, self.settings, self.inputs = model, drawn, settings, inputs
+        self.contexts = read_contexts(inputs["contexts"])
+        shared = [target for target in (editor.shared_targets() for editor in settings.editors.values()) if target is not None]
+        self.targets: dict[TargetSettings, Targets] = {target: self._targets_of(target) for target in dict.fromkeys(shared)}
+
+    def criteria(self) -> Iterator[Criterion]:
+        """Injection for every kind of target, keys of every edited layer, a single edit by every editor."""
+        few, alone = self.drawn[: self.settings.requests], self.drawn[: self.settings.single_edits]
+        for target, targets in self.targets.items():
+            own, others = injected(self.model, few, targets, target)
+            where = f"{target.hook} of block {target.layer}, clamp {target.clamp:g}"
+            yield Criterion("injected_efficacy", where, float(own.mean()), EFFICACY, len(own))
+            if len(others):
+                yield Criterion("injected_paraphrase", where, float(others.mean()), PARAPHRASE, len(others))
+        texts = [rewriting(self.model, request, self.contexts) for request, _ in few]
+        for layer in sorted({layer for editor in self.settings.editors.values() if editor.needs for layer in editor.layers}):
+            yield Criterion("key_spectrum", f"layer {layer}", float(key_spectrum(self.model, texts, layer)[0]), SPECTRUM, len(few))
+        for name, editor in progress([*self.settings.editors.items()], "single edits"):
+            if editor.family != "unedited":
+                yield Criterion("single_edit", name, self._single_edits(editor, alone), SINGLE, len(alone))
+
+    def _single_edits(self, settings: Settings, drawn: Drawn) -> float:
+        """Share of requests of which an editor, from the unedited model each time, makes the model say the whole target."""
+        editor, prepared, shared = build(settings), self._prepared(settings), settings.shared_targets()
+        exam = Exam(LiveModel(self.model), [fact for _, fact in drawn], probes_per_fact=1, max_new_tokens=0)
+        right = 0.0
+        for number, (request, fact) in enumerate(drawn):
+            targets = None if shared is None else self.targets[shared][number : number + 1]
+            with editor.editing(self.model, prepared, editor.start(self.model, prepared)) as session:
+                session.step([request], targets)
+                state = session.state()
+            with editor.edited(self.model, prepared, state) as view:
+                right += exam.means(view, [fact.fact_id])[fact.fact_id]["efficacy_exact"]
+        return right / len(drawn)
+
+    def _prepared(self, editor: Settings) -> Prepared:
+        moments = read_moments(self.inputs["moments"], editor.layers) if "moments" in editor.needs else {}
+        wanted = editor.prepare_settings()
+        extras = {} if wanted is None else {f"{k}.basis": free_directions(moments[k].mean(), wanted.threshold) for k in wanted.layers}
+        return Prepared(self.contexts, moments, extras)
+
+    def _targets_of(self, settings: TargetSettings) -> Targets:
+        requests, folder = [request for request, _ in self.drawn], self.inputs.get("targets")
+        wanted = {"target": settings.model_dump(mode="json"), "seed": self.settings.seed}
+        if folder is not None and Artifact.open(folder, "targets", "b0.json").manifest.settings == wanted:
+            return read_targets(folder, requests)
+        log.info("targets of %d requests at block %d", len(requests), settings.layer)
+        return optimise(self.model, [rewriting(self.model, request, self.contexts) for request in requests], settings)
+
+
+@torch.no_grad()
+def injected(
+    model: LanguageModel, drawn: Drawn, targets: Targets, settings: TargetSettings
+) -> tuple[Float[Tensor, " n"], Float[Tensor, " p"]]:
+    """Whether requests' own prompts, and their paraphrases, get the whole new target (1) or not (0) with its shift put in by hand.
+
+    Weights stay as they are. Paraphrases that do not hold the subject are left out.
+    """
+    own = [(number, rewriting(model, request, ()).wordings[0]) for number, (request, _) in enumerate(drawn)]
+    others = [
+        (number, _asked(model, prompt, request))
+        for number, (request, fact) in enumerate(drawn)
+        for prompt in fact.paraphrases
+        if request.subject in prompt
+    ]
+    wordings = [wording for _, wording in (*own, *others)]
+    laid_out, _ = problem(model, [Rewriting((wording,), replace(wording, target=())) for wording in wordings], settings)
+    numbers = torch.tensor([number for number, _ in (*own, *others)], device=model.device)
+    hidden = laid_out.again.run(targets.hidden_shift.to(model.device)[numbers][laid_out.request])
+    predicted = model.unembed(model.final_norm(hidden[laid_out.row, laid_out.place])).argmax(-1)
+    wrong = torch.zeros(len(wordings), device=model.device).index_add(0, laid_out.row, (predicted != laid_out.token).float())
+    right = (wrong == 0).float()
+    return right[: len(own)], right[len(own) :]
+
+
+def _asked(model: LanguageModel, prompt: str, request: EditRequest) -> Wording:
+    ids, target = encode_pair(model, prompt, request.target)
+    head, _, tail = prompt.rpartition(request.subject)
+    return Wording(tuple(ids), lookup_position(model, prompt, request.subject, f"{head}{{}}{tail}"), tuple(target))
+
+
+def key_spectrum(model: LanguageModel, texts: Sequence[Rewriting], layer: int) -> Float[Tensor, " n"]:
+    """Eigenvalues of the Gram matrix of the requests' averaged keys at a layer, ascending, relative to their mean."""
+    keys = read(model, texts, (layer,), KeySettings()).keys[layer].double()
+    values = torch.linalg.eigvalsh(keys @ keys.mT)
+    return values / values.mean()
