@@ -123,16 +123,16 @@ class CorpusSettings(Frozen):
     """Mixture of the training text; shares are of sentences."""
 
     tokenizer: TokenizerSettings = TokenizerSettings()
-    tokens: Count = Field(default=1_650_000, description="Tokens of training text.")
+    tokens: Count = Field(default=1_900_000, description="Tokens of training text.")
     row: Count = Field(default=64, description="Tokens per row; rows start with BOS on a sentence boundary.")
-    filler: Fraction = Field(default=0.04, description="Share of sentences (or of rows, for running text) without any fact.")
-    chained: Fraction = Field(default=0.6, description="Share of fact sentences that tell several facts of one subject.")
-    lead_ins: Fraction = Field(default=0.15, description="Share of sentences with other words before them.")
+    filler: Fraction = Field(default=0.15, description="Share of sentences (or of rows, for running text) without any fact.")
+    chained: Fraction = Field(default=0.5, description="Share of fact sentences that tell several facts of one subject.")
+    lead_ins: Fraction = Field(default=0.3, description="Share of sentences with other words before them.")
     shares: dict[str, float] = Field(
         default={"world_qa": 1.2, "true_false": 1.3}, description="Relative weight of each data set's facts; 1 when omitted."
     )
-    text_weight: Fraction = Field(default=0.3, description="Loss weight of free text.")
-    prompt_weight: Fraction = Field(default=0.3, description="Loss weight of the tokens before an answer of a fact.")
+    text_weight: Fraction = Field(default=1.0, description="Loss weight of free text.")
+    prompt_weight: Fraction = Field(default=1.0, description="Loss weight of the tokens before an answer of a fact.")
     question_prompt_weight: Fraction = Field(default=0.1, description="Loss weight of the tokens of a question with options or a label.")
     answer_weight: float = Field(default=4.0, gt=0, description="Loss weight of a label answer (yes/no, letters).")
     seed: int = Field(default=0, ge=0, description="Seed of the mixture and its order.")
