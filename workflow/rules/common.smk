@@ -26,7 +26,7 @@ for kind in (*INPUT_KINDS, "runs", "measures", "benchmarks", "reports"):
     (STORE / kind).mkdir(parents=True, exist_ok=True)
 NODES = {node.name: node for node in PLAN.nodes}
 LOGS = "results/logs"
-D4S = f"PYTHONPATH={workflow.basedir}/src OMP_NUM_THREADS={{threads}} OMP_WAIT_POLICY=passive python -m d4s"
+shell.prefix(f"export PYTHONPATH={workflow.basedir}/src OMP_WAIT_POLICY=passive; ")
 ENVIRONMENT = f"{workflow.basedir}/environment.yml"
 
 

@@ -24,7 +24,8 @@ rule facts:
         inputs=roles_of,
         code=code_of,
     shell:
-        D4S + " facts {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s facts {output:q} --settings {params.settings:q}"
+        " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 
 rule questions:
@@ -50,7 +51,8 @@ rule questions:
         inputs=roles_of,
         code=code_of,
     shell:
-        D4S + " questions {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s questions {output:q} --settings {params.settings:q}"
+        " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 
 rule objectives:
@@ -76,4 +78,5 @@ rule objectives:
         inputs=roles_of,
         code=code_of,
     shell:
-        D4S + " objectives {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s objectives {output:q} --settings {params.settings:q}"
+        " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"

@@ -28,7 +28,8 @@ for node in PLAN.of("measure"):
             inputs=lambda wildcards, node=node: node.inputs_text,
             code=node.code,
         shell:
-            D4S + " measure {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+            "OMP_NUM_THREADS={threads} python -m d4s measure {output:q} --settings {params.settings:q}"
+            " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 
 for node in PLAN.of("benchmark"):
@@ -56,7 +57,8 @@ for node in PLAN.of("benchmark"):
             inputs=lambda wildcards, node=node: node.inputs_text,
             code=node.code,
         shell:
-            D4S + " benchmark {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+            "OMP_NUM_THREADS={threads} python -m d4s benchmark {output:q} --settings {params.settings:q}"
+            " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 
 rule world_report:
@@ -82,4 +84,5 @@ rule world_report:
         inputs=roles_of,
         code=code_of,
     shell:
-        D4S + " world_report {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s world_report {output:q} --settings {params.settings:q}"
+        " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"

@@ -4,9 +4,6 @@ MEASURED = [path for verb in ("measure", "benchmark", "objectives", "world_repor
 STUDY_TEXT = canonical(STUDY.model_dump(mode="json"))
 
 
-def study_text(wildcards):
-    return STUDY_TEXT
-
 
 rule summarize:
     input:
@@ -28,11 +25,11 @@ rule summarize:
         runtime=30,
         gpu=0,
     params:
-        study=study_text,
+        study=lambda wildcards: STUDY_TEXT,
         measured=[str(path) for path in MEASURED],
         code=code_digest("d4s.studies.summarize"),
     shell:
-        D4S + " summarize --study {params.study:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s summarize --study {params.study:q} 2> {log:q}"
 
 
 rule tables:
@@ -52,10 +49,10 @@ rule tables:
         runtime=10,
         gpu=0,
     params:
-        study=study_text,
+        study=lambda wildcards: STUDY_TEXT,
         code=code_digest("d4s.tables.build"),
     shell:
-        D4S + " tables --study {params.study:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s tables --study {params.study:q} 2> {log:q}"
 
 
 rule figures:
@@ -75,10 +72,10 @@ rule figures:
         runtime=10,
         gpu=0,
     params:
-        study=study_text,
+        study=lambda wildcards: STUDY_TEXT,
         code=code_digest("d4s.figures.build"),
     shell:
-        D4S + " figures --study {params.study:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s figures --study {params.study:q} 2> {log:q}"
 
 
 rule claims:
@@ -98,10 +95,10 @@ rule claims:
         runtime=10,
         gpu=0,
     params:
-        study=study_text,
+        study=lambda wildcards: STUDY_TEXT,
         code=code_digest("d4s.report.claims"),
     shell:
-        D4S + " claims --study {params.study:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s claims --study {params.study:q} 2> {log:q}"
 
 
 rule report:
@@ -123,7 +120,7 @@ rule report:
         runtime=10,
         gpu=0,
     params:
-        study=study_text,
+        study=lambda wildcards: STUDY_TEXT,
         code=code_digest("d4s.report.page"),
     shell:
-        D4S + " report --study {params.study:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s report --study {params.study:q} 2> {log:q}"

@@ -25,4 +25,5 @@ for node in PLAN.of("edit"):
             inputs=lambda wildcards, node=node: node.inputs_text,
             code=node.code,
         shell:
-            D4S + " edit {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+            "OMP_NUM_THREADS={threads} python -m d4s edit {output:q} --settings {params.settings:q}"
+            " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"

@@ -24,7 +24,8 @@ rule contexts:
         inputs=roles_of,
         code=code_of,
     shell:
-        D4S + " contexts {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s contexts {output:q} --settings {params.settings:q}"
+        " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 
 rule prepare:
@@ -50,7 +51,8 @@ rule prepare:
         inputs=roles_of,
         code=code_of,
     shell:
-        D4S + " prepare {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s prepare {output:q} --settings {params.settings:q}"
+        " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 
 for node in PLAN.of("moments"):
@@ -78,7 +80,8 @@ for node in PLAN.of("moments"):
             inputs=lambda wildcards, node=node: node.inputs_text,
             code=node.code,
         shell:
-            D4S + " moments {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+            "OMP_NUM_THREADS={threads} python -m d4s moments {output:q} --settings {params.settings:q}"
+            " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 
 for node in PLAN.of("targets"):
@@ -106,4 +109,5 @@ for node in PLAN.of("targets"):
             inputs=lambda wildcards, node=node: node.inputs_text,
             code=node.code,
         shell:
-            D4S + " targets {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+            "OMP_NUM_THREADS={threads} python -m d4s targets {output:q} --settings {params.settings:q}"
+            " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"

@@ -24,7 +24,8 @@ rule world:
         inputs=roles_of,
         code=code_of,
     shell:
-        D4S + " world {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s world {output:q} --settings {params.settings:q}"
+        " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 
 rule corpus:
@@ -50,7 +51,8 @@ rule corpus:
         inputs=roles_of,
         code=code_of,
     shell:
-        D4S + " corpus {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s corpus {output:q} --settings {params.settings:q}"
+        " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 
 rule pretrain:
@@ -76,4 +78,5 @@ rule pretrain:
         inputs=roles_of,
         code=code_of,
     shell:
-        D4S + " pretrain {output:q} --settings {params.settings:q} --inputs {params.inputs:q}" " --code {params.code:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s pretrain {output:q} --settings {params.settings:q}"
+        " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
