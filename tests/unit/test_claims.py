@@ -63,7 +63,13 @@ def test_a_claim_needs_all_its_conditions_and_falls_with_one(lows: tuple[float, 
 
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
-    [(0.123, "points", "+12.3 pp"), (-4.08, "percent", "−408 %"), (1.275, "nats", "+1.27 nats"), (-0.5, "correlation", "−0.50")],
+    [
+        (0.123, "points", "+12.3 pp"),
+        (-4.08, "percent", "−408 %"),
+        (1.275, "nats", "+1.27 nats"),
+        (-0.5, "correlation", "−0.50"),
+        (-1e-9, "points", "+0.0 pp"),
+    ],
 )
 def test_numbers_are_written_in_their_unit(value: float, unit: Any, text: str) -> None:
     assert show(value, unit) == text

@@ -64,7 +64,8 @@ def show(value: float, unit: Unit, signed: bool = True) -> str:
         "correlation": (1, 2, ""),
         "standardised": (1, 3, ""),
     }[unit]
-    text = f"{value * factor:{'+' if signed else ''}.{digits}f}"
+    rounded = round(value * factor, digits) + 0.0  # no negative zero
+    text = f"{rounded:{'+' if signed else ''}.{digits}f}"
     return text.replace("-", "−") + mark
 
 

@@ -36,7 +36,8 @@ class Column:
             return NOTHING
         if abs(value) >= HUGE:
             return f"{value * self.factor:.1e}"
-        return f"{value * self.factor:{'+' if self.signed else ''},.{self.digits}f}".replace("-", "−")
+        rounded = round(value * self.factor, self.digits) + 0.0  # no negative zero
+        return f"{rounded:{'+' if self.signed else ''},.{self.digits}f}".replace("-", "−")
 
 
 @dataclass(frozen=True, slots=True)
