@@ -1,0 +1,273 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from d4s.artifacts import Artifact, Job, read_table, write_json, write_table, write_tensors
+from d4s.config import ContextsSettings, CorpusSettings, FactsSettings, MomentsSettings
+from d4s.editors.families import build
+from d4s.editors.ledger import FILE, LATEST, Ledger, recorded_state
+from d4s.editors.protocol import Diverged
+from d4s.editors.settings import TargetsJobSettings, resolve
+from d4s.editors.targets import targets
+from d4s.errors import ArtifactError, SettingsError
+from d4s.facts.record import to_rows
+from d4s.metrics.scoring import Exam
+from d4s.models.loading import load
+from d4s.models.views import LiveModel
+from d4s.requests.draw import draw
+from d4s.runs import edit as stage
+from d4s.runs.edit import IMMEDIATE, edit
+from d4s.runs.settings import RunSettings
+from d4s.schemas import EDIT_LOG, FACTS
+from d4s.statistics.moments import moments
+from tests.conformance.test_editors import SINGLE, SMALL
+from tests.oracle.plain import PREFIXES
+from tests.tiny import tiny_facts, tiny_model
+
+SEED, FACT_COUNT = 3, 12
+EDITORS = ("d4s", "memit", "rome", "ft_m", "unedited", "one_time_batch")
+
+
+def settings_for(name: str, **changes: Any) -> RunSettings:
+    small = {"ft_m": {"layer": 1, "steps": 2}, "unedited": {}, "rome": SINGLE}.get(name, SMALL)
+    return RunSettings(editor=resolve("tested", {"preset": name, **small, **changes}, "mini"), seed=SEED)
+
+
+def prepare_inputs(folder: Path) -> dict[str, Path]:
+    """A saved tiny model with facts, prefixes, moments and targets beside it."""
+    model = tiny_model()
+    model.network.save_pretrained(folder / "model")
+    model.tokenizer.save_pretrained(folder / "model")
+    write_table(folder / "facts" / "facts.parquet", to_rows(tiny_facts(FACT_COUNT)), FACTS)
+    Job("facts", FactsSettings(source="tiny"), {}, folder / "facts").finish(["facts.parquet"])
+    write_json(folder / "contexts" / "contexts.json", {"contexts": PREFIXES})
+    Job("contexts", ContextsSettings(), {}, folder / "contexts").finish(["contexts.json"])
+    rows = torch.randint(2, 60, (60, 16), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    write_tensors(folder / "text" / "tokens.safetensors", {"rows": rows})
+    Job("corpora", CorpusSettings(), {}, folder / "text").finish(["tokens.safetensors"])
+    inputs = {"model": folder / "model", "facts": folder / "facts", "contexts": folder / "contexts"}
+    moments(
+        Job("moments", MomentsSettings(), {"model": folder / "model", "text": folder / "text"}, folder / "moments", ("l0.json", "l1.json"))
+    )
+    shared = settings_for("d4s").editor.shared_targets()
+    targets(Job("targets", TargetsJobSettings(target=shared, seed=SEED), inputs, folder / "targets", ("b0.json",)))
+    return inputs | {"moments": folder / "moments", "targets": folder / "targets"}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return prepare_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def run(inputs: dict[str, Path], folder: Path, name: str, *lengths: int, **changes: Any) -> Job[RunSettings]:
+    job = Job("runs", settings_for(name, **changes), inputs, folder, tuple(f"n{length}.json" for length in lengths))
+    edit(job)
+    return job
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+@pytest.mark.parametrize("name", EDITORS)
+def test_longer_and_inserted_lengths_give_the_bytes_of_a_straight_run(inputs: dict[str, Path], tmp_path: Path, name: str) -> None:
+    straight, pieces = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    run(inputs, straight, name, 2, 4, 6)
+    run(inputs, pieces, name, 4)
+    run(inputs, pieces, name, 4, 6)
+    run(inputs, pieces, name, 2)
+    assert contents(pieces) == contents(straight)
+
+
+def test_a_length_that_is_there_costs_no_model(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(inputs, tmp_path / "run", "d4s", 5)
+    before = contents(tmp_path / "run")
+    (tmp_path / "run" / "n5.json").unlink()
+    monkeypatch.setattr(stage, "load", lambda folder: pytest.fail("the model was loaded"))
+    run(inputs, tmp_path / "run", "d4s", 5, 3)
+    after = contents(tmp_path / "run")
+    assert after["n5.json"] == before["n5.json"] and "n3.json" in after
+
+
+def test_the_log_tells_every_edit(inputs: dict[str, Path], tmp_path: Path) -> None:
+    run(inputs, tmp_path / "run", "d4s", 4)
+    log = read_table(tmp_path / "run" / "n4.edit_log.parquet", EDIT_LOG)
+    drawn = draw(tiny_facts(FACT_COUNT), SEED, 4)
+    assert log.drop_duplicates("step")["request_id"].tolist() == [request.request_id for request, _ in drawn]
+    assert log.drop_duplicates("step")["fact_id"].tolist() == [fact.fact_id for _, fact in drawn]
+    of_step = log[log["step"] == 3]
+    without_layer = set(of_step[of_step["layer"].isna()]["quantity"])
+    assert {"target_probability_before", "target_probability_after", "residual_norm", *IMMEDIATE} <= without_layer
+    by_layer = of_step[of_step["layer"].notna()]
+    assert set(by_layer["layer"]) == {0, 1} and {"delta_norm", "l1", "key_gain"} <= set(by_layer["quantity"])
+    assert log["value"].map(pd.notna).all()
+
+
+def test_immediate_scores_are_those_of_the_model_right_after_the_edit(inputs: dict[str, Path], tmp_path: Path) -> None:
+    job = run(inputs, tmp_path / "run", "memit", 3)
+    log = read_table(tmp_path / "run" / "n3.edit_log.parquet", EDIT_LOG)
+    model, editor = load(inputs["model"]), build(job.settings.editor)
+    drawn = draw(tiny_facts(FACT_COUNT), SEED, 3)
+    exam = Exam(LiveModel(model), [fact for _, fact in drawn], probes_per_fact=1, max_new_tokens=0)
+    for request, fact in drawn:
+        state = Ledger.open(tmp_path / "run", "additive").state_at(editor, request.step)
+        with editor.edited(model, stage.load_prepared(inputs, job.settings.editor), state) as view:
+            expected = exam.means(view, [fact.fact_id])[fact.fact_id]
+        found = log[(log["step"] == request.step) & log["quantity"].isin(IMMEDIATE)].set_index("quantity")["value"]
+        assert found.to_dict() == pytest.approx({name: expected[name] for name in found.index})
+
+
+def test_manifests_name_their_part_of_the_ledger(inputs: dict[str, Path], tmp_path: Path) -> None:
+    run(inputs, tmp_path / "run", "d4s", 2, 5)
+    notes = {n: Artifact.open(tmp_path / "run", "runs", f"n{n}.json").manifest.notes for n in (2, 5)}
+    ledger = Ledger.open(tmp_path / "run", "refit")
+    assert {n: note["ledger"] for n, note in notes.items()} == {n: ledger.prefix(n) for n in (2, 5)}
+    assert all("diverged_at" not in note for note in notes.values())
+    assert len(recorded_state(tmp_path / "run", 2, build(settings_for("d4s").editor)).rows) == 2
+
+
+def test_the_one_time_batch_has_no_score_right_after_an_edit(inputs: dict[str, Path], tmp_path: Path) -> None:
+    run(inputs, tmp_path / "run", "one_time_batch", 3)
+    log = read_table(tmp_path / "run" / "n3.edit_log.parquet", EDIT_LOG)
+    assert set(log["quantity"]) == {"target_probability_before", "target_probability_after"}
+
+
+# --- what can go wrong ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["d4s", "ft_m"])
+def test_a_run_that_diverges_stands_at_its_last_finite_state(
+    inputs: dict[str, Path], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    editor = type(build(settings_for(name).editor))
+    original = editor.editing
+
+    def breaking(self, model, prepared, state):
+        context = original(self, model, prepared, state)
+        session = context.__enter__()
+        step, seen = session.step, len(state.rows)
+
+        def diverging(batch, given):
+            if batch[0].step == 4:
+                raise Diverged("broken on purpose")
+            return step(batch, given)
+
+        assert seen <= 4
+        session.step = diverging
+        context.__enter__ = lambda: session
+        return _Entered(session, context)
+
+    monkeypatch.setattr(editor, "editing", breaking)
+    run(inputs, tmp_path / "run", name, 2, 3, 5, 6)
+    assert "edit 4 diverged" in caplog.text
+    manifests = {n: Artifact.open(tmp_path / "run", "runs", f"n{n}.json") for n in (2, 3, 5, 6)}
+    assert [manifest.manifest.notes.get("diverged_at") for manifest in manifests.values()] == [None, None, 4, 4]
+    assert manifests[6].manifest.notes["ledger"]["edits"] == 3
+    log = read_table(tmp_path / "run" / "n6.edit_log.parquet", EDIT_LOG)
+    assert sorted(set(log["step"])) == [1, 2, 3]
+    monkeypatch.setattr(stage, "load", lambda folder: pytest.fail("a diverged run goes on"))
+    run(inputs, tmp_path / "run", name, 6, 8)
+    state = recorded_state(tmp_path / "run", 8, build(settings_for(name).editor))
+    assert len(state.rows) == 3 if name == "d4s" else state.dense
+
+
+class _Entered:
+    """A context that was entered already."""
+
+    def __init__(self, session: Any, context: Any) -> None:
+        self._session, self._context = session, context
+
+    def __enter__(self) -> Any:
+        return self._session
+
+    def __exit__(self, *error: object) -> Any:
+        return self._context.__exit__(*error)
+
+
+@pytest.mark.parametrize("name", ["memit", "rome", "ft_m"])
+def test_numbers_that_are_not_finite_diverge_by_themselves(inputs: dict[str, Path], tmp_path: Path, name: str) -> None:
+    model = tiny_model()
+    model.network.transformer.h[0].mlp.c_fc.weight.data.fill_(torch.nan)
+    model.network.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    run({**inputs, "model": tmp_path / "model"}, tmp_path / "run", name, 3)
+    notes = Artifact.open(tmp_path / "run", "runs", "n3.json").manifest.notes
+    assert notes["diverged_at"] == 1 and notes["ledger"]["edits"] == 0
+    assert len(read_table(tmp_path / "run" / "n3.edit_log.parquet", EDIT_LOG)) == 0
+
+
+def test_lengths_within_a_batch_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"lengths \[3, 5\] do not end with a batch of 2"):
+        run(inputs, tmp_path / "run", "memit", 3, 4, 5, batch=2)
+    run(inputs, tmp_path / "run", "memit", 4, batch=2)
+    assert Ledger.open(tmp_path / "run", "additive").prefix(4)["frames"] == 2
+
+
+def test_more_edits_than_facts_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="13 edits asked for, but only 12 facts"):
+        run(inputs, tmp_path / "run", "memit", 13)
+
+
+def test_missing_targets_are_refused_by_name(inputs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"holds no b0\.json"):
+        run({**inputs, "targets": tmp_path / "none"}, tmp_path / "run", "d4s", 2)
+
+
+def test_a_lost_dense_checkpoint_only_costs_steps(inputs: dict[str, Path], tmp_path: Path) -> None:
+    run(inputs, tmp_path / "a" / "run", "ft_m", 2, 5)
+    run(inputs, tmp_path / "b" / "run", "ft_m", 2, 4)
+    (tmp_path / "b" / "run" / LATEST).unlink()
+    (tmp_path / "b" / "run" / "n4.state.safetensors").unlink()
+    run(inputs, tmp_path / "b" / "run", "ft_m", 2, 5)
+    found, expected = contents(tmp_path / "b" / "run"), contents(tmp_path / "a" / "run")
+    assert {name: found[name] for name in expected} == expected
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from tests.unit.test_edit import run
+folder = Path(sys.argv[2])
+names = ("model", "facts", "contexts", "moments", "targets")
+run({name: folder / name for name in names}, Path(sys.argv[3]), sys.argv[4], 10)
+"""
+
+
+def test_a_killed_process_goes_on_to_the_same_bytes(inputs: dict[str, Path], tmp_path: Path) -> None:
+    run(inputs, tmp_path / "straight" / "run", "ft_m", 10)
+    killed = tmp_path / "killed" / "run"
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", KILLED, str(root), str(inputs["model"].parent), str(killed), "ft_m"]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"})
+    ledger = killed / FILE
+    while process.poll() is None and not (ledger.is_file() and ledger.stat().st_size > 4000):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    run(inputs, killed, "ft_m", 10)
+    assert {name: value for name, value in contents(killed).items() if not name.endswith(".part")} == contents(
+        tmp_path / "straight" / "run"
+    )
+
+
+@pytest.mark.parametrize("name", ["memit", "d4s", "one_time_batch"])
+@pytest.mark.parametrize("cut", [1, 300, 2000])
+def test_a_ledger_cut_anywhere_goes_on_to_the_same_bytes(inputs: dict[str, Path], tmp_path: Path, name: str, cut: int) -> None:
+    run(inputs, tmp_path / "run", name, 4)
+    straight = contents(tmp_path / "run")
+    for file in ("n4.json", "n4.edit_log.parquet"):
+        (tmp_path / "run" / file).unlink()
+    (tmp_path / "run" / FILE).write_bytes(straight[FILE][:-cut])
+    run(inputs, tmp_path / "run", name, 4)
+    assert contents(tmp_path / "run") == straight
