@@ -11,6 +11,7 @@ SHOWN = ("rome", "memit", "d4s")
 ITEMS = 3
 KINDS = {"efficacy": "the edit", "paraphrase": "other wording", "locality": "left alone?"}
 GENERATED = "_generated"
+AS_BEFORE = "as before"
 Key = tuple[str, str, int]
 Row = dict[Any, Any]
 
@@ -85,7 +86,10 @@ def _chosen(keys: Sequence[Key]) -> list[Key]:
 
 
 def _example(key: Key, rows: Sequence[Row]) -> Example:
-    before, expected = str(rows[0]["before"]), str(rows[0]["expected"])
-    wanted = before if key[1] == "locality" else expected
-    after = tuple(Answer(str(row["after"] or ""), bool(row["right"])) for row in rows)
-    return Example(KINDS[key[1]], str(rows[0]["prompt"]), wanted, before, after)
+    wanted = AS_BEFORE if key[1] == "locality" else str(rows[0]["expected"])
+    after = tuple(Answer(_said(row["after"]), bool(row["right"])) for row in rows)
+    return Example(KINDS[key[1]], str(rows[0]["prompt"]), wanted, _said(rows[0]["before"]), after)
+
+
+def _said(text: str | None) -> str:
+    return text or "(nothing)"
