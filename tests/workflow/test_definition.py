@@ -1,5 +1,7 @@
 """The workflow itself: lint, dry runs of every grid, and what each verb's command line says."""
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,14 +28,14 @@ def test_conda_is_asked_for_in_words_people_can_search(fresh: Workdir) -> None:
     assert "conda" in fresh.snakemake("-n", "--use-conda", fails=True)
 
 
-def test_every_rule_has_the_environment_and_a_log() -> None:
+def test_every_rule_has_an_environment_a_log_and_resources() -> None:
     for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
-        text = path.read_text()
-        rules = text.count("output:")
-        assert (
-            rules == text.count("log:") == text.count("conda:") == text.count("resources:") == text.count("threads:")
-            or path.name == "common.smk"
-        )
+        words = Counter(re.findall(r"^\s+(output|log|benchmark|conda|threads|resources):", path.read_text(), flags=re.MULTILINE))
+        assert len(set(words.values())) <= 1, (path.name, words)
+
+
+def test_the_profile_is_loaded_by_itself(fresh: Workdir) -> None:
+    assert "profiles/default" in fresh.snakemake("-n")
 
 
 def test_names_of_studies_stay_apart(tmp_path: Path) -> None:
