@@ -2,6 +2,7 @@
 
 MEASURED = [path for verb in ("measure", "benchmark", "objectives", "world_report") for node in PLAN.of(verb) for path in node.manifests]
 STUDY_TEXT = canonical(STUDY.model_dump(mode="json"))
+DATA_TEXT = canonical(STUDY.model_dump(mode="json", exclude={"figures", "execution"}))
 
 
 
@@ -25,7 +26,7 @@ rule summarize:
         runtime=30,
         gpu=0,
     params:
-        study=lambda wildcards: STUDY_TEXT,
+        study=lambda wildcards: DATA_TEXT,
         measured=[str(path) for path in MEASURED],
         code=code_digest("d4s.studies.summarize"),
     shell:
@@ -49,7 +50,7 @@ rule tables:
         runtime=10,
         gpu=0,
     params:
-        study=lambda wildcards: STUDY_TEXT,
+        study=lambda wildcards: DATA_TEXT,
         code=code_digest("d4s.tables.build"),
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s tables --study {params.study:q} 2> {log:q}"
@@ -95,7 +96,7 @@ rule claims:
         runtime=10,
         gpu=0,
     params:
-        study=lambda wildcards: STUDY_TEXT,
+        study=lambda wildcards: DATA_TEXT,
         code=code_digest("d4s.report.claims"),
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s claims --study {params.study:q} 2> {log:q}"
