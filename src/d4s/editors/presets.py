@@ -93,7 +93,7 @@ ROME: Mapping[str, Settings] = {
     "qwen2.5-7b": _rome(5, _shift(0.5, 1e-3, 4.0)),
 }
 FINE_TUNE: Mapping[str, Settings] = {
-    "mini": _tune(2, 2e-3, lr=2e-3),
+    "mini": _tune(0, 5e-3, lr=5e-3),
     "gpt2-xl": _tune(0, 5e-4),
     "gpt-j-6b": _tune(0, 5e-5),
     "llama2-7b": _tune(21, None),
