@@ -85,7 +85,7 @@ def test_a_truncated_artefact_is_refused_by_name(copy: Workdir, pattern: str) ->
     assert victims
     for victim in victims:
         _truncate(victim)
-    copy.change(lambda params: params.update(seeds=[1, 5]))
+    copy.change(lambda params: params["grid"][0]["editors"].append("memit_seq"))
     output = copy.snakemake(fails=True)
     assert any(str(victim.relative_to(copy.path)) in output for victim in victims), output[-3000:]
     assert "truncated or altered" in output
