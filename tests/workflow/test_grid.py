@@ -35,7 +35,11 @@ def _dataset(params: dict[str, Any]) -> None:
         ("a removed length", _lengths([5]), LAST),
         ("an inserted length", _lengths([2, 3, 5]), {"edit": 4, "measure": 4} | LAST),
         ("a longer length", _lengths([2, 5, 6]), {"edit": 4, "measure": 4, "benchmark": 4} | LAST),
-        ("another editor", lambda p: p["grid"][0]["editors"].append("memit_seq"), {"edit": 1, "measure": 1, "benchmark": 1, "world_report": 1} | LAST),
+        (
+            "another editor",
+            lambda p: p["grid"][0]["editors"].append("memit_seq"),
+            {"edit": 1, "measure": 1, "benchmark": 1, "world_report": 1} | LAST,
+        ),
         ("another data set", _dataset, {"edit": 1, "measure": 1, "objectives": 1, "targets": 0} | LAST),
         ("another figure format", lambda p: p["figures"].update(dpi=60), {"summarize": 0, "figures": 1, "tables": 0, "report": 1}),
         (
