@@ -16,6 +16,7 @@ from d4s.editors.families import build
 from d4s.editors.ledger import FILE, LATEST, Ledger, recorded_state
 from d4s.editors.protocol import Diverged
 from d4s.editors.settings import TargetsJobSettings, resolve
+from d4s.editors.solve import SolveError
 from d4s.editors.targets import targets
 from d4s.errors import ArtifactError, SettingsError
 from d4s.facts.record import to_rows
@@ -143,9 +144,14 @@ def test_the_one_time_batch_has_no_score_right_after_an_edit(inputs: dict[str, P
 # --- what can go wrong ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["d4s", "ft_m"])
+@pytest.mark.parametrize(("name", "reason"), [("d4s", Diverged), ("d4s", SolveError), ("ft_m", Diverged)])
 def test_a_run_that_diverges_stands_at_its_last_finite_state(
-    inputs: dict[str, Path], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    inputs: dict[str, Path],
+    tmp_path: Path,
+    name: str,
+    reason: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     editor = type(build(settings_for(name).editor))
     original = editor.editing
@@ -157,7 +163,7 @@ def test_a_run_that_diverges_stands_at_its_last_finite_state(
 
         def diverging(batch, given):
             if batch[0].step == 4:
-                raise Diverged("broken on purpose")
+                raise reason("broken on purpose")
             return step(batch, given)
 
         assert seen <= 4

@@ -15,6 +15,7 @@ from d4s.editors.families import build
 from d4s.editors.ledger import Ledger
 from d4s.editors.prepared import load as load_prepared
 from d4s.editors.protocol import Diverged, Prepared, Session, StepLog, Targets
+from d4s.editors.solve import SolveError
 from d4s.editors.targets import read_targets
 from d4s.errors import SettingsError
 from d4s.facts.record import Fact, from_frame
@@ -142,10 +143,10 @@ class Run:
     # --- one step -------------------------------------------------------------------------------------------------
 
     def _attempt(self, session: Session, batch: Drawn) -> StepLog | None:
-        """Edit a batch; None if its numbers are not finite."""
+        """Edit a batch; None if its numbers are not finite, or too far apart to be solved for."""
         try:
             found = session.step([request for request, _ in batch], self._targets_of(batch))
-        except Diverged as reason:
+        except (Diverged, SolveError) as reason:
             log.warning("%s: %s", self.job.folder.name, reason)
             return None
         return found if found.is_finite else None
