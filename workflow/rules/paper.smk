@@ -5,7 +5,6 @@ STUDY_TEXT = canonical(STUDY.model_dump(mode="json"))
 DATA_TEXT = canonical(STUDY.model_dump(mode="json", exclude={"figures", "execution"}))
 
 
-
 rule summarize:
     input:
         MEASURED,
