@@ -43,7 +43,6 @@ class Scores:
 
 
 @runtime_checkable
-@runtime_checkable
 class EditedModel(Protocol):
     """A model as measuring sees it; results never depend on how prompts are batched or padded beyond rounding."""
 
