@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from d4s.editors.parts import KeySettings, TargetSettings
 from d4s.editors.prompts import Rewriting, Wording, rewriting
-from d4s.editors.settings import KeySettings, TargetSettings
 from d4s.models.language_model import LanguageModel
 from d4s.requests.draw import EditRequest, draw
 from tests.tiny import tiny_facts

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from d4s.editors.parts import TargetSettings
 from d4s.editors.restart import restart
-from d4s.editors.settings import TargetSettings
 from d4s.editors.targets import optimise
 from tests.oracle.plain import requests_of, rewritings_of, target_of
 from tests.tiny import bpe_tokenizer

@@ -14,8 +14,9 @@ from d4s.artifacts import Artifact, Job, read_table, write_json, write_table, wr
 from d4s.config import ContextsSettings, CorpusSettings, FactsSettings, MomentsSettings
 from d4s.editors.families import build
 from d4s.editors.ledger import FILE, LATEST, Ledger, recorded_state
+from d4s.editors.parts import TargetsJobSettings
 from d4s.editors.protocol import Diverged
-from d4s.editors.settings import TargetsJobSettings, resolve
+from d4s.editors.settings import resolve
 from d4s.editors.solve import SolveError
 from d4s.editors.targets import targets
 from d4s.errors import ArtifactError, SettingsError

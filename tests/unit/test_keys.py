@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from d4s.editors.keys import averaged, read
+from d4s.editors.parts import KeySettings, TargetSettings
 from d4s.editors.prompts import PromptTooLong, padded, rewriting
-from d4s.editors.settings import KeySettings, TargetSettings
 from d4s.models.tokens import encode
 from d4s.requests.draw import EditRequest
 from tests.oracle.plain import PREFIXES, average_key, hidden_of, key_of, requests_of, rewritings_of

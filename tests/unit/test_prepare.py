@@ -5,9 +5,10 @@ import torch
 
 from d4s.artifacts import Artifact, Job, write_json, write_tensors
 from d4s.config import ContextsSettings, MomentsSettings
+from d4s.editors.parts import PrepareSettings
 from d4s.editors.prepare import free_directions, prepare
 from d4s.editors.prepared import load
-from d4s.editors.settings import PrepareSettings, resolve
+from d4s.editors.settings import resolve
 from d4s.errors import ArtifactError, SettingsError
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from d4s.editors.families import FAMILIES, build, module_of
+from d4s.editors.parts import PrepareSettings
 from d4s.editors.presets import PRESETS, columns_of, merged, settings_of
-from d4s.editors.settings import FAMILY_SETTINGS, PrepareSettings, resolve
+from d4s.editors.settings import FAMILY_SETTINGS, resolve
 from d4s.errors import SettingsError
 
 EVERY = [(name, column) for name in PRESETS for column in columns_of(name)]

@@ -6,8 +6,8 @@ import torch
 from d4s.artifacts import Artifact, Job, write_json, write_table
 from d4s.config import ContextsSettings, FactsSettings
 from d4s.editors import targets as stage
+from d4s.editors.parts import TargetSettings, TargetsJobSettings
 from d4s.editors.protocol import Targets
-from d4s.editors.settings import TargetSettings, TargetsJobSettings
 from d4s.editors.targets import Shifts, optimise, read_targets, targets
 from d4s.errors import ArtifactError
 from d4s.facts.record import to_rows

@@ -6,8 +6,9 @@ import torch
 
 from d4s.artifacts import Artifact, Job, read_table, write_table
 from d4s.config import PretrainSettings
+from d4s.editors.parts import TargetSettings
 from d4s.editors.prompts import rewriting
-from d4s.editors.settings import TargetSettings, resolve
+from d4s.editors.settings import resolve
 from d4s.editors.targets import optimise
 from d4s.models.tokens import encode
 from d4s.requests.draw import draw

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from d4s.editors.settings import FineTune, LocateThenEdit, OneTimeBatch, Unedited
+from d4s.editors.settings import FamilySettings
 from d4s.registry import Registry
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ FAMILIES = Registry(
 )
 
 
-def module_of(settings: LocateThenEdit | OneTimeBatch | FineTune | Unedited) -> str:
+def module_of(settings: FamilySettings) -> str:
     """Dotted module that implements the settings' family; what a run's code digest covers. Imports nothing."""
     return FAMILIES.module(settings.family)
 
 
-def build(settings: LocateThenEdit | OneTimeBatch | FineTune | Unedited) -> "Editor":
+def build(settings: FamilySettings) -> "Editor":
     """The editor that settings describe."""
     return FAMILIES.load(settings.family)(settings)

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from d4s.editors.parts import KeySettings, TargetSettings
 from d4s.editors.prompts import Rewriting, padded
-from d4s.editors.settings import KeySettings, TargetSettings
 from d4s.models.language_model import LanguageModel
 from d4s.models.trace import trace
 

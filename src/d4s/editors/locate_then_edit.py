@@ -18,9 +18,10 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from d4s.editors.keys import Reading, read
+from d4s.editors.parts import IdentityPreservation, MomentPreservation, Preservation
 from d4s.editors.prompts import Rewriting, rewriting
 from d4s.editors.protocol import Diverged, Prepared, Row, State, StateKind, StepLog, Targets
-from d4s.editors.settings import IdentityPreservation, LocateThenEdit, MomentPreservation, Preservation
+from d4s.editors.settings import LocateThenEdit
 from d4s.editors.solve import Confined, Precision, exact_gain, precision, preserved, solve_delta
 from d4s.editors.spread import REMEASURED, share
 from d4s.editors.states import RowState

@@ -7,7 +7,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from d4s.artifacts import Job, write_tensors
-from d4s.editors.settings import PrepareSettings
+from d4s.editors.parts import PrepareSettings
 from d4s.errors import SettingsError
 from d4s.statistics.moments import read_moments
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from d4s.artifacts import Artifact
 from d4s.editors.contexts import read_contexts
 from d4s.editors.protocol import Prepared
-from d4s.editors.settings import FineTune, LocateThenEdit, Need, OneTimeBatch, Unedited
+from d4s.editors.settings import FamilySettings, Need
 from d4s.errors import SettingsError
 from d4s.statistics.moments import read_moments
 
 ROLES: Mapping[Need, str] = {"contexts": "contexts", "moments": "moments", "prepare": "prepared"}
 
 
-def load(inputs: Mapping[str, Path], settings: LocateThenEdit | OneTimeBatch | FineTune | Unedited) -> Prepared:
+def load(inputs: Mapping[str, Path], settings: FamilySettings) -> Prepared:
     """Prefixes, second moments and prepared tensors, each where the editor needs them, checked.
 
     Raises:

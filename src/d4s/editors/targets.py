@@ -19,10 +19,10 @@ from torch import Tensor
 
 from d4s.artifacts import Artifact, Job, write_tensors
 from d4s.editors.contexts import read_contexts
+from d4s.editors.parts import TargetSettings, TargetsJobSettings
 from d4s.editors.prompts import Rewriting, padded, rewriting
 from d4s.editors.protocol import Targets
 from d4s.editors.restart import Restart, restart
-from d4s.editors.settings import TargetSettings, TargetsJobSettings
 from d4s.errors import ArtifactError
 from d4s.facts.record import from_frame
 from d4s.log import progress

@@ -17,10 +17,11 @@ from d4s.artifacts import Artifact
 from d4s.editors.contexts import read_contexts
 from d4s.editors.families import build
 from d4s.editors.keys import read
+from d4s.editors.parts import KeySettings, TargetSettings
 from d4s.editors.prepare import free_directions
 from d4s.editors.prompts import Rewriting, Wording, rewriting
 from d4s.editors.protocol import Prepared, Targets
-from d4s.editors.settings import FineTune, KeySettings, LocateThenEdit, OneTimeBatch, TargetSettings, Unedited
+from d4s.editors.settings import FamilySettings
 from d4s.editors.targets import optimise, problem, read_targets
 from d4s.facts.record import Fact
 from d4s.log import progress
@@ -35,7 +36,6 @@ from d4s.statistics.moments import read_moments
 log = logging.getLogger(__name__)
 BASE, EFFICACY, PARAPHRASE, SPECTRUM, SINGLE = 0.95, 0.9, 0.8, 1e-4, 0.95
 Drawn = Sequence[tuple[EditRequest, Fact]]
-Settings = LocateThenEdit | OneTimeBatch | FineTune | Unedited
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Bench:
             if editor.family != "unedited":
                 yield Criterion("single_edit", name, self._single_edits(editor, alone), SINGLE, len(alone))
 
-    def _single_edits(self, settings: Settings, drawn: Drawn) -> float:
+    def _single_edits(self, settings: FamilySettings, drawn: Drawn) -> float:
         """Share of requests of which an editor, from the unedited model each time, makes the model say the whole target."""
         editor, prepared, shared = build(settings), self._prepared(settings), settings.shared_targets()
         exam = Exam(LiveModel(self.model), [fact for _, fact in drawn], probes_per_fact=1, max_new_tokens=0)
@@ -93,7 +93,7 @@ class Bench:
                 right += exam.means(view, [fact.fact_id])[fact.fact_id]["efficacy_exact"]
         return right / len(drawn)
 
-    def _prepared(self, editor: Settings) -> Prepared:
+    def _prepared(self, editor: FamilySettings) -> Prepared:
         moments = read_moments(self.inputs["moments"], editor.layers) if "moments" in editor.needs else {}
         wanted = editor.prepare_settings()
         extras = {} if wanted is None else {f"{k}.basis": free_directions(moments[k].mean(), wanted.threshold) for k in wanted.layers}

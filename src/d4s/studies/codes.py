@@ -21,6 +21,7 @@ LEFT_OUT = frozenset(
         "registry",
         "schemas",
         "facts.readers",
+        "editors.parts",
         "editors.settings",
         "editors.presets",
         "editors.families",

@@ -54,13 +54,13 @@ VERBS: dict[str, Verb] = {
     "targets": Verb(
         "targets",
         "d4s.editors.targets:targets",
-        "d4s.editors.settings:TargetsJobSettings",
+        "d4s.editors.parts:TargetsJobSettings",
         "Target hidden states of blocks of requests at the original weights; outputs are bBLOCK.json.",
     ),
     "prepare": Verb(
         "prepared",
         "d4s.editors.prepare:prepare",
-        "d4s.editors.settings:PrepareSettings",
+        "d4s.editors.parts:PrepareSettings",
         "Whatever else an editor needs, e.g. a projector.",
     ),
     "edit": Verb(
