@@ -77,7 +77,7 @@ def _tune(layer: int, bound: float | None, lr: float = 5e-4) -> Settings:
 
 MINI_STOP: Settings = {"stop_probability": 0.9}
 MEMIT: Mapping[str, Settings] = {
-    "mini": _memit((0, 1, 2), 100.0, {**_shift(0.5, 0.5, 1.5, steps=25), **MINI_STOP}),
+    "mini": _memit((0, 1, 2), 1000.0, {**_shift(0.5, 0.5, 1.5, steps=25), **MINI_STOP}),
     "gpt2-xl": _memit(range(13, 18), 20_000.0, _shift(0.5, 0.5, 0.75, steps=20)),
     "gpt-j-6b": _memit(range(3, 9), 15_000.0, _shift(0.5, 0.5, 0.75)),
     "llama2-7b": _memit(range(4, 9), 15_000.0, _shift(0.5, 1e-3, 4.0)),
@@ -85,7 +85,7 @@ MEMIT: Mapping[str, Settings] = {
     "qwen2.5-7b": _memit(range(4, 9), 15_000.0, _shift(0.5, 1e-3, 4.0)),
 }
 ROME: Mapping[str, Settings] = {
-    "mini": _rome(2, {**_shift(0.5, 0.5, 5.0, steps=25), **MINI_STOP}),
+    "mini": _rome(2, {**_shift(0.5, 0.5, 3.0, steps=25), **MINI_STOP}),
     "gpt2-xl": _rome(17, _shift(0.5, 0.5, 4.0, steps=20)),
     "gpt-j-6b": _rome(5, _shift(0.5, 0.5, 4.0, steps=20)),
     "llama2-7b": _rome(5, _shift(0.5, 1e-3, 4.0)),
@@ -93,13 +93,20 @@ ROME: Mapping[str, Settings] = {
     "qwen2.5-7b": _rome(5, _shift(0.5, 1e-3, 4.0)),
 }
 FINE_TUNE: Mapping[str, Settings] = {
-    "mini": _tune(0, 5e-3, lr=5e-3),
+    "mini": _tune(0, None, lr=5e-3),
     "gpt2-xl": _tune(0, 5e-4),
     "gpt-j-6b": _tune(0, 5e-5),
     "llama2-7b": _tune(21, None),
     "llama3-8b": _tune(21, None),
     "qwen2.5-7b": _tune(27, None),
 }
+
+
+def _mini_weight(weight: float) -> Mapping[str, Settings]:
+    """The weight of the second moment that tuning kept for an editor of the MEMIT family on the embedded model."""
+    return {"mini": {"preserve": {"weight": weight}}}
+
+
 AT_ORIGINAL: Settings = {"target": {"at": "original"}}
 
 PRESETS: Mapping[str, Preset] = {
@@ -148,6 +155,7 @@ PRESETS: Mapping[str, Preset] = {
         "locate_then_edit",
         MEMIT,
         {"history": "keys"},
+        _mini_weight(30.0),
     ),
     "alphaedit": Preset(
         "Fang et al. 2025",
@@ -163,6 +171,7 @@ PRESETS: Mapping[str, Preset] = {
         "locate_then_edit",
         MEMIT,
         {**AT_ORIGINAL, "spread": "static", "history": "rewind"},
+        _mini_weight(100.0),
     ),
     "one_time_batch": Preset(
         "Meng et al. 2023",
@@ -170,5 +179,6 @@ PRESETS: Mapping[str, Preset] = {
         "one_time_batch",
         MEMIT,
         AT_ORIGINAL,
+        _mini_weight(30.0),
     ),
 }
