@@ -116,8 +116,10 @@ test-gpu: setup  ## tests that need a CUDA device
 	$(BIN)/pytest tests/gpu
 
 .PHONY: bench
-bench: setup  ## speed of our parts against their plain versions
-	$(BIN)/pytest -p benchmark benchmarks
+bench: setup  ## speed of our parts against their plain versions, on one thread (about ten minutes); writes docs/performance.md
+	@mkdir -p build
+	OMP_NUM_THREADS=1 $(BIN)/pytest benchmarks --benchmark-json=build/benchmarks.json
+	$(BIN)/python -m tools.performance_page build/benchmarks.json
 
 ##@ Upkeep
 

@@ -1,14 +1,23 @@
 """Tiny random models and facts, made from configs in milliseconds; nothing is downloaded."""
 
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
     GPTJConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    OlmoConfig,
+    Phi3Config,
+    PhiConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -72,7 +81,25 @@ def _fast(tokenizer: Tokenizer, bos: bool, **special: str) -> PreTrainedTokenize
     )
 
 
-FAMILIES = ("gpt2", "gptj", "gpt_neox", "llama", "qwen2", "qwen3", "mistral")
+FAMILIES = (
+    "gpt2", "gptj", "gpt_neox", "llama", "qwen2", "qwen3", "mistral", "phi", "phi3", "olmo", "olmo2", "gemma", "gemma2", "gemma3_text",
+)  # fmt: skip
+CONFIGS = {
+    "llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "mistral": MistralConfig, "phi": PhiConfig, "phi3": Phi3Config,
+    "olmo": OlmoConfig, "olmo2": Olmo2Config, "gemma": GemmaConfig, "gemma2": Gemma2Config, "gemma3_text": Gemma3TextConfig,
+}  # fmt: skip
+
+
+def _own(family: str, layers: int, head: int) -> dict[str, Any]:
+    """What a family needs said: head widths, caps that bite at this size, layers of both kinds of attention."""
+    if family in {"qwen3", "gemma"}:
+        return {"head_dim": head}
+    if family == "phi3":
+        return {"pad_token_id": 0}
+    if family in {"gemma2", "gemma3_text"}:
+        kinds = [("sliding_attention", "full_attention")[layer % 2] for layer in range(layers)]
+        return {"head_dim": head, "query_pre_attn_scalar": head, "layer_types": kinds, "final_logit_softcapping": 8.0}
+    return {}
 
 
 def _config(family: str, size: int, layers: int, width: int, mlp_width: int, heads: int, positions: int):
@@ -93,9 +120,8 @@ def _config(family: str, size: int, layers: int, width: int, mlp_width: int, hea
     }  # fmt: skip
     if family == "gpt_neox":
         return GPTNeoXConfig(**shape, **common)
-    made = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "mistral": MistralConfig}[family]
-    own = {"head_dim": width // heads} if family == "qwen3" else {}
-    return made(**shape, num_key_value_heads=1, **own, **common)
+    own = _own(family, layers, width // heads)
+    return CONFIGS[family](**shape, num_key_value_heads=None if family == "phi" else 1, **own, **common)
 
 
 def tiny_model(

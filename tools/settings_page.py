@@ -96,7 +96,7 @@ grid:
 """
 EDITORS_EXAMPLE = """\
 editors:
-  d4s_even: {preset: d4s, spread: even}                             # a preset with one part exchanged
+  memit_even: {preset: memit, spread: even}                         # a preset with one part exchanged
   memit_rewound: {preset: memit, history: rewind, target: {at: original}}
 """
 
@@ -129,6 +129,31 @@ class Section:
     example: str = ""
 
 
+EDITOR_TITLES = {
+    "LocateThenEdit": "The family `locate_then_edit`",
+    "OneTimeBatch": "The family `one_time_batch`",
+    "FineTune": "The family `fine_tune`",
+    "Grace": "The family `grace`",
+    "KnowledgeNeurons": "The family `knowledge_neurons`",
+    "Unedited": "The family `unedited`",
+    "TargetSettings": "`target` of an editor",
+    "KeySettings": "`keys` of an editor",
+    "MomentPreservation": "`preserve` with `kind: moments`",
+    "IdentityPreservation": "`preserve` with `kind: identity`",
+    "NullSpacePreservation": "`preserve` with `kind: null_space`",
+    "AnchorSettings": "`anchor` of an editor",
+    "Rounds": "`rounds` of an editor",
+    "Rect": "`after` with `kind: rect`",
+    "Sphere": "`after` with `kind: sphere`",
+    "SimIE": "`after` with `kind: simie`",
+    "Prune": "`finish` with `kind: prune`",
+    "Interpolate": "`finish` with `kind: interpolate`",
+    "Rescale": "`finish` with `kind: rescale`",
+    "Scramble": "`finish` with `kind: scramble`",
+    "ContextsSettings": "`contexts`",
+}
+
+
 def sections() -> tuple[Section, ...]:
     """The page from top to bottom."""
     return (
@@ -136,18 +161,7 @@ def sections() -> tuple[Section, ...]:
         Section("The grid", {"GridRow": "A row of `grid`"}, example=GRID_EXAMPLE),
         Section(
             "Editors",
-            {
-                "LocateThenEdit": "The family `locate_then_edit`",
-                "OneTimeBatch": "The family `one_time_batch`",
-                "FineTune": "The family `fine_tune`",
-                "Unedited": "The family `unedited`",
-                "TargetSettings": "`target` of an editor",
-                "KeySettings": "`keys` of an editor",
-                "MomentPreservation": "`preserve` with `kind: moments`",
-                "IdentityPreservation": "`preserve` with `kind: identity`",
-                "NullSpacePreservation": "`preserve` with `kind: null_space`",
-                "ContextsSettings": "`contexts`",
-            },
+            EDITOR_TITLES,
             text=EDITORS.format(
                 columns=", ".join(f"`{column}`" for column in released_columns()),
                 presets="\n".join(preset_rows()),

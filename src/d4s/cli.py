@@ -279,6 +279,25 @@ def check(folder: Annotated[Path, typer.Argument(help="An artefact's folder.")])
 
 
 @app.command()
+def doctor(
+    model: Annotated[str, typer.Option("--model", help="A model's folder.")],
+    dtype: Annotated[str, typer.Option(help="Precision to load it in; checks are strictest in float32.")] = "float32",
+) -> None:
+    """Say what a model is, and whether reading, editing and measuring it can be relied on; exit status 1 if not."""
+    setup_logging()
+
+    def action() -> None:
+        _limit_threads()
+        from d4s.models.doctor import examine, show
+
+        found = examine(model, dtype)
+        show(found)
+        raise typer.Exit(0 if found.is_sound else 1)
+
+    _guarded(action)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)

@@ -7,8 +7,10 @@ import torch
 
 from d4s.editors.checks import Case, NotConformant, check_editor
 from d4s.editors.families import FAMILIES, build
+from d4s.editors.grace import GraceEditor
 from d4s.editors.locate_then_edit import LocateThenEditEditor
-from d4s.editors.prepare import free_directions
+from d4s.editors.memory_views import MemoryModel
+from d4s.editors.prepare import prepared_tensors
 from d4s.editors.presets import PRESETS, merged
 from d4s.editors.protocol import Prepared
 from d4s.editors.settings import resolve
@@ -20,9 +22,21 @@ from tests.tiny import tiny_model
 
 SMALL = {"layers": (0, 1), "target": {"layer": 1, "steps": 3, "clamp": 2.0}}
 SINGLE = {"layers": (1,), "target": {"layer": 1, "steps": 3, "clamp": 2.0}}
+OWN = {
+    "fine_tune": {"layer": 1, "steps": 3},
+    "grace": {"layer": 1, "steps": 3, "eps_init": 1e-3},
+    "knowledge_neurons": {"steps": 4},
+    "unedited": {},
+}
 CHANGED: Mapping[str, dict[str, Any]] = {
-    "d4s_even": {"preset": "d4s", "spread": "even"},
-    "d4s_frozen": {"preset": "d4s", "keys": {"mode": "frozen"}},
+    "d4s_refreshed_at_once": {"preset": "d4s_refreshed", "keys": {"every": 2}},
+    "d4s_scrambled": {"preset": "d4s", "finish": {"kind": "scramble"}},
+    "memit_rescaled": {"preset": "memit", "finish": {"kind": "rescale", "factor": 0.5}},
+    "memit_seq_pruned": {"preset": "memit_seq", "finish": {"kind": "prune", "base": 2.0}},
+    "alphaedit_rect": {"preset": "alphaedit", "preserve": {"threshold": 0.05}, "after": {"kind": "rect", "keep": 0.5}},
+    "memit_seq_simie": {"preset": "memit_seq", "after": {"kind": "simie", "weight": 0.1}},
+    "nse_neurons": {"preset": "nse", "neurons": 0.7},
+    "d4s_anchored": {"preset": "d4s", "anchor": {"requests": 4}},
     "d4s_remeasured": {"preset": "d4s", "spread": "remeasured"},
     "memit_static": {"preset": "memit", "spread": "static"},
     "memit_root": {"preset": "memit_seq", "spread": "root"},
@@ -31,6 +45,7 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "memit_ridge": {"preset": "memit", "preserve": {"ridge": 0.5}},
     "memit_batches": {"preset": "memit_seq", "batch": 2},
     "d4s_batches": {"preset": "d4s", "batch": 2},
+    "grace_warm": {"preset": "grace", "value": "warm"},
     "d4s_null_space": {"preset": "d4s", "preserve": {"kind": "null_space", "threshold": 0.05, "weight": 1.0}},
 }
 
@@ -39,11 +54,12 @@ def settings_for(name: str):
     """The named editor with its parts cut down to a model of three layers."""
     overrides = CHANGED.get(name, {"preset": name})
     family = resolve("tested", overrides, "mini").family
-    if family in {"fine_tune", "unedited"}:
-        small = {"layer": 1, "steps": 3} if family == "fine_tune" else {}
+    if family in OWN:
+        small = OWN[family]
     else:
         small = SINGLE if len(resolve("tested", overrides, "mini").layers) == 1 else SMALL
-    threshold = {"preserve": {"threshold": 0.05}} if name == "alphaedit" else {}
+    confined = overrides.get("preset") in {"alphaedit", "nas", "sphere"}
+    threshold = {"preserve": {"threshold": 0.05}} if confined else {}
     return resolve("tested", merged(overrides, small, threshold), "mini")
 
 
@@ -55,8 +71,8 @@ def case_for(settings, *, family: str = "gpt2", count: int = 4, dtype: torch.dty
     rows = torch.randint(2, 60, (60, 16), generator=torch.Generator().manual_seed(1))
     moments = collect(model, rows, settings.layers, 16, "text") if settings.layers else {}
     prepare = settings.prepare_settings()
-    extras = {f"{layer}.basis": free_directions(moments[layer].mean(), prepare.threshold) for layer in prepare.layers} if prepare else {}
     requests = requests_of(count)
+    extras = prepared_tensors(prepare, moments, model, requests) if prepare else {}
     shared = settings.shared_targets()
     targets = optimise(model, rewritings_of(model, requests), shared) if shared else None
     prepared = Prepared(PREFIXES, moments, extras)
@@ -69,7 +85,7 @@ def test_every_named_editor_keeps_the_contract(name: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gptj"])
-@pytest.mark.parametrize("name", ["memit_seq", "d4s", "ft_m"])
+@pytest.mark.parametrize("name", ["memit_seq", "d4s", "ft_m", "grace", "kn"])
 def test_the_contract_holds_in_other_layouts(name: str, family: str) -> None:
     check_editor(case_for(settings_for(name), family=family))
 
@@ -102,4 +118,28 @@ def test_an_editor_that_breaks_the_contract_is_told_how() -> None:
     with pytest.raises(NotConformant) as caught:
         check_editor(bad)
     for part in ("original bits come back: a session leaves", "saving loses", "a resumed run differs", "must add up"):
+        assert part in str(caught.value)
+
+
+class Intrusive(GraceEditor):
+    """Answers with its nearest entry, however far that is, and at the first prompt of a batch only."""
+
+    @contextmanager
+    def edited(self, model, prepared, state) -> Iterator[Any]:
+        with super().edited(model, prepared, state) as view:
+            view.book.radii.fill_(torch.inf)
+            yield FirstOnly(model, view.layer, view.book)
+
+
+class FirstOnly(MemoryModel):
+    def generate(self, prompts, max_new_tokens):
+        return super().generate(prompts[:1], max_new_tokens) + [""] * (len(prompts) - 1)
+
+
+def test_a_memory_that_breaks_the_contract_is_told_how() -> None:
+    good = case_for(settings_for("grace"))
+    bad = Case(lambda: Intrusive(settings_for("grace")), good.make_model, good.prepared, good.requests)
+    with pytest.raises(NotConformant) as caught:
+        check_editor(bad)
+    for part in ("the empty memory changes", "undoing step 0 leaves or loses answers", "a prompt asked alone changes", "answers otherwise"):
         assert part in str(caught.value)

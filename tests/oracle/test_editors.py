@@ -35,7 +35,7 @@ class Bench:
         self.moments: dict[int, SecondMoment] = collect(self.model, rows, settings.layers, 16, "text")
         self.texts = plain.rewritings_of(self.model, plain.requests_of(edits))
         prepare = settings.prepare_settings()
-        self.extras = {f"{layer}.basis": self._free(layer) for layer in prepare.layers} if prepare else {}
+        self.extras = {f"{layer}.basis": self._free(layer) for layer in prepare.basis.layers} if prepare and prepare.basis else {}
 
     def _free(self, layer: int) -> Tensor:
         values, vectors = torch.linalg.eigh(self.moments[layer].mean())
@@ -49,11 +49,13 @@ class Bench:
         """Changes of weights after each batch."""
         editor, history = build(self.settings), []
         original = {layer: self.model.weight(layer).clone() for layer in self.settings.layers}
+        first = self.settings.layers[0 if self.settings.spread == "own" else -1]
+        target = self.settings.target.model_copy(update={"layer": first})
         with editor.editing(self.model, self.prepared, editor.start(self.model, self.prepared)) as session:
             for start in range(0, len(texts), batch):
                 part = texts[start : start + batch]
                 at = self.unedited if self.settings.shared_targets() else self.model
-                session.apply(part, optimise(at, part, self.settings.target))
+                session.apply(part, optimise(at, part, target))
                 history.append({layer: self.model.weight(layer) - original[layer] for layer in original})
         return history
 
@@ -120,7 +122,7 @@ def test_one_time_batch_is_one_memit_batch() -> None:
 
 def test_the_first_edit_of_d4s_is_memits_at_the_first_layer_and_larger_above() -> None:
     ours = Bench(settings_for("d4s"), 1)
-    memit = Bench(settings_for("memit"), 1)
+    memit = Bench(settings_for("memit", preserve=ours.settings.preserve.model_dump()), 1)
     (first,), (other,) = ours.run(ours.texts), memit.run(memit.texts)
     agree([{0: first[0]}], [{0: other[0]}], 1e-10)
     assert first[1].norm() > other[1].norm()
@@ -131,7 +133,7 @@ def test_on_one_layer_d4s_is_memit_with_key_history_and_targets_of_the_original_
     bare = {**SINGLE, "keys": {"average": "bare"}}
     ours = Bench(settings_for("d4s", bare), EDITS)
     at_original = {**bare, "target": {**SINGLE["target"], "at": "original"}}
-    theirs = Bench(settings_for("memit_seq", at_original), EDITS)
+    theirs = Bench(settings_for("memit_seq", at_original, preserve=ours.settings.preserve.model_dump()), EDITS)
     agree(ours.run(ours.texts), theirs.run(theirs.texts))
 
 

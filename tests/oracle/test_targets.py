@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from d4s.editors.parts import TargetSettings
-from d4s.editors.restart import restart
 from d4s.editors.targets import optimise
+from d4s.models.restart import restart
 from tests.oracle.plain import requests_of, rewritings_of, target_of
 from tests.tiny import bpe_tokenizer
 
@@ -74,7 +74,7 @@ def test_a_restarted_pass_is_the_whole_pass(tiny_model) -> None:
     width = max(map(len, texts))
     ids = torch.tensor([[*text, *[text[-1]] * (width - len(text))] for text in texts])
     again, _ = restart(model, ids, lookups, torch.tensor([len(text) for text in texts]), layer=0)
-    after = model.final_norm(again.run(torch.zeros(len(texts), 16, dtype=torch.float64)))
+    after = model.final_norm(again.run(torch.zeros(len(texts), 1, 16, dtype=torch.float64)))
     for row, text in enumerate(texts):
         whole = model.network.base_model(input_ids=torch.tensor([text])).last_hidden_state[0, int(lookups[row]) :]
         torch.testing.assert_close(after[row, : len(whole)], whole, rtol=1e-10, atol=1e-10)

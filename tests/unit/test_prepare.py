@@ -5,7 +5,7 @@ import torch
 
 from d4s.artifacts import Artifact, Job, write_json, write_tensors
 from d4s.config import ContextsSettings, MomentsSettings
-from d4s.editors.parts import PrepareSettings
+from d4s.editors.parts import BasisSettings, PrepareSettings
 from d4s.editors.prepare import free_directions, prepare
 from d4s.editors.prepared import load
 from d4s.editors.settings import resolve
@@ -41,7 +41,7 @@ def moments_at(folder: Path, layers: tuple[int, ...]) -> Path:
 
 
 def test_the_verb_writes_a_basis_per_layer(tmp_path: Path) -> None:
-    settings = PrepareSettings(layers=(1, 3), threshold=0.02)
+    settings = PrepareSettings(basis=BasisSettings(layers=(1, 3), threshold=0.02))
     prepare(Job("prepared", settings, {"moments": moments_at(tmp_path / "m", (1, 3))}, tmp_path / "p"))
     artifact = Artifact.open(tmp_path / "p", "prepared")
     assert artifact.manifest.notes["free"] == {"1": [2, 5], "3": [2, 5]}
@@ -59,7 +59,7 @@ def contexts_at(folder: Path) -> Path:
 def test_editors_get_what_they_need_and_no_more(tmp_path: Path) -> None:
     settings = resolve("tested", {"preset": "alphaedit", "layers": [1, 3], "target": {"layer": 3}}, "mini")
     moments = moments_at(tmp_path / "m", (1, 3))
-    prepare(Job("prepared", PrepareSettings(layers=(1, 3), threshold=0.02), {"moments": moments}, tmp_path / "p"))
+    prepare(Job("prepared", PrepareSettings(basis=BasisSettings(layers=(1, 3), threshold=0.02)), {"moments": moments}, tmp_path / "p"))
     inputs = {"contexts": contexts_at(tmp_path / "c"), "moments": moments, "prepared": tmp_path / "p"}
     found = load(inputs, settings)
     assert found.contexts == ("So.", "Then.") and set(found.moments) == {1, 3} and set(found.extras) == {"1.basis", "3.basis"}

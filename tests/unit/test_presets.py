@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from d4s.editors.families import FAMILIES, build, module_of
-from d4s.editors.parts import PrepareSettings
+from d4s.editors.parts import BasisSettings, PrepareSettings
 from d4s.editors.presets import PRESETS, columns_of, merged, settings_of
 from d4s.editors.settings import FAMILY_SETTINGS, resolve
 from d4s.errors import SettingsError
@@ -46,7 +46,7 @@ def test_released_values_stand_as_released() -> None:
 
 def test_what_sets_the_methods_apart() -> None:
     memit, seq, d4s = (resolve(name, {}, "mini") for name in ("memit", "memit_seq", "d4s"))
-    assert seq == memit.model_copy(update={"history": "keys"})
+    assert seq == memit.model_copy(update={"history": "keys", "preserve": seq.preserve})
     assert (d4s.history, d4s.spread, d4s.target.at, d4s.keys.mode) == ("rewind", "static", "original", "progressive")
     assert (d4s.layers, d4s.keys) == (memit.layers, memit.keys)
     assert resolve("rome", {}, "mini").preserve.kind == "moments"
@@ -54,7 +54,7 @@ def test_what_sets_the_methods_apart() -> None:
 
 
 def test_a_changed_preset_keeps_the_rest() -> None:
-    even = resolve("d4s_even", {"preset": "d4s", "spread": "even", "target": {"steps": 7}}, "mini")
+    even = resolve("even_shares", {"preset": "d4s", "spread": "even", "target": {"steps": 7}}, "mini")
     assert (even.spread, even.target.steps) == ("even", 7)
     assert even.target.lr == resolve("d4s", {}, "mini").target.lr
 
@@ -91,7 +91,7 @@ def test_shared_targets_are_those_of_the_original_model_only() -> None:
 
 def test_what_prepare_is_asked_for() -> None:
     alphaedit = resolve("alphaedit", {}, "gpt-j-6b")
-    assert alphaedit.prepare_settings() == PrepareSettings(layers=(3, 4, 5, 6, 7, 8), threshold=0.02)
+    assert alphaedit.prepare_settings() == PrepareSettings(basis=BasisSettings(layers=(3, 4, 5, 6, 7, 8), threshold=0.02))
     assert resolve("memit", {}, "mini").prepare_settings() is None
 
 
@@ -108,9 +108,21 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mine", {"preset": "memit", "layers": [0, 1]}, "so target.layer (2) must be 1"),
     ("mine", {"preset": "memit", "history": "rewind"}, "target.at must be `original`, found `current`"),
     ("mine", {"preset": "one_time_batch", "target": {"at": "current"}}, "target.at must be `original`, found `current`"),
-    ("mine", {"preset": "rome", "history": "keys", "batch": 2}, "a batch of one, found 2; history `none`, found `keys`"),
+    ("mine", {"preset": "rome", "history": "keys", "batch": 2}, "a batch of one, found 2"),
     ("mine", {"preset": "rome", "preserve": {"kind": "null_space", "threshold": 0.1}}, "no null space"),
     ("mine", {"preset": "memit", "solver": "hard_constraint"}, "one layer, found 3"),
+    ("mine", {"preset": "rome", "history": "keys"}, "history `none`, found `keys`"),
+    ("mine", {"preset": "d4s", "spread": "own"}, "so target.at must be `current`"),
+    ("mine", {"preset": "pmet", "layers": [0], "target": {"layer": 0}}, "target.layer must be 1 or more"),
+    ("mine", {"preset": "memit", "keys": {"consistent": True}}, "keys.consistent is about solver `hard_constraint` only"),
+    ("mine", {"preset": "memit", "keys": {"mode": "refreshed"}}, "history must be `rewind`"),
+    ("mine", {"preset": "d4s", "neurons": 0.5}, "history must be `none` or `keys`, without a null space"),
+    ("mine", {"preset": "d4s", "rounds": {"above": 1, "below": 2}}, "history must be `none` or `keys` and spread not `own`"),
+    ("mine", {"preset": "d4s", "after": {"kind": "rect"}}, "after changes a step"),
+    ("mine", {"preset": "rect", "after": {"feedback": True}}, "history must be `keys`"),
+    ("mine", {"preset": "d4s", "finish": {"kind": "interpolate"}}, "keeps requests for validation"),
+    ("mine", {"preset": "lyaplock", "target": {"at": "original"}}, "so target.at must be `current`"),
+    ("mine", {"preset": "lyaplock", "preserve": {"kind": "identity"}}, "preserve.kind must be `moments`"),
 ]
 
 

@@ -6,43 +6,45 @@ import torch
 from d4s.artifacts import Artifact, Job, write_json, write_table
 from d4s.config import ContextsSettings, FactsSettings
 from d4s.editors import targets as stage
-from d4s.editors.parts import TargetSettings, TargetsJobSettings
+from d4s.editors.parts import AnchorSettings, TargetSettings, TargetsJobSettings
+from d4s.editors.prompts import rewriting
 from d4s.editors.protocol import Targets
-from d4s.editors.targets import Shifts, optimise, read_targets, targets
+from d4s.editors.targets import Shifts, anchor_norm, anchored, optimise, read_targets, targets
 from d4s.errors import ArtifactError
 from d4s.facts.record import to_rows
+from d4s.models.language_model import LanguageModel
 from d4s.requests.draw import draw
 from d4s.schemas import FACTS
 from tests.oracle.plain import PREFIXES, requests_of, rewritings_of
 from tests.tiny import tiny_facts, tiny_model
 
 SETTINGS = TargetSettings(layer=1, at="original", steps=3, clamp=2.0)
-FIELDS = ("hidden_shift", "hidden", "probability_before", "probability_after", "steps")
+FIELDS = ("hidden_shift", "hidden", "mlp_output", "probability_before", "probability_after", "steps")
 
 
 def test_shifts_are_those_of_adam_with_a_clamp() -> None:
     generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    hidden = torch.randn(3, 1, 5, generator=generator, dtype=torch.float64)
     shifts = Shifts(hidden, TargetSettings(layer=0, lr=0.3, clamp=0.8))
-    plain = torch.zeros(3, 5, dtype=torch.float64, requires_grad=True)
+    plain = torch.zeros(3, 1, 5, dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([plain], lr=0.3)
     for step in range(1, 6):
-        gradient = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+        gradient = torch.randn(3, 1, 5, generator=generator, dtype=torch.float64)
         plain.grad = gradient.clone()
         adam.step()
         with torch.no_grad():
-            limit = 0.8 * hidden.norm(dim=1, keepdim=True)
+            limit = 0.8 * hidden.norm(dim=2, keepdim=True)
             plain.mul_(
-                torch.where(plain.norm(dim=1, keepdim=True) > limit, limit / plain.norm(dim=1, keepdim=True), torch.ones(3, 1).double())
+                torch.where(plain.norm(dim=2, keepdim=True) > limit, limit / plain.norm(dim=2, keepdim=True), torch.ones(3, 1, 1).double())
             )
         shifts.update(torch.arange(3), gradient, step)
         torch.testing.assert_close(shifts.value, plain.detach())
-    assert float((shifts.value.norm(dim=1) / hidden.norm(dim=1)).max()) == pytest.approx(0.8)
+    assert float((shifts.value.norm(dim=2) / hidden.norm(dim=2)).max()) == pytest.approx(0.8)
 
 
 def test_stopped_shifts_stay_where_they_are() -> None:
-    shifts = Shifts(torch.ones(3, 4), TargetSettings(layer=0))
-    shifts.update(torch.tensor([0, 2]), torch.ones(2, 4), 1)
+    shifts = Shifts(torch.ones(3, 1, 4), TargetSettings(layer=0))
+    shifts.update(torch.tensor([0, 2]), torch.ones(2, 1, 4), 1)
     assert shifts.value[1].abs().sum() == 0 and shifts.value[0].abs().sum() > 0
 
 
@@ -137,3 +139,55 @@ def test_targets_of_other_requests_are_refused(inputs: dict[str, Path], tmp_path
         read_targets(tmp_path / "t", others)
     with pytest.raises(ArtifactError, match=r"holds no b1\.json"):
         read_targets(tmp_path / "t", [request for request, _ in draw(tiny_facts(8), 4, 4)])
+
+
+def steerable(tiny_model) -> LanguageModel:
+    """A model whose answers a shift can change: its weights are large."""
+    model = tiny_model("gptj", dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.mul_(6.0 if parameter.ndim > 1 else 1.0)
+    return model
+
+
+FREE = SETTINGS.model_copy(update={"steps": 25, "clamp": 30.0, "lr": 2.0, "stop_loss": 0.0, "weight_decay": 0.0, "kl_weight": 0.0})
+
+
+def test_requests_stop_so_many_steps_after_their_target_is_most_likely(tiny_model) -> None:
+    model = steerable(tiny_model)
+    batch = rewritings_of(model, requests_of(6))
+    at_once, later = (optimise(model, batch, FREE.model_copy(update={"stop_top1": extra})).steps for extra in (0, 2))
+    reached = at_once < 24
+    assert reached.any() and torch.equal(later[reached], at_once[reached] + 2) and (later[~reached] == 24).all()
+
+
+def test_settled_requests_may_stop_once_the_essence_stays(tiny_model) -> None:
+    model = steerable(tiny_model)
+    batch = rewritings_of(model, requests_of(6))
+    anyhow, never = (optimise(model, batch, FREE.model_copy(update={"settled_divergence": bound})).steps for bound in (1e6, 0.0))
+    assert torch.equal(anyhow, optimise(model, batch, FREE.model_copy(update={"stop_top1": 0})).steps)
+    assert (never == 24).all()
+
+
+def test_the_loss_of_settled_targets_weighs_less(tiny_model) -> None:
+    model = steerable(tiny_model)
+    batch = rewritings_of(model, requests_of(6))
+    full, less = (optimise(model, batch, FREE.model_copy(update={"settled_weight": weight})) for weight in (1.0, 0.1))
+    settled = optimise(model, batch, FREE.model_copy(update={"stop_top1": 0})).steps < 24
+    assert (less.probability_after[settled] < full.probability_after[settled]).all()
+    torch.testing.assert_close(less.hidden_shift[~settled], full.hidden_shift[~settled])
+
+
+def test_anchored_targets_have_the_usual_norm_or_no_shift() -> None:
+    goal = Targets(*(torch.tensor(rows) for rows in ([[3.0, 0.0], [0.0, 9.0]], [[1.0, 1.0]] * 2, [[1.0, 0.0]] * 2)), *(torch.ones(2),) * 3)
+    found = anchored(goal, 2.0, 2.0)
+    torch.testing.assert_close((found.mlp_output + found.hidden_shift).norm(dim=1), torch.tensor([2.0, 1.0]))
+    assert found.hidden_shift[1].abs().sum() == 0 and torch.equal(found.hidden, goal.hidden)
+
+
+def test_the_anchor_leaves_the_largest_norms_out(tiny_model) -> None:
+    model = tiny_model(dtype=torch.float64)
+    goal = optimise(model, [rewriting(model, request, ()) for request in requests_of(6)], SETTINGS)
+    norms = (goal.mlp_output + goal.hidden_shift).norm(dim=1).sort().values
+    found = anchor_norm(model, requests_of(6), SETTINGS, AnchorSettings(requests=6, drop=0.2))
+    assert found == pytest.approx(float(norms[:4].mean()))

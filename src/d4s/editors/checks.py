@@ -1,6 +1,7 @@
 """The conformance suite of editors: what every method must keep to, whatever it does. Tests call `check_editor`.
 
-Whoever adds a method adds a case for it, and this says whether runs, resuming and undoing may rely on it.
+Whoever adds a method adds a case for it, and this says whether runs, resuming and undoing may rely on it. Memories change
+no weights, so they are held to their answers; the requests of their case must lie apart, so that no entry answers for two.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,11 +13,15 @@ import torch
 from torch import Tensor
 
 from d4s.editors.protocol import Editor, Prepared, State, Targets
+from d4s.editors.states import RowState
+from d4s.models.edited import EditedModel
 from d4s.models.language_model import LanguageModel
+from d4s.models.views import LiveModel
 from d4s.requests.draw import EditRequest
 
 Bits = Mapping[str, Tensor]
 ROUNDING = 1e-4
+WRITTEN = 5  # tokens that a memory is asked to write
 
 
 class NotConformant(AssertionError):
@@ -54,6 +59,12 @@ class Case:
         with self.make_editor().edited(model, self.prepared, state):
             return parameters(model)
 
+    def answers(self, state: State) -> Bits:
+        """What the model as a state describes it makes of each request's prompt: losses, tokens and text of one batch."""
+        model = self.make_model()
+        with self.make_editor().edited(model, self.prepared, state) as view:
+            return replies(view, self.requests)
+
     @property
     def half(self) -> int:
         """About half of the requests, in whole batches."""
@@ -89,6 +100,19 @@ def check_editor(case: Case) -> None:
 def parameters(model: LanguageModel) -> Bits:
     """Copies of all parameters by name."""
     return {name: parameter.detach().clone() for name, parameter in model.network.named_parameters()}
+
+
+def replies(view: EditedModel, requests: Sequence[EditRequest]) -> Bits:
+    """Per request the losses of its target's tokens, the likeliest tokens in their places, and the bytes of what is written."""
+    prompts = [request.prompt for request in requests]
+    scores, texts = view.score(prompts, [request.target for request in requests]), view.generate(prompts, WRITTEN)
+    found: dict[str, Tensor] = {}
+    for number, text in enumerate(texts):
+        of_target = scores.mask[number]
+        found[f"{number}.nll"] = scores.nll[number, of_target]
+        found[f"{number}.tokens"] = scores.predicted[number, of_target]
+        found[f"{number}.text"] = torch.tensor([*text.encode(), 0])
+    return found
 
 
 def tensors_of(state: State) -> Bits:
@@ -188,6 +212,51 @@ def _the_kind_of_state_tells_the_truth(case: Case) -> Iterator[str]:
             yield f"the changes of an additive state's rows must add up, but miss by {gap:.1e}"
 
 
+def _a_memory_answers_at_its_own_prompts_and_nowhere_else(case: Case) -> Iterator[str]:
+    editor, state = case.make_editor(), case.straight
+    if editor.kind != "memory":
+        return
+    untouched, whole = replies(LiveModel(case.make_model()), case.requests), case.answers(state)
+    if changed := apart(case.answers(editor.restore((), {})), untouched):
+        yield f"the empty memory changes {changed}"
+    if silent := [number for number in range(len(case.requests)) if not apart(_of(whole, number), _of(untouched, number))]:
+        yield f"requests {silent} are answered as if they had not been edited"
+    for step in range(len(state.rows)):
+        found = case.answers(RowState("memory", state.rows).without({step}))
+        own = range(step * case.batch, (step + 1) * case.batch)
+        expected = {name: (untouched if int(name.split(".")[0]) in own else whole)[name] for name in whole}
+        if changed := apart(found, expected):
+            yield f"undoing step {step} leaves or loses answers: {changed}"
+
+
+def _a_memory_answers_alike_however_it_is_asked(case: Case) -> Iterator[str]:
+    if case.make_editor().kind != "memory":
+        return
+    model, editor, together = case.make_model(), case.make_editor(), case.answers(case.straight)
+    with editor.edited(model, case.prepared, case.straight) as view:
+        for number, request in enumerate(case.requests):
+            alone = {name.replace("0.", f"{number}.", 1): value for name, value in replies(view, [request]).items()}
+            if changed := apart(alone, _of(together, number)):
+                yield f"a prompt asked alone changes {changed}"
+    with editor.editing(model, case.prepared, case.straight) as session:
+        live = session.live()
+        if live is not None and (changed := apart(replies(live, case.requests), together)):
+            yield f"the live model answers otherwise: {changed}"
+
+
+def apart(found: Bits, expected: Bits) -> list[str]:
+    """Names under which two sets of replies differ by more than rounding."""
+    return sorted(
+        name
+        for name in expected
+        if found[name].shape != expected[name].shape or not torch.allclose(found[name].double(), expected[name].double(), rtol=ROUNDING)
+    )
+
+
+def _of(answers: Bits, number: int) -> Bits:
+    return {name: value for name, value in answers.items() if name.startswith(f"{number}.")}
+
+
 CHECKS: tuple[Callable[[Case], Iterator[str]], ...] = (
     _no_edit_changes_nothing,
     _original_bits_come_back,
@@ -195,4 +264,6 @@ CHECKS: tuple[Callable[[Case], Iterator[str]], ...] = (
     _saved_states_resume_to_the_same_bits,
     _the_live_model_is_the_edited_model,
     _the_kind_of_state_tells_the_truth,
+    _a_memory_answers_at_its_own_prompts_and_nowhere_else,
+    _a_memory_answers_alike_however_it_is_asked,
 )

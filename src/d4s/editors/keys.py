@@ -18,7 +18,8 @@ class Reading:
     """What one pass over all wordings of a batch shows at the lookup tokens.
 
     `keys` has one row per request by layer, averaged as the settings say; `bare` are the keys of the bare prompts;
-    `hidden` the vectors at the bare prompts that targets stand for, where they were asked for.
+    `hidden` the vectors at the bare prompts that targets stand for (averaged like keys, where keys are to be consistent),
+    where they were asked for.
     """
 
     keys: Mapping[int, Float[Tensor, "b d_in"]]
@@ -45,15 +46,15 @@ def read(
     each = torch.arange(len(wordings), device=model.device)
     shape = (len(batch), -1)
     by_layer = {layer: found.inputs[f"keys.{layer}"][each, lookups].unflatten(0, shape) for layer in layers}
-    at_bare = found.outputs["hidden"][each, lookups].unflatten(0, shape)[:, 0] if hidden is not None else None
+    present = found.outputs["hidden"][each, lookups].unflatten(0, shape) if hidden is not None else None
     return Reading(
         {layer: averaged(keys, settings) for layer, keys in by_layer.items()},
         {layer: keys[:, 0] for layer, keys in by_layer.items()},
-        at_bare,
+        present if present is None else averaged(present, settings) if settings.consistent else present[:, 0],
     )
 
 
-def averaged(keys: Float[Tensor, "b wordings d_in"], settings: KeySettings) -> Float[Tensor, "b d_in"]:
+def averaged(keys: Float[Tensor, "b wordings d"], settings: KeySettings) -> Float[Tensor, "b d"]:
     """One key per request from those of its wordings, the bare one first.
 
     MEMIT's release averages within the group of bare prompts and the group of prefixed ones first, then over both;

@@ -1,89 +1,50 @@
 """The one locate-then-edit loop. What a method is comes from its settings; see `presets.py` for the names.
 
 For each batch of requests: a target hidden state each, at the last edited layer; then layer by layer, from below, the
-keys that the requests look up, their share of the residual, and the change of weights that fits it,
-
-    Δ ← Δ + (share · residuals)ᵀ · gain           where earlier edits stay as they are (MEMIT, ROME, AlphaEdit)
-    Δ ← Δ + (share · residuals − keys Δᵀ)ᵀ · gain  where all edits are fitted together from the original weights (D4S)
-
-with W = W₀ + Δ written before the next layer is read, so deeper keys and residuals see it.
+keys that the requests look up, their share of the residual, and the change of weights that fits it (`layers.py`), with
+W = W₀ + Δ written before the next layer is read, so deeper keys and residuals see it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from d4s.editors.finish import Validation, view_of
 from d4s.editors.keys import Reading, read
-from d4s.editors.parts import IdentityPreservation, MomentPreservation, Preservation
+from d4s.editors.layers import Base, layers_of, residuals_of
+from d4s.editors.parts import Interpolate
 from d4s.editors.prompts import Rewriting, rewriting
-from d4s.editors.protocol import Diverged, Prepared, Row, State, StateKind, StepLog, Targets
+from d4s.editors.protocol import Prepared, Row, State, StateKind, StepLog, Targets
+from d4s.editors.records import recorded, unrecorded
 from d4s.editors.settings import LocateThenEdit
-from d4s.editors.solve import Confined, Precision, exact_gain, precision, preserved, solve_delta
 from d4s.editors.spread import REMEASURED, share
-from d4s.editors.states import RowState
-from d4s.editors.targets import optimise
-from d4s.editors.weights import changed, mean_absolute, write
+from d4s.editors.states import DenseState, RowState
+from d4s.editors.targets import anchored, optimise
+from d4s.editors.weights import mean_absolute, write
 from d4s.models.language_model import LanguageModel
 from d4s.models.views import LiveModel
 from d4s.requests.draw import EditRequest
 
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """What a layer preserves: A₀, within a basis where the method is confined to one."""
-
-    matrix: Float64[Tensor, "r r"]
-    basis: Float64[Tensor, "d_in r"] | None
-
-    @classmethod
-    def of(cls, settings: Preservation, layer: int, prepared: Prepared, model: LanguageModel) -> "Base":
-        """The base that settings describe."""
-        if isinstance(settings, MomentPreservation):
-            return cls(preserved(prepared.moments[layer].mean().to(model.device), settings.weight, settings.ridge), None)
-        basis = None if isinstance(settings, IdentityPreservation) else prepared.extras[f"{layer}.basis"].to(model.device)
-        size = model.d_in(layer) if basis is None else basis.shape[1]
-        return cls(settings.weight * torch.eye(size, dtype=torch.float64, device=model.device), basis)
-
-    def hold(self, batch: int, *, grows: bool) -> Precision:
-        """Its precision, to which rows may be added."""
-        held = precision(self.matrix, batch=batch, grows=grows)
-        return held if self.basis is None else Confined(held, self.basis)
-
-    def solve(self, residuals: Float64[Tensor, "n d_out"], keys: Float64[Tensor, "n d_in"]) -> Float64[Tensor, "d_out d_in"]:
-        """The change that fits all rows at once."""
-        if self.basis is None:
-            return solve_delta(residuals, keys, self.matrix)
-        return solve_delta(residuals, keys @ self.basis, self.matrix) @ self.basis.mT
-
-
-@dataclass(slots=True)
-class Layer:
-    """One edited layer in a session: its original weight, the change so far, and what the solver holds."""
-
-    original: Float[Tensor, "d_out d_in"]
-    delta: Float64[Tensor, "d_out d_in"]
-    held: Precision
+Numbers = list[tuple[str, int | None, float]]
 
 
 class LocateThenEditSession:
-    """Editing in progress. Weights are those of the state at all times between steps."""
+    """Editing in progress. Weights are those of the state at all times between steps, before any `finish`."""
 
     def __init__(self, settings: LocateThenEdit, model: LanguageModel, prepared: Prepared, state: State) -> None:
-        self._settings, self._model, self._contexts = settings, model, prepared.contexts
-        self._rewinds, self._remembers = settings.history == "rewind", settings.history != "none"
-        self._layers: dict[int, Layer] = {}
-        for layer in settings.layers:
-            original = model.weight(layer).clone()
-            held = Base.of(settings.preserve, layer, prepared, model).hold(settings.batch, grows=self._remembers)
-            self._layers[layer] = Layer(original, torch.zeros_like(original, dtype=torch.float64), held)
+        self._settings, self._model, self._prepared = settings, model, prepared
+        self._refits = settings.state_kind == "refit"
+        self._layers = layers_of(settings, model, prepared)
+        self._kept = Validation.of(state.dense)
         self._rows: list[Row] = []
-        for row in state.rows:
+        for row in self._refreshed(state.rows):
             self._replay(row)
-        for layer in settings.layers if self._rows else ():
+        for part in self._layers.values() if state.dense else ():
+            part.load(state.dense)
+        for layer in settings.layers if state.rows or state.dense else ():
             self._write(layer)
 
     # --- what a session offers ------------------------------------------------------------------------------------
@@ -95,104 +56,157 @@ class LocateThenEditSession:
             ValueError: if targets at the original weights are needed and not given.
             Diverged: if numbers stop being finite on the way.
         """
-        texts = [rewriting(self._model, request, self._contexts) for request in batch]
+        texts = [rewriting(self._model, request, self._prepared.contexts) for request in batch]
         if self._settings.target.at == "current":
-            return self.apply(texts, optimise(self._model, texts, self._settings.target))
+            return self.apply(texts, self._goal(texts, self._settings.layers[0 if self._settings.spread == "own" else -1]))
         if targets is None:
             raise ValueError("this editor works with targets at the original weights, and none were given")
         return self.apply(texts, targets)
 
     def apply(self, texts: Sequence[Rewriting], goal: Targets) -> StepLog:
-        """Edit a batch of requests towards given targets.
+        """Edit a batch of requests towards given targets (of the first layer, where each layer has its own).
 
         Raises:
             Diverged: if numbers stop being finite on the way.
         """
-        settings = self._settings
-        frozen = self._at_original(texts) if settings.keys.mode == "frozen" else None
-        if self._rewinds and settings.spread in REMEASURED:
-            self._rewind()
-        row: dict[str, Tensor] = {}
+        row: dict[str, Tensor] = recorded(texts, goal) if self._settings.keys.mode == "refreshed" else {}
+        if self._settings.anchor is not None:
+            goal = anchored(goal, float(self._prepared.extras["anchor"]), self._settings.anchor.skip)
         numbers = [*_target_numbers(goal)]
-        residuals = goal.hidden_shift.to(self._model.device)
-        wanted = goal.hidden.to(self._model.device) + residuals
-        for index, layer in enumerate(settings.layers):
-            reading = self._read(texts, layer, frozen, goes_first=index == 0)
-            if reading.hidden is not None:
-                residuals = wanted - reading.hidden
-            if index == 0:
-                numbers.append(("residual_norm", None, float(residuals.norm(dim=1).mean())))
-            if self._rewinds:
-                row |= {f"{layer}.keys": reading.keys[layer].cpu(), f"{layer}.residuals": residuals.cpu()}
-            numbers += self._fit(layer, reading, share(settings.spread, index, len(settings.layers)) * residuals.double(), row)
+        for part, aims in self._rounds(texts, goal):
+            numbers = [*_target_numbers(goal), *self._pass(part, aims, row)]
+        if self._settings.rounds is not None:
+            self._remember(texts, row)
+        if isinstance(self._settings.finish, Interpolate):
+            self._kept.offer(texts, self._settings.finish.every)
         self._rows.append(_without_repeats(row))
+        if self._is_due(len(self._rows)):
+            self._refresh(self._rows)
         return StepLog(tuple(numbers))
 
     def state(self) -> State:
-        """The rows so far."""
-        return RowState("refit" if self._rewinds else "additive", tuple(self._rows))
+        """The rows so far, or the tensors as they are."""
+        if self._settings.state_kind == "dense":
+            dense = {name: tensor for part in self._layers.values() for name, tensor in part.dense().items()}
+            return DenseState(dense | (self._kept.tensors() if isinstance(self._settings.finish, Interpolate) else {}))
+        return RowState(self._settings.state_kind, tuple(self._rows))
 
-    def live(self) -> LiveModel:
-        """The model as edited so far."""
+    def live(self) -> LiveModel | None:
+        """The model as edited so far; None where the edited model is finished from the whole change."""
+        return None if self._settings.finish is not None else self.view()
+
+    def view(self) -> LiveModel:
+        """The model with its weights as they are, before any `finish`."""
         return LiveModel(self._model, {layer: part.original for layer, part in self._layers.items()})
 
+    def deltas(self) -> dict[int, Float64[Tensor, "d_out d_in"]]:
+        """The change of each edited layer's weight so far."""
+        return {layer: part.delta for layer, part in self._layers.items()}
+
     # --- parts of a step ------------------------------------------------------------------------------------------
+
+    def _goal(self, texts: Sequence[Rewriting], layer: int) -> Targets:
+        """Targets at a layer of the model as it is."""
+        return optimise(self._model, texts, self._settings.target.model_copy(update={"layer": layer}))
+
+    def _rounds(self, texts: Sequence[Rewriting], goal: Targets) -> Iterator[tuple[Sequence[Rewriting], Targets]]:
+        """Requests and targets of each pass over the layers: all of them once, or in rounds those that are not there yet."""
+        rounds = self._settings.rounds
+        if rounds is None:
+            yield texts, goal
+            return
+        for _ in range(rounds.most):
+            present = read(self._model, texts, self._settings.layers[:1], self._settings.keys, self._settings.target)
+            assert present.hidden is not None
+            missing = (_wanted(goal, self._model.device) - present.hidden).norm(dim=1)
+            going = ((missing > rounds.above) & (missing < rounds.below)).nonzero()[:, 0].cpu()
+            if not len(going):
+                return
+            yield [texts[number] for number in going.tolist()], goal[going]
+
+    def _pass(self, texts: Sequence[Rewriting], goal: Targets, row: dict[str, Tensor]) -> Numbers:
+        """Change every layer once, put what is to be remembered into the row, and say what happened."""
+        settings = self._settings
+        frozen = self._at_original(texts) if settings.keys.mode == "frozen" else None
+        if settings.history == "rewind" and settings.spread in REMEASURED:
+            self._rewind()
+        numbers: Numbers = []
+        residuals = goal.hidden_shift.to(self._model.device)
+        for index, layer in enumerate(settings.layers):
+            if settings.spread == "own" and index:
+                goal = self._goal(texts, layer)
+                residuals = goal.hidden_shift.to(self._model.device)
+            reading = self._read(texts, layer, frozen, goes_first=index == 0)
+            if reading.hidden is not None:
+                residuals = _wanted(goal, self._model.device) - reading.hidden
+            if index == 0:
+                numbers.append(("residual_norm", None, float(residuals.norm(dim=1).mean())))
+            numbers += self._fit(layer, reading, residuals, row)
+        return numbers
 
     def _read(self, texts: Sequence[Rewriting], layer: int, frozen: Reading | None, *, goes_first: bool) -> Reading:
         """Keys at a layer, and the present hidden state where the residual is measured now."""
         settings = self._settings
-        as_given = self._rewinds or settings.target.at == "current"
-        measured = settings.spread in REMEASURED or (goes_first and not as_given)
+        as_given = settings.history == "rewind" or settings.target.at == "current"
+        measured = settings.spread in REMEASURED or (goes_first and not as_given) or settings.keys.consistent
         if frozen is not None and not measured:
             return frozen
         now = read(self._model, texts, (layer,), settings.keys, settings.target if measured else None)
         return now if frozen is None else Reading(frozen.keys, frozen.bare, now.hidden)
 
-    def _fit(
-        self, layer: int, reading: Reading, wanted: Float64[Tensor, "b d_out"], row: dict[str, Tensor]
-    ) -> list[tuple[str, int | None, float]]:
-        """Change one layer, add its factors to the row where those are remembered, and say what happened.
-
-        Raises:
-            Diverged: if keys or residuals are not finite.
-        """
-        found, keys, bare = self._layers[layer], reading.keys[layer].double(), reading.bare[layer].double()
-        if not (keys.isfinite().all() and wanted.isfinite().all()):
-            raise Diverged(f"keys or residuals at layer {layer} are not finite")
-        if self._settings.solver == "hard_constraint":
-            gain = exact_gain(found.held, keys, bare)
-        else:
-            gain = found.held.add(keys) if self._remembers else found.held.gain(keys)
-        gain = gain.contiguous()
-        left = wanted - keys @ found.delta.mT if self._rewinds else wanted
-        if not self._rewinds:
-            row |= {f"{layer}.left": left.cpu(), f"{layer}.right": gain.cpu()}
-            if self._remembers:
-                row[f"{layer}.keys"] = reading.keys[layer].cpu()
-        found.delta.addmm_(left.mT, gain)
+    def _fit(self, layer: int, reading: Reading, residuals: Float[Tensor, "b d_out"], row: dict[str, Tensor]) -> Numbers:
+        """Change one layer, extend the row, write the weight, and say what happened."""
+        part, keys, bare = self._layers[layer], reading.keys[layer], reading.bare[layer]
+        wanted = part.share * residuals.double()
+        at_once = self._settings.rounds is None
+        found, numbers = part.fit(keys.double(), bare.double(), wanted, remember=at_once)
+        if self._settings.history == "rewind":
+            found[f"{layer}.residuals"] = residuals.cpu()
+        if at_once and part.keeps_keys:
+            found[f"{layer}.keys"] = keys.cpu()
+        for name, tensor in found.items():
+            row[name] = torch.cat([row[name], tensor]) if name in row else tensor
         self._write(layer)
-        return [
-            ("key_norm", layer, float(keys.norm(dim=1).mean())),
-            ("key_gain", layer, float((bare * gain).sum(1).mean())),
-            ("gain_norm", layer, float(gain.norm())),
-            ("update_norm", layer, float(((left @ left.mT) * (gain @ gain.mT)).sum().clamp(min=0).sqrt())),
-            ("delta_norm", layer, float(found.delta.norm())),
-            ("l1", layer, mean_absolute(self._model.weight(layer))),
-        ]
+        numbers["key_norm"] = float(keys.double().norm(dim=1).mean())
+        numbers["delta_norm"] = float(part.delta.norm())
+        numbers["l1"] = mean_absolute(self._model.weight(layer))
+        return [(name, layer, value) for name, value in numbers.items()]
+
+    def _remember(self, texts: Sequence[Rewriting], row: dict[str, Tensor]) -> None:
+        """Hold the keys of all requests of a batch fast, as they are after its rounds."""
+        keys = read(self._model, texts, self._settings.layers, self._settings.keys).keys
+        for layer, part in self._layers.items():
+            part.remember(keys[layer].double())
+            if part.keeps_keys:
+                row[f"{layer}.keys"] = keys[layer].cpu()
+
+    # --- weights and rows -----------------------------------------------------------------------------------------
 
     def _replay(self, row: Row) -> None:
-        """Take a recorded row over, with the very operations of the step that made it."""
-        settings, device = self._settings, self._model.device
-        for index, layer in enumerate(settings.layers):
-            found = self._layers[layer]
-            gain = found.held.add(row[f"{layer}.keys"].to(device).double()).contiguous() if self._remembers else None
-            if gain is not None and self._rewinds:
-                keys, residuals = (tensor.to(device).double() for tensor in pair_of(row, layer))
-                left = share(settings.spread, index, len(settings.layers)) * residuals - keys @ found.delta.mT
-                found.delta.addmm_(left.mT, gain)
-            else:
-                found.delta.addmm_(row[f"{layer}.left"].to(device).mT, row[f"{layer}.right"].to(device))
+        """Take a recorded row over."""
+        for part in self._layers.values():
+            part.replay(row)
         self._rows.append(row)
+
+    def _is_due(self, count: int) -> bool:
+        keys = self._settings.keys
+        return keys.mode == "refreshed" and count > 0 and count % keys.every == 0
+
+    def _refreshed(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """The rows that are left to replay once those up to the last refresh have been solved anew."""
+        due = len(rows) // self._settings.keys.every * self._settings.keys.every
+        if not self._is_due(due):
+            return rows
+        self._refresh(rows[:due])
+        self._rows = list(rows[:due])
+        return rows[due:]
+
+    def _refresh(self, rows: Sequence[Row]) -> None:
+        """Solve all recorded requests as one batch: keys, and residuals where they are re-measured, are read anew."""
+        self._rewind()
+        self._layers = layers_of(self._settings, self._model, self._prepared)
+        texts, goal = unrecorded(rows)
+        self._pass(texts, goal, {})
 
     def _at_original(self, texts: Sequence[Rewriting]) -> Reading:
         """Keys of all layers at the original weights."""
@@ -208,6 +222,11 @@ class LocateThenEditSession:
 
     def _write(self, layer: int) -> None:
         write(self._model, layer, self._layers[layer].original, self._layers[layer].delta)
+
+
+def _wanted(goal: Targets, device: torch.device) -> Float[Tensor, "b d_out"]:
+    """The target hidden states."""
+    return goal.hidden.to(device) + goal.hidden_shift.to(device)
 
 
 def _target_numbers(goal: Targets) -> Iterator[tuple[str, int | None, float]]:
@@ -227,30 +246,24 @@ def _without_repeats(row: dict[str, Tensor]) -> Row:
     return row
 
 
-def pair_of(row: Row, layer: int) -> tuple[Tensor, Tensor]:
-    """Keys and residuals of a refitted layer in a row."""
-    own = f"{layer}.residuals"
-    return row[f"{layer}.keys"], row[own if own in row else "residuals"]
-
-
 class LocateThenEditEditor:
-    """The family as an editor: states are rows, of keys and residuals where edits are refitted, of factors elsewhere."""
+    """The family as an editor: rows of keys and residuals where edits are refitted, of factors or dense tensors elsewhere."""
 
     def __init__(self, settings: LocateThenEdit) -> None:
         self.settings = settings
 
     @property
     def kind(self) -> StateKind:
-        """Refit where all edits are solved from the original weights, else additive."""
-        return "refit" if self.settings.history == "rewind" else "additive"
+        """Refit where all edits are solved from the original weights, dense where steps do not add up, else additive."""
+        return self.settings.state_kind
 
     def restore(self, rows: Sequence[Row], dense: Mapping[str, Tensor]) -> State:
-        """The state that consists of saved rows."""
-        return RowState(self.kind, tuple(rows))
+        """The state that consists of saved rows, or of saved tensors."""
+        return DenseState(dict(dense)) if self.kind == "dense" else RowState(self.kind, tuple(rows))
 
     def start(self, model: LanguageModel, prepared: Prepared) -> State:
-        """No rows."""
-        return RowState(self.kind)
+        """No rows, and no tensors."""
+        return self.restore((), {})
 
     @contextmanager
     def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LocateThenEditSession]:
@@ -261,11 +274,15 @@ class LocateThenEditEditor:
     @contextmanager
     def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LiveModel]:
         """The model with the state's change of weights."""
-        with changed(model, self.deltas(model, prepared, state)) as view:
+        deltas = self.deltas(model, prepared, state)
+        with view_of(model, deltas, self.settings.finish, Validation.of(state.dense)) as view:
             yield view
 
     def deltas(self, model: LanguageModel, prepared: Prepared, state: State) -> dict[int, Float64[Tensor, "d_out d_in"]]:
-        """The change of each edited layer's weight: solved from the rows, or the sum of their factors in their order."""
+        """The change of each edited layer's weight, before any `finish`: solved from the rows, or the sum of their factors."""
+        if self.settings.keys.mode == "refreshed" or self.settings.history == "queue":
+            with self.editing(model, prepared, state) as session:
+                return session.deltas()
         fold = self._solved if self.kind == "refit" else self._summed
         return {layer: fold(index, layer, model, prepared, state) for index, layer in enumerate(self.settings.layers)}
 
@@ -273,12 +290,15 @@ class LocateThenEditEditor:
         if not state.rows:
             return torch.zeros_like(model.weight(layer), dtype=torch.float64)
         part = share(self.settings.spread, index, len(self.settings.layers))
-        pairs = [pair_of(row, layer) for row in state.rows]
-        keys, residuals = (torch.cat(column).to(model.device).double() for column in zip(*pairs, strict=True))
+        keys = torch.cat([row[f"{layer}.keys"] for row in state.rows]).to(model.device).double()
+        residuals = torch.cat([residuals_of(row, layer) for row in state.rows]).to(model.device).double()
         return Base.of(self.settings.preserve, layer, prepared, model).solve(part * residuals, keys)
 
     def _summed(self, index: int, layer: int, model: LanguageModel, prepared: Prepared, state: State) -> Float64[Tensor, "d_out d_in"]:
         total = torch.zeros_like(model.weight(layer), dtype=torch.float64)
+        if f"{layer}.delta" in state.dense:
+            total += state.dense[f"{layer}.delta"].to(total.device)
         for row in state.rows:
-            total.addmm_(row[f"{layer}.left"].to(total.device).mT, row[f"{layer}.right"].to(total.device))
+            if f"{layer}.left" in row:
+                total.addmm_(row[f"{layer}.left"].to(total.device).mT, row[f"{layer}.right"].to(total.device))
         return total

@@ -5,14 +5,13 @@ Steps only record requests, as token ids with their targets; the batch is solved
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 
-import torch
 from torch import Tensor
 
 from d4s.editors.locate_then_edit import LocateThenEditEditor
-from d4s.editors.prompts import Rewriting, Wording, rewriting
+from d4s.editors.prompts import rewriting
 from d4s.editors.protocol import Prepared, Row, State, StateKind, StepLog, Targets
+from d4s.editors.records import recorded, unrecorded
 from d4s.editors.settings import LeastSquaresSettings, LocateThenEdit, OneTimeBatch
 from d4s.editors.states import RowState
 from d4s.models.language_model import LanguageModel
@@ -35,8 +34,7 @@ class OneTimeBatchSession:
         """
         if targets is None:
             raise ValueError("this editor works with targets at the original weights, and none were given")
-        for request in batch:
-            self._rows.append(_row(rewriting(self._model, request, self._contexts), targets))
+        self._rows.append(recorded([rewriting(self._model, request, self._contexts) for request in batch], targets))
         numbers = {"before": targets.probability_before, "after": targets.probability_after}
         return StepLog(tuple((f"target_probability_{name}", None, float(value.mean())) for name, value in numbers.items()))
 
@@ -75,28 +73,10 @@ class OneTimeBatchEditor:
         editor = LocateThenEditEditor(self.as_one_batch(max(1, len(state.rows))))
         with editor.editing(model, prepared, editor.start(model, prepared)) as session:
             if state.rows:
-                session.apply([_rewriting(row) for row in state.rows], _targets(state.rows))
-            yield session.live()
+                session.apply(*unrecorded(state.rows))
+            yield session.view()
 
     def as_one_batch(self, size: int) -> LocateThenEdit:
         """The settings of the sequential family that edit so many requests together."""
         shared = {name: getattr(self.settings, name) for name in LeastSquaresSettings.model_fields}
         return LocateThenEdit(**shared, batch=size)
-
-
-def _row(texts: Rewriting, targets: Targets) -> Row:
-    """A request as tensors: what its lookup tokens see, wording after wording, and its target."""
-    seen = [wording.upto_lookup for wording in texts.wordings]
-    ids = torch.tensor([token for text in seen for token in text], dtype=torch.int32)
-    row = {"ids": ids, "lengths": torch.tensor([len(text) for text in seen], dtype=torch.int32)}
-    return row | {field.name: getattr(targets, field.name).cpu() for field in fields(targets)}
-
-
-def _rewriting(row: Row) -> Rewriting:
-    parts = row["ids"].split(row["lengths"].tolist())
-    wordings = tuple(Wording(tuple(part.tolist()), len(part) - 1) for part in parts)
-    return Rewriting(wordings, wordings[0])
-
-
-def _targets(rows: Sequence[Row]) -> Targets:
-    return Targets.joined([Targets(**{field.name: row[field.name] for field in fields(Targets)}) for row in rows])

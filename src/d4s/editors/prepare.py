@@ -1,6 +1,8 @@
-"""What some editors need beyond moments, computed once: the directions of key space that text hardly uses, per layer."""
+"""What some editors need beyond moments, computed once: directions of key space that text hardly uses, and the usual norm."""
 
 import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -8,10 +10,17 @@ from torch import Tensor
 
 from d4s.artifacts import Job, write_tensors
 from d4s.editors.parts import PrepareSettings
+from d4s.editors.targets import anchor_norm
 from d4s.errors import SettingsError
-from d4s.statistics.moments import read_moments
+from d4s.facts.record import from_frame
+from d4s.models.language_model import LanguageModel
+from d4s.models.loading import load
+from d4s.requests.draw import EditRequest, draw
+from d4s.schemas import FACTS
+from d4s.statistics.moments import SecondMoment, read_moments
 
 log = logging.getLogger(__name__)
+ANCHOR_SEED = 0  # the draw that is for tuning, so that no result is about requests that the anchor was taken from
 
 
 def free_directions(second_moment: Float64[Tensor, "d_in d_in"], threshold: float) -> Float64[Tensor, "d_in r"]:
@@ -29,13 +38,40 @@ def free_directions(second_moment: Float64[Tensor, "d_in d_in"], threshold: floa
     return free
 
 
+def prepared_tensors(
+    settings: PrepareSettings, moments: Mapping[int, SecondMoment], model: LanguageModel | None, requests: Sequence[EditRequest]
+) -> dict[str, Tensor]:
+    """`LAYER.basis`, the free directions of each layer, from second moments; `anchor`, a norm, from a model and requests.
+
+    Raises:
+        ValueError: if the anchor is asked for and there is no model.
+    """
+    found: dict[str, Tensor] = {}
+    if settings.basis is not None:
+        for layer in settings.basis.layers:
+            found[f"{layer}.basis"] = free_directions(moments[layer].mean(), settings.basis.threshold)
+    if settings.anchor is not None:
+        if model is None:
+            raise ValueError("an anchor is taken from a model, and none was given")
+        found["anchor"] = torch.tensor(anchor_norm(model, requests, settings.anchor.target, settings.anchor.anchor), dtype=torch.float64)
+    return found
+
+
 def prepare(job: Job[PrepareSettings]) -> None:
-    """Write prepared.safetensors: `LAYER.basis`, the free directions of each layer; how many of how many goes to the notes."""
+    """Write prepared.safetensors; how many directions of how many are free, and the anchor, go to the notes."""
     settings = job.settings
-    found = {
-        layer: free_directions(moment.mean(), settings.threshold)
-        for layer, moment in read_moments(job.inputs["moments"], settings.layers).items()
+    moments = read_moments(job.inputs["moments"], settings.basis.layers) if settings.basis is not None else {}
+    model, requests = None, list[EditRequest]()
+    if settings.anchor is not None:
+        model = load(job.inputs["model"])
+        facts = from_frame(job.artifact("facts", "facts").table("facts.parquet", FACTS))
+        requests = [request for request, _ in draw(facts, ANCHOR_SEED)]
+    found = prepared_tensors(settings, moments, model, requests)
+    write_tensors(job.path("prepared.safetensors"), found)
+    notes: dict[str, Any] = {
+        "free": {name.partition(".")[0]: list(reversed(basis.shape)) for name, basis in found.items() if basis.ndim == 2}
     }
-    log.info("free directions by layer: %s", {layer: f"{basis.shape[1]} of {len(basis)}" for layer, basis in found.items()})
-    write_tensors(job.path("prepared.safetensors"), {f"{layer}.basis": basis for layer, basis in found.items()})
-    job.finish(["prepared.safetensors"], free={str(layer): [basis.shape[1], len(basis)] for layer, basis in found.items()})
+    if "anchor" in found:
+        notes["anchor"] = float(found["anchor"])
+    log.info("prepared: %s", notes)
+    job.finish(["prepared.safetensors"], **notes)

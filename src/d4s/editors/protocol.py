@@ -36,16 +36,18 @@ class Targets:
     """Targets of requests, one row each, optimised at the weights that the settings say.
 
     `hidden_shift` is the optimised vector, `hidden` the vector at the bare prompt before it is added; their sum is the
-    target hidden state. Probabilities are means over the rewriting prompts of exp(mean token log-probability).
+    target hidden state. `mlp_output` is what the MLP of that layer gave there. Probabilities are means over the rewriting
+    prompts of exp(mean token log-probability).
     """
 
     hidden_shift: Float[Tensor, "n d_out"]
     hidden: Float[Tensor, "n d_out"]
+    mlp_output: Float[Tensor, "n d_out"]
     probability_before: Float[Tensor, " n"]
     probability_after: Float[Tensor, " n"]
     steps: Float[Tensor, " n"]
 
-    def __getitem__(self, rows: slice) -> "Targets":
+    def __getitem__(self, rows: slice | Tensor) -> "Targets":
         """The targets of some of the requests."""
         return Targets(**{name: getattr(self, name)[rows] for name in TARGET_FIELDS})
 
@@ -55,7 +57,7 @@ class Targets:
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in TARGET_FIELDS})
 
 
-TARGET_FIELDS = ("hidden_shift", "hidden", "probability_before", "probability_after", "steps")
+TARGET_FIELDS = ("hidden_shift", "hidden", "mlp_output", "probability_before", "probability_after", "steps")
 
 
 @dataclass(frozen=True, slots=True)

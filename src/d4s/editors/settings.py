@@ -4,13 +4,18 @@ Nothing here imports torch, so that a study can be resolved, hashed and planned 
 of `presets.py`; `resolve` looks it up, lays the study's changes over it and refuses what the algebra does not allow.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
 from d4s.config import Count, Frozen, describe
 from d4s.editors.parts import (
+    AfterStep,
+    AnchorJobSettings,
+    AnchorSettings,
+    BasisSettings,
+    Finish,
     KeySettings,
     Layers,
     NotNegative,
@@ -18,9 +23,12 @@ from d4s.editors.parts import (
     Positive,
     PrepareSettings,
     Preservation,
+    Rect,
+    Rounds,
     TargetSettings,
 )
 from d4s.editors.presets import PRESETS, columns_of, settings_of
+from d4s.editors.spread import Spread
 from d4s.errors import SettingsError
 from d4s.registry import nearest
 
@@ -33,10 +41,11 @@ class LeastSquaresSettings(Frozen):
     layers: Layers = Field(description="Edited layers, ascending; the last one is the layer of the target.")
     target: TargetSettings
     keys: KeySettings = KeySettings()
-    spread: Literal["remeasured", "static", "even", "root"] = Field(
+    anchor: AnchorSettings | None = Field(default=None, description="Rescale targets to the usual norm (NAS).")
+    spread: Spread = Field(
         default="remeasured",
         description="Share of the residual at layer i of L: 1/(L-i) re-measured after each layer (MEMIT), 1/(L-i) of the residual "
-        "measured once (D4S as released), 1/L of it, or 1/sqrt(L-i) re-measured (PMET).",
+        "measured once (D4S as released), 1/L of it, 1/sqrt(L-i) re-measured (PMET), or all of a target of the layer's own (BLUE).",
     )
     preserve: Preservation = Field(description="What a change of weights must leave alone.")
 
@@ -46,7 +55,7 @@ class LeastSquaresSettings(Frozen):
         found: set[Need] = {"contexts"}
         if self.preserve.kind != "identity":
             found.add("moments")
-        if self.preserve.kind == "null_space":
+        if self.prepare_settings() is not None:
             found.add("prepare")
         if self.target.at == "original":
             found.add("targets")
@@ -58,9 +67,12 @@ class LeastSquaresSettings(Frozen):
 
     def prepare_settings(self) -> PrepareSettings | None:
         """Settings of the `prepare` stage; None where the editor needs none."""
+        basis = anchor = None
         if isinstance(self.preserve, NullSpacePreservation):
-            return PrepareSettings(layers=self.layers, threshold=self.preserve.threshold)
-        return None
+            basis = BasisSettings(layers=self.layers, threshold=self.preserve.threshold)
+        if self.anchor is not None:
+            anchor = AnchorJobSettings(target=self.target, anchor=self.anchor)
+        return PrepareSettings(basis=basis, anchor=anchor) if basis or anchor else None
 
     @model_validator(mode="after")
     def _layers_fit(self) -> "LeastSquaresSettings":
@@ -70,6 +82,12 @@ class LeastSquaresSettings(Frozen):
             raise ValueError(
                 f"the residual is measured at the last edited layer, so target.layer ({self.target.layer}) must be {self.layers[-1]}"
             )
+        if self.spread == "own" and self.target.at == "original":
+            raise ValueError("spread `own` optimises a target per layer with the layers below edited, so target.at must be `current`")
+        if self.target.hook == "mlp_and_attention" and self.target.layer == 0:
+            raise ValueError(
+                "target.hook `mlp_and_attention` runs the target's block again after the one below, so target.layer must be 1 or more"
+            )
         return self
 
 
@@ -77,34 +95,79 @@ class LocateThenEdit(LeastSquaresSettings):
     """Find where a fact is looked up, optimise what should be there, solve for weights that put it there, request by request."""
 
     family: Literal["locate_then_edit"] = "locate_then_edit"
-    history: Literal["none", "keys", "rewind"] = Field(
+    history: Literal["none", "keys", "rewind", "queue"] = Field(
         default="none",
-        description="Forget earlier edits, keep their keys as preserved, or solve all edits so far anew from the original weights.",
+        description="Forget earlier edits, keep their keys as preserved, solve all edits so far anew from the original weights, or do so "
+        "with a weight of what is preserved that grows while too much of it is lost (LyapLock).",
+    )
+    slack: Positive = Field(
+        default=60.0, description="With history `queue`: loss of what is preserved that is let pass, in units of the first edit's."
     )
     solver: Literal["least_squares", "hard_constraint"] = Field(
         default="least_squares",
         description="Fit in balance with what is preserved, or hit the target exactly at the bare prompt's key (ROME).",
     )
+    neurons: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="Change only the neurons that hold this share of the summed sizes of a batch's keys (NSE)."
+    )
+    rounds: Rounds | None = Field(default=None, description="Further rounds for requests that are not there yet (NSE).")
+    after: AfterStep | None = Field(default=None, description="What is done to each step before it is written.")
+    finish: Finish | None = Field(default=None, description="What is done to the whole change whenever the edited model is asked for.")
     batch: Count = Field(default=1, description="Requests edited together.")
+
+    @property
+    def state_kind(self) -> Literal["refit", "additive", "dense"]:
+        """What the editor's states are: rows to be solved, rows to be summed, or tensors that every step replaces."""
+        if self.history in {"rewind", "queue"}:
+            return "refit"
+        folds = self.finish is not None and self.finish.kind in {"prune", "interpolate"}
+        return "dense" if folds or (self.after is not None and self.after.kind == "rect") else "additive"
 
     @model_validator(mode="after")
     def _algebra_allows(self) -> "LocateThenEdit":
-        if self.history == "rewind" and self.target.at == "current":
-            raise ValueError("history `rewind` solves from the original weights, so target.at must be `original`, found `current`")
-        if self.solver == "hard_constraint":
-            wrong = [
-                text
-                for holds, text in (
-                    (len(self.layers) == 1, f"one layer, found {len(self.layers)}"),
-                    (self.batch == 1, f"a batch of one, found {self.batch}"),
-                    (self.history == "none", f"history `none`, found `{self.history}`"),
-                    (self.preserve.kind != "null_space", "no null space"),
-                )
-                if not holds
-            ]
-            if wrong:
-                raise ValueError(f"solver `hard_constraint` meets one target exactly and needs {'; '.join(wrong)}")
+        if broken := [reason for holds, reason in self._rules() if not holds]:
+            raise ValueError("; ".join(broken))
         return self
+
+    def _rules(self) -> Iterator[tuple[bool, str]]:
+        """What must hold for the parts to go together, each with the reason why."""
+        refits, after, finish = self.history in {"rewind", "queue"}, self.after, self.finish
+        if self.history == "rewind":
+            yield (
+                self.target.at == "original",
+                "history `rewind` solves from the original weights, so target.at must be `original`, found `current`",
+            )
+        if self.history == "queue":
+            yield self.preserve.kind == "moments", "history `queue` weighs the second moment, so preserve.kind must be `moments`"
+            yield self.target.at == "current", "history `queue` measures what earlier edits left, so target.at must be `current`"
+        if self.solver == "hard_constraint":
+            why = "solver `hard_constraint` meets one target exactly and needs"
+            yield len(self.layers) == 1, f"{why} one layer, found {len(self.layers)}"
+            yield self.batch == 1, f"{why} a batch of one, found {self.batch}"
+            yield self.history == "none", f"{why} history `none`, found `{self.history}`"
+            yield self.preserve.kind != "null_space", f"{why} no null space"
+        yield self.solver == "hard_constraint" or not self.keys.consistent, "keys.consistent is about solver `hard_constraint` only"
+        yield (
+            self.keys.mode != "refreshed" or self.history == "rewind",
+            "keys.mode `refreshed` solves earlier edits anew, so history must be `rewind`",
+        )
+        yield (
+            self.neurons == 1.0 or (not refits and self.preserve.kind != "null_space"),
+            ("neurons below 1 solve for another part of each step, so history must be `none` or `keys`, without a null space"),
+        )
+        yield (
+            self.rounds is None or (not refits and self.spread != "own"),
+            ("rounds measure what the first one left, so history must be `none` or `keys` and spread not `own`"),
+        )
+        yield after is None or not refits, "after changes a step, and histories `rewind` and `queue` solve for the whole change"
+        yield (
+            not isinstance(after, Rect) or not after.feedback or self.history == "keys",
+            ("after.feedback hands what was not written to the next solve of the same system, so history must be `keys`"),
+        )
+        yield (
+            finish is None or finish.kind != "interpolate" or not refits,
+            ("finish `interpolate` keeps requests for validation beside the change, so history must be `none` or `keys`"),
+        )
 
 
 class OneTimeBatch(LeastSquaresSettings):
@@ -151,6 +214,64 @@ class FineTune(Frozen):
         """Fine-tuning prepares nothing."""
 
 
+class Grace(Frozen):
+    """A codebook beside one layer that answers near the prompts of edits; no weight changes."""
+
+    family: Literal["grace"] = "grace"
+    layer: int = Field(ge=0, description="Block whose MLP output is replaced at the last prompt token; the key is what enters it.")
+    eps_init: Positive = Field(default=1.0, description="Radius of a new entry: Euclidean distance between keys.")
+    value: Literal["warm", "cold"] = Field(
+        default="cold", description="A value starts from the layer's own output (warm) or from random numbers between 0 and 1 (cold)."
+    )
+    steps: Count = Field(default=50, description="At most so many steps of Adam per value.")
+    lr: Positive = Field(default=1.0, description="Learning rate of Adam.")
+    stop_loss: NotNegative = Field(default=0.0, description="Stop once the target's negative log-likelihood per token is below this.")
+    batch: Literal[1] = Field(default=1, description="Requests per step; each makes or changes one entry.")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layer that the codebook stands beside."""
+        return (self.layer,)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Nothing beside model and facts."""
+        return frozenset()
+
+    def shared_targets(self) -> None:
+        """A codebook has values of its own."""
+
+    def prepare_settings(self) -> None:
+        """A codebook prepares nothing."""
+
+
+class KnowledgeNeurons(Frozen):
+    """Find the neurons that the original answer hangs on, and write the new answer's embedding in place of the old one's into them."""
+
+    family: Literal["knowledge_neurons"] = "knowledge_neurons"
+    steps: Count = Field(default=20, description="Points between no activation and the present one at which gradients are taken.")
+    threshold: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.2, description="Neurons count whose attribution is above this share of the largest one."
+    )
+    batch: Literal[1] = Field(default=1, description="Requests per step; each has neurons of its own.")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """None is named beforehand: neurons are looked for in all."""
+        return ()
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Nothing beside model and facts."""
+        return frozenset()
+
+    def shared_targets(self) -> None:
+        """There are no target hidden states."""
+
+    def prepare_settings(self) -> None:
+        """There is nothing to prepare."""
+
+
 class Unedited(Frozen):
     """The unedited model, as the reference in every table."""
 
@@ -174,7 +295,7 @@ class Unedited(Frozen):
         """There is nothing to prepare."""
 
 
-FamilySettings = LocateThenEdit | OneTimeBatch | FineTune | Unedited
+FamilySettings = LocateThenEdit | OneTimeBatch | FineTune | Grace | KnowledgeNeurons | Unedited
 EditorSettings = Annotated[FamilySettings, Field(discriminator="family")]
 FAMILY_SETTINGS = {model.model_fields["family"].default: model for model in get_args(FamilySettings)}
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from d4s.errors import D4SError
@@ -89,39 +89,69 @@ class Direct:
     """Holds A₀ + Kᵀ K and factors it at every call: best where batches are large."""
 
     def __init__(self, base: Square) -> None:
-        self._matrix = base.clone()
+        self.matrix = base.clone()
 
     def apply(self, rows: Keys) -> Keys:
         """Rows times P."""
-        return torch.cholesky_solve(rows.mT, factor(self._matrix, "the preserved matrix")).mT
+        return torch.cholesky_solve(rows.mT, factor(self.matrix, "the preserved matrix")).mT
 
     def gain(self, keys: Keys) -> Keys:
         """The gain of new rows, without adding them."""
-        return torch.cholesky_solve(keys.mT, factor(torch.addmm(self._matrix, keys.mT, keys), "the preserved matrix plus the keys")).mT
+        return torch.cholesky_solve(keys.mT, factor(torch.addmm(self.matrix, keys.mT, keys), "the preserved matrix plus the keys")).mT
 
     def add(self, keys: Keys) -> Keys:
         """Add rows and return their gain."""
-        self._matrix.addmm_(keys.mT, keys)
+        self.matrix.addmm_(keys.mT, keys)
         return self.apply(keys)
 
     def remove(self, keys: Keys) -> Keys:
         """Take out rows that were added, and return what a fit loses with them."""
-        self._matrix.addmm_(keys.mT, keys, alpha=-1.0)
+        self.matrix.addmm_(keys.mT, keys, alpha=-1.0)
         return self.apply(keys)
 
 
+class Subset(Direct):
+    """Solves for the neurons alone that hold a share of the new keys' summed sizes (NSE); the others' gain is zero."""
+
+    def __init__(self, base: Square, share: float) -> None:
+        super().__init__(base)
+        self._share = share
+
+    def gain(self, keys: Keys) -> Keys:
+        """The gain of new rows, without adding them."""
+        chosen = self._chosen(keys)
+        part = keys[:, chosen]
+        matrix = torch.addmm(self.matrix[chosen][:, chosen], part.mT, part)
+        gain = torch.zeros_like(keys)
+        gain[:, chosen] = torch.cholesky_solve(part.mT, factor(matrix, "the preserved matrix of the chosen neurons")).mT
+        return gain
+
+    def add(self, keys: Keys) -> Keys:
+        """Add rows and return their gain."""
+        gain = self.gain(keys)
+        self.matrix.addmm_(keys.mT, keys)
+        return gain
+
+    def _chosen(self, keys: Keys) -> Int[Tensor, " k"]:
+        """The fewest neurons whose sizes, summed over the keys, make up the share."""
+        sizes, order = keys.abs().sum(0).sort(descending=True, stable=True)
+        held = sizes.cumsum(0) / sizes.sum()
+        return order[: int((held < self._share).sum()) + 1].sort().values
+
+
 class Recursive:
-    """Holds P. An update P − Wᵀ W is kept as rows of W until there are enough of them for one large product."""
+    """Holds P. An update P ∓ Wᵀ W is kept as rows of W and their signs until there are enough of them for one large product."""
 
     def __init__(self, base: Square) -> None:
         self._inverse = torch.cholesky_inverse(factor(base, "the preserved matrix"))
         self._delayed = base.new_empty(DELAYED_ROWS, base.shape[0])
+        self._signs = base.new_empty(DELAYED_ROWS)
         self._waiting = 0
 
     def apply(self, rows: Keys) -> Keys:
         """Rows times P."""
-        waiting = self._delayed[: self._waiting]
-        return rows @ self._inverse - (rows @ waiting.mT) @ waiting
+        waiting, signs = self._delayed[: self._waiting], self._signs[: self._waiting]
+        return rows @ self._inverse - (rows @ waiting.mT * signs) @ waiting
 
     def gain(self, keys: Keys) -> Keys:
         """The gain of new rows, without adding them."""
@@ -133,7 +163,7 @@ class Recursive:
         projected = self.apply(keys)
         lower = _core(projected, keys, 1.0)
         update = torch.linalg.solve_triangular(lower, projected, upper=False)
-        self._subtract(update)
+        self._subtract(update, 1.0)
         return torch.linalg.solve_triangular(lower.mT, update, upper=True)
 
     def remove(self, keys: Keys) -> Keys:
@@ -141,23 +171,23 @@ class Recursive:
         projected = self.apply(keys)
         lower = _core(projected, keys, -1.0)
         update = torch.linalg.solve_triangular(lower, projected, upper=False)
-        self._flush()
-        self._inverse.addmm_(update.mT, update)
+        self._subtract(update, -1.0)
         return torch.linalg.solve_triangular(lower.mT, update, upper=True)
 
-    def _subtract(self, update: Keys) -> None:
+    def _subtract(self, update: Keys, sign: float) -> None:
         count = update.shape[0]
         if self._waiting + count > DELAYED_ROWS:
             self._flush()
         if count > DELAYED_ROWS:
-            self._inverse.addmm_(update.mT, update, alpha=-1.0)
+            self._inverse.addmm_(update.mT, update, alpha=-sign)
             return
         self._delayed[self._waiting : self._waiting + count] = update
+        self._signs[self._waiting : self._waiting + count] = sign
         self._waiting += count
 
     def _flush(self) -> None:
-        waiting = self._delayed[: self._waiting]
-        self._inverse.addmm_(waiting.mT, waiting, alpha=-1.0)
+        waiting, signs = self._delayed[: self._waiting], self._signs[: self._waiting]
+        self._inverse.addmm_((waiting * signs[:, None]).mT, waiting, alpha=-1.0)
         self._waiting = 0
 
 
@@ -227,24 +257,24 @@ class Confined:
     """A precision within the span of an orthonormal basis; directions outside it never change."""
 
     def __init__(self, inner: Precision, basis: Float64[Tensor, "d_in r"]) -> None:
-        self._inner = inner
+        self.inner = inner
         self._basis = basis
 
     def apply(self, rows: Keys) -> Keys:
         """Rows times P."""
-        return self._inner.apply(rows @ self._basis) @ self._basis.mT
+        return self.inner.apply(rows @ self._basis) @ self._basis.mT
 
     def gain(self, keys: Keys) -> Keys:
         """The gain of new rows, without adding them."""
-        return self._inner.gain(keys @ self._basis) @ self._basis.mT
+        return self.inner.gain(keys @ self._basis) @ self._basis.mT
 
     def add(self, keys: Keys) -> Keys:
         """Add rows and return their gain."""
-        return self._inner.add(keys @ self._basis) @ self._basis.mT
+        return self.inner.add(keys @ self._basis) @ self._basis.mT
 
     def remove(self, keys: Keys) -> Keys:
         """Take out rows that were added, and return what a fit loses with them."""
-        return self._inner.remove(keys @ self._basis) @ self._basis.mT
+        return self.inner.remove(keys @ self._basis) @ self._basis.mT
 
 
 def precision(base: Square, *, batch: int, grows: bool) -> Precision:

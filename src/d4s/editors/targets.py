@@ -4,11 +4,13 @@ For a request with p wordings and a shift δ of the hooked vector h (of the bare
 
     mean over wordings and target tokens of −log P(token) + kl · KL(P_δ ‖ P_0 at the essence prompt) + decay · ‖δ‖ / ‖h‖²
 
-with ‖δ‖ clamped to a multiple of ‖h‖ after every update. Requests are independent: many are optimised in one batch, each
+with ‖δ‖ clamped to a multiple of ‖h‖ after every update. PMET shifts the MLP's and the attention's share of the block's
+output at once, each with its own clamp and decay, and keeps the MLP's. Requests are independent: many are optimised in one batch, each
 stopping on its own. At the original weights the `targets` stage does this in blocks of requests, before any edit.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,15 +21,15 @@ from torch import Tensor
 
 from d4s.artifacts import Artifact, Job, write_tensors
 from d4s.editors.contexts import read_contexts
-from d4s.editors.parts import TargetSettings, TargetsJobSettings
+from d4s.editors.parts import AnchorSettings, TargetSettings, TargetsJobSettings
 from d4s.editors.prompts import Rewriting, padded, rewriting
 from d4s.editors.protocol import Targets
-from d4s.editors.restart import Restart, restart
 from d4s.errors import ArtifactError
 from d4s.facts.record import from_frame
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
+from d4s.models.restart import Restart, restart, restart_within
 from d4s.requests.draw import REQUESTS_PER_BLOCK, EditRequest, draw
 from d4s.schemas import FACTS
 
@@ -38,11 +40,17 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The loss of each request at its shift, the mean probability of its target, and that of its least likely token."""
+    """Each request at its shift.
+
+    The loss, the mean probability of its target, that of its least likely token, the divergence at the essence prompt, and
+    whether every target token is the most likely one after every wording (False where no setting asks).
+    """
 
     loss: Float[Tensor, " b"]
     probability: Float[Tensor, " b"]
     lowest: Float[Tensor, " b"]
+    divergence: Float[Tensor, " b"]
+    is_settled: Bool[Tensor, " b"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,7 @@ class Problem:
 
     settings: TargetSettings
     again: Restart
-    hidden_norm: Float[Tensor, " b"]
+    hidden_norm: Float[Tensor, "b parts"]
     request: Int[Tensor, " n"]
     row: Int[Tensor, " t"]
     place: Int[Tensor, " t"]
@@ -63,7 +71,7 @@ class Problem:
     weight: Float[Tensor, " t"]
     before: Float[Tensor, "b vocab"] | None = None
 
-    def evaluate(self, shift: Float[Tensor, "b d"]) -> tuple[Evaluation, Float[Tensor, "b vocab"]]:
+    def evaluate(self, shift: Float[Tensor, "b parts d"]) -> tuple[Evaluation, Float[Tensor, "b vocab"]]:
         """Loss and probabilities at a shift per request, and the log-probabilities at the essence prompts."""
         count = len(shift)
         hidden = self.again.run(shift[self.request])
@@ -76,8 +84,13 @@ class Problem:
         before = present.detach() if self.before is None else self.before
         divergence = (present.exp() * (present - before)).sum(-1)
         loss = shift.new_zeros(count).index_add(0, of_token, -token * self.weight)
-        loss = loss + self.settings.kl_weight * divergence + self.settings.weight_decay * shift.norm(dim=1) / self.hidden_norm**2
-        return Evaluation(loss, self._probability(token.detach(), count), self._lowest(token.detach(), count)), before
+        settled = self._settled(likely[: len(self.row)].detach(), count)
+        if self.settings.settled_weight != 1:
+            loss = torch.where(settled, self.settings.settled_weight * loss, loss)
+        decay = (shift.norm(dim=2) / self.hidden_norm**2).sum(1)
+        loss = loss + self.settings.kl_weight * divergence + self.settings.weight_decay * decay
+        numbers = self._probability(token.detach(), count), self._lowest(token.detach(), count)
+        return Evaluation(loss, *numbers, divergence.detach(), settled), before
 
     def _probability(self, likely: Float[Tensor, " t"], count: int) -> Float[Tensor, " b"]:
         """Mean over wordings of exp(mean log-probability of the target's tokens)."""
@@ -88,6 +101,14 @@ class Problem:
 
     def _lowest(self, likely: Float[Tensor, " t"], count: int) -> Float[Tensor, " b"]:
         return likely.new_zeros(count).scatter_reduce(0, self.request[self.row], likely, "amin", include_self=False).exp()
+
+    def _settled(self, likely: Float[Tensor, "t vocab"], count: int) -> Bool[Tensor, " b"]:
+        """Whether every target token is the most likely one; all False where no setting asks."""
+        found = torch.zeros(count, dtype=torch.bool, device=likely.device)
+        if self.settings.stop_top1 is None and self.settings.settled_divergence is None and self.settings.settled_weight == 1:
+            return found
+        right = (likely.argmax(-1) == self.token).to(likely.dtype)
+        return likely.new_ones(count).scatter_reduce(0, self.request[self.row], right, "amin").bool()
 
     def select(self, keep: Bool[Tensor, " b"]) -> "Problem":
         """The same for some of the requests."""
@@ -108,8 +129,16 @@ class Problem:
         )
 
 
-def problem(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSettings) -> tuple[Problem, Float[Tensor, "b d"]]:
-    """A batch laid out for the loss, and the hooked vectors at the bare prompts; runs the model up to the hooked block once."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a batch starts from: the vectors that are shifted, at the bare prompts, and the MLP's share of them."""
+
+    hidden: Float[Tensor, "b parts d"]
+    mlp_output: Float[Tensor, "b d"]
+
+
+def problem(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSettings) -> tuple[Problem, Start]:
+    """A batch laid out for the loss, and where it starts from; runs the model up to the hooked block once."""
     wordings = [wording for one in batch for wording in one.wordings] + [one.essence for one in batch]
     texts = [wording.teacher_forced if wording.target else wording.upto_lookup for wording in wordings]
     device, precision = model.device, torch.promote_types(model.dtype, torch.float32)
@@ -118,10 +147,13 @@ def problem(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSe
         return torch.tensor(values, device=device)
 
     lookups = tensor([wording.lookup for wording in wordings])
-    again, mlp = restart(model, padded(texts, device), lookups, tensor([len(text) for text in texts]), settings.layer)
+    open_restart = restart_within if settings.hook == "mlp_and_attention" else restart
+    again, seen = open_restart(model, padded(texts, device), lookups, tensor([len(text) for text in texts]), settings.layer)
     per_request = len(batch[0].wordings)
     bare = torch.arange(len(batch), device=device) * per_request
-    hidden = (again.hidden[bare, 0] if settings.hook == "block_output" else mlp[bare]).to(precision)
+    mlp = seen.mlp[bare].to(precision)
+    parts = {"block_output": [seen.block], "mlp_output": [seen.mlp], "mlp_and_attention": [seen.mlp, seen.attention]}[settings.hook]
+    hidden = torch.stack([part[bare].to(precision) for part in parts], 1)
     flat = [
         (row, len(wording.ids) - 1 - wording.lookup + offset, token)
         for row, wording in enumerate(wordings)
@@ -130,26 +162,26 @@ def problem(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSe
     row, place, token = (tensor([entry[column] for entry in flat]) for column in range(3))
     weight = 1.0 / (per_request * torch.bincount(row)[row].to(precision))
     requests = [number for number in range(len(batch)) for _ in range(per_request)] + list(range(len(batch)))
-    return Problem(settings, again, hidden.norm(dim=1), tensor(requests), row, place, token, weight), hidden
+    return Problem(settings, again, hidden.norm(dim=2), tensor(requests), row, place, token, weight), Start(hidden, mlp)
 
 
 class Shifts:
     """Shifts of a batch under Adam, each moving until it is stopped and clamped to a multiple of its hidden state's norm."""
 
-    def __init__(self, hidden: Float[Tensor, "b d"], settings: TargetSettings) -> None:
+    def __init__(self, hidden: Float[Tensor, "b parts d"], settings: TargetSettings) -> None:
         self.value = torch.zeros_like(hidden)
         self._mean, self._square = torch.zeros_like(hidden), torch.zeros_like(hidden)
-        self._limit = settings.clamp * hidden.norm(dim=1, keepdim=True)
+        self._limit = settings.clamp * hidden.norm(dim=2, keepdim=True)
         self._lr = settings.lr
 
-    def update(self, which: Int[Tensor, " k"], gradient: Float[Tensor, "k d"], step: int) -> None:
+    def update(self, which: Int[Tensor, " k"], gradient: Float[Tensor, "k parts d"], step: int) -> None:
         """Move some of the shifts; `step` counts from 1 and is the same for all that still move."""
         mean = self._mean[which].mul_(BETAS[0]).add_(gradient, alpha=1 - BETAS[0])
         square = self._square[which].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
         self._mean[which], self._square[which] = mean, square
         root = (square.sqrt() / (1 - BETAS[1] ** step) ** 0.5).add_(EPSILON)
         moved = self.value[which] - self._lr / (1 - BETAS[0] ** step) * mean / root
-        norm, limit = moved.norm(dim=1, keepdim=True), self._limit[which]
+        norm, limit = moved.norm(dim=2, keepdim=True), self._limit[which]
         self.value[which] = torch.where(norm > limit, moved * (limit / norm), moved)
 
 
@@ -164,11 +196,12 @@ def optimise(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetS
 
 
 def _optimise(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSettings) -> Targets:
-    laid_out, hidden = problem(model, batch, settings)
-    shifts = Shifts(hidden, settings)
-    moving = torch.arange(len(batch), device=hidden.device)
-    going = torch.ones(len(batch), dtype=torch.bool, device=hidden.device)
-    probability_before, probability_after, steps = (hidden.new_zeros(len(batch)) for _ in range(3))
+    laid_out, start = problem(model, batch, settings)
+    shifts = Shifts(start.hidden, settings)
+    moving = torch.arange(len(batch), device=start.hidden.device)
+    going = torch.ones(len(batch), dtype=torch.bool, device=moving.device)
+    settled_for = torch.zeros(len(batch), dtype=torch.long, device=moving.device)
+    probability_before, probability_after, steps = (start.hidden.new_zeros(len(batch)) for _ in range(3))
     for step in range(1, settings.steps + 1):
         if 2 * int(going[moving].sum()) <= len(moving):
             laid_out, moving = laid_out.select(going[moving]), moving[going[moving]]
@@ -178,17 +211,42 @@ def _optimise(model: LanguageModel, batch: Sequence[Rewriting], settings: Target
             laid_out, probability_before = replace(laid_out, before=essence), found.probability
         still = going[moving]
         probability_after[moving[still]] = found.probability[still]
-        done = found.loss.detach() < settings.stop_loss
-        if settings.stop_probability is not None:
-            done |= found.lowest >= settings.stop_probability
-        going[moving[done]] = False
+        settled_for[moving] = torch.where(found.is_settled | (settled_for[moving] > 0), settled_for[moving] + 1, 0)
+        going[moving[_is_done(found, settled_for[moving], settings)]] = False
         if step == settings.steps or not going.any():
             break
         (gradient,) = torch.autograd.grad(found.loss.sum(), shift)
         still = going[moving]
         shifts.update(moving[still], gradient[still], step)
         steps[moving[still]] += 1
-    return Targets(shifts.value, hidden, probability_before, probability_after, steps)
+    return Targets(shifts.value[:, 0], start.hidden[:, 0], start.mlp_output, probability_before, probability_after, steps)
+
+
+def _is_done(found: Evaluation, settled_for: Int[Tensor, " k"], settings: TargetSettings) -> Bool[Tensor, " k"]:
+    """Which requests stop here; `settled_for` counts evaluations since their target was first the most likely one."""
+    done = found.loss.detach() < settings.stop_loss
+    if settings.stop_probability is not None:
+        done |= found.lowest >= settings.stop_probability
+    if settings.stop_top1 is not None:
+        done |= settled_for > settings.stop_top1
+    if settings.settled_divergence is not None:
+        done |= found.is_settled & (found.divergence <= settings.settled_divergence)
+    return done
+
+
+def anchored(goal: Targets, norm: float, skip: float) -> Targets:
+    """Targets at which the MLP puts out vectors of a norm; unshifted where the norm found is more than `skip` times that (NAS)."""
+    aimed = goal.mlp_output + goal.hidden_shift
+    found = aimed.norm(dim=1, keepdim=True)
+    shift = torch.where(found > skip * norm, 0.0, aimed * (norm / found) - goal.mlp_output)
+    return replace(goal, hidden_shift=shift)
+
+
+def anchor_norm(model: LanguageModel, requests: Sequence[EditRequest], target: TargetSettings, settings: AnchorSettings) -> float:
+    """The usual norm of what the MLP at the target's layer puts out for solved requests, at bare prompts of the unedited model."""
+    goal = optimise(model, [rewriting(model, request, ()) for request in requests[: settings.requests]], target)
+    norms = (goal.mlp_output + goal.hidden_shift).norm(dim=1).double().sort().values
+    return float(norms[: max(1, math.floor((1 - settings.drop) * len(norms)))].mean())
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,13 @@ WeightLayout = Literal["out_in", "in_out"]
 class ModelAdapter:
     """Module names of one architecture, and how it stores the weight of an MLP's output projection.
 
-    `mlp` and `mlp_out` are relative to a block. Hugging Face's `Conv1D` stores (d_in, d_out), `Linear` (d_out, d_in).
+    `mlp`, `mlp_out` and `post_norm` are relative to a block. Hugging Face's `Conv1D` stores (d_in, d_out), `Linear`
+    (d_out, d_in). `logit_cap` names the setting in the network's configuration that holds c where the logits are
+    c·tanh(x / c) of the unembedding x.
+
+    `post_norm` is a norm that the MLP's output passes before it is added to the residual stream. What an edit adds to the
+    MLP's output is then rescaled, and a shift of the block's output is reached in part: reading, measuring and fine-tuning
+    are exact as elsewhere, but targets of locate-then-edit methods are directions to go in, not places that are hit.
     """
 
     model_type: str
@@ -23,10 +29,17 @@ class ModelAdapter:
     final_norm: str
     unembed: str
     weight_layout: WeightLayout
+    post_norm: str = ""
+    logit_cap: str = ""
 
 
-def _llama_like(model_type: str) -> ModelAdapter:
-    return ModelAdapter(model_type, "model.layers", "mlp", "mlp.down_proj", "model.norm", "lm_head", "out_in")
+def _llama_like(model_type: str, *, post_norm: str = "", logit_cap: str = "") -> ModelAdapter:
+    names = ("model.layers", "mlp", "mlp.down_proj", "model.norm", "lm_head")
+    return ModelAdapter(model_type, *names, weight_layout="out_in", post_norm=post_norm, logit_cap=logit_cap)
+
+
+POST = "post_feedforward_layernorm"
+CAP = "final_logit_softcapping"
 
 
 _ROWS = (
@@ -37,6 +50,13 @@ _ROWS = (
     _llama_like("mistral"),
     _llama_like("qwen2"),
     _llama_like("qwen3"),
+    ModelAdapter("phi", "model.layers", "mlp", "mlp.fc2", "model.final_layernorm", "lm_head", "out_in"),
+    _llama_like("phi3"),
+    _llama_like("olmo"),
+    _llama_like("olmo2", post_norm=POST),
+    _llama_like("gemma"),
+    _llama_like("gemma2", post_norm=POST, logit_cap=CAP),
+    _llama_like("gemma3_text", post_norm=POST, logit_cap=CAP),
 )
 ADAPTERS = {row.model_type: row for row in _ROWS}
 

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from d4s.errors import SettingsError
 from d4s.models.adapters import ModelAdapter, WeightLayout
 
+ATTENTION_NAMES = ("self_attn", "attn", "attention")
 LAYOUTS: Mapping[type[nn.Module], WeightLayout] = {nn.Linear: "out_in", Conv1D: "in_out"}
 
 
@@ -62,10 +63,11 @@ class LanguageModel:
         """The norm after the last block."""
         return self.network.get_submodule(self.adapter.final_norm)
 
-    @property
-    def unembed(self) -> nn.Module:
-        """The projection from the normed hidden state to logits."""
-        return self.network.get_submodule(self.adapter.unembed)
+    def unembed(self, hidden: Float[Tensor, "*n d_out"]) -> Float[Tensor, "*n vocab"]:
+        """The network's own logits from normed hidden states, capped where the architecture caps them."""
+        logits = self.network.get_submodule(self.adapter.unembed)(hidden)
+        cap = getattr(self.network.config, self.adapter.logit_cap) if self.adapter.logit_cap else None
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     @property
     def _blocks(self) -> nn.ModuleList:
@@ -88,6 +90,18 @@ class LanguageModel:
     def mlp_out(self, layer: int) -> nn.Module:
         """The output projection of a block's MLP; its input is the key."""
         return self.block(layer).get_submodule(self.adapter.mlp_out)
+
+    def attention(self, layer: int) -> nn.Module:
+        """The attention of a block.
+
+        Raises:
+            SettingsError: if it has none by a known name.
+        """
+        block = self.block(layer)
+        name = next((name for name in ATTENTION_NAMES if hasattr(block, name)), None)
+        if name is None:
+            raise SettingsError(f"{self.adapter.blocks}.{layer} has no part called {', '.join(ATTENTION_NAMES)}")
+        return block.get_submodule(name)
 
     def d_out(self, layer: int = 0) -> int:
         """Width of the residual stream, which the output projection writes to."""

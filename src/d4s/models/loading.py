@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from d4s.artifacts import MANIFEST, Artifact, sha256_of
 from d4s.errors import ArtifactError, SettingsError
-from d4s.models.adapters import adapter_for
+from d4s.models.adapters import ADAPTERS, adapter_for
 from d4s.models.language_model import LanguageModel
 
 POINTER = "pointer.json"
@@ -30,7 +30,7 @@ def load(
 
     Raises:
         ArtifactError: if it is missing, torn, altered, without safetensors, or not a model and tokenizer that fit each other.
-        SettingsError: if the dtype is unknown or the architecture has no adapter.
+        SettingsError: if the dtype is unknown, or the architecture has no adapter and inspection finds none.
     """
     wanted = _dtype(dtype)
     name = str(source)
@@ -62,6 +62,7 @@ def wrap(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Langua
 
     Raises:
         ArtifactError: if the tokenizer is not a fast one, or has more tokens than the network.
+        SettingsError: if the architecture has no adapter and inspection finds none; says what is missing.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ArtifactError(f"the tokenizer is a {type(tokenizer).__name__} without offsets; a fast one (tokenizer.json) is needed")
@@ -71,7 +72,11 @@ def wrap(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Langua
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     network.eval().requires_grad_(False)
-    return LanguageModel(network, tokenizer, adapter_for(network.config.model_type))
+    if network.config.model_type in ADAPTERS:
+        return LanguageModel(network, tokenizer, adapter_for(network.config.model_type))
+    from d4s.models.discover import trusted
+
+    return trusted(network, tokenizer)
 
 
 def _follow(folder: Path, device: str | torch.device | None) -> LanguageModel:

@@ -18,7 +18,7 @@ from d4s.editors.contexts import read_contexts
 from d4s.editors.families import build
 from d4s.editors.keys import read
 from d4s.editors.parts import KeySettings, TargetSettings
-from d4s.editors.prepare import free_directions
+from d4s.editors.prepare import prepared_tensors
 from d4s.editors.prompts import Rewriting, Wording, rewriting
 from d4s.editors.protocol import Prepared, Targets
 from d4s.editors.settings import FamilySettings
@@ -96,7 +96,8 @@ class Bench:
     def _prepared(self, editor: FamilySettings) -> Prepared:
         moments = read_moments(self.inputs["moments"], editor.layers) if "moments" in editor.needs else {}
         wanted = editor.prepare_settings()
-        extras = {} if wanted is None else {f"{k}.basis": free_directions(moments[k].mean(), wanted.threshold) for k in wanted.layers}
+        requests = [request for request, _ in self.drawn]
+        extras = {} if wanted is None else prepared_tensors(wanted, moments, self.model, requests)
         return Prepared(self.contexts, moments, extras)
 
     def _targets_of(self, settings: TargetSettings) -> Targets:
@@ -126,7 +127,7 @@ def injected(
     wordings = [wording for _, wording in (*own, *others)]
     laid_out, _ = problem(model, [Rewriting((wording,), replace(wording, target=())) for wording in wordings], settings)
     numbers = torch.tensor([number for number, _ in (*own, *others)], device=model.device)
-    hidden = laid_out.again.run(targets.hidden_shift.to(model.device)[numbers][laid_out.request])
+    hidden = laid_out.again.run(targets.hidden_shift.to(model.device)[numbers][laid_out.request][:, None])
     predicted = model.unembed(model.final_norm(hidden[laid_out.row, laid_out.place])).argmax(-1)
     wrong = torch.zeros(len(wordings), device=model.device).index_add(0, laid_out.row, (predicted != laid_out.token).float())
     right = (wrong == 0).float()

@@ -260,7 +260,10 @@ class _Resolver:
         prepare = editor.prepare_settings()
         if prepare is not None:
             settings = prepare.model_dump(mode="json")
-            found["prepared"] = self._node("prepare", f"{key.model}.{key.editor}", settings, {"moments": found["moments"]})
+            inputs = {"moments": found["moments"]} if prepare.basis is not None else {}
+            if prepare.anchor is not None:
+                inputs |= {"model": self.model(key.model), "facts": self.dataset(key.dataset)}
+            found["prepared"] = self._node("prepare", f"{key.model}.{key.editor}", settings, inputs)
         return found
 
     # --- cells ----------------------------------------------------------------------------------------------------

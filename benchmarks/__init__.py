@@ -1,0 +1,1 @@
+"""Speed of our parts against their plain versions. Run by `make bench`, which also writes docs/performance.md."""

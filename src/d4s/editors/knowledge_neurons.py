@@ -1,0 +1,194 @@
+"""Knowledge neurons: find the neurons that the original answer hangs on, and write the new answer into their value columns.
+
+Attribution (Dai et al. 2022, eq. 3 and 4): with the activations a of a layer at the last prompt token scaled together,
+
+    attribution_i = a_i / m · sum over k of dP(answer | alpha_k a) / da_i,    alpha_k from 0 to 1 in m equal steps, ends included,
+
+P being the joint, teacher-forced probability of the whole original answer (the release averages over its tokens, each
+after the model's own beginning; for one token they are the same). An activation is what enters the MLP's output projection.
+Neurons above a share of the largest attribution, over all layers, are kept; none if no attribution is positive.
+
+Edit: to the value column of each, c · (sum of output embeddings of the target − of the model's own greedy completion, as
+many tokens) is added, with c = 2 for one token and 1 for several, as in the common release. A row is that one vector and
+the neurons that it is added to, so the change of every layer is the sum over rows.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from d4s.editors.protocol import Diverged, Prepared, Row, State, StateKind, StepLog, Targets
+from d4s.editors.settings import KnowledgeNeurons
+from d4s.editors.states import RowState
+from d4s.editors.weights import changed, mean_absolute, write
+from d4s.errors import D4SError
+from d4s.models.language_model import LanguageModel
+from d4s.models.tokens import encode_pair
+from d4s.models.trace import trace
+from d4s.models.views import LiveModel
+from d4s.requests.draw import EditRequest
+
+Deltas = dict[int, Float64[Tensor, "d_out d_in"]]
+
+
+class NoOriginalAnswer(D4SError):
+    """A request without the answer that neurons are searched for."""
+
+
+def attributions(model: LanguageModel, prompt: Sequence[int], answer: Sequence[int], steps: int) -> Float64[Tensor, "n_layers d_in"]:
+    """Integrated gradients of an answer's probability with respect to every activation at the last prompt token.
+
+    One pass per layer, the steps as its rows. Probabilities are scaled by the largest of a layer before they are
+    differentiated, and back afterwards in float64, so that those of long answers do not vanish.
+    """
+    place, precision = len(prompt) - 1, torch.promote_types(model.dtype, torch.float32)
+    ids = torch.tensor([[*prompt, *answer[:-1]]], device=model.device)
+    tokens = torch.tensor(answer, device=model.device).expand(steps, -1)[..., None]
+    with trace({layer: model.mlp_out(layer) for layer in range(model.n_layers)}) as found, torch.no_grad():
+        model.network.base_model(input_ids=ids, use_cache=False)
+    scales = torch.linspace(0, 1, steps, dtype=precision, device=model.device)[:, None]
+    result = []
+    for layer in range(model.n_layers):
+        activation = found.inputs[layer][0, place].to(precision)
+        scaled = (scales * activation).requires_grad_()
+        with _activations(model.mlp_out(layer), place, scaled):
+            hidden = model.network.base_model(input_ids=ids.expand(steps, -1), use_cache=False).last_hidden_state[:, place:]
+        likely = model.unembed(hidden).to(precision).log_softmax(-1).gather(2, tokens).sum((1, 2))
+        largest = likely.detach().max()
+        (gradient,) = torch.autograd.grad((likely - largest).exp().sum(), scaled)
+        result.append((activation * gradient.mean(0)).double() * largest.double().exp())
+    return torch.stack(result)
+
+
+@contextmanager
+def _activations(module: nn.Module, place: int, rows: Float[Tensor, "n d_in"]) -> Iterator[None]:
+    """Let a module find these rows at one position of its input."""
+
+    def hook(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        before, after = args[0][:, :place], args[0][:, place + 1 :]
+        return torch.cat([before, rows[:, None].to(before.dtype), after], dim=1), *args[1:]
+
+    handle = module.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def deltas_of(model: LanguageModel, rows: Sequence[Row]) -> Deltas:
+    """The change of each layer's weight, summed over rows in their order; only layers that change."""
+    deltas: Deltas = {}
+    for row in rows:
+        _add(model, deltas, row)
+    return deltas
+
+
+def _add(model: LanguageModel, deltas: Deltas, row: Row) -> list[int]:
+    """Add a row's vector to its columns; returns the layers that they are in."""
+    neurons, value = row["neurons"].to(model.device).long(), row["value"].to(model.device)
+    layers = neurons[:, 0].unique().tolist()
+    for layer in layers:
+        if layer not in deltas:
+            deltas[layer] = torch.zeros(model.weight(layer).shape, dtype=torch.float64, device=model.device)
+        deltas[layer][:, neurons[neurons[:, 0] == layer, 1]] += value[:, None]
+    return layers
+
+
+class KnowledgeNeuronsSession:
+    """Editing in progress. Weights are the original ones plus the rows' sum, added in float64 and rounded once."""
+
+    def __init__(self, settings: KnowledgeNeurons, model: LanguageModel, state: State) -> None:
+        self._settings, self._model = settings, model
+        self._rows = list(state.rows)
+        self._deltas = deltas_of(model, self._rows)
+        self._originals = {layer: model.weight(layer).clone() for layer in self._deltas}
+        for layer in self._deltas:
+            self._write(layer)
+        self._l1 = {layer: mean_absolute(model.weight(layer)) for layer in range(model.n_layers)}
+
+    def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
+        """Write a request's target into the neurons that its original answer hangs on.
+
+        Raises:
+            NoOriginalAnswer: if the request has no true target.
+            Diverged: if attributions stop being finite.
+        """
+        (request,), model = batch, self._model
+        if not request.target_true.strip():
+            raise NoOriginalAnswer(f"request {request.request_id} has no true target, which neurons are searched for; leave the fact out")
+        prompt, target = encode_pair(model, request.prompt, request.target)
+        of_prompt, answer = encode_pair(model, request.prompt, request.target_true)
+        before = self._probability(prompt, target)
+        found = attributions(model, of_prompt, answer, self._settings.steps)
+        if not bool(found.isfinite().all()):
+            raise Diverged("the attributions of neurons are not finite")
+        neurons = (found > self._settings.threshold * found.max().clamp(min=0)).nonzero()
+        self._rows.append({"neurons": neurons.int().cpu().contiguous(), "value": self._value(prompt, target).cpu()})
+        for layer in _add(model, self._deltas, self._rows[-1]):
+            self._originals.setdefault(layer, model.weight(layer).clone())
+            self._write(layer)
+            self._l1[layer] = mean_absolute(model.weight(layer))
+        numbers = {"target_probability_before": before, "target_probability_after": self._probability(prompt, target)}
+        log = [(quantity, None, value) for quantity, value in {**numbers, "neurons": float(len(neurons))}.items()]
+        norms = {layer: float(delta.norm()) for layer, delta in self._deltas.items()}
+        by_layer = {"delta_norm": dict.fromkeys(self._l1, 0.0) | norms, "l1": self._l1}
+        return StepLog((*log, *((quantity, layer, value) for quantity, values in by_layer.items() for layer, value in values.items())))
+
+    def state(self) -> State:
+        """The rows so far."""
+        return RowState("additive", tuple(self._rows))
+
+    def live(self) -> LiveModel:
+        """The model as edited so far."""
+        return LiveModel(self._model, dict(self._originals))
+
+    def _write(self, layer: int) -> None:
+        write(self._model, layer, self._originals[layer], self._deltas[layer])
+
+    def _probability(self, prompt: list[int], target: list[int]) -> float:
+        """exp(mean log-probability of the target's tokens), as measured elsewhere."""
+        return float((-LiveModel(self._model).score_ids([(prompt, target)]).mean_nll()[0]).exp())
+
+    @torch.no_grad()
+    def _value(self, prompt: list[int], target: list[int]) -> Float64[Tensor, " d_out"]:
+        """What is added to the value column of each neuron."""
+        ids = list(prompt)
+        for _ in target:
+            hidden = self._model.network.base_model(input_ids=torch.tensor([ids], device=self._model.device), use_cache=False)
+            ids.append(int(self._model.unembed(hidden.last_hidden_state[0, -1]).argmax()))
+        embedding = self._model.network.get_submodule(self._model.adapter.unembed).get_parameter("weight").detach()
+        new, own = (embedding[torch.tensor(tokens, device=embedding.device)].double().sum(0) for tokens in (target, ids[len(prompt) :]))
+        return (2.0 if len(target) == 1 else 1.0) * (new - own)
+
+
+class KnowledgeNeuronsEditor:
+    """Knowledge neurons as an editor; a step's own change can be taken out again."""
+
+    kind: StateKind = "additive"
+
+    def __init__(self, settings: KnowledgeNeurons) -> None:
+        self.settings = settings
+
+    def restore(self, rows: Sequence[Row], dense: Mapping[str, Tensor]) -> State:
+        """The state that consists of saved rows."""
+        return RowState(self.kind, tuple(rows))
+
+    def start(self, model: LanguageModel, prepared: Prepared) -> State:
+        """No rows."""
+        return RowState(self.kind)
+
+    @contextmanager
+    def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[KnowledgeNeuronsSession]:
+        """A session that continues from a state."""
+        with model.restoring(range(model.n_layers)):
+            yield KnowledgeNeuronsSession(self.settings, model, state)
+
+    @contextmanager
+    def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LiveModel]:
+        """The model with the sum of a state's rows in its weights."""
+        with changed(model, deltas_of(model, state.rows)) as view:
+            yield view

@@ -1,0 +1,238 @@
+"""One edited layer of a session: what it preserves, what earlier edits left, and the change of weights that a step adds.
+
+With keys K, wanted outputs R (rows) and the gain G of the keys (`solve.py`) a step changes the weight by
+
+    RᵀG                     where earlier edits stay as they are (MEMIT, ROME, AlphaEdit)
+    (R − K Δᵀ)ᵀ G           where all edits are fitted together from the original weights (D4S)
+    (R + K Dᵀ)ᵀ G − D       where D of the step before was solved for and not written (OTE-SE)
+
+and `QueueLayer` solves anew each time, over all edits, with a weight of what is preserved that follows a queue (LyapLock).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from d4s.editors.after import after_step
+from d4s.editors.parts import IdentityPreservation, MomentPreservation, Preservation, Rect, SimIE, Sphere
+from d4s.editors.protocol import Diverged, Prepared, Row
+from d4s.editors.settings import LocateThenEdit
+from d4s.editors.solve import Confined, Direct, Precision, Recursive, Subset, exact_gain, precision, preserved, solve_delta
+from d4s.editors.spread import share
+from d4s.models.language_model import LanguageModel
+
+Weight = Float64[Tensor, "d_out d_in"]
+Keys = Float64[Tensor, "b d_in"]
+Wanted = Float64[Tensor, "b d_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a layer preserves: A₀, within a basis where the method is confined to one."""
+
+    matrix: Float64[Tensor, "r r"]
+    basis: Float64[Tensor, "d_in r"] | None
+
+    @classmethod
+    def of(cls, settings: Preservation, layer: int, prepared: Prepared, model: LanguageModel) -> "Base":
+        """The base that settings describe."""
+        if isinstance(settings, MomentPreservation):
+            return cls(preserved(prepared.moments[layer].mean().to(model.device), settings.weight, settings.ridge), None)
+        basis = None if isinstance(settings, IdentityPreservation) else prepared.extras[f"{layer}.basis"].to(model.device)
+        size = model.d_in(layer) if basis is None else basis.shape[1]
+        return cls(settings.weight * torch.eye(size, dtype=torch.float64, device=model.device), basis)
+
+    def hold(self, settings: LocateThenEdit) -> Precision:
+        """Its precision, to which rows may be added."""
+        grows = settings.history != "none"
+        if settings.neurons < 1:
+            return Subset(self.matrix, settings.neurons)
+        if grows and settings.state_kind == "dense":
+            held: Precision = Direct(self.matrix)
+        else:
+            held = precision(self.matrix, batch=settings.batch, grows=grows)
+        return held if self.basis is None else Confined(held, self.basis)
+
+    def solve(self, residuals: Float64[Tensor, "n d_out"], keys: Float64[Tensor, "n d_in"]) -> Weight:
+        """The change that fits all rows at once."""
+        if self.basis is None:
+            return solve_delta(residuals, keys, self.matrix)
+        return solve_delta(residuals, keys @ self.basis, self.matrix) @ self.basis.mT
+
+
+class Layer:
+    """A layer whose steps are factors, `left` and `right` with change leftᵀ · right, or rows to be solved."""
+
+    def __init__(self, settings: LocateThenEdit, index: int, model: LanguageModel, prepared: Prepared) -> None:
+        self.settings, self.number = settings, settings.layers[index]
+        self.share = share(settings.spread, index, len(settings.layers))
+        self.original: Float[Tensor, "d_out d_in"] = model.weight(self.number).clone()
+        self.delta: Weight = torch.zeros(self.original.shape, dtype=torch.float64, device=model.device)
+        self.base = Base.of(settings.preserve, self.number, prepared, model)
+        self.held = self.base.hold(settings)
+        self.defect: Weight | None = None
+        self.after = after_step(settings.after, self.original)
+        self._seen = Recursive(settings.after.weight * _identity(self.delta)) if isinstance(settings.after, SimIE) else None
+
+    @property
+    def _is_dense(self) -> bool:
+        return self.settings.state_kind == "dense"
+
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether a row must say which keys a step had, as `LAYER.keys`, since later steps ask for them."""
+        return not self._is_dense and (self.settings.history != "none" or self._seen is not None)
+
+    def fit(self, keys: Keys, bare: Keys, wanted: Wanted, *, remember: bool = True) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Change the weight for keys and what they should add to the output; the row's tensors, and numbers to be logged.
+
+        Raises:
+            Diverged: if keys or wanted outputs are not finite.
+        """
+        if not (keys.isfinite().all() and wanted.isfinite().all()):
+            raise Diverged(f"keys or residuals at layer {self.number} are not finite")
+        gain = self._gain(keys, bare, remember=remember).contiguous()
+        left = wanted - keys @ self.delta.mT if self.settings.history == "rewind" else wanted
+        if self.settings.history == "rewind":
+            row = {}
+            update = self._add_factors(left, gain)
+        elif isinstance(self.settings.after, Rect):
+            row, update = {}, self._add_entries(keys, left, gain)
+        else:
+            right = self._right(keys, gain)
+            row = {} if self._is_dense else {f"{self.number}.left": left.cpu(), f"{self.number}.right": right.cpu()}
+            update = self._add_factors(left, right)
+        return row, {"key_gain": float((bare * gain).sum(1).mean()), "gain_norm": float(gain.norm()), "update_norm": update}
+
+    def remember(self, keys: Keys) -> None:
+        """Hold keys fast from now on, where the settings ask for it."""
+        if self.settings.history != "none":
+            self.held.add(keys)
+
+    def replay(self, row: Row) -> None:
+        """Take a recorded step over, with the very operations that made it."""
+        device, name = self.delta.device, self.number
+        keys = row[f"{name}.keys"].to(device).double() if f"{name}.keys" in row else None
+        gain = self.held.add(keys).contiguous() if keys is not None and self.settings.history != "none" else None
+        if self.settings.history == "rewind" and keys is not None and gain is not None:
+            self._add_factors(self.share * residuals_of(row, name).to(device).double() - keys @ self.delta.mT, gain)
+        elif f"{name}.left" in row:
+            if keys is not None and self._seen is not None:
+                self._seen.add(keys)
+            self._add_factors(row[f"{name}.left"].to(device), row[f"{name}.right"].to(device))
+
+    def dense(self) -> dict[str, Tensor]:
+        """The layer's part of a dense state."""
+        found = {"delta": self.delta}
+        if self.settings.history == "keys":
+            found["gram"] = self._matrix.matrix
+        if self.defect is not None:
+            found["defect"] = self.defect
+        return {f"{self.number}.{name}": tensor.cpu().clone() for name, tensor in found.items()}
+
+    def load(self, dense: Mapping[str, Tensor]) -> None:
+        """Continue from the layer's part of a dense state."""
+        found = {
+            name.partition(".")[2]: tensor.to(self.delta.device) for name, tensor in dense.items() if name.startswith(f"{self.number}.")
+        }
+        self.delta.copy_(found["delta"])
+        if "gram" in found:
+            self._matrix.matrix.copy_(found["gram"])
+        if "defect" in found:
+            self.defect = found["defect"].clone()
+
+    # --- parts of a step ------------------------------------------------------------------------------------------
+
+    @property
+    def _matrix(self) -> Direct:
+        held = self.held.inner if isinstance(self.held, Confined) else self.held
+        assert isinstance(held, Direct)
+        return held
+
+    def _gain(self, keys: Keys, bare: Keys, *, remember: bool) -> Keys:
+        if self.settings.solver == "hard_constraint":
+            return exact_gain(self.held, keys, keys if self.settings.keys.consistent else bare)
+        grows = remember and self.settings.history != "none"
+        return self.held.add(keys) if grows else self.held.gain(keys)
+
+    def _right(self, keys: Keys, gain: Keys) -> Keys:
+        """The right factor, after what is done to a step of factors."""
+        if self._seen is not None:
+            return (gain @ keys.mT) @ self._seen.add(keys)
+        return self.after.reduce(gain) if isinstance(self.settings.after, Sphere) else gain
+
+    def _add_factors(self, left: Wanted, right: Keys) -> float:
+        self.delta.addmm_(left.mT, right)
+        return float(((left @ left.mT) * (right @ right.mT)).sum().clamp(min=0).sqrt())
+
+    def _add_entries(self, keys: Keys, left: Wanted, gain: Keys) -> float:
+        if self.defect is not None:
+            left = left + keys @ self.defect.mT
+        step = left.mT @ gain
+        if self.defect is not None:
+            step -= self.defect
+        written = self.after.keep(step, self.original.double() + self.delta)
+        if isinstance(self.settings.after, Rect) and self.settings.after.feedback:
+            self.defect = written - step
+        self.delta += written
+        return float(written.norm())
+
+
+class QueueLayer(Layer):
+    """A layer that is solved anew at each step, over all edits, for Δ = G (q A₀ + M)⁻¹ with G = Σ r kᵀ and M = Σ k kᵀ.
+
+    Residuals r count from the original weight: r = wanted + Δ k. After each step the loss of what is preserved,
+    tr(Δ A₀ Δᵀ), moves the queue: q ← max(1, q + loss / (slack · first loss) − 1).
+    """
+
+    def __init__(self, settings: LocateThenEdit, index: int, model: LanguageModel, prepared: Prepared) -> None:
+        super().__init__(settings, index, model, prepared)
+        self._gram, self._cross = torch.zeros_like(self.base.matrix), torch.zeros_like(self.delta)
+        self._queue, self._first = 1.0, 0.0
+
+    def fit(self, keys: Keys, bare: Keys, wanted: Wanted, *, remember: bool = True) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Change the weight for keys and what they should add to the output; the row's tensors, and numbers to be logged.
+
+        Raises:
+            Diverged: if keys or wanted outputs are not finite.
+        """
+        if not (keys.isfinite().all() and wanted.isfinite().all()):
+            raise Diverged(f"keys or residuals at layer {self.number} are not finite")
+        before, queue = self.delta, self._queue
+        residuals = wanted + keys @ before.mT
+        self._take(keys, residuals)
+        return {f"{self.number}.residuals": residuals.cpu()}, {"queue": queue, "update_norm": float((self.delta - before).norm())}
+
+    def replay(self, row: Row) -> None:
+        """Take a recorded step over."""
+        keys, residuals = (row[f"{self.number}.{name}"].to(self.delta.device).double() for name in ("keys", "residuals"))
+        self._take(keys, residuals)
+
+    def _take(self, keys: Keys, residuals: Wanted) -> None:
+        """Add rows, solve, and move the queue."""
+        self._gram.addmm_(keys.mT, keys)
+        self._cross.addmm_(residuals.mT, keys)
+        held = Direct(self._queue * self.base.matrix + self._gram)
+        self.delta = held.apply(self._cross)
+        loss = float(((self.delta @ self.base.matrix) * self.delta).sum())
+        self._first = self._first or loss
+        self._queue = max(1.0, self._queue + loss / (self.settings.slack * self._first) - 1.0)
+
+
+def layers_of(settings: LocateThenEdit, model: LanguageModel, prepared: Prepared) -> dict[int, Layer]:
+    """The edited layers by number, as the settings' history asks for them."""
+    kind = QueueLayer if settings.history == "queue" else Layer
+    return {layer: kind(settings, index, model, prepared) for index, layer in enumerate(settings.layers)}
+
+
+def residuals_of(row: Row, layer: int) -> Tensor:
+    """Residuals of a layer in a row; those that all layers share stand there once, as `residuals`."""
+    own = f"{layer}.residuals"
+    return row[own if own in row else "residuals"]
+
+
+def _identity(like: Weight) -> Float64[Tensor, "d_in d_in"]:
+    return torch.eye(like.shape[1], dtype=torch.float64, device=like.device)

@@ -1,0 +1,86 @@
+"""What a model folder is, and what every check of adapters says of it; behind the verb `doctor`, which changes nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from d4s.models.adapters import ADAPTERS
+from d4s.models.checks import Case, Finding, findings
+from d4s.models.language_model import LanguageModel
+from d4s.models.loading import load
+
+SAMPLE = "Ada Moss lives in the city of Paris ."
+WIDTH = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What is so, by name, and what each check found."""
+
+    facts: Mapping[str, str]
+    findings: Sequence[Finding]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether no check found anything broken."""
+        return not any(finding.broken for finding in self.findings)
+
+
+def examine(source: str | Path, dtype: str) -> Examination:
+    """Load a model and hold its adapter to every check; errors of loading pass through."""
+    model = load(source, dtype=dtype)
+    return Examination(_architecture(model) | _texts(model), findings(Case(model)))
+
+
+def show(examination: Examination) -> None:
+    """Write an examination to standard output as one table."""
+    table = Table(show_header=False, width=WIDTH)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in examination.facts.items():
+        table.add_row(name, Text(value))
+    table.add_section()
+    for finding in examination.findings:
+        table.add_row(finding.check, Text("\n".join(f"fail: {why}" for why in finding.broken) or "pass"))
+    Console(width=WIDTH).print(table)
+
+
+def _architecture(model: LanguageModel) -> dict[str, str]:
+    adapter, config = model.adapter, model.network.config
+    window = getattr(config, "sliding_window", None)
+    norm = f"{adapter.post_norm}: locate-then-edit shifts are reached in part" if adapter.post_norm else "none"
+    cap = getattr(config, adapter.logit_cap) if adapter.logit_cap else None
+    return {
+        "model type": adapter.model_type,
+        "adapter": "row of d4s.models.adapters" if adapter.model_type in ADAPTERS else "found by inspection; no row",
+        "blocks": f"{model.n_layers} {type(model.block(0)).__name__} in {adapter.blocks}",
+        "module edited": f"{adapter.mlp_out}, a {type(model.mlp_out(0)).__name__} stored {adapter.weight_layout}",
+        "d_in, d_out": f"{model.d_in()}, {model.d_out()}",
+        "norm after the MLP": norm,
+        "logits": f"{adapter.unembed} after {adapter.final_norm}" + (f", capped at {cap}" if cap is not None else ""),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "positions": f"{model.max_positions}" + (f", attention window {window}" if window is not None else ""),
+    }
+
+
+def _texts(model: LanguageModel) -> dict[str, str]:
+    """What the tokenizer puts around a text, and whether its offsets cover one."""
+    tokenizer = model.tokenizer
+    encoding = next(iter(tokenizer([SAMPLE], add_special_tokens=True, verbose=False).encodings or ()))
+    special = encoding.special_tokens_mask
+    first = special.index(0) if 0 in special else len(special)
+    last = len(special) - special[::-1].index(0) if 0 in special else len(special)
+    around = [" ".join(encoding.tokens[:first]) or "nothing", " ".join(encoding.tokens[last:]) or "nothing"]
+    spans = [span for span, is_special in zip(encoding.offsets, special, strict=True) if not is_special]
+    lost = {place for place, letter in enumerate(SAMPLE) if letter != " "} - {place for span in spans for place in range(*span)}
+    grows = all(one[0] <= other[0] for one, other in pairwise(spans))
+    start = tokenizer.bos_token or tokenizer.eos_token or "nothing"
+    return {
+        "tokenizer": f"{len(tokenizer)} tokens; {around[0]} before a text, {around[1]} after it; an empty text is {start}",
+        "offsets": "cover every letter in order" if not lost and grows else f"lose {len(lost)} letters of {SAMPLE!r}",
+    }

@@ -1,0 +1,283 @@
+"""Slow, direct transcriptions of further methods: explicit systems and inverses, one text at a time."""
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from d4s.editors.prompts import Rewriting
+from d4s.models.language_model import LanguageModel
+from tests.oracle.plain import average_key, got, hidden_of, key_of, preserved_by, put, target_of, watching
+
+
+def eye(size: int) -> Tensor:
+    return torch.eye(size, dtype=torch.float64)
+
+
+def changes(model: LanguageModel, original: dict[int, Tensor]) -> dict[int, Tensor]:
+    return {layer: got(model, layer) - weight for layer, weight in original.items()}
+
+
+class Plain:
+    """What the loops below share: original weights, Gram matrices of earlier keys, and the restoring at the end."""
+
+    def __init__(self, model: LanguageModel, settings, moments) -> None:
+        self.model, self.settings, self.layers = model, settings, settings.layers
+        self.original = {layer: got(model, layer) for layer in self.layers}
+        width = {layer: weight.shape[1] for layer, weight in self.original.items()}
+        self.seen = {layer: torch.zeros(width[layer], width[layer], dtype=torch.float64) for layer in self.layers}
+        confined = settings.preserve.kind == "null_space"
+        self.base = {} if confined else {layer: preserved_by(settings, moments, layer) for layer in self.layers}
+        for layer in self.base:
+            self.base[layer] += getattr(settings.preserve, "ridge", 0.0) * eye(width[layer])
+
+    def key(self, one: Rewriting, layer: int) -> Tensor:
+        return average_key(self.model, one, layer, self.settings.keys)
+
+    def missing(self, one: Rewriting, goal: dict[str, Tensor]) -> Tensor:
+        return goal["hidden"] + goal["hidden_shift"] - hidden_of(self.model, one.wordings[0], self.settings.target)
+
+    def run(self, edits: Sequence[Rewriting], one_edit) -> list[dict[int, Tensor]]:
+        history = []
+        for one in edits:
+            one_edit(self, one)
+            history.append(changes(self.model, self.original))
+        for layer, weight in self.original.items():
+            put(self.model, layer, weight)
+        return history
+
+
+# --- PMET ---------------------------------------------------------------------------------------------------------------
+
+
+def joint_target_of(model: LanguageModel, one: Rewriting, settings) -> dict[str, Tensor]:
+    """Shifts of the MLP's and the attention's output at once, on the whole model."""
+    modules = (model.mlp_out(settings.layer), model.attention(settings.layer))
+    hidden = []
+    for module in modules:
+        with watching(module) as seen:
+            model.network(input_ids=torch.tensor([one.wordings[0].ids]))
+        hidden.append(seen["out"][0, one.wordings[0].lookup].double())
+    shifts = [torch.zeros_like(vector, requires_grad=True) for vector in hidden]
+    adam = torch.optim.Adam(shifts, lr=settings.lr)
+    before = None
+
+    def likely(ids, lookup):
+        with ExitStack() as stack:
+            for module, shift in zip(modules, shifts, strict=True):
+
+                def change(output, shift=shift):
+                    output = output.clone()
+                    output[0, lookup] = output[0, lookup] + shift
+                    return output
+
+                stack.enter_context(watching(module, change))
+            return model.network(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+
+    for step in range(settings.steps):
+        nll, settled = 0.0, True
+        for wording in one.wordings:
+            found = likely(wording.ids + wording.target[:-1], wording.lookup)
+            rows = found[len(wording.ids) - 1 : len(wording.ids) - 1 + len(wording.target)]
+            nll = nll - rows[range(len(wording.target)), list(wording.target)].mean() / len(one.wordings)
+            settled &= rows.argmax(-1).tolist() == list(wording.target)
+        present = likely(one.essence.ids, one.essence.lookup)[one.essence.lookup]
+        before = present.detach() if before is None else before
+        divergence = (present.exp() * (present - before)).sum()
+        decay = sum(shift.norm() / vector.norm() ** 2 for shift, vector in zip(shifts, hidden, strict=True))
+        loss = (settings.settled_weight if settled else 1.0) * nll + settings.kl_weight * divergence + settings.weight_decay * decay
+        if loss.item() < settings.stop_loss or (settled and divergence.item() <= settings.settled_divergence) or step == settings.steps - 1:
+            break
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        with torch.no_grad():
+            for shift, vector in zip(shifts, hidden, strict=True):
+                shift.mul_(min(1.0, settings.clamp * vector.norm() / shift.norm()))
+    return {"hidden_shift": shifts[0].detach(), "hidden": hidden[0]}
+
+
+def pmet(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+    def one_edit(at: Plain, one: Rewriting) -> None:
+        goal = joint_target_of(model, one, settings.target)
+        for i, layer in enumerate(at.layers):
+            key = at.key(one, layer)
+            residual = at.missing(one, goal) / math.sqrt(len(at.layers) - i)
+            put(model, layer, got(model, layer) + torch.outer(residual, key) @ torch.linalg.inv(torch.outer(key, key) + at.base[layer]))
+
+    return Plain(model, settings, moments).run(edits, one_edit)
+
+
+# --- NSE ----------------------------------------------------------------------------------------------------------------
+
+
+def nse(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+    """Targets of the original model; rounds while the residual lies within its bounds; sub-blocks of the chosen neurons."""
+    goals = {id(one): target_of(model, one, settings.target) for one in edits}
+
+    def one_edit(at: Plain, one: Rewriting) -> None:
+        goal = goals[id(one)]
+        for _ in range(settings.rounds.most):
+            if not settings.rounds.above < at.missing(one, goal).norm() < settings.rounds.below:
+                break
+            for i, layer in enumerate(at.layers):
+                key = at.key(one, layer)
+                residual = at.missing(one, goal) / (len(at.layers) - i)
+                chosen, held = [], 0.0
+                for neuron in sorted(range(len(key)), key=lambda n: -abs(float(key[n]))):
+                    if held >= settings.neurons * float(key.abs().sum()) * (1 - 1e-12):
+                        break
+                    chosen.append(neuron)
+                    held += abs(float(key[neuron]))
+                part = key[chosen]
+                system = (at.base[layer] + at.seen[layer])[chosen][:, chosen] + torch.outer(part, part)
+                update = torch.zeros_like(at.original[layer])
+                update[:, chosen] = torch.outer(residual, torch.linalg.inv(system) @ part)
+                put(model, layer, got(model, layer) + update)
+        for layer in at.layers:
+            key = at.key(one, layer)
+            at.seen[layer] += torch.outer(key, key)
+
+    return Plain(model, settings, moments).run(edits, one_edit)
+
+
+# --- one key everywhere, and a target for each layer ----------------------------------------------------------------------
+
+
+def consistent_rome(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+    """R-ROME: the mean key and the mean output in the numerator and in the denominator."""
+
+    def one_edit(at: Plain, one: Rewriting) -> None:
+        (layer,) = at.layers
+        goal = target_of(model, one, settings.target)
+        key = sum(key_of(model, wording, layer) for wording in one.wordings) / len(one.wordings)
+        output = sum(hidden_of(model, wording, settings.target) for wording in one.wordings) / len(one.wordings)
+        direction = torch.linalg.inv(at.base[layer]) @ key
+        direction = direction / direction.norm()
+        left = (goal["hidden"] + goal["hidden_shift"] - output) / (key @ direction)
+        put(model, layer, got(model, layer) + torch.outer(left, direction))
+
+    return Plain(model, settings, moments).run(edits, one_edit)
+
+
+def blue(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+    """A target at each layer, optimised with the layers below already edited, and its whole shift."""
+
+    def one_edit(at: Plain, one: Rewriting) -> None:
+        for layer in at.layers:
+            goal = target_of(model, one, settings.target.model_copy(update={"layer": layer}))
+            key = at.key(one, layer)
+            system = at.base[layer] + torch.outer(key, key)
+            put(model, layer, got(model, layer) + torch.outer(goal["hidden_shift"], torch.linalg.inv(system) @ key))
+
+    return Plain(model, settings, moments).run(edits, one_edit)
+
+
+# --- what is done to a step, with key history where the settings have it --------------------------------------------------
+
+
+def memit_with(model: LanguageModel, edits: Sequence[Rewriting], settings, moments, after) -> list[dict[int, Tensor]]:
+    """MEMIT whose steps pass through `after(at, layer, right_hand_side, system, key)` before they are written."""
+
+    def one_edit(at: Plain, one: Rewriting) -> None:
+        goal = target_of(model, one, settings.target)
+        for i, layer in enumerate(at.layers):
+            key = at.key(one, layer)
+            right = torch.outer(at.missing(one, goal) / (len(at.layers) - i), key)
+            system = at.base[layer] + at.seen[layer] + torch.outer(key, key)
+            put(model, layer, got(model, layer) + after(at, layer, right, system, key))
+            if settings.history == "keys":
+                at.seen[layer] += torch.outer(key, key)
+
+    return Plain(model, settings, moments).run(edits, one_edit)
+
+
+def largest_entries(step: Tensor, weight: Tensor, share: float) -> Tensor:
+    relative = (step / (weight + 1e-8)).abs()
+    count = math.ceil(share * step.numel())
+    kept = torch.zeros_like(step).flatten()
+    order = relative.flatten().argsort(descending=True)[:count]
+    kept[order] = step.flatten()[order]
+    return kept.view_as(step)
+
+
+def rect(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+    """RECT; with feedback the right-hand side is less E, the defect of the step before times its system (OTE-SE)."""
+    errors: dict[int, Tensor] = {}
+
+    def after(at: Plain, layer: int, right: Tensor, system: Tensor, key: Tensor) -> Tensor:
+        step = (right - errors.get(layer, torch.zeros_like(right))) @ torch.linalg.inv(system)
+        written = largest_entries(step, got(model, layer), settings.after.keep)
+        if settings.after.feedback:
+            errors[layer] = (written - step) @ system
+        return written
+
+    return memit_with(model, edits, settings, moments, after)
+
+
+def simie(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+    grams: dict[int, Tensor] = {}
+
+    def after(at: Plain, layer: int, right: Tensor, system: Tensor, key: Tensor) -> Tensor:
+        grams[layer] = grams.get(layer, torch.zeros_like(system)) + torch.outer(key, key)
+        step = right @ torch.linalg.inv(system)
+        return step @ torch.outer(key, key) @ torch.linalg.inv(settings.after.weight * eye(len(key)) + grams[layer])
+
+    return memit_with(model, edits, settings, moments, after)
+
+
+def sphere(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+    def after(at: Plain, layer: int, right: Tensor, system: Tensor, key: Tensor) -> Tensor:
+        rows = at.original[layer] / at.original[layer].norm(dim=1, keepdim=True)
+        values, vectors = torch.linalg.eigh(rows.T @ rows)
+        held, main = 0.0, []
+        for number in reversed(range(len(values))):
+            main.append(vectors[:, number])
+            held += float(values[number] / values.sum())
+            if held >= settings.after.energy:
+                break
+        directions = torch.stack(main, 1)
+        step = right @ torch.linalg.inv(system)
+        return step @ (eye(len(key)) - settings.after.strength * directions @ directions.T)
+
+    return memit_with(model, edits, settings, moments, after)
+
+
+def pruned(delta: Tensor, original: Tensor, base: float) -> Tensor:
+    left, values, right = torch.linalg.svd(delta, full_matrices=False)
+    largest = float(torch.linalg.svdvals(original)[0])
+    for i, value in enumerate(values.tolist()):
+        if value > largest:
+            values[i] = math.log(value, base) - math.log(largest, base) + largest
+    return left @ torch.diag(values) @ right
+
+
+# --- LyapLock -----------------------------------------------------------------------------------------------------------
+
+
+def lyaplock(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+    """The step of its source: new edits, what is preserved times the queue, and what earlier edits still lack, in one system."""
+    queue = dict.fromkeys(settings.layers, 1.0)
+    first: dict[int, float] = {}
+    targets: dict[int, Tensor] = {}
+
+    def one_edit(at: Plain, one: Rewriting) -> None:
+        goal = target_of(model, one, settings.target)
+        for i, layer in enumerate(at.layers):
+            key, weight = at.key(one, layer), got(model, layer)
+            residual = at.missing(one, goal) / (len(at.layers) - i)
+            earlier = targets.get(layer, torch.zeros_like(weight))
+            kept = queue[layer] * at.base[layer]
+            right = torch.outer(residual, key) + (at.original[layer] - weight) @ kept + earlier - weight @ at.seen[layer]
+            update = right @ torch.linalg.inv(torch.outer(key, key) + kept + at.seen[layer])
+            targets[layer] = earlier + torch.outer(weight @ key + residual, key)
+            at.seen[layer] += torch.outer(key, key)
+            put(model, layer, weight + update)
+            change = weight + update - at.original[layer]
+            loss = float((change @ at.base[layer] @ change.T).trace())
+            first.setdefault(layer, loss)
+            queue[layer] = max(1.0, queue[layer] + loss / (settings.slack * first[layer]) - 1.0)
+
+    return Plain(model, settings, moments).run(edits, one_edit)

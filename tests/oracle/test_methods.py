@@ -1,0 +1,114 @@
+"""Further methods against their slow transcriptions, in float64, over whole sequences."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from d4s.editors.families import build
+from d4s.editors.prompts import Rewriting
+from d4s.editors.targets import optimise
+from tests.conformance.test_editors import SINGLE, SMALL
+from tests.oracle import plain, plain_methods
+from tests.oracle.test_editors import EDITS, Bench, agree, settings_for
+
+WEAK = {"preserve": {"weight": 1.0}}  # so that histories and what is done to steps matter
+
+
+def agrees(preset: str, transcription: Callable[..., Any], small: dict[str, Any] = SMALL, family: str = "gpt2", **changes: Any) -> None:
+    bench = Bench(settings_for(preset, small, **changes), EDITS, family)
+    tolerance = 1e-7 if family == "gptj" else 1e-8  # its sequences amplify rounding
+    agree(bench.run(bench.texts), transcription(bench.model, bench.texts, bench.settings, bench.moments), tolerance)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gptj"])
+def test_pmet_is_its_joint_loop(family: str) -> None:
+    agrees("pmet", plain_methods.pmet, family=family)
+
+
+@pytest.mark.parametrize("neurons", [1.0, 0.6])
+def test_nse_is_its_rounds_on_chosen_neurons(neurons: float) -> None:
+    agrees("nse", plain_methods.nse, neurons=neurons, rounds={"most": 3, "above": 0.01, "below": 100.0}, **WEAK)
+
+
+def test_nse_leaves_requests_out_that_are_there_or_too_far() -> None:
+    for rounds in ({"above": 50.0, "below": 100.0}, {"above": 0.0, "below": 1e-9}):
+        bench = Bench(settings_for("nse", SMALL, rounds=rounds), 3)
+        assert all(float(delta.abs().max()) == 0 for deltas in bench.run(bench.texts) for delta in deltas.values())
+
+
+@pytest.mark.parametrize("name", ["r_rome", "c_rome"])
+def test_consistent_rome_uses_one_key(name: str) -> None:
+    agrees(name, plain_methods.consistent_rome, SINGLE)
+
+
+def test_emmet_is_memit_on_one_layer_with_the_product_of_weight_and_ridge() -> None:
+    bench = Bench(settings_for("emmet", SINGLE, preserve={"weight": 0.5}), 6)
+    (found,) = bench.run(bench.texts[:1])
+    key = plain.average_key(bench.model, bench.texts[0], 1, bench.settings.keys)[:, None]
+    residual = plain.target_of(bench.model, bench.texts[0], bench.settings.target)["hidden_shift"][:, None]
+    weight, ridge = 5.0, 0.1
+    inverse = torch.linalg.inv(plain.preserved_by(bench.settings, bench.moments, 1) / 0.5 * weight)
+    expected = residual @ torch.linalg.inv(key.T @ inverse @ key + ridge * torch.eye(1).double()) @ key.T @ inverse
+    agree([found], [{1: expected}])
+
+
+def test_blue_has_a_target_for_each_layer() -> None:
+    agrees("blue", plain_methods.blue)
+
+
+def test_encore_is_memit_with_history_and_a_ridge() -> None:
+    def solved(at, layer, right, system, key):
+        return right @ torch.linalg.inv(system)
+
+    def transcription(model, texts, settings, moments):
+        return plain_methods.memit_with(model, texts, settings, moments, solved)
+
+    agrees("encore", transcription, {**SMALL, "target": {**SMALL["target"], "stop_top1": None}}, preserve={"weight": 1.0, "ridge": 0.3})
+
+
+@pytest.mark.parametrize(("preset", "keep"), [("rect", 0.3), ("rect", 1.0), ("ote_se", 0.3)])
+def test_rect_keeps_the_largest_relative_entries_and_feedback_returns_the_rest(preset: str, keep: float) -> None:
+    agrees(preset, plain_methods.rect, after={"keep": keep}, **WEAK)
+
+
+def test_simie_reduces_steps_to_their_keys() -> None:
+    agrees("simie", plain_methods.simie, after={"weight": 0.5}, **WEAK)
+
+
+def test_sphere_takes_main_directions_out() -> None:
+    moments = {"preserve": {"kind": "moments", "weight": 1.0}}
+    agrees("sphere", plain_methods.sphere, **moments)
+
+
+def test_prune_compresses_the_whole_change() -> None:
+    bench = Bench(settings_for("prune", {**SMALL, **WEAK}, finish={"base": 1.5}), 8)
+    original = {layer: bench.model.weight(layer).clone() * 1.0 for layer in bench.settings.layers}
+    plain_run = plain.memit(bench.model, [[one] for one in bench.texts], bench.settings, bench.moments)
+    found = finished(bench, bench.texts)
+    expected = {layer: plain_methods.pruned(delta, original[layer], 1.5) for layer, delta in plain_run[-1].items()}
+    agree([found], [expected])
+
+
+def finished(bench: Bench, texts: Sequence[Rewriting]) -> dict[int, torch.Tensor]:
+    """The change of weights that the edited model has after all texts."""
+    editor = build(bench.settings)
+    with editor.editing(bench.model, bench.prepared, editor.start(bench.model, bench.prepared)) as session:
+        for one in texts:
+            session.apply([one], optimise(bench.model, [one], bench.settings.target))
+        state = session.state()
+    with editor.edited(bench.model, bench.prepared, state) as view:
+        return {layer: change.clone() for layer, change in view.weight_changes().items()}
+
+
+@pytest.mark.parametrize("slack", [60.0, 0.6])
+def test_lyaplock_is_the_step_of_its_source(slack: float) -> None:
+    agrees("lyaplock", plain_methods.lyaplock, slack=slack, **WEAK)
+
+
+def test_refreshed_keys_give_the_one_time_batch_whenever_they_are_refreshed() -> None:
+    refreshed = Bench(settings_for("d4s_refreshed", keys={"every": 6}), 6)
+    batch = Bench(settings_for("one_time_batch", preserve=refreshed.settings.preserve.model_dump()), 6)
+    (expected,) = plain.memit(batch.model, [batch.texts], batch.settings, batch.moments)
+    agree([refreshed.run(refreshed.texts)[-1]], [expected])
