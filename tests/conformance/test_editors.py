@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from d4s.editors import locate_then_edit
 from d4s.editors.checks import Case, NotConformant, check_editor
 from d4s.editors.families import FAMILIES, build
 from d4s.editors.grace import GraceEditor
@@ -82,6 +83,12 @@ def case_for(settings, *, family: str = "gpt2", count: int = 4, dtype: torch.dty
 @pytest.mark.parametrize("name", [*PRESETS, *CHANGED])
 def test_every_named_editor_keeps_the_contract(name: str) -> None:
     check_editor(case_for(settings_for(name)))
+
+
+@pytest.mark.parametrize("name", ["memit_seq", "alphaedit", "d4s"])
+def test_the_contract_holds_where_solvers_are_refactored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locate_then_edit, "REFACTOR_EVERY", 3)
+    check_editor(case_for(settings_for(name), count=8))
 
 
 @pytest.mark.parametrize("family", ["llama", "gptj"])

@@ -193,3 +193,16 @@ def test_double_precision_matters() -> None:
     single = dense(base.float(), torch.cat(keys).float(), torch.cat(residuals).float())
     gap32 = (single.double() - forward).norm() / forward.norm()
     assert gap64 < 1e-12 < gap32 < 1.0
+
+
+def test_refactoring_takes_drift_out_and_tells_it() -> None:
+    base, keys, residuals = problem(30, 4, [1] * 40, 29)
+    fit = Fit(Recursive(base), torch.zeros(4, 30, dtype=torch.float64))
+    for key, residual in zip(keys, residuals, strict=True):
+        fit.add(key, residual)
+    rows, held = torch.cat(keys), fit.precision
+    assert isinstance(held, Recursive)
+    held._inverse += 1e-5 * torch.eye(30, dtype=torch.float64)
+    assert held.refactor(base + rows.mT @ rows) > 1e-7
+    assert held.refactor(base + rows.mT @ rows) < 1e-14
+    torch.testing.assert_close(held.apply(rows), torch.linalg.solve(base + rows.mT @ rows, rows.mT).mT)

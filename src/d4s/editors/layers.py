@@ -9,7 +9,7 @@ With keys K, wanted outputs R (rows) and the gain G of the keys (`solve.py`) a s
 and `QueueLayer` solves anew each time, over all edits, with a weight of what is preserved that follows a queue (LyapLock).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,6 +111,18 @@ class Layer:
         """Hold keys fast from now on, where the settings ask for it."""
         if self.settings.history != "none":
             self.held.add(keys)
+
+    def refactor(self, rows: Sequence[Row]) -> float | None:
+        """Solve afresh for what a recursive solver holds after these rows; how far it had drifted, None for other solvers."""
+        held, basis = (self.held.inner, self.base.basis) if isinstance(self.held, Confined) else (self.held, None)
+        if not isinstance(held, Recursive):
+            return None
+        matrix = self.base.matrix.clone()
+        for row in rows:
+            keys = row[f"{self.number}.keys"].to(self.delta.device).double()
+            keys = keys if basis is None else keys @ basis
+            matrix.addmm_(keys.mT, keys)
+        return held.refactor(matrix)
 
     def replay(self, row: Row) -> None:
         """Take a recorded step over, with the very operations that made it."""

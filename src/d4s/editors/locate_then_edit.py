@@ -5,6 +5,7 @@ keys that the requests look up, their share of the residual, and the change of w
 W = W₀ + Δ written before the next layer is read, so deeper keys and residuals see it.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -28,7 +29,10 @@ from d4s.models.language_model import LanguageModel
 from d4s.models.views import LiveModel
 from d4s.requests.draw import EditRequest
 
+log = logging.getLogger(__name__)
 Numbers = list[tuple[str, int | None, float]]
+REFACTOR_EVERY = 1000
+SEEN_DRIFT = 1e-6
 
 
 class LocateThenEditSession:
@@ -82,7 +86,7 @@ class LocateThenEditSession:
         self._rows.append(_without_repeats(row))
         if self._is_due(len(self._rows)):
             self._refresh(self._rows)
-        return StepLog(tuple(numbers))
+        return StepLog((*numbers, *self._refactor()))
 
     def state(self) -> State:
         """The rows so far, or the tensors as they are."""
@@ -187,6 +191,18 @@ class LocateThenEditSession:
         for part in self._layers.values():
             part.replay(row)
         self._rows.append(row)
+        self._refactor()
+
+    def _refactor(self) -> Numbers:
+        """Every so many steps, what solvers hold is solved afresh; a drift that could be seen in results is told."""
+        if self._settings.history == "none" or len(self._rows) % REFACTOR_EVERY:
+            return []
+        drifts = {layer: part.refactor(self._rows) for layer, part in self._layers.items()}
+        found: Numbers = [("solver_drift", layer, drift) for layer, drift in drifts.items() if drift is not None]
+        for _, layer, drift in found:
+            if drift > SEEN_DRIFT:
+                log.warning("layer %s: the recursive solver had drifted by %.1e of its norm after %d steps", layer, drift, len(self._rows))
+        return found
 
     def _is_due(self, count: int) -> bool:
         keys = self._settings.keys

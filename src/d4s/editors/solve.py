@@ -174,6 +174,14 @@ class Recursive:
         self._subtract(update, -1.0)
         return torch.linalg.solve_triangular(lower.mT, update, upper=True)
 
+    def refactor(self, matrix: Square) -> float:
+        """Put the inverse of the matrix that P stands for in P's place; returns how far P had drifted from it, relative to its norm."""
+        fresh = torch.cholesky_inverse(factor(matrix, "the preserved matrix plus the keys"))
+        self._flush()
+        drift = float((fresh - self._inverse).norm() / fresh.norm())
+        self._inverse = fresh
+        return drift
+
     def _subtract(self, update: Keys, sign: float) -> None:
         count = update.shape[0]
         if self._waiting + count > DELAYED_ROWS:
