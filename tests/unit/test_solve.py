@@ -12,6 +12,7 @@ from d4s.editors.solve import (
     Precision,
     Recursive,
     SolveError,
+    Subset,
     exact_gain,
     factor,
     precision,
@@ -117,11 +118,70 @@ def test_recursion_does_not_drift_at_bad_condition() -> None:
     close(fitted(Recursive(base), keys, residuals).delta, solve_delta(torch.cat(residuals), torch.cat(keys), base), 1e-8)
 
 
-def test_emmet_is_memit_at_another_weight() -> None:
-    base, (keys,), (residuals,) = problem(10, 4, [5], 7)
+@given(sizes, st.floats(1e-3, 10.0))
+@settings(max_examples=25, deadline=None)
+def test_emmet_is_memit_at_another_weight(drawn: tuple, ridge: float) -> None:
+    base, batches, wanted = problem(*drawn)
+    keys, residuals = torch.cat(batches), torch.cat(wanted)
     inverse = torch.linalg.inv(base)
-    emmet = residuals.mT @ torch.linalg.inv(keys @ inverse @ keys.mT + 0.1 * torch.eye(5, dtype=torch.float64)) @ keys @ inverse
-    close(solve_delta(residuals, keys, 0.1 * base), emmet)
+    middle = keys @ inverse @ keys.mT + ridge * torch.eye(len(keys), dtype=torch.float64)
+    close(solve_delta(residuals, keys, ridge * base), residuals.mT @ torch.linalg.inv(middle) @ keys @ inverse, 1e-7)
+
+
+@given(sizes)
+@settings(max_examples=25, deadline=None)
+def test_without_a_ridge_emmet_on_one_fact_is_rank_one_model_editing(drawn: tuple) -> None:
+    base, batches, wanted = problem(*drawn)
+    key, residual = batches[0][:1], wanted[0][:1]
+    exact = residual.mT @ exact_gain(precision(base, batch=1, grows=False), key, key)
+    gaps = [float((solve_delta(residual, key, ridge * base) - exact).norm() / exact.norm()) for ridge in (1e-2, 1e-4, 1e-6)]
+    assert gaps == sorted(gaps, reverse=True) and gaps[-1] < 1e-4
+
+
+@given(sizes)
+@settings(max_examples=25, deadline=None)
+def test_alphaedit_with_history_is_one_batch_in_its_free_directions(drawn: tuple) -> None:
+    base, keys, residuals = problem(*drawn)
+    values, vectors = torch.linalg.eigh(base)
+    basis = vectors[:, values <= values.median()]
+    held = Confined(Recursive(0.5 * torch.eye(basis.shape[1], dtype=torch.float64)), basis)
+    free = torch.cat(keys) @ basis
+    expected = dense(0.5 * torch.eye(basis.shape[1], dtype=torch.float64), free, torch.cat(residuals)) @ basis.mT
+    close(fitted(held, keys, residuals).delta, expected, 1e-8)
+
+
+@given(sizes)
+@settings(max_examples=25, deadline=None)
+def test_what_feedback_returns_brings_the_solution_back_to_the_batch(drawn: tuple) -> None:
+    """A step that was written in part only: with its defect returned, what was solved for stays the batch solution (OTE-SE)."""
+    base, keys, residuals = problem(*drawn)
+    held, delta, defect = Recursive(base), torch.zeros(residuals[0].shape[1], len(base), dtype=torch.float64), 0.0
+    for batch, wanted in zip(keys, residuals, strict=True):
+        gain = held.add(batch)
+        missing = wanted - batch @ delta.mT
+        step = missing.mT @ gain if isinstance(defect, float) else (missing + batch @ defect.mT).mT @ gain - defect
+        written = 0.7 * step
+        solved, delta, defect = delta + step, delta + written, written - step
+    close(solved, dense(base, torch.cat(keys), torch.cat(residuals)), 1e-7)
+
+
+@given(sizes)
+@settings(max_examples=25, deadline=None)
+def test_a_share_of_all_neurons_is_the_plain_gain_and_less_leaves_neurons_alone(drawn: tuple) -> None:
+    base, keys, _ = problem(*drawn)
+    close(Subset(base, 1.0).gain(keys[0]), Direct(base).gain(keys[0]))
+    gain = Subset(base, 0.3).gain(keys[0])
+    sizes_of = keys[0].abs().sum(0)
+    changed = gain.abs().sum(0) > 0
+    assert sizes_of[changed].min() >= sizes_of[~changed].max() if (~changed).any() else True
+    assert float(sizes_of[changed].sum()) >= 0.3 * float(sizes_of.sum()) - 1e-12
+
+
+def test_without_history_a_sequence_is_no_batch() -> None:
+    base, keys, residuals = problem(12, 4, [1] * 8, 31)
+    delta = sum(wanted.mT @ LowRank(0.01 * base).gain(key) for key, wanted in zip(keys, residuals, strict=True))
+    batch = dense(0.01 * base, torch.cat(keys), torch.cat(residuals))
+    assert float((delta - batch).norm() / batch.norm()) > 0.3
 
 
 def test_exact_gain_is_rank_one_model_editing() -> None:
