@@ -107,8 +107,8 @@ definition from nothing names its `family` and its parts. Parts that do not go t
 Every preset has settings per kind of model, and the model's `tuned_as` picks the column. `mini` is the model that is trained
 here; {columns} are settings that the methods or the field's common repositories released.
 
-| preset | family | from | what it is | columns |
-|---|---|---|---|---|
+| preset | family | from | what it is | columns | released for |
+|---|---|---|---|---|---|
 {presets}
 
 What the presets say for `mini`; everything else has the defaults of the family:
@@ -192,7 +192,10 @@ def sections() -> tuple[Section, ...]:
             example=DATASETS_EXAMPLE,
         ),
         Section("Measuring", {"MeasureSettings": "`measure`", "BenchmarkSettings": "`benchmarks`"}),
-        Section("Figures and execution", {"FigureSettings": "`figures`", "ExecutionSettings": "`execution`"}),
+        Section(
+            "Figures and execution",
+            {"FigureSettings": "`figures`", "ExecutionSettings": "`execution`", "ShardSettings": "`shards` of `execution`"},
+        ),
     )
 
 
@@ -203,7 +206,8 @@ def preset_rows() -> list[str]:
     for name, preset in PRESETS.items():
         missing = [column for column in everywhere if column not in columns_of(name)]
         columns = f"all but {', '.join(missing)}" if missing else "all"
-        rows.append(f"| `{name}` | `{preset.family}` | {preset.paper} | {preset.note} | {columns} |")
+        released = "all of them" if set(preset.released) == set(everywhere) - {"mini"} else ", ".join(preset.released) or "none: ours"
+        rows.append(f"| `{name}` | `{preset.family}` | {preset.paper} | {preset.note} | {columns} | {released} |")
     return rows
 
 

@@ -7,12 +7,13 @@ import torch
 
 from d4s.editors import locate_then_edit
 from d4s.editors.checks import Case, NotConformant, check_editor
+from d4s.editors.columns import merged
 from d4s.editors.families import FAMILIES, build
 from d4s.editors.grace import GraceEditor
 from d4s.editors.locate_then_edit import LocateThenEditEditor
 from d4s.editors.memory_views import MemoryModel
 from d4s.editors.prepare import prepared_tensors
-from d4s.editors.presets import PRESETS, merged
+from d4s.editors.presets import PRESETS
 from d4s.editors.protocol import Prepared
 from d4s.editors.settings import resolve
 from d4s.editors.states import RowState

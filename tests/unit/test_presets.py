@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from d4s.editors.columns import merged
 from d4s.editors.families import FAMILIES, build, module_of
 from d4s.editors.parts import BasisSettings, PrepareSettings
-from d4s.editors.presets import PRESETS, columns_of, merged, settings_of
+from d4s.editors.presets import PRESETS, columns_of, settings_of
 from d4s.editors.settings import FAMILY_SETTINGS, resolve
 from d4s.errors import SettingsError
 

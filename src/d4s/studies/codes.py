@@ -23,6 +23,7 @@ LEFT_OUT = frozenset(
         "facts.readers",
         "editors.parts",
         "editors.settings",
+        "editors.columns",
         "editors.presets",
         "editors.families",
         "runs.settings",
