@@ -102,12 +102,12 @@ EMMET: Mapping[str, Settings] = {  # the weight is the released one times the re
     "llama3-8b": _memit((5,), 10_000.0, _shift(0.1, 0.5, 0.75)),
 }
 PMET: Mapping[str, Settings] = {
-    "mini": _joint((0, 1, 2), 100.0, {**_shift(0.5, 0.5, 3.0, steps=25), **MINI_STOP}),
+    "mini": _joint((0, 1, 2), 100.0, {**_shift(0.5, 0.5, 1.5, steps=25), **MINI_STOP}),
     "gpt-j-6b": _joint(range(3, 9), 6_000.0, {**_shift(0.2, 0.5, 0.75, steps=30), "kl_weight": 1.0}),
     "llama2-7b": _joint(range(4, 9), 15_000.0, _shift(0.5, 0.5, 1.0, steps=20)),
 }
 NSE: Mapping[str, Settings] = {
-    "mini": {**MEMIT["mini"], "rounds": {"above": 0.5, "below": 100.0}},
+    "mini": merged(MEMIT["mini"], {"preserve": {"weight": 30.0}, "rounds": {"above": 2.0, "below": 100.0}}),
     "gpt2-xl": {**_memit(range(13, 18), 10_000.0, _shift(0.5, 0.5, 0.75, steps=20)), "rounds": {"above": 35.0, "below": 150.0}},
     "gpt-j-6b": {**_memit(range(3, 9), 15_000.0, A), "rounds": {"above": 15.0, "below": 100.0}, "neurons": 0.8},
     "llama3-8b": {**_memit(range(4, 9), 15_000.0, _shift(0.1, 0.5, 0.75)), "rounds": {"above": 2.5, "below": 50.0}},
@@ -119,7 +119,7 @@ ENCORE: Mapping[str, Settings] = {
     "llama3-8b": merged(_memit(range(4, 9), 15_000.0, A), {"preserve": {"ridge": 20.0}, "target": {"stop_top1": 1}}),
 }
 GRACE: Mapping[str, Settings] = {
-    "mini": {"layer": 4, "eps_init": 3.0, "value": "warm", "stop_loss": 0.05},
+    "mini": {"layer": 4, "eps_init": 4.0, "value": "warm", "stop_loss": 0.05},
     "gpt2-xl": {"layer": 35, "steps": 200},
     "gpt-j-6b": {"layer": 25, "steps": 200},
     "llama2-7b": {"layer": 27, "steps": 50},

@@ -137,7 +137,7 @@ PRESETS: Mapping[str, Preset] = {
         "locate_then_edit",
         {column: settings for column, settings in MEMIT.items() if column != "llama2-7b"},
         {"history": "keys", "preserve": {"kind": "null_space", "threshold": 0.02, "weight": 10.0}},
-        {"qwen2.5-7b": {"preserve": {"weight": 1.0}}},
+        {"mini": {"preserve": {"weight": 1.0}}, "qwen2.5-7b": {"preserve": {"weight": 1.0}}},
         released=("gpt2-xl", "gpt-j-6b", "llama3-8b", "qwen2.5-7b"),
     ),
     "pmet": Preset(
@@ -170,6 +170,7 @@ PRESETS: Mapping[str, Preset] = {
         "locate_then_edit",
         ENCORE,
         {"history": "keys"},
+        _mini_weight(30.0),
         released=("gpt2-xl", "llama2-7b", "llama3-8b"),
     ),
     "nas": Preset(
@@ -178,6 +179,7 @@ PRESETS: Mapping[str, Preset] = {
         "locate_then_edit",
         without(MEMIT, "llama2-7b"),
         {"history": "keys", "preserve": {"kind": "null_space", "threshold": 0.02, "weight": 10.0}, "anchor": {}},
+        _mini_weight(1.0),
     ),
     "rect": Preset(
         "Gu et al. 2024",
@@ -193,6 +195,7 @@ PRESETS: Mapping[str, Preset] = {
         "locate_then_edit",
         MEMIT,
         {"history": "keys", "after": {"kind": "rect", "feedback": True}},
+        _mini_weight(30.0),
     ),
     "prune": Preset(
         "Ma et al. 2025",
@@ -207,6 +210,7 @@ PRESETS: Mapping[str, Preset] = {
         "locate_then_edit",
         without(MEMIT, "llama2-7b"),
         {"history": "keys", "preserve": {"kind": "null_space", "threshold": 0.02, "weight": 10.0}, "after": {"kind": "sphere"}},
+        _mini_weight(1.0),
     ),
     "simie": Preset(
         "SimIE (2025)",
