@@ -107,7 +107,7 @@ PMET: Mapping[str, Settings] = {
     "llama2-7b": _joint(range(4, 9), 15_000.0, _shift(0.5, 0.5, 1.0, steps=20)),
 }
 NSE: Mapping[str, Settings] = {
-    "mini": merged(MEMIT["mini"], {"preserve": {"weight": 30.0}, "rounds": {"above": 2.0, "below": 100.0}}),
+    "mini": merged(MEMIT["mini"], {"preserve": {"weight": 30.0}, "rounds": {"above": 0.5, "below": 100.0}}),
     "gpt2-xl": {**_memit(range(13, 18), 10_000.0, _shift(0.5, 0.5, 0.75, steps=20)), "rounds": {"above": 35.0, "below": 150.0}},
     "gpt-j-6b": {**_memit(range(3, 9), 15_000.0, A), "rounds": {"above": 15.0, "below": 100.0}, "neurons": 0.8},
     "llama3-8b": {**_memit(range(4, 9), 15_000.0, _shift(0.1, 0.5, 0.75)), "rounds": {"above": 2.5, "below": 50.0}},
