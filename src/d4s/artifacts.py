@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
+KEPT = "kept"
 DIGEST_LENGTH = 10
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "lm_eval", "snakemake", "dvc")
 S = TypeVar("S")
@@ -181,6 +182,35 @@ class Job(Generic[S]):
             notes=notes,
         ).write(self.folder / manifest)
 
+    def finish_part(self, files: Sequence[str], manifest: str, **notes: Any) -> None:
+        """Write the manifest of a part that is done, and before it a copy that the workflow does not know and never deletes."""
+        self.finish(files, f"{KEPT}/{manifest}", **notes)
+        self._put_back(manifest)
+
+    def pending(self) -> Iterator[str]:
+        """The wanted manifests whose parts are still to be made, in the order asked for; those of the others are put back.
+
+        A part is done if its kept manifest and every file named there are whole and this very job, by its digest, made
+        them. Other jobs may be at work on other parts in the same folder.
+        """
+        for manifest in self.wanted:
+            if self._is_kept(manifest):
+                self._put_back(manifest)
+            else:
+                yield manifest
+
+    def _put_back(self, manifest: str) -> None:
+        write_text(self.path(manifest), (self.path(KEPT) / manifest).read_text(encoding="utf-8"))
+
+    def _is_kept(self, manifest: str) -> bool:
+        try:
+            kept = Artifact.open(self.folder, self.kind, f"{KEPT}/{manifest}")
+            for name in kept.manifest.files:
+                kept.path(name)
+        except ArtifactError:
+            return False
+        return kept.manifest.digest == self.digest
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
@@ -212,6 +242,19 @@ class Artifact:
                 f"{folder} holds the artefact {found.name!r}: the folder was renamed or copied; restore its name or delete it"
             )
         return cls(folder, found)
+
+    @classmethod
+    def open_parts(cls, folder: Path, kind: str, manifests: Sequence[str]) -> list["Artifact"]:
+        """Open several parts of an artefact, which different jobs may have made.
+
+        Raises:
+            ArtifactError: if one is missing or broken, or if they were not all made from the same settings, inputs and code.
+        """
+        parts = [cls.open(folder, kind, manifest) for manifest in manifests]
+        digests = sorted({part.manifest.digest for part in parts})
+        if len(digests) > 1:
+            raise ArtifactError(f"{folder} holds parts of different settings, inputs or code ({digests}); delete it and run again")
+        return parts
 
     def path(self, name: str) -> Path:
         """A file of the artefact, its content checked against the manifest.

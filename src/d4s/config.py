@@ -299,10 +299,17 @@ class FigureSettings(Frozen):
     dpi: Count = Field(default=200, description="Resolution of PNG files.")
 
 
+class ShardSettings(Frozen):
+    """Numbers of jobs that share the work on one artefact; its files are the same bit for bit for any number."""
+
+    targets: Count = Field(default=1, description="Jobs that share the blocks of targets of one request list.")
+    moments: Count = Field(default=1, description="Jobs that share the layers whose moments are taken; each of them reads the text.")
+
+
 class ExecutionSettings(Frozen):
     """How work is spread; enters no result and no hash."""
 
-    target_shards: Count = Field(default=1, description="Jobs over which the targets of one request list are spread.")
+    shards: ShardSettings = ShardSettings()
 
 
 def _dataset_kind(value: Any) -> str:

@@ -41,3 +41,43 @@ def test_the_profile_is_loaded_by_itself(fresh: Workdir) -> None:
 def test_names_of_studies_stay_apart(tmp_path: Path) -> None:
     work = lay_out(tmp_path / "other", TINY | {"study": "other"})
     assert "results/other/report.html" in work.snakemake("-n")
+
+
+SHARDED = {
+    "seeds": [1],
+    "grid": [{"models": ["mini"], "datasets": ["world_qa"], "editors": ["memit", "d4s"], "lengths": [10, 330]}],
+    "execution": {"shards": {"targets": 3, "moments": 2}},
+}
+
+
+def _outputs(dry_run: str) -> list[tuple[str, list[str]]]:
+    """Rule and declared outputs of every job, as a dry run lists them."""
+    jobs = re.findall(r"^rule (\w+):\n(?:    input: .*\n)?    output: (.*)$", dry_run, re.MULTILINE)
+    return [(rule, files.split(", ")) for rule, files in jobs]
+
+
+def _pretend_that_all_is_done(work: Workdir, outputs: list[str]) -> None:
+    for name in outputs:
+        path = work.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix:
+            path.touch()
+        else:
+            path.mkdir(exist_ok=True)
+    work.snakemake("--touch", "--forceall")
+
+
+def test_shards_share_blocks_and_layers_and_their_number_reruns_nothing(tmp_path: Path) -> None:
+    work = lay_out(tmp_path / "sharded", yaml.safe_load((ROOT / "params.yaml").read_text()) | SHARDED)
+    jobs = _outputs(work.snakemake("-n"))
+    for verb, letter, numbers in (("targets", "b", ["01", "23", "456"]), ("moments", "l", ["0", "12"])):
+        shared = sorted((rule, [Path(name).name for name in files]) for rule, files in jobs if rule.startswith(verb))
+        assert [rule.rpartition("_")[2] for rule, _ in shared] == [f"{number}of{len(numbers)}" for number in range(1, len(numbers) + 1)]
+        assert [files for _, files in shared] == [[f"{letter}{number}.json" for number in some] for some in numbers]
+    _pretend_that_all_is_done(work, [name for _, files in jobs for name in files])
+    for shards in ({"targets": 3, "moments": 2}, {"targets": 1, "moments": 1}, {"targets": 5, "moments": 3}):
+        work.change(lambda params, shards=shards: params.update(execution={"shards": shards}))
+        assert work.jobs() == {}, shards
+    work.change(lambda params: params["grid"][0].update(lengths=[10, 330, 360]))
+    longer = work.jobs()
+    assert (longer["targets"], longer.get("moments", 0), longer["edit"]) == (1, 0, 2)

@@ -57,6 +57,14 @@ def code_of(wildcards):
     return NODES[wildcards.name].code
 
 
-def rule_name(node):
-    """The name of a rule that makes one artefact with several manifests."""
-    return re.sub(r"\W", "_", f"{node.verb}_{node.name}")
+def rule_name(node, shard=""):
+    """The name of a rule that makes one artefact with several manifests, or a shard of them."""
+    return re.sub(r"\W", "_", f"{node.verb}_{node.name}{shard}")
+
+
+def shards_of(verb):
+    """The jobs that share the artefacts of a verb: node, the manifests that the job makes, what its name adds to the node's."""
+    for node in PLAN.of(verb):
+        shards = node.shards(getattr(STUDY.execution.shards, verb))
+        for number, manifests in enumerate(shards, start=1):
+            yield node, manifests, f".{number}of{len(shards)}" if len(shards) > 1 else ""

@@ -1,4 +1,4 @@
-"""What editors need beside facts: prefixes, moments, targets, prepared parts. Layers and blocks are outputs."""
+"""What editors need beside facts: prefixes, moments, targets, prepared parts. Layers and blocks are outputs; shards share them."""
 
 
 rule contexts:
@@ -55,19 +55,19 @@ rule prepare:
         " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 
-for node in PLAN.of("moments"):
+for node, manifests, shard in shards_of("moments"):
 
     rule:
         name:
-            rule_name(node)
+            rule_name(node, shard)
         input:
             ancient(node.input_files),
         output:
-            node.manifests,
+            manifests,
         log:
-            f"{LOGS}/moments/{node.name}.log",
+            f"{LOGS}/moments/{node.name}{shard}.log",
         benchmark:
-            f"{LOGS}/moments/{node.name}.tsv"
+            f"{LOGS}/moments/{node.name}{shard}.tsv"
         conda:
             ENVIRONMENT
         threads: 1
@@ -84,19 +84,19 @@ for node in PLAN.of("moments"):
             " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 
-for node in PLAN.of("targets"):
+for node, manifests, shard in shards_of("targets"):
 
     rule:
         name:
-            rule_name(node)
+            rule_name(node, shard)
         input:
             ancient(node.input_files),
         output:
-            node.manifests,
+            manifests,
         log:
-            f"{LOGS}/targets/{node.name}.log",
+            f"{LOGS}/targets/{node.name}{shard}.log",
         benchmark:
-            f"{LOGS}/targets/{node.name}.tsv"
+            f"{LOGS}/targets/{node.name}{shard}.tsv"
         conda:
             ENVIRONMENT
         threads: 1

@@ -253,41 +253,36 @@ def anchor_norm(model: LanguageModel, requests: Sequence[EditRequest], target: T
 
 
 def targets(job: Job[TargetsJobSettings]) -> None:
-    """Write bBLOCK.safetensors for every manifest bBLOCK.json asked for that is not there yet, whole blocks at a time."""
-    blocks = [block for block in sorted(int(Path(name).stem.removeprefix("b")) for name in job.wanted) if not _is_valid(job.folder, block)]
+    """Write bBLOCK.safetensors for every manifest bBLOCK.json asked for that is not there yet, whole blocks at a time.
+
+    A block depends on its own requests alone, so any number of jobs may share the blocks of a folder, at the same time too.
+    """
+    blocks = sorted(int(Path(name).stem.removeprefix("b")) for name in job.pending())
     if not blocks:
         return
     facts = from_frame(job.artifact("facts", "facts").table("facts.parquet", FACTS))
     requests = [request for request, _ in draw(facts, job.settings.seed)]
     model, contexts = load(job.inputs["model"]), read_contexts(job.inputs["contexts"])
-    log.info("targets of %d blocks of %d requests", len(blocks), REQUESTS_PER_BLOCK)
-    for block in progress(blocks, "targets", len(blocks)):
+    log.info("targets of blocks %s, of %d requests each; %d others are there", blocks, REQUESTS_PER_BLOCK, len(job.wanted) - len(blocks))
+    for done, block in enumerate(progress(blocks, "targets", len(blocks)), start=1):
         batch = requests[block * REQUESTS_PER_BLOCK : (block + 1) * REQUESTS_PER_BLOCK]
         found = optimise(model, [rewriting(model, request, contexts) for request in batch], job.settings.target)
         write_tensors(job.path(f"b{block}.safetensors"), {field.name: getattr(found, field.name).cpu() for field in fields(found)})
-        job.finish([f"b{block}.safetensors"], manifest=f"b{block}.json", requests=[request.request_id for request in batch])
+        job.finish_part([f"b{block}.safetensors"], f"b{block}.json", requests=[request.request_id for request in batch])
+        log.info("block %d is there, %d of %d", block, done, len(blocks))
 
 
 def read_targets(folder: Path, requests: Sequence[EditRequest]) -> Targets:
     """Targets of the first requests of a sequence, from the blocks that hold them, checked.
 
     Raises:
-        ArtifactError: if a block is missing or was computed for other requests.
+        ArtifactError: if a block is missing, was computed for other requests, or unlike the others.
     """
     parts: list[Targets] = []
-    for block in range(-(-len(requests) // REQUESTS_PER_BLOCK)):
-        artifact = Artifact.open(folder, "targets", f"b{block}.json")
+    blocks = range(-(-len(requests) // REQUESTS_PER_BLOCK))
+    for block, artifact in zip(blocks, Artifact.open_parts(folder, "targets", [f"b{block}.json" for block in blocks]), strict=True):
         wanted = [request.request_id for request in requests[block * REQUESTS_PER_BLOCK : (block + 1) * REQUESTS_PER_BLOCK]]
         if artifact.manifest.notes["requests"][: len(wanted)] != wanted:
             raise ArtifactError(f"{folder} holds targets of other requests in block {block}; delete it and run the rule that makes targets")
         parts.append(Targets(**artifact.tensors(f"b{block}.safetensors"))[: len(wanted)])
     return Targets.joined(parts)
-
-
-def _is_valid(folder: Path, block: int) -> bool:
-    """Whether a block is there, whole."""
-    try:
-        Artifact.open(folder, "targets", f"b{block}.json").path(f"b{block}.safetensors")
-    except ArtifactError:
-        return False
-    return True

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from d4s.artifacts import Artifact, Job, write_tensors
 from d4s.config import MomentsSettings
-from d4s.errors import ArtifactError
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
@@ -78,38 +77,28 @@ def spread_rows(rows: Int[Tensor, "n row"], tokens: int) -> Int[Tensor, "m row"]
 
 
 def moments(job: Job[MomentsSettings]) -> None:
-    """Write lLAYER.safetensors (`sum_kk`, `n_tokens`) for every manifest lLAYER.json asked for that is not there yet."""
-    layers = [layer for layer in _layers_of(job.wanted) if not _is_valid(job.folder, layer)]
+    """Write lLAYER.safetensors (`sum_kk`, `n_tokens`) for every manifest lLAYER.json asked for that is not there yet.
+
+    A layer's sums do not depend on which others are read in the same pass, so any number of jobs may share the layers of a
+    folder, at the same time too.
+    """
+    layers = sorted(int(Path(name).stem.removeprefix("l")) for name in job.pending())
     if not layers:
         return
     model = load(job.inputs["model"])
     text = job.artifact("text", "corpora")
     rows = spread_rows(text.tensors("tokens.safetensors")["rows"], job.settings.tokens)
-    log.info("second moments of layers %s over %d tokens", layers, rows.numel())
+    log.info("second moments of layers %s over %d tokens; %d others are there", layers, rows.numel(), len(job.wanted) - len(layers))
     for layer, moment in collect(model, rows, layers, job.settings.batch_rows, text.manifest.name).items():
         tensors = {"sum_kk": moment.sum_kk.cpu(), "n_tokens": torch.tensor(moment.n_tokens)}
         write_tensors(job.path(f"l{layer}.safetensors"), tensors)
-        job.finish([f"l{layer}.safetensors"], manifest=f"l{layer}.json", source=moment.source)
+        job.finish_part([f"l{layer}.safetensors"], f"l{layer}.json", source=moment.source)
 
 
 def read_moments(folder: Path, layers: Sequence[int]) -> Mapping[int, SecondMoment]:
     """The second moments of layers in an artefact's folder, checked."""
     found: dict[int, SecondMoment] = {}
-    for layer in layers:
-        artifact = Artifact.open(folder, "moments", f"l{layer}.json")
+    for layer, artifact in zip(layers, Artifact.open_parts(folder, "moments", [f"l{layer}.json" for layer in layers]), strict=True):
         tensors = artifact.tensors(f"l{layer}.safetensors")
         found[layer] = SecondMoment(tensors["sum_kk"], int(tensors["n_tokens"]), artifact.manifest.notes["source"])
     return found
-
-
-def _layers_of(wanted: Sequence[str]) -> list[int]:
-    return sorted(int(Path(name).stem.removeprefix("l")) for name in wanted)
-
-
-def _is_valid(folder: Path, layer: int) -> bool:
-    """Whether a layer is there, whole."""
-    try:
-        Artifact.open(folder, "moments", f"l{layer}.json").path(f"l{layer}.safetensors")
-    except ArtifactError:
-        return False
-    return True

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Union
 
@@ -64,6 +65,15 @@ class Node:
         """The manifests that a rule declares as its outputs."""
         return [self.folder / name for name in self.wanted]
 
+    def shards(self, count: int) -> list[list[Path]]:
+        """The manifests, by number, dealt out to so many jobs or, where there are fewer manifests, to one job each.
+
+        Neighbours stay together, no job goes without, and no job has two more than another.
+        """
+        paths = sorted(self.manifests, key=_number)
+        count = min(count, len(paths))
+        return [paths[start:stop] for start, stop in pairwise(len(paths) * job // count for job in range(count + 1))]
+
     @property
     def settings_text(self) -> str:
         """Settings as canonical JSON, as handed to the job."""
@@ -85,6 +95,11 @@ class Node:
             if isinstance(node, Node):
                 yield from node.upstream()
                 yield node
+
+
+def _number(manifest: Path) -> int:
+    """The number in a manifest's name, of a block, a layer or a length; 0 for the manifest of a whole artefact."""
+    return int("".join(filter(str.isdigit, manifest.stem)) or 0)
 
 
 def merged(nodes: list[Node]) -> list[Node]:

@@ -1,0 +1,203 @@
+"""Targets and moments in shards: jobs that share a folder at once, the same bits for any number, resuming, provenance."""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import pytest
+import torch
+
+from d4s.artifacts import KEPT, Artifact, Job, write_json, write_table, write_tensors
+from d4s.cli import _record_costs
+from d4s.config import ContextsSettings, CorpusSettings, FactsSettings, MomentsSettings, Study
+from d4s.editors import targets as targets_stage
+from d4s.editors.parts import TargetSettings, TargetsJobSettings
+from d4s.editors.targets import read_targets, targets
+from d4s.errors import ArtifactError
+from d4s.facts.record import to_rows
+from d4s.models.language_model import LanguageModel
+from d4s.requests.draw import draw
+from d4s.schemas import FACTS
+from d4s.statistics.moments import collect, moments, read_moments
+from d4s.studies.costs import cost_rows
+from d4s.studies.graph import Node
+from tests.oracle.plain import PREFIXES
+from tests.tiny import tiny_facts, tiny_model
+
+TARGETS = TargetsJobSettings(target=TargetSettings(layer=1, at="original", steps=3, clamp=2.0), seed=4)
+LOADING = Lock()
+Verb = Callable[[Job[Any]], None]
+
+
+def text_rows(count: int) -> torch.Tensor:
+    return torch.randint(2, 30, (count, 12), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+
+
+def load_one_at_a_time(_folder: Path) -> LanguageModel:
+    """A model of its own for each job; they are drawn from one global generator, which jobs in threads would share."""
+    with LOADING:
+        return tiny_model(layers=4)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    monkeypatch.setattr("d4s.editors.targets.load", load_one_at_a_time)
+    monkeypatch.setattr("d4s.statistics.moments.load", load_one_at_a_time)
+    monkeypatch.setattr(targets_stage, "REQUESTS_PER_BLOCK", 2)
+    write_table(tmp_path / "facts" / "facts.parquet", to_rows(tiny_facts(8)), FACTS)
+    Job("facts", FactsSettings(source="tiny"), {}, tmp_path / "facts").finish(["facts.parquet"])
+    write_json(tmp_path / "contexts" / "contexts.json", {"contexts": PREFIXES})
+    Job("contexts", ContextsSettings(), {}, tmp_path / "contexts").finish(["contexts.json"])
+    write_tensors(tmp_path / "text" / "tokens.safetensors", {"rows": text_rows(30)})
+    Job("corpora", CorpusSettings(), {}, tmp_path / "text").finish(["tokens.safetensors"])
+    return {role: tmp_path / role for role in ("model", "facts", "contexts", "text")}
+
+
+def whole_job(kind: str, inputs: dict[str, Path], folder: Path) -> tuple[Verb, Job[Any]]:
+    """The verb of a kind and the one job that makes four blocks, or four layers."""
+    verb, settings, letter = {"targets": (targets, TARGETS, "b"), "moments": (moments, MomentsSettings(batch_rows=8), "l")}[kind]
+    return verb, Job(kind, settings, inputs, folder, tuple(f"{letter}{number}.json" for number in range(4)), digest="0123456789")
+
+
+def shards(job: Job[Any], count: int) -> list[Job[Any]]:
+    node = Node(job.kind, job.kind, "shared", {}, "", wanted=job.wanted)
+    return [replace(job, wanted=tuple(path.name for path in manifests)) for manifests in node.shards(count)]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# --- who makes what ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7, 12])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 20])
+def test_shards_cover_everything_once_in_order_and_evenly(parts: int, count: int) -> None:
+    node = Node("targets", "targets", "mini", {}, "", wanted=tuple(f"b{number}.json" for number in reversed(range(parts))))
+    found = node.shards(count)
+    assert [path.name for manifests in found for path in manifests] == [f"b{number}.json" for number in range(parts)]
+    sizes = [len(manifests) for manifests in found]
+    assert len(found) == min(count, parts) and max(sizes) - min(sizes) <= 1
+
+
+def test_the_numbers_of_jobs_are_settings_that_enter_no_artefact() -> None:
+    grid = [{"models": ["mini"], "datasets": ["facts"], "editors": ["memit"], "lengths": [10]}]
+    study = {"study": "s", "models": {"mini": {"source": "world"}}, "datasets": {"facts": {"source": "world"}}, "grid": grid}
+    chosen = Study.model_validate(study | {"execution": {"shards": {"targets": 3}}}).execution.shards
+    assert (chosen.targets, chosen.moments) == (3, 1)
+    with pytest.raises(ValueError, match="greater than 0"):
+        Study.model_validate(study | {"execution": {"shards": {"moments": 0}}})
+
+
+# --- the same bits ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["targets", "moments"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_shards_at_work_at_once_leave_the_folder_that_one_job_leaves(
+    inputs: dict[str, Path], tmp_path: Path, kind: str, count: int
+) -> None:
+    verb, job = whole_job(kind, inputs, tmp_path / "one" / "shared")
+    verb(job)
+    shared = replace(job, folder=tmp_path / "many" / "shared")
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(verb, shards(shared, count)))
+    assert content(shared.folder) == content(job.folder)
+    assert len(list(job.folder.glob("*.safetensors"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype"), [("gpt2", torch.float32), ("gptj", torch.float32), ("llama", torch.float32), ("gpt2", torch.bfloat16)]
+)
+def test_sums_of_a_layer_do_not_depend_on_the_layers_beside_it(family: str, dtype: torch.dtype) -> None:
+    model, rows = tiny_model(family, layers=4, dtype=dtype), text_rows(21)
+    together = collect(model, rows, range(4), 8, "text")
+    for layers in (some for size in (1, 2, 3) for some in combinations(range(4), size)):
+        for layer, found in collect(model, rows, layers, 8, "text").items():
+            assert torch.equal(found.sum_kk, together[layer].sum_kk), (layers, layer)
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_shard_goes_on_with_its_missing_blocks(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, job = whole_job("targets", inputs, tmp_path / "one" / "shared")
+    targets(job)
+    killed = replace(job, folder=tmp_path / "killed" / "shared", wanted=job.wanted[1:])
+    made: list[int] = []
+
+    def optimise_until(limit: int) -> Any:
+        def optimise(*arguments: Any) -> Any:
+            if len(made) == limit:
+                raise KeyboardInterrupt
+            made.append(1)
+            return whole(*arguments)
+
+        return optimise
+
+    whole = targets_stage.optimise
+    monkeypatch.setattr(targets_stage, "optimise", optimise_until(2))
+    with pytest.raises(KeyboardInterrupt):
+        targets(killed)
+    for manifest in killed.wanted:  # which is what the workflow does to declared outputs of a job that failed
+        killed.path(manifest).unlink(missing_ok=True)
+    monkeypatch.setattr(targets_stage, "optimise", optimise_until(9))
+    targets(killed)
+    assert len(made) == 3
+    assert content(killed.folder) == {name: data for name, data in content(job.folder).items() if "b0." not in name}
+
+
+@pytest.mark.parametrize("kind", ["targets", "moments"])
+def test_other_shards_of_a_finished_artefact_load_no_model(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    verb, job = whole_job(kind, inputs, tmp_path / "shared")
+    verb(job)
+    before = content(job.folder)
+    monkeypatch.setattr(f"{verb.__module__}.load", None)
+    for shard in shards(job, 3):
+        for manifest in shard.wanted:
+            job.path(manifest).unlink()
+        verb(shard)
+    assert content(job.folder) == before
+
+
+# --- provenance -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["targets", "moments"])
+def test_what_another_job_left_in_the_folder_is_made_again_and_never_mixed(inputs: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    verb, job = whole_job(kind, inputs, tmp_path / "shared")
+    verb(job)
+    part = job.wanted[0]
+    verb(replace(job, wanted=(part,), digest="9876543210"))
+    assert Artifact.open(job.folder, kind, f"{KEPT}/{part}").manifest.digest == "9876543210"
+    with pytest.raises(ArtifactError, match="parts of different settings, inputs or code"):
+        if kind == "targets":
+            read_targets(job.folder, [request for request, _ in draw(tiny_facts(8), 4)])
+        else:
+            read_moments(job.folder, range(4))
+
+
+def _append_costs(folder: Path, verb: str) -> None:
+    for _ in range(50):
+        _record_costs(Job("targets", TARGETS, {}, folder), verb, time.time())
+
+
+def test_jobs_in_one_folder_append_their_costs_without_loss(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    jobs = [context.Process(target=_append_costs, args=(tmp_path, f"targets{number}")) for number in range(4)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    rows = list(cost_rows(tmp_path))
+    assert sorted(row["verb"] for row in rows) == sorted(f"targets{number}" for number in range(4) for _ in range(50))
+    assert len((tmp_path / "costs.jsonl").read_text().splitlines()) == len(rows)
