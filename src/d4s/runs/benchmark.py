@@ -11,7 +11,7 @@ from d4s.errors import SettingsError
 from d4s.log import progress
 from d4s.metrics.lm_eval_bridge import Wording, benchmarks
 from d4s.models.loading import load
-from d4s.runs.lengths import finish, pending
+from d4s.runs.lengths import length_of
 from d4s.runs.settings import BenchmarkJobSettings
 from d4s.schemas import BENCHMARK
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def benchmark(job: Job[BenchmarkJobSettings]) -> None:
     """Benchmark a run at every wanted length that is not there already."""
-    lengths = [*pending(job)]
+    lengths = sorted(map(length_of, job.pending()))
     if not lengths:
         return
     model = load(job.inputs["model"])
@@ -33,7 +33,7 @@ def benchmark(job: Job[BenchmarkJobSettings]) -> None:
             rows = benchmarks(edited, items, job.settings.benchmarks.limit, wording)
         name = f"n{length}.benchmark.parquet"
         write_table(job.path(name), rows.assign(step=length), BENCHMARK)
-        finish(job, length, [name])
+        job.finish_part([name], f"n{length}.json")
         log.info("%s at %d edits: mean of the tasks %.3f", job.folder.name, length, rows["value"].mean())
 
 

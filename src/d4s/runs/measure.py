@@ -25,7 +25,7 @@ from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.models.views import LiveModel
 from d4s.requests.draw import draw
-from d4s.runs.lengths import finish, pending
+from d4s.runs.lengths import length_of
 from d4s.runs.settings import MeasureJobSettings
 from d4s.schemas import ANSWERS, FACTS, NORMS, PERPLEXITY, SCORES
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 def measure(job: Job[MeasureJobSettings]) -> None:
     """Measure a run at every wanted length that is not there already."""
-    lengths = [*pending(job)]
+    lengths = sorted(map(length_of, job.pending()))
     if not lengths:
         return
     model = load(job.inputs["model"])
@@ -47,7 +47,7 @@ def measure(job: Job[MeasureJobSettings]) -> None:
         state = recorded_state(job.inputs["run"], length, editor)
         with editor.edited(model, prepared, state) as edited:
             files = gauge.write(job, model, edited, length)
-        finish(job, length, files)
+        job.finish_part(files, f"n{length}.json")
 
 
 @dataclass(frozen=True, slots=True)
