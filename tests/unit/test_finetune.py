@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from d4s.editors.finetune import FineTuneEditor
+from d4s.editors.prompts import PromptTooLong
 from d4s.editors.protocol import Diverged, Prepared
 from d4s.editors.settings import FineTune
 from d4s.models.tokens import encode_pair
@@ -110,3 +111,9 @@ def test_a_broken_model_diverges(tiny_model) -> None:
         model.set_weight(0, torch.full_like(model.weight(0), torch.nan))
         with pytest.raises(Diverged, match="loss of fine-tuning is not finite"):
             session.step(requests_of(1), None)
+
+
+def test_a_prompt_that_does_not_fit_is_refused(tiny_model) -> None:
+    model = tiny_model("llama", positions=6)
+    with pytest.raises(PromptTooLong, match="the model takes 6"):
+        tuned(model, SETTINGS, requests_of(1))

@@ -267,3 +267,9 @@ def test_refactoring_takes_drift_out_and_tells_it() -> None:
     assert held.refactor(base + rows.mT @ rows) > 1e-7
     assert held.refactor(base + rows.mT @ rows) < 1e-14
     torch.testing.assert_close(held.apply(rows), torch.linalg.solve(base + rows.mT @ rows, rows.mT).mT)
+
+
+def test_keys_that_no_direction_reaches_are_refused() -> None:
+    held = precision(torch.eye(3, dtype=torch.float64), batch=1, grows=False)
+    with pytest.raises(SolveError, match="orthogonal"):
+        exact_gain(held, torch.tensor([[1.0, 0.0, 0.0]]).double(), torch.tensor([[0.0, 1.0, 0.0]]).double())

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from d4s.editors.prompts import padded
+from d4s.editors.prompts import check_length, padded
 from d4s.editors.protocol import Diverged, Prepared, Row, State, StateKind, StepLog, Targets
 from d4s.editors.settings import FineTune
 from d4s.editors.states import DenseState
@@ -39,9 +39,12 @@ class FineTuneSession:
         """Tune on a batch of requests.
 
         Raises:
+            PromptTooLong: if a prompt with its target exceeds the model's context.
             Diverged: if the loss stops being finite.
         """
         pairs = encode_pairs(self._model, [request.prompt for request in batch], [request.target for request in batch])
+        for request, (prompt, target) in zip(batch, pairs, strict=True):
+            check_length(self._model, request, len(prompt) + len(target) - 1)
         start = self._master.clone()
         adam = torch.optim.Adam([self._master], lr=self._settings.lr)
         losses: list[float] = []

@@ -56,15 +56,24 @@ def rewriting(model: LanguageModel, request: EditRequest, prefixes: Sequence[str
         PromptTooLong: if not even the bare prompt and the target fit.
     """
     bare = _wording(model, request, "")
-    if len(bare.teacher_forced) > model.max_positions:
-        raise PromptTooLong(
-            f"request {request.request_id}: prompt and target have {len(bare.teacher_forced)} tokens, "
-            f"the model takes {model.max_positions}; leave the fact out or take a model with a longer context"
-        )
+    check_length(model, request, len(bare.teacher_forced))
     prefixed = [_fitting(model, request, prefix) for prefix in prefixes]
     text = ESSENCE.replace("{}", request.subject)
     essence = Wording(tuple(encode(model, text)), lookup_position(model, text, request.subject, ESSENCE))
     return Rewriting((bare, *prefixed), essence)
+
+
+def check_length(model: LanguageModel, request: EditRequest, tokens: int) -> None:
+    """Refuse a request that does not fit.
+
+    Raises:
+        PromptTooLong: if its prompt and target have more tokens than the model takes.
+    """
+    if tokens > model.max_positions:
+        raise PromptTooLong(
+            f"request {request.request_id}: prompt and target have {tokens} tokens, the model takes {model.max_positions}; "
+            "leave the fact out or take a model with a longer context"
+        )
 
 
 def _fitting(model: LanguageModel, request: EditRequest, prefix: str) -> Wording:

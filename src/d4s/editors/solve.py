@@ -293,9 +293,18 @@ def precision(base: Square, *, batch: int, grows: bool) -> Precision:
 
 
 def exact_gain(within: Precision, keys: Keys, bare: Keys) -> Keys:
-    """The gain that meets targets exactly at other keys: U with U bareᵀ = I, in the directions K P (ROME's, equation 2)."""
+    """The gain that meets targets exactly at other keys: U with U bareᵀ = I, in the directions K P (ROME's, equation 2).
+
+    Raises:
+        SolveError: if the directions do not reach the other keys at all.
+    """
     directions = within.apply(keys)
-    return torch.linalg.solve(directions @ bare.mT, directions)
+    gain, info = torch.linalg.solve_ex(directions @ bare.mT, directions)
+    if int(info) != 0:
+        raise SolveError(
+            "the averaged keys' directions and the bare keys are orthogonal; no change at the former moves the output at the latter"
+        )
+    return gain
 
 
 @dataclass(slots=True)
