@@ -14,7 +14,7 @@ import pytest
 
 from tests.workflow.conftest import TINY, Workdir, lay_out
 
-PATIENCE = 300
+PATIENCE = 1800.0  # seconds, against waiting for ever; no measure of speed
 
 
 def _store(work: Workdir, pattern: str) -> Iterator[Path]:
