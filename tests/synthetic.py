@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from d4s import schemas
 from d4s.artifacts import write_json, write_table
+from d4s.editors.presets import PRESETS
+from d4s.editors.settings import resolve
 from d4s.studies.summaries import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
 
 LAYERS = (0, 1, 2)
@@ -42,7 +45,18 @@ METHODS = {
     "memit_seq": Method(start=0.99, fall=0.02, forget=0.06, paraphrase=0.85, locality_loss=0.35, growth=2.2, damage=0.08),
     "d4s": Method(start=0.99, fall=0.03, forget=0.08, paraphrase=0.9, locality_loss=0.3, growth=1.8, damage=0.05),
     "d4s_even": Method(start=0.97, fall=0.04, forget=0.1, paraphrase=0.8, locality_loss=0.15, growth=1.2, damage=0.01),
+    "d4s_frozen": Method(start=0.98, fall=0.03, forget=0.1, paraphrase=0.87, locality_loss=0.28, growth=1.6, damage=0.04),
+    "memit_scrambled": Method(start=0.01, fall=0.0, forget=0.0, locality_loss=0.12, growth=4.0, damage=0.03),
+    "memit_halved": Method(start=0.7, fall=0.2, forget=0.3, locality_loss=0.3, growth=1.7, damage=0.08),
+    "d4s_scrambled": Method(start=0.01, fall=0.0, forget=0.0, locality_loss=0.05, growth=1.8, damage=0.01),
+    "d4s_doubled": Method(start=0.9, fall=0.05, forget=0.1, locality_loss=0.5, growth=4.4, damage=0.15),
     "one_time_batch": Method(start=0.98, forget=0.03, paraphrase=0.88, locality_loss=0.25, growth=1.5, damage=0.03, is_batch=True),
+}
+CONTROLS = {
+    "memit_scrambled": {"preset": "memit", "finish": {"kind": "scramble"}},
+    "memit_halved": {"preset": "memit", "finish": {"kind": "rescale", "factor": 0.5}},
+    "d4s_scrambled": {"preset": "d4s", "finish": {"kind": "scramble"}},
+    "d4s_doubled": {"preset": "d4s", "finish": {"kind": "rescale", "factor": 2.0}},
 }
 FORM_DAMAGE = {"mqd_tf": 0.02, "mqd_mc": 0.12, "mqd_dg": 0.3}
 PERPLEXITY = {"world_qa": (120.0, 1), "mqd_tf": (12.3, 1), "mqd_mc": (43.3, 1), "mqd_dg": (297.4, 3)}
@@ -53,6 +67,7 @@ class Made:
     """A study to make up."""
 
     methods: dict[str, Method] = field(default_factory=lambda: dict(METHODS))
+    editors: dict[str, dict[str, Any]] = field(default_factory=lambda: dict(CONTROLS))
     lengths: tuple[int, ...] = (10, 50, 100, 200, 300)
     form_lengths: tuple[int, ...] = (50, 150)
     form_methods: tuple[str, ...] = ("rome", "memit", "d4s")
@@ -63,6 +78,11 @@ class Made:
     items: int = 100
     summed: bool = True
     study: str = "synthetic"
+
+    @property
+    def defined(self) -> dict[str, dict[str, Any]]:
+        """Definitions of those of its editors that are no presets."""
+        return {name: definition for name, definition in self.editors.items() if name in self.methods}
 
     def having(self, **changes: Method) -> "Made":
         """The study with some methods replaced."""
@@ -93,6 +113,7 @@ def write_study(folder: Path, made: Made | None = None) -> Path:
     write_table(folder / "summary.parquet", summary, schemas.SUMMARY)
     write_table(folder / "costs.parquet", _costs(), schemas.COSTS)
     write_json(folder / "study.json", settings(made))
+    write_json(folder / "provenance.json", {"versions": {}, "code": {}, "editors": resolved(made)})
     return folder
 
 
@@ -123,8 +144,15 @@ def settings(made: Made) -> dict:
         "seeds": list(made.seeds),
         "models": {"mini": {"source": "world"}},
         "datasets": {"world_qa": {"source": "world", "style": "qa"}, **forms},
+        "editors": made.defined,
         "grid": rows,
     }
+
+
+def resolved(made: Made) -> dict[str, dict[str, Any]]:
+    """Resolved settings of its presets and of the editors that it defines, as runs record them."""
+    known = {name: made.defined.get(name, {}) for name in made.methods if name in made.defined or name in PRESETS}
+    return {f"mini / {name}": resolve(name, changes, "mini").model_dump(mode="json") for name, changes in known.items()}
 
 
 def _datasets(made: Made) -> list[str]:
@@ -165,7 +193,7 @@ def _cell(made: Made, dataset: str, editor: str, seed: int) -> tuple[dict[str, p
             "norms": pd.concat([_norms(method, step) for step in lengths], ignore_index=True),
             "perplexity": pd.concat([_perplexity(method, step) for step in lengths], ignore_index=True),
             "benchmark": pd.concat([_benchmark(made, method, dataset, editor, step, own) for step in benchmarked], ignore_index=True),
-            "edit_log": _edit_log(method, facts, luck, own),
+            "edit_log": _edit_log(method, facts, luck, own, is_finished="finish" in made.editors.get(editor, {})),
         },
         lengths,
         benchmarked,
@@ -261,7 +289,8 @@ def _benchmark(made: Made, method: Method, dataset: str, editor: str, step: int,
     })  # fmt: skip
 
 
-def _edit_log(method: Method, facts: list[str], luck: np.ndarray, own: np.random.Generator) -> pd.DataFrame:
+def _edit_log(method: Method, facts: list[str], luck: np.ndarray, own: np.random.Generator, is_finished: bool) -> pd.DataFrame:
+    """What every edit logs; a method that is finished from its whole change is not scored along the sequence."""
     n = len(facts)
     position = np.arange(n)
     if method.growth == 0:
@@ -276,6 +305,8 @@ def _edit_log(method: Method, facts: list[str], luck: np.ndarray, own: np.random
         "paraphrase_accuracy": (luck[:, 1] < success * method.paraphrase).astype(float),
         "locality_accuracy": (luck[:, 2] < 1 - method.locality_loss * position / 300).astype(float),
     }
+    if is_finished:
+        plain = {name: values for name, values in plain.items() if name.startswith("target_")}
     if method.is_batch:
         return pd.concat([_logged(facts, name, None, plain[name]) for name in ("target_probability_before", "target_probability_after")])
     frames = [_logged(facts, quantity, None, values) for quantity, values in plain.items()]

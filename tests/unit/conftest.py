@@ -9,9 +9,9 @@ from d4s.figures.build import figures
 from d4s.report.claims import claims
 from d4s.studies.results import Results
 from d4s.tables.build import tables
-from tests.synthetic import Made, write_study
+from tests.synthetic import CONTROLS, Made, write_study
 
-SHOWN = ("unedited", "rome", "memit", "memit_seq", "d4s", "one_time_batch")
+SHOWN = ("unedited", "rome", "memit", "memit_seq", "d4s", "d4s_frozen", "one_time_batch", *CONTROLS)
 
 
 @pytest.fixture(scope="session")

@@ -85,8 +85,8 @@ def test_benchmarks_start_at_the_unedited_model_of_any_panel(results: Results) -
 
 def test_points_of_norm_and_accuracy_leave_references_out(results: Results) -> None:
     points = norm_points(results, [WORLD])
-    assert set(points["editor"]) == {"rome", "memit", "memit_seq", "d4s"}
-    assert len(points) == 4 * 3
+    assert set(points["editor"]) == {"rome", "memit", "memit_seq", "d4s", "d4s_frozen"}
+    assert len(points) == 5 * 3
     at_end = points[(points["editor"] == "rome") & (points["step"] == 300)].iloc[0]
     assert at_end["norm"] == pytest.approx(results.norm_path(Run(*WORLD, "rome", 1)).loc[300].mean())
 

@@ -109,7 +109,7 @@ def test_the_main_table_has_the_papers_shape(results: Results) -> None:
     table = TABLES["tab_main"](results)
     assert [group for group, _ in table.groups()] == ["10 edits", "100 edits", "300 edits"]
     assert [column.header for column in table.columns][:4] == ["Eff", "Par", "Spe", "Avg"]
-    assert table.frame["method"].tolist() == ["Unedited", "ROME", "MEMIT", "MEMIT + history", "D4S", "One-time batch"]
+    assert table.frame["method"].tolist() == ["Unedited", "ROME", "MEMIT", "MEMIT + history", "D4S", "D4S (frozen keys)", "One-time batch"]
     assert table.frame.loc[table.frame["reference"], "method"].tolist() == ["Unedited", "One-time batch"]
 
 

@@ -1,5 +1,6 @@
 """The parts that figures are made of: a grid of panels, curves with bands, axes, titles, legends."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import Bbox, BboxBase
 
 from d4s.figures.style import MUTED, PAPER, Page, look
 from d4s.studies.names import method_name
@@ -29,9 +32,9 @@ class Drawing:
     draw: Callable[[Page], Figure]
 
 
-def panels(page: Page, count: int, columns: int, height: float = 1.75, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels, `columns` side by side where the page is wide enough; spare places stay empty."""
-    columns = max(1, min(columns, page.columns, count))
+def panels(page: Page, count: int, columns: int, height: float = 1.75, *, is_row: bool = False, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels, `columns` side by side where the page is wide enough (a row on any page); spare places stay empty."""
+    columns = max(1, min(columns, count if is_row else page.columns, count))
     rows = -(-count // columns)
     figure = Figure(figsize=(page.width, rows * height + 0.35))
     axes = list(np.asarray(figure.subplots(rows, columns, squeeze=False, **shared)).flat)
@@ -66,6 +69,13 @@ def percent_axis(ax: Axes, label: str = "", whole: bool = True) -> None:
     if whole:
         ax.set_ylim(-0.03, 1.03)
         ax.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
+
+
+def percent_ticks(ax: Axes, label: str, most: int) -> None:
+    """Shares along the horizontal axis shown in percent, with so many intervals between ticks at most."""
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.0f}"))
+    ax.xaxis.set_major_locator(MaxNLocator(most))
+    ax.set_xlabel(label)
 
 
 def edits_axis(ax: Axes, longest: float | int, label: str = "number of edits") -> None:
@@ -118,3 +128,54 @@ def methods_legend(figure: Figure, page: Page, editors: Sequence[str], *more: Li
 def note(ax: Axes, text: str) -> None:
     """A quiet remark inside a panel."""
     ax.text(0.98, 0.03, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=6.5, color=MUTED)
+
+
+# Where a point's label may stand, in points from it, with its alignment: beside it first, then above and below.
+_PLACES = (
+    (6, 0, "left", "center"),
+    (-6, 0, "right", "center"),
+    (0, 6, "center", "bottom"),
+    (0, -6, "center", "top"),
+    (5, 5, "left", "bottom"),
+    (-5, 5, "right", "bottom"),
+    (5, -5, "left", "top"),
+    (-5, -5, "right", "top"),
+)
+
+
+def label_points(ax: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
+    """Text beside each point (x, y, text, colour), where it hides fewest other points and labels; empty texts only take up room.
+
+    The figure must have been laid out before.
+    """
+    dot = 4 * ax.figure.dpi / 72
+    centres = [ax.transData.transform((x, y)) for x, y, *_ in points]
+    taken = [Bbox.from_extents(x - dot, y - dot, x + dot, y + dot) for x, y in centres]
+    along = np.concatenate([_pixels(line) for line in ax.lines])
+    for x, y, text, colour in points:
+        if text:
+            label = ax.annotate(text, (x, y), (0, 0), textcoords="offset points", fontsize=6.5, color=colour, zorder=4)
+            costs = [_cost(_moved(label, place), taken, along, ax.bbox) for place in _PLACES]
+            taken.append(_moved(label, _PLACES[int(np.argmin(costs))]))
+
+
+def _moved(label: Annotation, place: tuple[int, int, str, str]) -> Bbox:
+    """Where a label lies once it stands at a place."""
+    right, up, across, along = place
+    label.xyann = (right, up)
+    label.set(ha=across, va=along)
+    return label.get_window_extent()
+
+
+def _pixels(line: Line2D) -> np.ndarray:
+    """Places along a line as it is drawn."""
+    corners = line.get_transform().transform(line.get_xydata())
+    shares = np.linspace(0, 1, 60)[:, None]
+    return np.concatenate([start + shares * (end - start) for start, end in itertools.pairwise(corners)] or [corners])
+
+
+def _cost(box: Bbox, taken: Sequence[Bbox], along: np.ndarray, frame: BboxBase) -> int:
+    """How much a label would hide: lines, points and labels; leaving the panel is worst."""
+    hidden = ((along >= box.min) & (along <= box.max)).all(axis=1).sum()
+    is_inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
+    return 10 * sum(bool(box.overlaps(other)) for other in taken) + 100 * (not is_inside) + min(int(hidden), 9)

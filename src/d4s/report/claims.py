@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from d4s.artifacts import write_json
-from d4s.report.rules_compare import best_average, least_benchmark_damage, norm_as_cause, same_as_batch
+from d4s.report.rules_cause import norm_as_cause
+from d4s.report.rules_compare import best_average, least_benchmark_damage, same_as_batch
 from d4s.report.rules_data import damage_by_form, drivers, target_perplexity
 from d4s.report.rules_model import falling_success, growing_norm, hidden_forgetting, lower_norm, norm_against_accuracy
 from d4s.report.verdicts import Condition, Finding, NotMeasured, show_estimate
@@ -106,13 +107,14 @@ CLAIMS = (
         "The norm causes the decline (our question).",
         "A random change of the same norm costs more than half of the accuracy that the edits cost.",
         norm_as_cause,
+        ("fig_norm_cause",),
     ),
     Claim(
         "X2",
         "D4S gives the same scores as one batch edit of the same requests (our question).",
         "Efficacy, paraphrase and specificity all differ by less than 5 points, by an equivalence test.",
         same_as_batch,
-        ("tab_main",),
+        ("tab_main", "tab_key_modes"),
     ),
 )
 

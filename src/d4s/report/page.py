@@ -93,7 +93,7 @@ def _summary(results: Results) -> dict[str, Any]:
     return {
         "models": sorted({panel.model for panel in results.panels}),
         "datasets": list(dict.fromkeys(dataset_name(panel.dataset) for panel in results.panels)),
-        "methods": [method_name(editor) for editor in in_order(run.editor for run in results.runs)],
+        "methods": [method_name(editor) for editor in in_order(editor for panel in results.panels for editor in results.editors(panel))],
         "longest": lengths[-1],
         "runs": len(results.runs),
         "seeds": results.seeds,

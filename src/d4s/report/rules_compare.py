@@ -1,14 +1,15 @@
-"""Rules that compare D4S with others (C8, C9, X1, X2): average scores, benchmarks, and the one-time batch edit."""
+"""Rules that compare D4S with others (C8, C9, X2): average scores, benchmarks, and the one-time batch edit."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from d4s.report.rules_model import by_seed, place
+from d4s.report.rules_model import place
 from d4s.report.verdicts import Condition, Finding, NotMeasured, show_estimate
-from d4s.studies.curves import summary_curve
 from d4s.studies.intervals import Estimate, average_difference, normal_interval
 from d4s.studies.names import HEADLINE, METRIC_NAMES, PAPER_METHODS, REFERENCES, method_name
+from d4s.studies.norms import change_ratio
+from d4s.studies.pairs import by_seed, score_gap, shared_scores
 from d4s.studies.results import Panel, Results, Run
 from d4s.studies.summaries import task_score
 
@@ -53,24 +54,21 @@ def _long(lengths: list[int]) -> list[int]:
 
 def _average_gap(results: Results, panel: Panel, rival: str, length: int) -> Estimate | None:
     def gap(ours: Run, theirs: Run) -> Estimate:
-        return average_difference(*_paired(results, ours, theirs, length, HEADLINE))
+        return average_difference(*_paired(results, ours, theirs, length))
 
     has_both = all(length in results.lengths(run) for run in results.runs_of(panel, rival))
     return by_seed(results, panel, [OURS, rival], gap) if rival != OURS and has_both else None
 
 
-def _paired(results: Results, left: Run, right: Run, length: int, metrics: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _paired(results: Results, left: Run, right: Run, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Retained scores of two runs on the facts that both have.
 
     Raises:
         NotMeasured: if they share none.
     """
-    frames = [results.retained(run, length) for run in (left, right)]
-    facts = frames[0].index.intersection(frames[1].index)
-    held = [metric for metric in metrics if all(metric in frame and frame[metric].notna().any() for frame in frames)]
-    if not len(facts) or not held:
+    first, second = shared_scores(results, left, right, length, HEADLINE)
+    if not first.size:
         raise NotMeasured(f"{method_name(left.editor)} and {method_name(right.editor)} share no scores at {length} edits")
-    first, second = (frame.loc[facts, held].to_numpy(dtype=float) for frame in frames)
     return first, second
 
 
@@ -106,15 +104,6 @@ def _benchmark_gap(results: Results, length: int) -> Callable[[Run, Run], Estima
     return gap
 
 
-def norm_as_cause(results: Results) -> Finding:
-    """X1: needs runs that no study makes yet.
-
-    Raises:
-        NotMeasured: always.
-    """
-    raise NotMeasured("it needs a random change of the same norm, rescaled updates and D4S with an inflated norm")
-
-
 def same_as_batch(results: Results) -> Finding:
     """X2: D4S gives the scores of one batch edit of the same requests.
 
@@ -128,31 +117,18 @@ def same_as_batch(results: Results) -> Finding:
             if length is None or editor in REFERENCES or not editor.startswith(OURS):
                 continue
             for metric in HEADLINE:
-                gap = by_seed(results, panel, [editor, "one_time_batch"], _metric_gap(results, length, metric))
+                gap = score_gap(results, panel, (editor, "one_time_batch"), length, metric)
                 name = f"{METRIC_NAMES[metric]} of {method_name(editor)} − batch, {length} edits, {place(results, panel)}"
                 if gap is not None and editor == OURS:
                     conditions.append(Condition(f"{name}: {SAME * 100:.0f} pp − |difference|", _equivalence(gap)))
                 if gap is not None:
                     why.append(f"{name}: {show_estimate(gap, 'points')}.")
-            why += _norm_ratio(results, panel, editor, length)
+            ratio = change_ratio(results, panel, (editor, "one_time_batch"), length)
+            if ratio is not None:
+                why.append(f"Norm of the change, {method_name(editor)} over batch, {length} edits, {place(results, panel)}: ×{ratio:.2f}.")
     if not conditions:
         raise NotMeasured("no run of D4S beside a one-time batch edit")
     return Finding(conditions, why)
-
-
-def _norm_ratio(results: Results, panel: Panel, editor: str, length: int) -> list[str]:
-    """How much larger or smaller the change of weights is than that of the batch."""
-    curves = [
-        summary_curve(results, panel, one, "state", "frobenius_delta").set_index("step")["mean"] for one in (editor, "one_time_batch")
-    ]
-    if not all(length in curve.index and curve[length] > 0 for curve in curves):
-        return []
-    ratio = float(curves[0][length] / curves[1][length])
-    return [f"Norm of the change, {method_name(editor)} over batch, {length} edits, {place(results, panel)}: ×{ratio:.2f}."]
-
-
-def _metric_gap(results: Results, length: int, metric: str) -> Callable[[Run, Run], Estimate]:
-    return lambda ours, batch: average_difference(*_paired(results, ours, batch, length, (metric,)))
 
 
 def _equivalence(gap: Estimate) -> Estimate:

@@ -1,15 +1,16 @@
 """Rules about the model side (C4–C7, C10): success along the sequence, norms, their correlation, and forgetting."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from d4s.report.verdicts import Condition, Finding, NotMeasured, show, show_estimate
-from d4s.studies.intervals import Estimate, correlation_interval, fall_interval, mean_interval, over_seeds, sum_interval
+from d4s.studies.intervals import Estimate, correlation_interval, fall_interval, mean_interval, sum_interval
 from d4s.studies.names import dataset_name, method_name
 from d4s.studies.norms import EFFICACY, norm_points
+from d4s.studies.pairs import by_seed
 from d4s.studies.results import Panel, Results, Run
 
 SLOWED = ("rome", "memit")
@@ -21,13 +22,6 @@ def place(results: Results, panel: Panel) -> str:
     """Where a condition was judged: the data set, and the model where the study has several."""
     several = len({other.model for other in results.panels}) > 1
     return f"{dataset_name(panel.dataset)}, {panel.model}" if several else dataset_name(panel.dataset)
-
-
-def by_seed(results: Results, panel: Panel, editors: Sequence[str], effect: Callable[..., Estimate]) -> Estimate | None:
-    """An effect of runs of some editors, computed within each seed that they share and combined; None without such runs."""
-    seeds = [{run.seed for run in results.runs_of(panel, editor)} for editor in editors]
-    shared = sorted(set.intersection(*seeds))
-    return over_seeds([effect(*(Run(*panel, editor, seed) for editor in editors)) for seed in shared]) if shared else None
 
 
 def judged(results: Results, editors: Sequence[str]) -> Iterator[tuple[Panel, str]]:

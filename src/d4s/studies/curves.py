@@ -23,6 +23,15 @@ def curve_of(points: Iterable[tuple[float, Sequence[Estimate]]]) -> pd.DataFrame
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def at_step(curve: pd.DataFrame, step: int) -> Estimate | None:
+    """A curve at one step, None where it has no such step."""
+    rows = curve[curve["step"] == step]
+    if rows.empty:
+        return None
+    mean, low, high = (float(rows[name].iloc[0]) for name in ("mean", "low", "high"))
+    return Estimate(mean, low, high, int(rows["n"].iloc[0]))
+
+
 def summary_curve(results: Results, panel: Panel, editor: str, protocol: str, metric: str) -> pd.DataFrame:
     """A metric of the summary against the number of edits."""
     rows = results.summary

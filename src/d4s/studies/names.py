@@ -21,6 +21,10 @@ METHODS: Mapping[str, str] = {
     "rect": "RECT",
     "prune": "PRUNE",
     "sphere": "SPHERE",
+    "simie": "SimIE",
+    "ote_se": "OTE-SE",
+    "lyaplock": "LyapLock",
+    "one_li": "1-LI",
     "encore": "ENCORE",
     "nas": "NAS",
     "blue": "BLUE",
@@ -31,6 +35,7 @@ METHODS: Mapping[str, str] = {
     "d4s": "D4S",
     "d4s_even": "D4S (even spread)",
     "d4s_frozen": "D4S (frozen keys)",
+    "d4s_refreshed": "D4S (refreshed keys)",
     "one_time_batch": "One-time batch",
 }
 ORDER = tuple(METHODS)

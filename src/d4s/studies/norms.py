@@ -1,9 +1,12 @@
-"""Norm and retained accuracy side by side: one point per run and length."""
+"""Norms beside accuracy: one point per run and length, the norm at one length, and changes of two editors compared."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
+from d4s.studies.curves import summary_curve
+from d4s.studies.intervals import Estimate, over_seeds
 from d4s.studies.names import REFERENCES
 from d4s.studies.results import Panel, Results
 
@@ -21,3 +24,18 @@ def norm_points(results: Results, panels: Sequence[Panel]) -> pd.DataFrame:
                 norm, efficacy = float(path.loc[[length]].to_numpy().mean()), float(scores[EFFICACY].mean())
                 rows.append({**run._asdict(), "step": length, "norm": norm, "efficacy": efficacy})
     return pd.DataFrame(rows, columns=["model", "dataset", "editor", "seed", "step", "norm", "efficacy"])
+
+
+def norm_at(results: Results, panel: Panel, editor: str, length: int) -> Estimate | None:
+    """Relative L1 norm of the finished model at a length, mean over the changed layers; no interval with one seed."""
+    tables = [results.norms_at_lengths(run) for run in results.runs_of(panel, editor)]
+    found = [Estimate(float(table.loc[[length]].to_numpy().mean()), np.nan, np.nan, 1) for table in tables if length in table.index]
+    return over_seeds(found) if found else None
+
+
+def change_ratio(results: Results, panel: Panel, editors: tuple[str, str], length: int) -> float | None:
+    """Frobenius norm of the change by one editor over that by another, means over layers and seeds; None where one is not known."""
+    curves = [summary_curve(results, panel, editor, "state", "frobenius_delta").set_index("step")["mean"] for editor in editors]
+    if not all(length in curve.index and curve[length] > 0 for curve in curves):
+        return None
+    return float(curves[0][length] / curves[1][length])

@@ -26,6 +26,7 @@ from d4s.schemas import (
     SUMMARY,
     collected,
 )
+from d4s.studies.controls import Control, paired
 from d4s.studies.names import FORM_NAMES, HEADLINE, REFERENCES, SECOND_READINGS, form_of, in_order
 
 IMMEDIATE = ("efficacy_score", "efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
@@ -118,6 +119,15 @@ class Results:
         path = self.folder / "study.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
+    @cached_property
+    def _provenance(self) -> Mapping[str, Any]:
+        path = self.folder / "provenance.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def editor_settings(self, model: str, editor: str) -> Mapping[str, Any]:
+        """Resolved settings of an editor for a model, as its runs record them; empty where they were not stored."""
+        return self._provenance.get("editors", {}).get(f"{model} / {editor}", {})
+
     @property
     def world_tasks(self) -> bool:
         """Whether the benchmark tasks were made from the world."""
@@ -157,9 +167,22 @@ class Results:
         """The form of a multi-question data set, None for data sets of facts."""
         return form_of(dataset, self.study.get("datasets"))
 
+    @cached_property
+    def _controls(self) -> dict[Panel, list[Control]]:
+        found = {}
+        for panel in self.panels:
+            names = in_order(run.editor for run in self.runs if run.panel == panel)
+            found[panel] = paired({name: self.editor_settings(panel.model, name) for name in names})
+        return found
+
+    def controls(self, panel: Panel) -> list[Control]:
+        """Controls of a panel with the editors that they belong to."""
+        return self._controls.get(panel, [])
+
     def editors(self, panel: Panel, references: bool = True) -> list[str]:
-        """Editors of a panel in the order in which they are shown."""
-        return in_order(run.editor for run in self.runs if run.panel == panel and (references or run.editor not in REFERENCES))
+        """Editors of a panel in the order in which they are shown; controls are none, so that no table ranks them as methods."""
+        left_out = {control.editor for control in self.controls(panel)} | (set() if references else set(REFERENCES))
+        return in_order(run.editor for run in self.runs if run.panel == panel and run.editor not in left_out)
 
     def runs_of(self, panel: Panel, editor: str) -> list[Run]:
         """The runs of an editor in a panel, one per seed."""
@@ -239,8 +262,12 @@ class Results:
         return {run: part.pivot_table(index="step", columns="layer", values="value") for run, part in _by_run(rows)}
 
     def norm_path(self, run: Run) -> pd.DataFrame:
-        """L1 per element relative to the unedited matrix: a row per edit from 0, a column per edited layer."""
-        path = self._norm_paths.get(run, pd.DataFrame())
+        """L1 per element relative to the unedited matrix: a row per edit from 0, a column per edited layer.
+
+        Empty where the whole change is finished by something: the log of edits then holds the norm before it.
+        """
+        is_finished = bool(self.editor_settings(run.model, run.editor).get("finish"))
+        path = pd.DataFrame() if is_finished else self._norm_paths.get(run, pd.DataFrame())
         layers = [int(float(layer)) for layer in path.columns]
         relative = path.set_axis(layers, axis=1) / [self.unedited_norms.get((run.model, layer), np.nan) for layer in layers]
         if relative.empty:

@@ -1,0 +1,136 @@
+"""Ours: which part of an editor matters? Combinations of history, guard, target and spread, one row each."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from d4s.figures.draw import Drawing, NotDrawn, panels, percent_ticks, ratio_axis
+from d4s.figures.style import GRID, MUTED, PAPER, Page, look
+from d4s.figures.words import places
+from d4s.studies.compositions import HISTORIES, Composition, composition
+from d4s.studies.curves import at_step, summary_curve
+from d4s.studies.intervals import Estimate
+from d4s.studies.names import METHODS, method_name
+from d4s.studies.norms import norm_at
+from d4s.studies.results import Panel, Results
+
+FEWEST = 4
+ROW = 0.165
+COLUMNS = {"efficacy_accuracy": "Efficacy", "locality_accuracy": "Specificity", "norm": "L1 norm"}
+# A group has the look of the method that is its plain case.
+_LOOKS = {"none": "memit", "keys": "alphaedit", "rewind": "d4s", "queue": "pmet"}
+
+
+class Row(NamedTuple):
+    """One editor: its name, its parts, and its numbers by column."""
+
+    editor: str
+    parts: Composition
+    numbers: Mapping[str, Estimate]
+
+
+def figure(results: Results) -> Drawing:
+    """Dot plots for the data set with most combinations.
+
+    Raises:
+        NotDrawn: if there are fewer than four different ones.
+    """
+    shown = max(results.main_panels, key=lambda panel: len(_combinations(results, panel)))
+    found = _combinations(results, shown)
+    length = results.shared_length(shown, found)
+    if len(set(found.values())) < FEWEST or length is None:
+        raise NotDrawn(f"fewer than {FEWEST} combinations of history, guard, target and spread were run to one length")
+    rows = [Row(editor, found[editor], _numbers(results, shown, editor, length)) for editor in found]
+    rows = _ordered(rows)
+    named = [
+        f"{method_name(row.editor)} ({HISTORIES[row.parts.history].lower()}: {row.parts.label})" for row in rows if row.editor in METHODS
+    ]
+    names = f" Named methods among them: {', '.join(named)}." if named else ""
+    seeds = (
+        "one seed, intervals over facts, none for the norm"
+        if len(results.seeds) == 1
+        else f"means with 95 % t-intervals over {len(results.seeds)} seeds"
+    )
+    caption = (
+        f"Combinations of parts after {length} edits{places(results, [shown])}, grouped by what is done about earlier edits; a row "
+        "names the parts in which it differs from MEMIT (guard; target; static or even spread of the residual), `plain` is none. The "
+        "dashed line of a group stands at its first row, the one that most others differ from in one part, so the distance is what that "
+        "part adds. Efficacy is measured on all edits after the whole sequence, specificity is agreement with the unedited model; the "
+        f"norm is relative to the unedited matrices, mean over layers, log axis.{names} Bars: {seeds}."
+    )
+    return Drawing("What each part of an editor adds", caption, lambda page: _draw(rows, page))
+
+
+def _combinations(results: Results, panel: Panel) -> dict[str, Composition]:
+    """Editors of a panel by the parts that they are put together from."""
+    found = {editor: composition(results.editor_settings(panel.model, editor)) for editor in results.editors(panel, references=False)}
+    return {editor: parts for editor, parts in found.items() if parts is not None}
+
+
+def _ordered(rows: list[Row]) -> list[Row]:
+    """Rows by group: first the one that most others of its group differ from in one part alone, then few parts before many."""
+    rows = sorted(rows, key=lambda row: (row.parts.place, row.editor))
+    ordered = []
+    for history in dict.fromkeys(row.parts.history for row in rows):
+        group = [row for row in rows if row.parts.history == history]
+        first = max(group, key=lambda row: sum(other.parts.differs_in(row.parts) == 1 for other in group))
+        ordered += [first, *(row for row in group if row is not first)]
+    return ordered
+
+
+def _numbers(results: Results, panel: Panel, editor: str, length: int) -> dict[str, Estimate]:
+    found = {metric: at_step(summary_curve(results, panel, editor, "retained", metric), length) for metric in COLUMNS if metric != "norm"}
+    found["norm"] = norm_at(results, panel, editor, length)
+    return {column: estimate for column, estimate in found.items() if estimate is not None}
+
+
+def _draw(rows: list[Row], page: Page) -> Figure:
+    """Rows from top to bottom with a heading above each group."""
+    heights, headings, y, is_wide = {}, {}, 0.0, page.columns > 2
+    for row in rows:
+        if row.parts.history not in headings:
+            y += 0.55 if headings else 0.0
+            headings[row.parts.history] = y
+            y += 1.0
+        heights[row.editor] = y
+        y += 1.0
+    fig, axes = panels(page, len(COLUMNS), len(COLUMNS), y * ROW + 0.45, sharey=True, is_row=True)
+    for ax, (column, title) in zip(axes, COLUMNS.items(), strict=True):
+        _dots(ax, rows, heights, column)
+        ax.set_title(title, fontsize=8 if is_wide else 7)
+        ax.grid(visible=False, axis="y")
+        ax.margins(x=0.1)
+        if column == "norm":
+            ratio_axis(ax, "relative to unedited" if is_wide else "of unedited", axis="x")
+        else:
+            percent_ticks(ax, "retained, %" if column == "efficacy_accuracy" and is_wide else "%", 4 if is_wide else 2)
+    axes[0].set_yticks([*headings.values(), *heights.values()], [*(HISTORIES[history] for history in headings), *_labels(rows)])
+    for label in axes[0].get_yticklabels()[: len(headings)]:
+        label.set_fontweight("bold")
+    axes[0].set_ylim(y - 0.3, -0.6)
+    return fig
+
+
+def _labels(rows: list[Row]) -> list[str]:
+    """The parts of every row; its name besides, where two rows of a group are alike in the parts that have words."""
+    alike = [sum(other.parts == row.parts for other in rows) > 1 for row in rows]
+    return [f"{row.parts.label} ({method_name(row.editor)})" if same else row.parts.label for row, same in zip(rows, alike, strict=True)]
+
+
+def _dots(ax: Axes, rows: list[Row], heights: Mapping[str, float], column: str) -> None:
+    """A dot with its interval for every row, a line at the first row of every group."""
+    for history in dict.fromkeys(row.parts.history for row in rows):
+        group = [row for row in rows if row.parts.history == history and column in row.numbers]
+        colour = look(_LOOKS[history]).colour
+        for row in group:
+            found, y = row.numbers[column], heights[row.editor]
+            ax.axhline(y, color=GRID, linewidth=0.5, zorder=1)
+            if not np.isnan(found.low):
+                ax.plot([found.low, found.high], [y, y], color=colour, linewidth=1.1, alpha=0.7, zorder=2)
+            ax.plot(found.value, y, marker="o", markersize=4.6, color=colour, markeredgecolor=PAPER, markeredgewidth=0.5, zorder=3)
+        if group:
+            first, last = heights[group[0].editor], heights[group[-1].editor]
+            ax.plot([group[0].numbers[column].value] * 2, [first, last + 0.4], color=MUTED, linewidth=0.7, linestyle=(0, (3, 2)), zorder=1)

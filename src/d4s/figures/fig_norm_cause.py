@@ -1,0 +1,145 @@
+"""Ours: does the norm or the direction of a change do the damage? Editors beside their scrambled and rescaled changes."""
+
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from d4s.figures.draw import Drawing, NotDrawn, label_points, legend, letter, panels, percent_axis, ratio_axis
+from d4s.figures.style import MUTED, PAPER, Page, look
+from d4s.figures.words import benchmark_words, places
+from d4s.studies.curves import at_step, benchmark_curve, summary_curve
+from d4s.studies.intervals import Estimate
+from d4s.studies.names import dataset_name, method_name
+from d4s.studies.norms import norm_at
+from d4s.studies.results import Panel, Results
+
+HEIGHT = 2.75
+SCRAMBLED = "X"
+QUANTITIES = {"locality_accuracy": "Specificity", "benchmark_mean": "Benchmarks"}
+
+
+class Point(NamedTuple):
+    """One editor at one length: where it lies by norm, what it kept of each quantity, and what it is of its base."""
+
+    base: str
+    kind: str
+    factor: float
+    norm: float
+    kept: dict[str, Estimate]
+
+
+def figure(results: Results) -> Drawing:
+    """Two panels per data set: what specificity and the benchmarks keep against the norm.
+
+    Raises:
+        NotDrawn: if no editor was run with its whole change scrambled or rescaled.
+    """
+    shown = {panel: _points(results, panel) for panel in results.main_panels}
+    shown = {panel: points for panel, points in shown.items() if points}
+    if not shown:
+        raise NotDrawn("no editor was run beside itself with its whole change scrambled or rescaled")
+    lengths = " / ".join(str(_length(results, panel)) for panel in shown)
+    benchmarks = f" and on the benchmarks ({benchmark_words(results)})" if len(results.benchmark) else ""
+    bars = "one seed, 95 % over facts or items" if len(results.seeds) == 1 else f"95 % over {len(results.seeds)} seeds"
+    caption = (
+        f"What is kept on what was not edited{benchmarks} after {lengths} edits, against the L1 norm of the edited matrices relative "
+        f"to the unedited ones (mean over layers, log axis){places(results, list(shown))}. Crosses: the entries of the whole change in "
+        "random order, which keeps its norm and no direction; hollow: the whole change times the factor beside it, which keeps its "
+        "direction. If the norm did the damage, a cross would lie as low as the filled point that it is joined to; if the direction "
+        f"does it, the cross stays high. Dotted: the unedited model. Bars: {bars}."
+    )
+    return Drawing("Norm or direction: what does the damage", caption, lambda page: _draw(shown, results, page))
+
+
+def _length(results: Results, panel: Panel) -> int | None:
+    """The longest length that all editors with controls and all controls share."""
+    found = results.controls(panel)
+    return results.shared_length(panel, {name for control in found for name in (control.base, control.editor)})
+
+
+def _points(results: Results, panel: Panel) -> list[Point]:
+    length, found = _length(results, panel), results.controls(panel)
+    if length is None:
+        return []
+    bases = [(base, base, "edited", 1.0) for base in dict.fromkeys(control.base for control in found)]
+    named = bases + [(control.editor, control.base, control.kind, control.factor) for control in found]
+    points = []
+    for editor, base, kind, factor in named:
+        norm, kept = norm_at(results, panel, editor, length), _kept(results, panel, editor, length)
+        if norm is not None and kept:
+            points.append(Point(base, kind, factor, norm.value, kept))
+    return points
+
+
+def _kept(results: Results, panel: Panel, editor: str, length: int) -> dict[str, Estimate]:
+    found = {
+        "locality_accuracy": at_step(summary_curve(results, panel, editor, "retained", "locality_accuracy"), length),
+        "benchmark_mean": at_step(benchmark_curve(results, panel, editor), length),
+    }
+    return {name: estimate for name, estimate in found.items() if estimate is not None}
+
+
+def _draw(shown: dict[Panel, list[Point]], results: Results, page: Page) -> Figure:
+    drawn = [(panel, name) for panel, points in shown.items() for name in QUANTITIES if any(name in point.kept for point in points)]
+    fig, axes = panels(page, len(drawn), 2 if page.columns > 2 else 1, HEIGHT)
+    for ax, (panel, name) in zip(axes, drawn, strict=True):
+        points = [point for point in shown[panel] if name in point.kept]
+        _lines(ax, points, name)
+        for point in points:
+            _mark(ax, point, point.kept[name])
+        base = benchmark_curve(results, panel, "unedited")
+        level = 1.0 if name == "locality_accuracy" else float(base["mean"].iloc[0]) if len(base) else None
+        if level is not None:
+            ax.axhline(level, color=MUTED, linestyle=(0, (1, 1.6)), linewidth=0.9)
+        ax.margins(x=0.16, y=0.1)
+        percent_axis(ax, "agreement with the unedited model, %" if name == "locality_accuracy" else "mean score, %", whole=False)
+        ratio_axis(ax, "L1 norm relative to unedited", axis="x")
+    several = len(shown) > 1
+    letter(axes, [QUANTITIES[name] + (f" · {dataset_name(panel.dataset)}" if several else "") for panel, name in drawn])
+    legend(fig, page, _handles(), columns=4 if page.columns > 2 else 2)
+    fig.draw_without_rendering()  # labels are placed where they fit, which needs the final size of the panels
+    for ax, (panel, name) in zip(axes, drawn, strict=True):
+        points = [point for point in shown[panel] if name in point.kept]
+        label_points(ax, [(point.norm, point.kept[name].value, _label(point), look(point.base).colour) for point in points])
+    return fig
+
+
+def _lines(ax: Axes, points: list[Point], name: str) -> None:
+    """One line along the direction of each editor, by factor, and a dotted one to the same norm in random order."""
+    for base in dict.fromkeys(point.base for point in points):
+        own = [point for point in points if point.base == base]
+        edited = [point for point in own if point.kind == "edited"]
+        along = sorted((point for point in own if point.kind != "scramble"), key=lambda point: point.factor)
+        colour = look(base).colour
+        ax.plot([p.norm for p in along], [p.kept[name].value for p in along], color=colour, linewidth=0.8, zorder=2)
+        for point in own:
+            if point.kind == "scramble" and edited:
+                ends = (edited[0], point)
+                values = [end.kept[name].value for end in ends]
+                ax.plot([end.norm for end in ends], values, color=colour, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=2)
+
+
+def _mark(ax: Axes, point: Point, kept: Estimate) -> None:
+    style = look(point.base)
+    ax.plot([point.norm] * 2, [kept.low, kept.high], color=style.colour, linewidth=0.9, alpha=0.6, zorder=2)
+    is_star = style.marker == "*" and point.kind != "scramble"
+    hollow = {"markerfacecolor": PAPER, "markeredgecolor": style.colour, "markeredgewidth": 1.0}
+    looks = hollow if point.kind == "rescale" else {"color": style.colour, "markeredgecolor": PAPER, "markeredgewidth": 0.5}
+    marker = SCRAMBLED if point.kind == "scramble" else style.marker
+    ax.plot(point.norm, kept.value, marker=marker, markersize=9.5 if is_star else 6, linestyle="None", zorder=3, **looks)
+
+
+def _label(point: Point) -> str:
+    return {"edited": method_name(point.base), "rescale": f"×{point.factor:g}"}.get(point.kind, "")
+
+
+def _handles() -> list[Line2D]:
+    plain = {"linestyle": "None", "markersize": 5.5, "markeredgewidth": 0.5}
+    return [
+        Line2D([], [], marker="o", color=MUTED, markeredgecolor=PAPER, label="as edited", **plain),
+        Line2D([], [], marker=SCRAMBLED, color=MUTED, markeredgecolor=PAPER, label="scrambled: norm alone", **plain),
+        Line2D([], [], marker="o", markerfacecolor=PAPER, markeredgecolor=MUTED, linestyle="None", markersize=5, label="rescaled"),
+        Line2D([], [], color=MUTED, linestyle=(0, (1, 1.6)), linewidth=0.9, label="unedited"),
+    ]

@@ -1,0 +1,31 @@
+"""Controls of an editor: the same editor with its whole change scrambled or rescaled, which tell a change's norm from its direction."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+Settings = Mapping[str, Any]
+KINDS = ("scramble", "rescale")
+
+
+class Control(NamedTuple):
+    """An editor that differs from another one in its finish alone; `factor` is the multiple of the change, 1 where scrambled."""
+
+    editor: str
+    base: str
+    kind: Literal["scramble", "rescale"]
+    factor: float
+
+
+def paired(editors: Mapping[str, Settings]) -> list[Control]:
+    """Controls among editors by name, each with the editor that has the same resolved settings and no finish."""
+    found = []
+    for name, settings in editors.items():
+        finish = settings.get("finish") or {}
+        bases = [other for other, theirs in editors.items() if not theirs.get("finish") and _rest(theirs) == _rest(settings)]
+        if finish.get("kind") in KINDS and bases:
+            found.append(Control(name, bases[0], finish["kind"], float(finish.get("factor", 1.0))))
+    return found
+
+
+def _rest(settings: Settings) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != "finish"}

@@ -1,0 +1,58 @@
+"""Sequential D4S by key mode and spread against one batch edit of the same requests, at every length."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from d4s.studies.intervals import Estimate
+from d4s.studies.names import HEADLINE, METRIC_NAMES, dataset_name, method_name
+from d4s.studies.norms import change_ratio
+from d4s.studies.pairs import score_gap
+from d4s.studies.results import Panel, Results
+from d4s.tables.table import Column, NotTabled, Table
+
+VARIANTS = ("d4s", "d4s_frozen", "d4s_refreshed", "d4s_even")
+BATCH = "one_time_batch"
+
+
+def table(results: Results) -> Table:
+    """A row per variant and length.
+
+    Raises:
+        NotTabled: if no variant was run beside the batch.
+    """
+    rows = [row for panel in results.main_panels for row in _rows(results, panel)]
+    if not rows:
+        raise NotTabled("no variant of D4S was run beside a one-time batch edit")
+    columns = [Column(metric, METRIC_NAMES[metric], "Difference, points", factor=100.0, signed=True, interval=True) for metric in HEADLINE]
+    half = "bootstrap interval over facts, paired" if len(results.seeds) == 1 else "t-interval over seeds"
+    caption = (
+        "Retained scores of sequential D4S minus those of one batch edit of the same requests, by key mode and spread of the residual; "
+        f"± is half a 95 % {half}. The last column is the ratio of Frobenius norms of the two changes of weights, mean over layers: its "
+        "distance from 1 bounds their relative distance from below. The distance itself is not measured: it needs both changes in one "
+        "place, and a run's measures hold norms alone."
+    )
+    ratio = Column("change", "Norm ratio", "Change of weights", digits=2)
+    return Table("D4S by key mode against one batch edit", caption, ("method", "edits"), (*columns, ratio), pd.DataFrame(rows))
+
+
+def _rows(results: Results, panel: Panel) -> Iterator[dict[str, Any]]:
+    for editor in VARIANTS:
+        lengths = [set(results.lengths(run)) for name in (editor, BATCH) for run in results.runs_of(panel, name)]
+        if not all(results.runs_of(panel, name) for name in (editor, BATCH)):
+            continue
+        for length in sorted(set.intersection(*lengths)):
+            ratio = change_ratio(results, panel, (editor, BATCH), length)
+            row: dict[str, Any] = {
+                "block": f"{dataset_name(panel.dataset)}, {panel.model}",
+                "method": method_name(editor),
+                "edits": length,
+                "reference": False,
+                "change": np.nan if ratio is None else ratio,
+            }
+            for metric in HEADLINE:
+                gap = score_gap(results, panel, (editor, BATCH), length, metric) or Estimate(np.nan, np.nan, np.nan, 0)
+                row |= {metric: gap.value, f"{metric}_low": gap.low, f"{metric}_high": gap.high}
+            yield row
