@@ -35,7 +35,24 @@ from d4s.registry import nearest
 Need = Literal["contexts", "moments", "targets", "prepare"]
 
 
-class LeastSquaresSettings(Frozen):
+class Family(Frozen):
+    """What an editor's settings say of what it reads beside model and facts: nothing, unless a family says otherwise."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Which artefacts the editor reads."""
+        return frozenset()
+
+    def shared_targets(self) -> TargetSettings | None:
+        """Settings of the targets that the `targets` stage computes; None where there are none at the original weights."""
+        return None
+
+    def prepare_settings(self) -> PrepareSettings | None:
+        """Settings of the `prepare` stage; None where the editor needs none."""
+        return None
+
+
+class LeastSquaresSettings(Family):
     """What every editor that solves for a change of MLP output weights has to say."""
 
     layers: Layers = Field(description="Edited layers, ascending; the last one is the layer of the target.")
@@ -183,7 +200,7 @@ class OneTimeBatch(LeastSquaresSettings):
         return self
 
 
-class FineTune(Frozen):
+class FineTune(Family):
     """Fine-tuning of one MLP output matrix on each request."""
 
     family: Literal["fine_tune"] = "fine_tune"
@@ -202,19 +219,8 @@ class FineTune(Frozen):
         """The layers whose weights change."""
         return (self.layer,)
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        """Nothing beside model and facts."""
-        return frozenset()
 
-    def shared_targets(self) -> None:
-        """Fine-tuning has no target hidden states."""
-
-    def prepare_settings(self) -> None:
-        """Fine-tuning prepares nothing."""
-
-
-class Grace(Frozen):
+class Grace(Family):
     """A codebook beside one layer that answers near the prompts of edits; no weight changes."""
 
     family: Literal["grace"] = "grace"
@@ -233,19 +239,8 @@ class Grace(Frozen):
         """The layer that the codebook stands beside."""
         return (self.layer,)
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        """Nothing beside model and facts."""
-        return frozenset()
 
-    def shared_targets(self) -> None:
-        """A codebook has values of its own."""
-
-    def prepare_settings(self) -> None:
-        """A codebook prepares nothing."""
-
-
-class KnowledgeNeurons(Frozen):
+class KnowledgeNeurons(Family):
     """Find the neurons that the original answer hangs on, and write the new answer's embedding in place of the old one's into them."""
 
     family: Literal["knowledge_neurons"] = "knowledge_neurons"
@@ -260,19 +255,8 @@ class KnowledgeNeurons(Frozen):
         """None is named beforehand: neurons are looked for in all."""
         return ()
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        """Nothing beside model and facts."""
-        return frozenset()
 
-    def shared_targets(self) -> None:
-        """There are no target hidden states."""
-
-    def prepare_settings(self) -> None:
-        """There is nothing to prepare."""
-
-
-class Unedited(Frozen):
+class Unedited(Family):
     """The unedited model, as the reference in every table."""
 
     family: Literal["unedited"] = "unedited"
@@ -282,17 +266,6 @@ class Unedited(Frozen):
     def layers(self) -> tuple[int, ...]:
         """No layer changes."""
         return ()
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """Nothing beside model and facts."""
-        return frozenset()
-
-    def shared_targets(self) -> None:
-        """There are no targets."""
-
-    def prepare_settings(self) -> None:
-        """There is nothing to prepare."""
 
 
 FamilySettings = LocateThenEdit | OneTimeBatch | FineTune | Grace | KnowledgeNeurons | Unedited
