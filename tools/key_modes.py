@@ -1,0 +1,106 @@
+"""Write docs/key_modes.md: how far D4S, with its keys read in different ways, is from one batch of the same requests.
+
+snakemake --cores all && python -m tools.key_modes
+
+Reads model, facts, prefixes, moments and targets of a finished study from results/store, makes each sequence of edits
+again (a targetless step costs milliseconds), and compares the change of every layer's weight with the batch's, both with
+the weight of the preserved moments that D4S has:  ‖Δ − Δ_batch‖ / ‖Δ_batch‖  in the Frobenius norm.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from d4s.artifacts import Artifact
+from d4s.config import load_study
+from d4s.editors.families import build
+from d4s.editors.locate_then_edit import LocateThenEditEditor
+from d4s.editors.one_time_batch import OneTimeBatchEditor
+from d4s.editors.prepared import load as load_prepared
+from d4s.editors.settings import LocateThenEdit, OneTimeBatch
+from d4s.editors.settings import resolve as resolve_editor
+from d4s.editors.targets import read_targets
+from d4s.facts.record import from_frame
+from d4s.log import progress
+from d4s.models.loading import load
+from d4s.requests.draw import draw
+from d4s.schemas import FACTS
+from d4s.studies.resolve import resolve
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "key_modes.md"
+LENGTHS = (10, 50, 110, 210, 310)  # none a multiple of the edits between two refreshes but for 50, so that refreshed keys are seen ageing
+MODES = {
+    "as released": {"preset": "d4s"},
+    "as released, even spread": {"preset": "d4s_even"},
+    "frozen keys": {"preset": "d4s_frozen"},
+    "frozen keys, even spread": {"preset": "d4s_frozen", "spread": "even"},
+    "residuals re-measured": {"preset": "d4s", "spread": "remeasured"},
+    "residuals re-measured, keys refreshed every 50 edits": {"preset": "d4s_refreshed"},
+}
+HEAD = """# How far is D4S from one batch of the same requests?
+
+D4S turns a sequence of edits into one least-squares problem. On its first edited layer that is exact: keys and residuals there are
+those of the original model, whatever was edited before. On deeper layers the keys of early edits were read while the layers below
+were edited less than they are now, and the released shares of the residual add up to more than the whole. The table says what that
+does on the embedded model (`{dataset}`, seed {seed}, weight of the second moment as tuned for D4S): the distance of the change of each
+layer's weight to that of the one-time batch, relative to the batch's, in the Frobenius norm. Written by `python -m tools.key_modes`
+after the default study.
+
+| keys and residuals | edits | {layers} |
+|---|---|{rules}|
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    study = load_study(ROOT / "params.yaml")
+    (cell,) = (cell for cell in resolve(study).cells if cell.key.editor == "d4s" and cell.key.dataset == "world_qa")
+    inputs = {role: node.folder for role, node in cell.run.inputs.items()}
+    model = load(inputs["model"])
+    facts = from_frame(Artifact.open(inputs["facts"], "facts").table("facts.parquet", FACTS))
+    requests = [request for request, _ in draw(facts, cell.key.seed, min(LENGTHS[-1], max(cell.lengths)))]
+    targets = read_targets(inputs["targets"], requests)
+    released = resolve_editor("d4s", {}, "mini")
+    prepared = load_prepared(inputs, released)
+    shared = {"preserve": released.preserve.model_dump(), "layers": released.layers}
+    lengths = [length for length in LENGTHS if length <= len(requests)] + [len(requests)] * (len(requests) not in LENGTHS)
+
+    def states(settings: LocateThenEdit | OneTimeBatch) -> Iterator[dict[int, Tensor]]:
+        """Changes of weights after each length of one sequence."""
+        editor = build(settings)
+        with editor.editing(model, prepared, editor.start(model, prepared)) as session:
+            for number, request in enumerate(requests, start=1):
+                session.step([request], targets[number - 1 : number])
+                if number in lengths:
+                    state = session.state()
+                    if isinstance(editor, LocateThenEditEditor):
+                        yield {layer: delta.clone() for layer, delta in session.deltas().items()}  # type: ignore[attr-defined]
+                    elif isinstance(editor, OneTimeBatchEditor):
+                        with editor.edited(model, prepared, state) as view:
+                            yield {layer: change.double() for layer, change in (view.weight_changes() or {}).items()}
+
+    batch = [*states(resolve_editor("batch", {"preset": "one_time_batch", **shared}, "mini"))]  # type: ignore[arg-type]
+    rows = []
+    for name, changes in progress(MODES.items(), "key modes", len(MODES)):
+        found = states(resolve_editor("variant", {**changes, "preserve": shared["preserve"]}, "mini"))  # type: ignore[arg-type]
+        rows += [row(name, length, ours, theirs) for length, ours, theirs in zip(lengths, found, batch, strict=True)]
+    layers = " | ".join(f"layer {layer}" for layer in released.layers)
+    head = HEAD.format(dataset=cell.key.dataset, seed=cell.key.seed, layers=layers, rules="|".join("---" for _ in released.layers))
+    PAGE.write_text(head + "".join(rows), encoding="utf-8")
+
+
+def row(name: str, length: int, ours: Mapping[int, Tensor], theirs: Mapping[int, Tensor]) -> str:
+    """One line of the table."""
+    return f"| {name} | {length} | " + " | ".join(f"{gap:.3f}" for gap in distances(ours, theirs)) + " |\n"
+
+
+def distances(ours: Mapping[int, Tensor], theirs: Mapping[int, Tensor]) -> Sequence[float]:
+    """Relative Frobenius distance by layer."""
+    return [float(torch.linalg.norm(ours[layer] - theirs[layer]) / torch.linalg.norm(theirs[layer])) for layer in sorted(theirs)]
+
+
+if __name__ == "__main__":
+    main()
