@@ -31,8 +31,7 @@ def table(results: Results) -> Table:
     caption = (
         "Retained scores of sequential D4S minus those of one batch edit of the same requests, by key mode and spread of the residual; "
         f"± is half a 95 % {half}. The last column is the ratio of Frobenius norms of the two changes of weights, mean over layers: its "
-        "distance from 1 bounds their relative distance from below. The distance itself is not measured: it needs both changes in one "
-        "place, and a run's measures hold norms alone."
+        "distance from 1 bounds their relative distance from below; docs/key_modes.md has that distance layer by layer."
     )
     ratio = Column("change", "Norm ratio", "Change of weights", digits=2)
     return Table("D4S by key mode against one batch edit", caption, ("method", "edits"), (*columns, ratio), pd.DataFrame(rows))
