@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,21 @@ def test_kills_of_snakemake_and_of_jobs_change_no_table(finished: Workdir, tmp_p
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output[-3000:]
     assert work.tables() == finished.tables()
+
+
+def test_a_job_killed_between_its_last_write_and_its_end_hides_nothing(copy: Workdir) -> None:
+    """Its output is there and marked as unfinished; what was never made from it must be made by the very next run."""
+    (left,) = _store(copy, "runs/*.memit.*/n5.json")
+    mark = copy.path / ".snakemake" / "incomplete" / urlsafe_b64encode(str(left.relative_to(copy.path)).encode()).decode()
+    mark.parent.mkdir(exist_ok=True)
+    mark.write_text("")
+    for folder in [*_store(copy, "measures/*.memit.*"), *_store(copy, "benchmarks/*.memit.*")]:
+        shutil.rmtree(folder)
+    (copy.path / "results" / "tiny" / "report.html").unlink()
+    jobs = copy.jobs()
+    assert {verb: jobs.get(verb) for verb in ("edit", "measure", "benchmark", "report")} == dict.fromkeys(
+        ("edit", "measure", "benchmark", "report"), 1
+    )
 
 
 def _truncate(path: Path) -> None:

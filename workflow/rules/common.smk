@@ -2,6 +2,7 @@
 
 import re
 import sys
+from base64 import urlsafe_b64decode
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -41,8 +42,27 @@ def output_of(verb):
     return f"{STORE}/{kind}/{{name}}/manifest.json"
 
 
+def unfinished():
+    """Outputs that killed jobs have left behind, by the marks that Snakemake keeps of them."""
+    marks = Path(".snakemake/incomplete")
+    names = ("".join(part.removeprefix("@") for part in mark.relative_to(marks).parts) for mark in marks.rglob("*") if mark.is_file())
+    return frozenset(urlsafe_b64decode(name).decode() for name in names)
+
+
+UNFINISHED = unfinished()
+
+
+def settled(paths):
+    """Inputs whose times mean nothing, since their paths say what they are.
+
+    But for what killed jobs have left: a job that makes such a file again would hide everything that hangs on it from
+    Snakemake if those inputs were ancient too, and a run would end early without a word.
+    """
+    return [str(path) if str(path) in UNFINISHED else ancient(str(path)) for path in paths]
+
+
 def inputs_of(wildcards):
-    return NODES[wildcards.name].input_files
+    return settled(NODES[wildcards.name].input_files)
 
 
 def settings_of(wildcards):

@@ -3,7 +3,7 @@
 
 rule facts:
     input:
-        ancient(inputs_of),
+        inputs_of,
     output:
         output_of("facts"),
     log:
@@ -30,7 +30,7 @@ rule facts:
 
 rule questions:
     input:
-        ancient(inputs_of),
+        inputs_of,
     output:
         output_of("questions"),
     log:
@@ -57,7 +57,7 @@ rule questions:
 
 rule objectives:
     input:
-        ancient(inputs_of),
+        inputs_of,
     output:
         output_of("objectives"),
     log:

@@ -9,7 +9,7 @@ for node in PLAN.of("measure"):
         name:
             rule_name(node)
         input:
-            ancient(node.input_files),
+            settled(node.input_files),
         output:
             node.manifests,
         log:
@@ -38,7 +38,7 @@ for node in PLAN.of("benchmark"):
         name:
             rule_name(node)
         input:
-            ancient(node.input_files),
+            settled(node.input_files),
         output:
             node.manifests,
         log:
@@ -63,7 +63,7 @@ for node in PLAN.of("benchmark"):
 
 rule world_report:
     input:
-        ancient(inputs_of),
+        inputs_of,
     output:
         output_of("world_report"),
     log:

@@ -6,7 +6,7 @@ for node in PLAN.of("edit"):
         name:
             rule_name(node)
         input:
-            ancient(node.input_files),
+            settled(node.input_files),
         output:
             node.manifests,
         log:

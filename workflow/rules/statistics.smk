@@ -3,7 +3,7 @@
 
 rule contexts:
     input:
-        ancient(inputs_of),
+        inputs_of,
     output:
         output_of("contexts"),
     log:
@@ -30,7 +30,7 @@ rule contexts:
 
 rule prepare:
     input:
-        ancient(inputs_of),
+        inputs_of,
     output:
         output_of("prepare"),
     log:
@@ -61,7 +61,7 @@ for node, manifests, shard in shards_of("moments"):
         name:
             rule_name(node, shard)
         input:
-            ancient(node.input_files),
+            settled(node.input_files),
         output:
             manifests,
         log:
@@ -90,7 +90,7 @@ for node, manifests, shard in shards_of("targets"):
         name:
             rule_name(node, shard)
         input:
-            ancient(node.input_files),
+            settled(node.input_files),
         output:
             manifests,
         log:

@@ -3,7 +3,7 @@
 
 rule world:
     input:
-        ancient(inputs_of),
+        inputs_of,
     output:
         output_of("world"),
     log:
@@ -30,7 +30,7 @@ rule world:
 
 rule corpus:
     input:
-        ancient(inputs_of),
+        inputs_of,
     output:
         output_of("corpus"),
     log:
@@ -57,7 +57,7 @@ rule corpus:
 
 rule pretrain:
     input:
-        ancient(inputs_of),
+        inputs_of,
     output:
         output_of("pretrain"),
     log:
