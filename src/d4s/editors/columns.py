@@ -102,7 +102,7 @@ EMMET: Mapping[str, Settings] = {  # the weight is the released one times the re
     "llama3-8b": _memit((5,), 10_000.0, _shift(0.1, 0.5, 0.75)),
 }
 PMET: Mapping[str, Settings] = {
-    "mini": _joint((0, 1, 2), 1_000.0, {**_shift(0.5, 0.5, 1.5, steps=25), **MINI_STOP}),
+    "mini": _joint((0, 1, 2), 100.0, {**_shift(0.5, 0.5, 1.5, steps=25), **MINI_STOP}),
     "gpt-j-6b": _joint(range(3, 9), 6_000.0, {**_shift(0.2, 0.5, 0.75, steps=30), "kl_weight": 1.0}),
     "llama2-7b": _joint(range(4, 9), 15_000.0, _shift(0.5, 0.5, 1.0, steps=20)),
 }
