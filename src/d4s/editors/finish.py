@@ -6,6 +6,7 @@ which tell the norm of a change from its direction.
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +17,7 @@ from d4s.editors.parts import Interpolate, Prune, Rescale, Scramble
 from d4s.editors.prompts import Rewriting, padded
 from d4s.editors.weights import changed
 from d4s.models.language_model import LanguageModel
+from d4s.models.views import LiveModel
 
 Weight = Float64[Tensor, "d_out d_in"]
 
@@ -105,7 +107,7 @@ def _continuations(model: LanguageModel, kept: Validation) -> Tensor:
 
 def view_of(
     model: LanguageModel, deltas: Mapping[int, Weight], settings: Prune | Interpolate | Rescale | Scramble | None, kept: Validation
-):
+) -> AbstractContextManager[LiveModel]:
     """The model with a finished change of weights, as a context."""
     if isinstance(settings, Interpolate):
         share = chosen_share(model, deltas, kept, settings)

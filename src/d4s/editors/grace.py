@@ -19,7 +19,7 @@ became `split_radius`. Entries are known by their keys, so rows can be taken out
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -30,7 +30,7 @@ from torch import Tensor
 from d4s.editors.memory_views import Codebook, MemoryModel, answering
 from d4s.editors.protocol import Diverged, Prepared, Row, State, StateKind, StepLog, Targets
 from d4s.editors.settings import Grace
-from d4s.editors.states import RowState
+from d4s.editors.states import RowEditor, RowState
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import encode_pair
 from d4s.models.trace import trace
@@ -218,21 +218,13 @@ def _drawn(request: EditRequest, like: Float[Tensor, " d_out"]) -> Float[Tensor,
     return torch.rand(like.shape, generator=generator).to(like)
 
 
-class GraceEditor:
+class GraceEditor(RowEditor):
     """The codebook as an editor."""
 
     kind: StateKind = "memory"
 
     def __init__(self, settings: Grace) -> None:
         self.settings = settings
-
-    def restore(self, rows: Sequence[Row], dense: Mapping[str, Tensor]) -> State:
-        """The state that consists of saved rows."""
-        return RowState(self.kind, tuple(rows))
-
-    def start(self, model: LanguageModel, prepared: Prepared) -> State:
-        """No rows."""
-        return RowState(self.kind)
 
     @contextmanager
     def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[GraceSession]:

@@ -13,7 +13,7 @@ many tokens) is added, with c = 2 for one token and 1 for several, as in the com
 the neurons that it is added to, so the change of every layer is the sum over rows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from d4s.editors.protocol import Diverged, Prepared, Row, State, StateKind, StepLog, Targets
 from d4s.editors.settings import KnowledgeNeurons
-from d4s.editors.states import RowState
+from d4s.editors.states import RowEditor, RowState
 from d4s.editors.weights import changed, mean_absolute, write
 from d4s.errors import D4SError
 from d4s.models.language_model import LanguageModel
@@ -165,21 +165,13 @@ class KnowledgeNeuronsSession:
         return (2.0 if len(target) == 1 else 1.0) * (new - own)
 
 
-class KnowledgeNeuronsEditor:
+class KnowledgeNeuronsEditor(RowEditor):
     """Knowledge neurons as an editor; a step's own change can be taken out again."""
 
     kind: StateKind = "additive"
 
     def __init__(self, settings: KnowledgeNeurons) -> None:
         self.settings = settings
-
-    def restore(self, rows: Sequence[Row], dense: Mapping[str, Tensor]) -> State:
-        """The state that consists of saved rows."""
-        return RowState(self.kind, tuple(rows))
-
-    def start(self, model: LanguageModel, prepared: Prepared) -> State:
-        """No rows."""
-        return RowState(self.kind)
 
     @contextmanager
     def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[KnowledgeNeuronsSession]:

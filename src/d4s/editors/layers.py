@@ -92,8 +92,7 @@ class Layer:
         Raises:
             Diverged: if keys or wanted outputs are not finite.
         """
-        if not (keys.isfinite().all() and wanted.isfinite().all()):
-            raise Diverged(f"keys or residuals at layer {self.number} are not finite")
+        self._check(keys, wanted)
         gain = self._gain(keys, bare, remember=remember).contiguous()
         left = wanted - keys @ self.delta.mT if self.settings.history == "rewind" else wanted
         if self.settings.history == "rewind":
@@ -114,15 +113,14 @@ class Layer:
 
     def refactor(self, rows: Sequence[Row]) -> float | None:
         """Solve afresh for what a recursive solver holds after these rows; how far it had drifted, None for other solvers."""
-        held, basis = (self.held.inner, self.base.basis) if isinstance(self.held, Confined) else (self.held, None)
-        if not isinstance(held, Recursive):
+        if not isinstance(self._inner, Recursive):
             return None
         matrix = self.base.matrix.clone()
         for row in rows:
             keys = row[f"{self.number}.keys"].to(self.delta.device).double()
-            keys = keys if basis is None else keys @ basis
+            keys = keys if self.base.basis is None else keys @ self.base.basis
             matrix.addmm_(keys.mT, keys)
-        return held.refactor(matrix)
+        return self._inner.refactor(matrix)
 
     def replay(self, row: Row) -> None:
         """Take a recorded step over, with the very operations that made it."""
@@ -159,10 +157,18 @@ class Layer:
     # --- parts of a step ------------------------------------------------------------------------------------------
 
     @property
+    def _inner(self) -> Precision:
+        """The solver itself, where the method is confined to a basis the one within it."""
+        return self.held.inner if isinstance(self.held, Confined) else self.held
+
+    @property
     def _matrix(self) -> Direct:
-        held = self.held.inner if isinstance(self.held, Confined) else self.held
-        assert isinstance(held, Direct)
-        return held
+        assert isinstance(self._inner, Direct)
+        return self._inner
+
+    def _check(self, keys: Keys, wanted: Wanted) -> None:
+        if not (keys.isfinite().all() and wanted.isfinite().all()):
+            raise Diverged(f"keys or residuals at layer {self.number} are not finite")
 
     def _gain(self, keys: Keys, bare: Keys, *, remember: bool) -> Keys:
         if self.settings.solver == "hard_constraint":
@@ -211,8 +217,7 @@ class QueueLayer(Layer):
         Raises:
             Diverged: if keys or wanted outputs are not finite.
         """
-        if not (keys.isfinite().all() and wanted.isfinite().all()):
-            raise Diverged(f"keys or residuals at layer {self.number} are not finite")
+        self._check(keys, wanted)
         before, queue = self.delta, self._queue
         residuals = wanted + keys @ before.mT
         self._take(keys, residuals)

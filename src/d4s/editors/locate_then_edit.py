@@ -40,7 +40,6 @@ class LocateThenEditSession:
 
     def __init__(self, settings: LocateThenEdit, model: LanguageModel, prepared: Prepared, state: State) -> None:
         self._settings, self._model, self._prepared = settings, model, prepared
-        self._refits = settings.state_kind == "refit"
         self._layers = layers_of(settings, model, prepared)
         self._kept = Validation.of(state.dense)
         self._rows: list[Row] = []

@@ -3,17 +3,15 @@
 Steps only record requests, as token ids with their targets; the batch is solved when the edited model is asked for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-
-from torch import Tensor
 
 from d4s.editors.locate_then_edit import LocateThenEditEditor
 from d4s.editors.prompts import rewriting
-from d4s.editors.protocol import Prepared, Row, State, StateKind, StepLog, Targets
+from d4s.editors.protocol import Prepared, State, StateKind, StepLog, Targets
 from d4s.editors.records import recorded, unrecorded
 from d4s.editors.settings import LeastSquaresSettings, LocateThenEdit, OneTimeBatch
-from d4s.editors.states import RowState
+from d4s.editors.states import RowEditor, RowState
 from d4s.models.language_model import LanguageModel
 from d4s.models.views import LiveModel
 from d4s.requests.draw import EditRequest
@@ -46,21 +44,13 @@ class OneTimeBatchSession:
         """Nothing is edited before the end."""
 
 
-class OneTimeBatchEditor:
+class OneTimeBatchEditor(RowEditor):
     """The batch as an editor; any request can be taken out again, since all are solved anew."""
 
     kind: StateKind = "refit"
 
     def __init__(self, settings: OneTimeBatch) -> None:
         self.settings = settings
-
-    def restore(self, rows: Sequence[Row], dense: Mapping[str, Tensor]) -> State:
-        """The state that consists of saved rows."""
-        return RowState(self.kind, tuple(rows))
-
-    def start(self, model: LanguageModel, prepared: Prepared) -> State:
-        """No rows."""
-        return RowState(self.kind)
 
     @contextmanager
     def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[OneTimeBatchSession]:

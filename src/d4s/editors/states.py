@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from d4s.editors.protocol import Row, StateKind
+from d4s.editors.protocol import Prepared, Row, StateKind
+from d4s.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,20 @@ class RowState:
         if other.kind != self.kind:
             raise ValueError(f"a state of kind {self.kind!r} cannot be merged with one of kind {other.kind!r}")
         return RowState(self.kind, (*self.rows, *other.rows))
+
+
+class RowEditor:
+    """What editors have in common whose states are rows and nothing else; `kind` says what the rows are."""
+
+    kind: StateKind
+
+    def restore(self, rows: Sequence[Row], dense: Mapping[str, Tensor]) -> RowState:
+        """The state that consists of saved rows."""
+        return RowState(self.kind, tuple(rows))
+
+    def start(self, model: LanguageModel, prepared: Prepared) -> RowState:
+        """No rows."""
+        return RowState(self.kind)
 
 
 @dataclass(frozen=True, slots=True)

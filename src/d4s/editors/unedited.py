@@ -1,13 +1,11 @@
 """No editing at all: the reference that every method is held against, run through the very same stages."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import Tensor
-
-from d4s.editors.protocol import Prepared, Row, State, StateKind, StepLog, Targets
+from d4s.editors.protocol import Prepared, State, StateKind, StepLog, Targets
 from d4s.editors.settings import Unedited
-from d4s.editors.states import RowState
+from d4s.editors.states import RowEditor, RowState
 from d4s.models.language_model import LanguageModel
 from d4s.models.views import LiveModel
 from d4s.requests.draw import EditRequest
@@ -34,21 +32,13 @@ class UneditedSession:
         return LiveModel(self._model, {})
 
 
-class UneditedEditor:
+class UneditedEditor(RowEditor):
     """The editor that does nothing."""
 
     kind: StateKind = "additive"
 
     def __init__(self, settings: Unedited) -> None:
         self.settings = settings
-
-    def restore(self, rows: Sequence[Row], dense: Mapping[str, Tensor]) -> State:
-        """The state that consists of saved rows."""
-        return RowState(self.kind, tuple(rows))
-
-    def start(self, model: LanguageModel, prepared: Prepared) -> State:
-        """No rows."""
-        return RowState(self.kind)
 
     @contextmanager
     def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[UneditedSession]:
