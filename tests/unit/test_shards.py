@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from d4s.artifacts import KEPT, Artifact, Job, write_json, write_table, write_tensors
-from d4s.cli import _record_costs
+from d4s.cli.jobs import _record_costs
 from d4s.config import ContextsSettings, CorpusSettings, FactsSettings, MomentsSettings, Study
 from d4s.editors import targets as targets_stage
 from d4s.editors.parts import TargetSettings, TargetsJobSettings

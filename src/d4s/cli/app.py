@@ -1,0 +1,71 @@
+"""What all commands share: the application, options, and how errors end a command."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from d4s import __version__
+from d4s.config import Study, load_study, validate
+from d4s.errors import D4SError, SettingsError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Why language models get worse as facts are edited into them, and what stops that.",
+)
+
+STAGES = "Stages of the workflow"
+
+StudyOption = Annotated[str, typer.Option("--study", help="The study as JSON text, or its YAML file.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step.")]
+
+
+def parsed(text: str) -> Any:
+    """JSON text, or the content of a YAML or JSON file.
+
+    Raises:
+        SettingsError: if it is neither.
+    """
+    if text.lstrip().startswith(("{", "[")):
+        return json.loads(text)
+    path = Path(text)
+    if not path.is_file():
+        raise SettingsError(f"{text!r} is neither JSON nor a file")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def study_of(text: str) -> Study:
+    """The study as JSON text, or in a YAML file."""
+    return validate(Study, parsed(text), "the study") if text.lstrip().startswith("{") else load_study(Path(text))
+
+
+def guarded(action: Callable[[], None]) -> None:
+    """Run an action; an error that a user can meet ends the program with its message alone.
+
+    Raises:
+        Exit: with status 2 for wrong settings and 1 for every other such error.
+    """
+    try:
+        action()
+    except D4SError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from None
+
+
+def limit_threads() -> None:
+    """One torch thread unless OMP_NUM_THREADS says otherwise: two jobs side by side beat one on two threads."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)

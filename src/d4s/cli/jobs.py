@@ -1,0 +1,115 @@
+"""The verbs that make artefacts.
+
+Each takes its settings and inputs as JSON (text, or a file) and the manifests to make; the workflow calls it in exactly
+this form, and so may a person.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+
+from d4s.artifacts import Job, digest_of, sha256_of
+from d4s.cli.app import STAGES, Verbose, app, guarded, limit_threads, parsed
+from d4s.config import validate
+from d4s.errors import SettingsError
+from d4s.log import setup_logging
+from d4s.studies.codes import code_digest
+from d4s.studies.graph import STORE
+from d4s.studies.verbs import ENTRIES, SETTINGS, VERBS, Verb
+
+SettingsOption = Annotated[str, typer.Option(help="Settings as JSON text, or a YAML or JSON file; omitted keys take their defaults.")]
+InputsOption = Annotated[str, typer.Option(help='Input folders and files by role, as JSON: {"model": "results/store/models/..."}.')]
+CodeOption = Annotated[str, typer.Option(help="Code digest to record; computed when omitted.")]
+Outputs = Annotated[list[Path], typer.Argument(help="Manifests to make, all in the artefact's folder.")]
+
+
+def _input_digest(path: Path) -> str:
+    """Digest of an input: its manifest's, or else its content's.
+
+    Raises:
+        SettingsError: if it is neither a file nor a finished artefact.
+    """
+    if path.is_file():
+        return sha256_of(path)
+    names = sorted(path.glob("*.json")) if not (path / "manifest.json").is_file() else [path / "manifest.json"]
+    for name in names:
+        content = json.loads(name.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "digest" in content:
+            return str(content["digest"])
+    raise SettingsError(f"input {path} is neither a file nor a finished artefact")
+
+
+def _job(name: str, settings: str, inputs: str, code: str, outputs: list[Path]) -> Job[Any]:
+    """The job that a command line describes.
+
+    Raises:
+        SettingsError: if settings or inputs are wrong, or the folder is named for another job.
+    """
+    verb = VERBS[name]
+    folders = {output.parent for output in outputs}
+    if len(folders) != 1:
+        raise SettingsError(f"outputs of one call belong to one folder, found {sorted(map(str, folders))}")
+    folder = folders.pop()
+    chosen = validate(SETTINGS.load(name), parsed(settings), f"settings of {name!r}")
+    paths = {role: Path(path) for role, path in parsed(inputs).items()}
+    digests = {role: _input_digest(path) for role, path in paths.items()}
+    code = code or code_digest(verb.module)
+    plain: dict[str, Any] = chosen.model_dump(mode="json")
+    digest = digest_of(verb.kind, plain, digests, code)
+    named = folder.name.rpartition("-")[2]
+    if folder.parent.parent == STORE and named != digest:
+        raise SettingsError(f"{folder} is named for other settings, inputs or code than were given (these make {digest})")
+    return Job(verb.kind, chosen, paths, folder, tuple(output.name for output in outputs), code, digest, digests)
+
+
+def _record_costs(job: Job[Any], verb: str, entered: float) -> None:
+    """Append what the call cost to the artefact's ledger of costs."""
+    process = psutil.Process()
+    times = process.cpu_times()
+    costs = {
+        "verb": verb,
+        "wall_s": round(time.time() - process.create_time(), 2),
+        "cpu_s": round(times.user + times.system, 2),
+        "startup_s": round(entered - process.create_time(), 2),
+        "peak_rss_mb": round(_peak_rss_mb(), 1),
+    }
+    with (job.folder / "costs.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(costs) + "\n")
+
+
+def _peak_rss_mb() -> float:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _add(name: str, verb: Verb) -> None:
+    def command(
+        outputs: Outputs, settings: SettingsOption = "{}", inputs: InputsOption = "{}", code: CodeOption = "", verbose: Verbose = False
+    ) -> None:
+        def action() -> None:
+            setup_logging(verbose)
+            limit_threads()
+            job = _job(name, settings, inputs, code, outputs)
+            job.folder.mkdir(parents=True, exist_ok=True)
+            run = ENTRIES.load(name)
+            entered = time.time()
+            run(job)
+            _record_costs(job, name, entered)
+
+        guarded(action)
+
+    keys = ", ".join(SETTINGS.load(name).model_fields) if verb.settings.startswith("d4s.config") else "see docs/settings.md"
+    app.command(
+        name=name, rich_help_panel=STAGES, help=f"{verb.help}\n\nSettings: {keys or 'none'}. Makes an artefact of kind {verb.kind!r}."
+    )(command)
+
+
+for _name, _verb in VERBS.items():
+    _add(_name, _verb)

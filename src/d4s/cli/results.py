@@ -1,0 +1,127 @@
+"""Commands over a study: the last stages of the workflow, what it needs, and what lies in the store."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from d4s.artifacts import Artifact
+from d4s.cli.app import STAGES, StudyOption, Verbose, app, guarded, study_of
+from d4s.config import canonical
+from d4s.log import setup_logging
+
+
+@app.command(rich_help_panel=STAGES)
+def summarize(study: StudyOption = "params.yaml", verbose: Verbose = False) -> None:
+    """Gather a study's measures into results/STUDY: index, summary, costs and the tables of observations."""
+    setup_logging(verbose)
+
+    def action() -> None:
+        from d4s.studies.collect import summarize as gather
+
+        gather(study_of(study))
+
+    guarded(action)
+
+
+@app.command(rich_help_panel=STAGES)
+def tables(study: StudyOption = "params.yaml") -> None:
+    """Write results/STUDY/tables from the gathered Parquet."""
+    setup_logging()
+
+    def action() -> None:
+        from d4s.studies.resolve import results_folder
+        from d4s.tables.build import tables as build
+
+        build(results_folder(study_of(study)))
+
+    guarded(action)
+
+
+@app.command(rich_help_panel=STAGES)
+def figures(study: StudyOption = "params.yaml") -> None:
+    """Draw results/STUDY/figures from the gathered Parquet."""
+    setup_logging()
+
+    def action() -> None:
+        from d4s.figures.build import figures as build
+        from d4s.studies.resolve import results_folder
+
+        chosen = study_of(study)
+        build(results_folder(chosen), chosen.figures)
+
+    guarded(action)
+
+
+@app.command(rich_help_panel=STAGES)
+def claims(study: StudyOption = "params.yaml") -> None:
+    """Judge every claim by its rule and write results/STUDY/claims.json."""
+    setup_logging()
+
+    def action() -> None:
+        from d4s.report.claims import claims as judge
+        from d4s.studies.resolve import results_folder
+
+        judge(results_folder(study_of(study)))
+
+    guarded(action)
+
+
+@app.command(rich_help_panel=STAGES)
+def report(study: StudyOption = "params.yaml") -> None:
+    """Write results/STUDY/report.html, one page that holds everything."""
+    setup_logging()
+
+    def action() -> None:
+        from d4s.report.page import report as write
+        from d4s.studies.resolve import results_folder
+
+        chosen = study_of(study)
+        write(results_folder(chosen), chosen)
+
+    guarded(action)
+
+
+@app.command()
+def plan(study: StudyOption = "params.yaml") -> None:
+    """List what a study needs: artefacts by kind, how many are there already, and the cells of the grid."""
+
+    def action() -> None:
+        from d4s.studies.overview import overview
+
+        for line in overview(study_of(study)):
+            typer.echo(line)
+
+    guarded(action)
+
+
+@app.command()
+def prune(remove: Annotated[bool, typer.Option("--yes", help="Remove them; without this they are only listed.")] = False) -> None:
+    """List, then with --yes remove, artefacts in the store that no study's index names."""
+
+    def action() -> None:
+        from d4s.studies.prune import prune as sweep
+
+        for line in sweep(remove=remove):
+            typer.echo(line)
+
+    guarded(action)
+
+
+@app.command()
+def check(folder: Annotated[Path, typer.Argument(help="An artefact's folder.")]) -> None:
+    """Check every file of an artefact against its manifests and say what it is."""
+
+    def action() -> None:
+        for manifest in sorted(folder.glob("*.json")):
+            content = json.loads(manifest.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and "digest" in content:
+                found = Artifact.open(folder, content["kind"], manifest.name)
+                for name in found.manifest.files:
+                    found.path(name)
+                typer.echo(
+                    f"{manifest}: {content['kind']}, {len(found.manifest.files)} files, settings {canonical(found.manifest.settings)}"
+                )
+
+    guarded(action)
