@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import processors
 
 from d4s.artifacts import Job
 from d4s.config import PretrainSettings
@@ -205,4 +206,13 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_model):
     tokenizer = word_tokenizer()
     tokenizer.add_tokens(["more"])
     with pytest.raises(ArtifactError, match="has 70 tokens, the network embeds only 69"):
+        wrap(model.network, tokenizer)
+
+
+def test_a_tokenizer_that_ends_every_text_is_refused(tiny_model):
+    model = tiny_model()
+    tokenizer = word_tokenizer()
+    backend, end = tokenizer.backend_tokenizer, tokenizer.convert_ids_to_tokens(1)
+    backend.post_processor = processors.TemplateProcessing(single=f"$A {end}", pair=f"$A $B {end}", special_tokens=[(end, 1)])
+    with pytest.raises(ArtifactError, match=f"puts '{end}' after every text, so no target can follow"):
         wrap(model.network, tokenizer)

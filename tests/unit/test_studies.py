@@ -56,6 +56,12 @@ def test_editors_share_targets_moments_and_contexts() -> None:
     assert len(plan.of("edit")) == 5
 
 
+def test_the_report_on_a_model_leaves_controls_out() -> None:
+    (report,) = _plan().of("world_report")
+    assert {"d4s", "memit", "grace"} <= set(report.settings["editors"])
+    assert not {"memit_scrambled", "d4s_scrambled", "d4s_inflated"} & set(report.settings["editors"])
+
+
 def test_the_taught_model_does_not_depend_on_the_grid() -> None:
     assert _names(_plan(grid=_row()), "pretrain") == _names(_plan(), "pretrain")
 

@@ -15,11 +15,10 @@ the neurons that it is added to, so the change of every layer is the sum over ro
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from jaxtyping import Float, Float64
-from torch import Tensor, nn
+from jaxtyping import Float64
+from torch import Tensor
 
 from d4s.editors.protocol import Diverged, Prepared, Row, State, StateKind, StepLog, Targets
 from d4s.editors.settings import KnowledgeNeurons
@@ -27,6 +26,7 @@ from d4s.editors.states import RowEditor, RowState
 from d4s.editors.weights import changed, mean_absolute, write
 from d4s.errors import D4SError
 from d4s.models.language_model import LanguageModel
+from d4s.models.restart import restart_within
 from d4s.models.tokens import encode_pair
 from d4s.models.trace import trace
 from d4s.models.views import LiveModel
@@ -42,41 +42,28 @@ class NoOriginalAnswer(D4SError):
 def attributions(model: LanguageModel, prompt: Sequence[int], answer: Sequence[int], steps: int) -> Float64[Tensor, "n_layers d_in"]:
     """Integrated gradients of an answer's probability with respect to every activation at the last prompt token.
 
-    One pass per layer, the steps as its rows. Probabilities are scaled by the largest of a layer before they are
-    differentiated, and back afterwards in float64, so that those of long answers do not vanish.
+    One pass per layer, the steps as its rows, over the layers and tokens that the change can reach. Probabilities are scaled
+    by the largest of a layer before they are differentiated, and back afterwards in float64, so that those of long answers
+    do not vanish.
     """
-    place, precision = len(prompt) - 1, torch.promote_types(model.dtype, torch.float32)
+    precision = torch.promote_types(model.dtype, torch.float32)
     ids = torch.tensor([[*prompt, *answer[:-1]]], device=model.device)
+    place, length = (torch.tensor([at], device=model.device) for at in (len(prompt) - 1, ids.shape[1]))
     tokens = torch.tensor(answer, device=model.device).expand(steps, -1)[..., None]
-    with trace({layer: model.mlp_out(layer) for layer in range(model.n_layers)}) as found, torch.no_grad():
-        model.network.base_model(input_ids=ids, use_cache=False)
     scales = torch.linspace(0, 1, steps, dtype=precision, device=model.device)[:, None]
     result = []
     for layer in range(model.n_layers):
-        activation = found.inputs[layer][0, place].to(precision)
+        with trace({layer: model.mlp_out(layer)}) as found:
+            again, _ = restart_within(model, ids, place, length, layer)
+        activation = found.inputs[layer][0, place[0]].to(precision)
         scaled = (scales * activation).requires_grad_()
-        with _activations(model.mlp_out(layer), place, scaled):
-            hidden = model.network.base_model(input_ids=ids.expand(steps, -1), use_cache=False).last_hidden_state[:, place:]
-        likely = model.unembed(hidden).to(precision).log_softmax(-1).gather(2, tokens).sum((1, 2))
+        shift = (scaled - activation) @ model.weight(layer).to(precision).mT
+        hidden = again.repeated(steps).run(torch.stack([shift, torch.zeros_like(shift)], dim=1))
+        likely = model.unembed(model.final_norm(hidden)).to(precision).log_softmax(-1).gather(2, tokens).sum((1, 2))
         largest = likely.detach().max()
         (gradient,) = torch.autograd.grad((likely - largest).exp().sum(), scaled)
         result.append((activation * gradient.mean(0)).double() * largest.double().exp())
     return torch.stack(result)
-
-
-@contextmanager
-def _activations(module: nn.Module, place: int, rows: Float[Tensor, "n d_in"]) -> Iterator[None]:
-    """Let a module find these rows at one position of its input."""
-
-    def hook(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        before, after = args[0][:, :place], args[0][:, place + 1 :]
-        return torch.cat([before, rows[:, None].to(before.dtype), after], dim=1), *args[1:]
-
-    handle = module.register_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def deltas_of(model: LanguageModel, rows: Sequence[Row]) -> Deltas:

@@ -13,7 +13,7 @@ WeightLayout = Literal["out_in", "in_out"]
 class ModelAdapter:
     """Module names of one architecture, and how it stores the weight of an MLP's output projection.
 
-    `mlp`, `mlp_out` and `post_norm` are relative to a block. Hugging Face's `Conv1D` stores (d_in, d_out), `Linear`
+    `attention`, `mlp`, `mlp_out` and `post_norm` are relative to a block. Hugging Face's `Conv1D` stores (d_in, d_out), `Linear`
     (d_out, d_in). `logit_cap` names the setting in the network's configuration that holds c where the logits are
     c·tanh(x / c) of the unembedding x.
 
@@ -24,6 +24,7 @@ class ModelAdapter:
 
     model_type: str
     blocks: str
+    attention: str
     mlp: str
     mlp_out: str
     final_norm: str
@@ -34,7 +35,7 @@ class ModelAdapter:
 
 
 def _llama_like(model_type: str, *, post_norm: str = "", logit_cap: str = "") -> ModelAdapter:
-    names = ("model.layers", "mlp", "mlp.down_proj", "model.norm", "lm_head")
+    names = ("model.layers", "self_attn", "mlp", "mlp.down_proj", "model.norm", "lm_head")
     return ModelAdapter(model_type, *names, weight_layout="out_in", post_norm=post_norm, logit_cap=logit_cap)
 
 
@@ -43,14 +44,14 @@ CAP = "final_logit_softcapping"
 
 
 _ROWS = (
-    ModelAdapter("gpt2", "transformer.h", "mlp", "mlp.c_proj", "transformer.ln_f", "lm_head", "in_out"),
-    ModelAdapter("gptj", "transformer.h", "mlp", "mlp.fc_out", "transformer.ln_f", "lm_head", "out_in"),
-    ModelAdapter("gpt_neox", "gpt_neox.layers", "mlp", "mlp.dense_4h_to_h", "gpt_neox.final_layer_norm", "lm_head", "out_in"),
+    ModelAdapter("gpt2", "transformer.h", "attn", "mlp", "mlp.c_proj", "transformer.ln_f", "lm_head", "in_out"),
+    ModelAdapter("gptj", "transformer.h", "attn", "mlp", "mlp.fc_out", "transformer.ln_f", "lm_head", "out_in"),
+    ModelAdapter("gpt_neox", "gpt_neox.layers", "attention", "mlp", "mlp.dense_4h_to_h", "gpt_neox.final_layer_norm", "lm_head", "out_in"),
     _llama_like("llama"),
     _llama_like("mistral"),
     _llama_like("qwen2"),
     _llama_like("qwen3"),
-    ModelAdapter("phi", "model.layers", "mlp", "mlp.fc2", "model.final_layernorm", "lm_head", "out_in"),
+    ModelAdapter("phi", "model.layers", "self_attn", "mlp", "mlp.fc2", "model.final_layernorm", "lm_head", "out_in"),
     _llama_like("phi3"),
     _llama_like("olmo"),
     _llama_like("olmo2", post_norm=POST),

@@ -1,8 +1,9 @@
 """An adapter for an architecture without a row, found by what modules do in one forward pass rather than by their names.
 
 The blocks are the longest outermost list of equal modules; the MLP is the part of a block that maps hidden states token by
-token; its output projection gives what the MLP gives; the final norm turns what the last block writes into the hidden
-states that are unembedded. What cannot be found, or is found twice, is said; nothing is guessed.
+token, attention the part that does not; the MLP's output projection gives what the MLP gives; the final norm turns what the
+last block writes into the hidden states that are unembedded. What cannot be found, or is found twice, is said; nothing is
+guessed.
 """
 
 import logging
@@ -72,7 +73,7 @@ def discover(network: PreTrainedModel) -> Discovery:
     try:
         found["blocks"] = _blocks(network)
         blocks = network.get_submodule(found["blocks"])
-        found["mlp"] = _mlp(blocks, network)
+        found["mlp"], found["attention"] = _parts(blocks, network)
         found["mlp_out"], found["weight_layout"] = _mlp_out(blocks, found["mlp"], network)
         found["post_norm"] = _post_norm(blocks, found["mlp"], network)
     except _Incomplete as error:
@@ -137,15 +138,20 @@ def _blocks(network: PreTrainedModel) -> str:
     return path
 
 
-def _mlp(blocks: nn.Module, network: PreTrainedModel) -> str:
-    """Name of the part of a block that maps hidden states alone to hidden states, token by token, through two projections or more.
+def _parts(blocks: nn.Module, network: PreTrainedModel) -> tuple[str, str]:
+    """Names of the MLP and of the attention of a block.
+
+    Of its parts with two projections or more, the MLP maps hidden states alone to hidden states, token by token; attention is
+    the other one.
 
     Raises:
-        _Incomplete: if no part or more than one does so.
+        _Incomplete: if not exactly one part does so, or not exactly one does not.
     """
     block = next(blocks.children())
     parts = {name: part for name, part in block.named_children() if sum(type(module) in LAYOUTS for module in part.modules()) >= 2}
-    return _only([name for name, part in parts.items() if _is_pointwise(part, network)], "the MLP", f"a {type(block).__name__}")
+    mlps, where = [name for name, part in parts.items() if _is_pointwise(part, network)], f"a {type(block).__name__}"
+    mlp = _only(mlps, "the MLP", where)
+    return mlp, _only([name for name in parts if name != mlp], "attention", where)
 
 
 @torch.no_grad()

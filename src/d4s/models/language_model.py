@@ -17,7 +17,6 @@ from transformers.pytorch_utils import Conv1D
 from d4s.errors import SettingsError
 from d4s.models.adapters import ModelAdapter, WeightLayout
 
-ATTENTION_NAMES = ("self_attn", "attn", "attention")
 LAYOUTS: Mapping[type[nn.Module], WeightLayout] = {nn.Linear: "out_in", Conv1D: "in_out"}
 
 
@@ -92,16 +91,8 @@ class LanguageModel:
         return self.block(layer).get_submodule(self.adapter.mlp_out)
 
     def attention(self, layer: int) -> nn.Module:
-        """The attention of a block.
-
-        Raises:
-            SettingsError: if it has none by a known name.
-        """
-        block = self.block(layer)
-        name = next((name for name in ATTENTION_NAMES if hasattr(block, name)), None)
-        if name is None:
-            raise SettingsError(f"{self.adapter.blocks}.{layer} has no part called {', '.join(ATTENTION_NAMES)}")
-        return block.get_submodule(name)
+        """The attention of a block."""
+        return self.block(layer).get_submodule(self.adapter.attention)
 
     def d_out(self, layer: int = 0) -> int:
         """Width of the residual stream, which the output projection writes to."""

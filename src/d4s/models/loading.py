@@ -61,7 +61,7 @@ def wrap(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Langua
     """A network and its tokenizer as a language model: evaluation mode, no gradients of weights, exact float32 products.
 
     Raises:
-        ArtifactError: if the tokenizer is not a fast one, or has more tokens than the network.
+        ArtifactError: if the tokenizer is not a fast one, has more tokens than the network, or ends every text with a token of its own.
         SettingsError: if the architecture has no adapter and inspection finds none; says what is missing.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -69,6 +69,9 @@ def wrap(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Langua
     embedded = network.get_input_embeddings().get_parameter("weight").shape[0]
     if len(tokenizer) > embedded:
         raise ArtifactError(f"the tokenizer has {len(tokenizer)} tokens, the network embeds only {embedded}; they belong to other models")
+    plain, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    if plain and whole[-1:] != plain[-1:]:
+        raise ArtifactError(f"the tokenizer puts {tokenizer.convert_ids_to_tokens(whole[-1])!r} after every text, so no target can follow")
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     network.eval().requires_grad_(False)

@@ -74,6 +74,10 @@ class Restart:
             hidden = output if isinstance(output, Tensor) else output[0]
         return hidden
 
+    def repeated(self, times: int) -> "Restart":
+        """The same for one row, so many times."""
+        return self.select(torch.zeros(times, dtype=torch.long, device=self.hidden.device))
+
     def select(self, rows: Int[Tensor, " k"]) -> "Restart":
         """The same for some of the rows."""
         count = len(self.hidden)
@@ -105,13 +109,12 @@ def restart_within(
     model: LanguageModel, ids: Int[Tensor, "n t"], lookups: Int[Tensor, " n"], lengths: Int[Tensor, " n"], layer: int
 ) -> tuple[Restart, Seen]:
     """As `restart`, but taken up before the block, so that its MLP's and its attention's output can be shifted apart."""
-    with torch.no_grad(), trace({"block": model.block(layer), "mlp": model.mlp_out(layer), "attention": model.attention(layer)}) as found:
-        again, _ = restart(model, ids, lookups, lengths, layer - 1)
+    with trace({"block": model.block(layer), "mlp": model.mlp_out(layer), "attention": model.attention(layer)}) as found:
+        again = _taken_up(model, ids, lookups, lengths, layer - 1)
     each = torch.arange(len(ids), device=ids.device)
     return replace(again, shifts_within=True), Seen(*(found.outputs[name][each, lookups] for name in ("block", "mlp", "attention")))
 
 
-@torch.no_grad()
 def restart(
     model: LanguageModel, ids: Int[Tensor, "n t"], lookups: Int[Tensor, " n"], lengths: Int[Tensor, " n"], layer: int
 ) -> tuple[Restart, Seen]:
@@ -120,16 +123,29 @@ def restart(
     Raises:
         ValueError: if a row is longer than the window that some of the network's blocks attend to.
     """
+    with trace({"mlp": model.mlp_out(layer)}) as found:
+        again = _taken_up(model, ids, lookups, lengths, layer)
+    mlp = found.outputs["mlp"][torch.arange(len(ids), device=ids.device), lookups]
+    return again, Seen(again.hidden[:, 0], mlp, torch.zeros_like(mlp))
+
+
+@torch.no_grad()
+def _taken_up(model: LanguageModel, ids: Int[Tensor, "n t"], lookups: Int[Tensor, " n"], lengths: Int[Tensor, " n"], layer: int) -> Restart:
+    """The pass to be taken up after a block, or before all of them (layer -1).
+
+    Raises:
+        ValueError: if a row is longer than the window that some of the network's blocks attend to.
+    """
     window = getattr(model.network.config, "sliding_window", None)
     if window is not None and ids.shape[1] > window:
         raise ValueError(f"rows of {ids.shape[1]} tokens exceed the model's attention window of {window}; shorten prompts or prefixes")
     cache = DynamicCache()
-    with trace({"block": model.block(layer), "mlp": model.mlp_out(layer)}) as found, _calls_after(model, layer) as calls:
+    with trace({"edge": model.block(max(layer, 0))}) as found, _calls_after(model, layer) as calls:
         model.network.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
     each, before = torch.arange(len(ids), device=ids.device), int(lookups.max())
     span = torch.arange(int((lengths - lookups).max()), device=ids.device)
     places = (lookups[:, None] + span).clamp(max=ids.shape[1] - 1)
-    hidden = found.outputs["block"][each[:, None], places]
+    hidden = (found.outputs if layer >= 0 else found.inputs)["edge"][each[:, None], places]
     name_of_cache = next((name for named in calls.values() for name, value in named.items() if isinstance(value, Cache)), "")
     mask = _mask(lookups, before, len(span), hidden.dtype)
     arguments = {
@@ -143,8 +159,7 @@ def restart(
     earlier = {
         later: (stored[later].keys[..., :before, :], stored[later].values[..., :before, :]) for later in range(layer + 1, model.n_layers)
     }
-    mlp = found.outputs["mlp"][each, lookups]
-    return Restart(model, layer, hidden, arguments, name_of_cache, earlier), Seen(hidden[:, 0], mlp, torch.zeros_like(mlp))
+    return Restart(model, layer, hidden, arguments, name_of_cache, earlier)
 
 
 @contextmanager

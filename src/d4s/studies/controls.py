@@ -22,9 +22,14 @@ def paired(editors: Mapping[str, Settings]) -> list[Control]:
     for name, settings in editors.items():
         finish = settings.get("finish") or {}
         bases = [other for other, theirs in editors.items() if not theirs.get("finish") and _rest(theirs) == _rest(settings)]
-        if finish.get("kind") in KINDS and bases:
+        if is_control(settings) and bases:
             found.append(Control(name, bases[0], finish["kind"], float(finish.get("factor", 1.0))))
     return found
+
+
+def is_control(settings: Settings) -> bool:
+    """Whether an editor with these resolved settings changes what it has found out, rather than finding it out."""
+    return (settings.get("finish") or {}).get("kind") in KINDS
 
 
 def _rest(settings: Settings) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from d4s.facts.readers import READERS
 from d4s.registry import nearest
 from d4s.requests.draw import REQUESTS_PER_BLOCK
 from d4s.studies.codes import code_digest
+from d4s.studies.controls import is_control
 from d4s.studies.graph import Node, RawFile, merged
 from d4s.studies.verbs import SETTINGS, VERBS
 
@@ -303,12 +304,16 @@ class _Resolver:
         )
 
     def world_reports(self) -> Iterator[Node]:
-        """The report against the editor-neutral criteria, on seed 0, for every model that is taught the world and edited."""
+        """The report against the editor-neutral criteria, on seed 0, for every model that is taught the world and edited.
+
+        Controls are left out: a scrambled change is not meant to succeed.
+        """
         for name, model in self.study.models.items():
             if not isinstance(model, WorldModel):
                 continue
             named = dict.fromkeys(editor for row in self.study.grid if name in row.models for editor in row.editors)
-            editors = {editor: resolve_editor(editor, self.study.editors.get(editor, {}), model.tuned_as) for editor in named}
+            resolved = {editor: resolve_editor(editor, self.study.editors.get(editor, {}), model.tuned_as) for editor in named}
+            editors = {editor: found for editor, found in resolved.items() if not is_control(found.model_dump())}
             layers = tuple(sorted({layer for editor in editors.values() if "moments" in editor.needs for layer in editor.layers}))
             inputs: dict[str, Node | RawFile] = {"model": self.model(name), "facts": self.facts(FactsDataset(source="world", style="qa"))}
             inputs["contexts"] = self.contexts(name, WORLD_REPORT_SEED)
