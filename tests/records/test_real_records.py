@@ -4,14 +4,11 @@ from collections import Counter
 
 import pytest
 
-from d4s.facts.checks import check_reader
 from d4s.facts.collect import Source, balance, repeats
 from d4s.facts.readers import READERS
 from d4s.facts.record import Probe
 from d4s.facts.text import articles
 from d4s.requests.draw import eligible
-
-STYLES = [("counterfact", ""), ("zsre_mend", "alt"), ("zsre_mend", "answers"), ("atomic2020", "named"), ("atomic2020", "kept")]
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +21,6 @@ def read(path_of):
         return done[name, style]
 
     return once
-
-
-@pytest.mark.parametrize(("name", "style"), STYLES)
-def test_readers_keep_their_promises_on_real_records(path_of, name, style):
-    check_reader(READERS.load(name), Source(path_of(name), style, seed=1))
-
-
-def test_every_registered_reader_of_records_is_checked():
-    assert {name for name, _ in STYLES} == set(READERS) - {"world"}
 
 
 def test_counts_of_counterfact(read, raw):

@@ -1,4 +1,4 @@
-"""The six world tasks through the harness, with models whose answers are known."""
+"""The six world tasks through the harness, with models whose answers are known, and the bridge itself."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from d4s.errors import ArtifactError
-from d4s.metrics.lm_eval_bridge import WORLD_TASKS, benchmarks, harness_model
+from d4s.config import BenchmarkSettings
+from d4s.errors import ArtifactError, SettingsError
+from d4s.metrics.lm_eval_bridge import READINGS, benchmarks
+from d4s.metrics.lm_eval_model import fitting_pairs, fitting_prompts, harness_model
 from d4s.models.edited import Scores
+from d4s.models.tokens import encode, encode_pairs
 from d4s.models.views import LiveModel
-from tests.tiny import tiny_model, word_tokenizer
+from tests.tiny import bpe_tokenizer, metaspace_tokenizer, tiny_model, word_tokenizer
 
 ITEMS = {
     "arc_challenge": [{"id": i, "question": f"the town of p{i} is", "choices": ["w", "good", "x", "y"], "gold": 1} for i in range(4)],
@@ -56,17 +59,17 @@ class Liker:
 
 
 @pytest.fixture
-def items(tmp_path: Path) -> Path:
+def items(tmp_path: Path) -> dict[str, list[Path]]:
     for task, rows in ITEMS.items():
         (tmp_path / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return tmp_path
+    return {task: [tmp_path / f"{task}.jsonl"] for task in ITEMS}
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_model_that_knows_scores_one_and_one_that_errs_scores_zero(items: Path) -> None:
+def test_a_model_that_knows_scores_one_and_one_that_errs_scores_zero(items: dict[str, list[Path]]) -> None:
     knowing = benchmarks(Liker("good", " Good work. And more"), items).set_index("task")
     erring = benchmarks(Liker("bad", "rest"), items).set_index("task")
-    assert list(knowing.index) == list(WORLD_TASKS)
+    assert list(knowing.index) == list(READINGS)
     assert (knowing["value"].drop("truthfulqa_mc2") == 1.0).all()
     assert knowing.loc["truthfulqa_mc2", "value"] > 0.99
     assert (erring["value"].drop(["truthfulqa_mc2", "arc_challenge", "mmlu"]) == 0.0).all()
@@ -76,70 +79,33 @@ def test_a_model_that_knows_scores_one_and_one_that_errs_scores_zero(items: Path
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_items_can_be_limited_and_missing_ones_are_named(items: Path) -> None:
-    assert (benchmarks(Liker("good", "x"), items, limit=2)["n"] == 2).all()
-    (items / "mmlu.jsonl").unlink()
-    with pytest.raises(ArtifactError, match=r"mmlu\.jsonl is missing"):
+def test_items_can_be_limited_and_missing_ones_are_named(items: dict[str, list[Path]]) -> None:
+    assert (benchmarks(Liker("good", "x"), items, BenchmarkSettings(limit=2))["n"] == 2).all()
+    items["mmlu"][0].unlink()
+    with pytest.raises(ArtifactError, match=r"missing: .*mmlu\.jsonl"):
         benchmarks(Liker("good", "x"), items)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_means_have_standard_errors(items: Path) -> None:
+def test_means_have_standard_errors(items: dict[str, list[Path]]) -> None:
     half = [*ITEMS["arc_challenge"][:3], ITEMS["arc_challenge"][3] | {"gold": 0}]
-    (items / "arc_challenge.jsonl").write_text("".join(json.dumps(row) + "\n" for row in half))
+    items["arc_challenge"][0].write_text("".join(json.dumps(row) + "\n" for row in half))
     row = benchmarks(Liker("good", "x"), items).set_index("task").loc["arc_challenge"]
     assert row["value"] == 0.75
     assert row["stderr"] == pytest.approx((0.75 * 0.25 / 3) ** 0.5)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_numbers_that_are_not_finite_guess_instead_of_taking_the_first(items: Path) -> None:
+def test_numbers_that_are_not_finite_guess_instead_of_taking_the_first(items: dict[str, list[Path]]) -> None:
     class Broken(Liker):
         def score(self, prompts: Sequence[str], targets: Sequence[str]) -> Scores:
             scores = super().score(prompts, targets)
             return Scores(scores.nll * float("nan"), scores.correct, scores.predicted, scores.mask)
 
     rows = [{"id": i, "question": f"q{i}", "choices": ["a", "b", "c", "d"], "gold": 0} for i in range(80)]
-    (items / "arc_challenge.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    items["arc_challenge"][0].write_text("".join(json.dumps(row) + "\n" for row in rows))
     value = benchmarks(Broken("a", "x"), items).set_index("task").loc["arc_challenge", "value"]
     assert 0.05 < value < 0.5
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_real_records_lie_in_folders_and_get_the_usual_prompts(items: Path) -> None:
-    for path in [*items.glob("*.jsonl")]:
-        (items / path.stem).mkdir()
-        path.rename(items / path.stem / ("mmlu_test.jsonl" if path.stem == "mmlu" else path.name))
-    mmlu = [{"id": 0, "subject": "s", "question": " what? ", "choices": ["p", "q", "r", "t"], "gold": 1}]
-    (items / "mmlu" / "mmlu_test.jsonl").write_text(json.dumps(mmlu[0]) + "\n")
-    model = Asked("good", "It is 12, so 3 of them: 1,024 . Question: more 7")
-    gsm8k = [{"id": 0, "question": "how many?", "answer": "#### 1024", "final": "1024"}]
-    (items / "gsm8k" / "gsm8k.jsonl").write_text(json.dumps(gsm8k[0]) + "\n")
-    (items / "hellaswag" / "hellaswag.jsonl").write_text(
-        json.dumps({"activity_label": "Work", "ctx": "p", "endings": ["good", "bad"], "label": 0}) + "\n"
-    )
-    found = benchmarks(model, items, wording="standard").set_index("task")
-    assert "what?\nA. p\nB. q\nC. r\nD. t\nAnswer:" in model.seen
-    assert {"Question: the town of p0 is\nAnswer:", "Work: p", "Q: p0\nA:", "good was", "Question: how many?\nAnswer:"} <= model.seen
-    assert found.loc["gsm8k", "value"] == 1.0
-    assert found.loc["hellaswag", "value"] == 1.0
-
-
-class Asked(Liker):
-    """Remembers its prompts."""
-
-    def __init__(self, word: str, answer: str) -> None:
-        super().__init__(word, answer)
-        self.seen: set[str] = set()
-
-    def score(self, prompts: Sequence[str], targets: Sequence[str]) -> Scores:
-        self.seen |= set(prompts)
-        return super().score(prompts, targets)
-
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        self.seen |= set(prompts)
-        assert max_new_tokens == 256
-        return super().generate(prompts, max_new_tokens)
 
 
 TEXT = " ".join(["Ada Moss lives in the city of Paris , Ben works as a pilot and Eva is"] * 3)
@@ -180,3 +146,38 @@ def test_generation_keeps_each_requests_own_limit_and_stops() -> None:
 
     requests = [SimpleNamespace(args=("p ", {"until": ["."], "max_gen_toks": 3})), SimpleNamespace(args=("q", {"until": []}))]
     assert harness_model(Counting("good", "x")).generate_until(requests) == ["p 3", "q 16 . rest"]
+
+
+LONG = "Ada Moss lives in the city of Paris , Ben works as a pilot and Eva is in"
+
+
+@pytest.mark.parametrize("tokenizer", [word_tokenizer(), word_tokenizer(bos=False), bpe_tokenizer(), metaspace_tokenizer()])
+@pytest.mark.parametrize("positions", [30, 12])
+def test_contexts_that_do_not_fit_lose_their_beginning(tokenizer, positions, caplog) -> None:
+    model = tiny_model(positions=64, tokenizer=tokenizer)
+    model.network.config.max_position_embeddings = positions
+    pairs = [(f"{LONG} {LONG} {LONG}", "Paris"), ("Eva is", "in Rome")]
+    (context, continuation), short = fitting_pairs(model, pairs)
+    assert (continuation, short) == ("Paris", pairs[1])
+    assert pairs[0][0].endswith(context)
+    room = positions + 1 - len(encode_pairs(model, [context], ["Paris"])[0][1])
+    assert room - 4 <= len(encode_pairs(model, [context], ["Paris"])[0][0]) <= room
+    assert "1 of 2 contexts were cut" in caplog.text
+    [prompt] = fitting_prompts(model, [pairs[0][0]], new_tokens=256)
+    assert pairs[0][0].endswith(prompt)
+    assert positions // 2 - 4 <= len(encode(model, prompt)) <= positions - positions // 2
+    assert fitting_prompts(model, ["Eva is"], new_tokens=4) == ["Eva is"]
+
+
+def test_a_continuation_that_does_not_fit_alone_is_refused() -> None:
+    model = tiny_model(positions=12, tokenizer=word_tokenizer())
+    with pytest.raises(SettingsError, match="alone does not fit the 12 positions"):
+        fitting_pairs(model, [("Eva", f"{LONG} {LONG}")])
+
+
+def test_cut_contexts_are_what_the_model_is_asked() -> None:
+    model = tiny_model(positions=16, tokenizer=word_tokenizer())
+    bridge = harness_model(LiveModel(model), model)
+    whole, cut = bridge.loglikelihood([SimpleNamespace(args=(text, " Paris")) for text in (f"{LONG} {LONG} {LONG}", f"{LONG} {LONG}")])
+    assert whole == cut
+    assert isinstance(bridge.generate_until([SimpleNamespace(args=(f"{LONG} {LONG}", {"until": ["."], "max_gen_toks": 99}))])[0], str)

@@ -13,7 +13,6 @@ from d4s.artifacts import Artifact, Job, write_table, write_tensors
 from d4s.config import BenchmarkSettings, Frozen, MeasureSettings
 from d4s.editors.settings import Unedited
 from d4s.editors.unedited import UneditedEditor
-from d4s.errors import SettingsError
 from d4s.facts.record import to_rows
 from d4s.models.tokens import encode
 from d4s.models.views import LiveModel
@@ -187,8 +186,3 @@ def test_benchmarks_are_written_per_length_and_not_run_twice(inputs, tmp_path, m
     (job.folder / "n6.json").unlink()
     benchmark(job)
     assert (job.folder / "n6.json").is_file()
-
-
-def test_unknown_tasks_are_refused(inputs, tmp_path):
-    with pytest.raises(SettingsError, match="'paper' is neither `world` nor a folder"):
-        benchmark(benchmark_job(inputs, tmp_path / "b", 2, tasks="paper"))

@@ -42,8 +42,8 @@ def tiny_world(tmp_path_factory):
     return Source(folder, "qa")
 
 
-@pytest.mark.parametrize("name", list(READERS))
-def test_every_registered_reader_keeps_its_promises(sources, request, name):
+@pytest.mark.parametrize("name", ["world", "counterfact", "zsre_mend", "atomic2020"])
+def test_readers_keep_their_promises(sources, request, name):
     for source in sources.get(name) or [request.getfixturevalue("tiny_world")]:
         assert check_reader(READERS.load(name), source).facts
 

@@ -8,8 +8,10 @@ from typing import get_args
 import pyarrow as pa
 
 from d4s.facts.collect import Reader, Reading, Source, balance
-from d4s.facts.record import Fact, Probe, ProbeKind, from_frame, to_rows
+from d4s.facts.record import Fact, Portability, Probe, ProbeKind, from_frame, to_rows
 from d4s.schemas import FACTS
+
+PORTABILITY_KINDS = ("reasoning", "alias", "logical", "multihop", "persona", "tendency")
 
 
 def check_reader(read: Reader, source: Source) -> Reading:
@@ -49,6 +51,8 @@ def fact_complaints(fact: Fact) -> Iterator[str]:
     yield from _wording_complaints(fact)
     for probe in fact.neighborhood:
         yield from _probe_complaints(probe)
+    for chain in fact.portability:
+        yield from _portability_complaints(chain)
 
 
 def _wording_complaints(fact: Fact) -> Iterator[str]:
@@ -67,6 +71,14 @@ def _probe_complaints(probe: Probe) -> Iterator[str]:
         yield f"the probe {probe.prompt!r} is empty or begins or ends with a space"
     if probe.answer_is not in ("gold", "pre_edit") or (probe.answer_is == "gold" and not probe.answer):
         yield f"the probe {probe.prompt!r} has no answer to compare with"
+
+
+def _portability_complaints(chain: Portability) -> Iterator[str]:
+    if chain.kind not in PORTABILITY_KINDS:
+        yield f"the portability prompt {chain.prompt!r} is of the unknown kind {chain.kind!r}"
+    for text in (chain.prompt, *(chain.answers or ("",))):
+        if not text or text != text.strip():
+            yield f"the portability prompt {chain.prompt!r} has no answer, or {text!r} is empty or begins or ends with a space"
 
 
 def _reading_complaints(reading: Reading) -> Iterator[str]:

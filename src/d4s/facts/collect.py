@@ -2,8 +2,8 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ class Source:
     """What a reader is given: a raw file or a world's folder, which reading of it, and the seed of its draws.
 
     `limit` keeps the first so many records that pass; what is read with a limit is the beginning of what is read without.
+    `beside` holds further raw files by their roles, where the data set has them (`d4s.facts.readers.files_of`).
     """
 
     path: Path
     style: str = ""
     seed: int = 0
     limit: int | None = None
+    beside: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,10 @@ def facts(job: Job[FactsSettings]) -> None:
         RecordError: if any record is broken and broken records are not to be skipped; names all of them.
     """
     settings = job.settings
-    path = job.inputs["world"] if "world" in job.inputs else job.inputs["records"]
+    beside = dict(job.inputs)
+    path = beside.pop("world" if "world" in beside else "records")
     read: Reader = READERS.load(settings.source)
-    reading = read(Source(path, settings.style, settings.seed, settings.limit))
+    reading = read(Source(path, settings.style, settings.seed, settings.limit, beside))
     if reading.rejects and not settings.skip_bad:
         raise RecordError([reject.problem for reject in reading.rejects])
     account = balance(reading)

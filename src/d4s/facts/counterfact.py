@@ -1,10 +1,12 @@
 """CounterFact in the schema of ROME: cloze prompts, one new object each, with paraphrases, neighbours and attribute prompts.
 
 For models that are trained here a record also gives facts that are never edited: its first neighbours, and other subjects
-that already have the new object, so that every new target is a known object of its relation.
+that already have the new object, so that every new target is a known object of its relation. multi-CounterFact, which
+MEMIT edits, is the same without conflicting records.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 
 from d4s.facts.collect import Reading, Source
@@ -43,13 +45,17 @@ class RawCounterFact(Raw):
     attribute_prompts: tuple[Text, ...]
 
 
-def read(source: Source) -> Reading:
+def _read(dataset: str, source: Source) -> Reading:
     """CounterFact records as facts, each followed by its neighbours and attribute facts (`editable` false)."""
     refuse_styles(source)
     lines = read_lines(source.path, RawCounterFact, _flaws, key=lambda raw: raw.case_id)
     wordings = _wordings([line.raw for line in lines.sound])
     taught = {(line.raw.requested_rewrite.relation_id, line.raw.requested_rewrite.subject) for line in lines.sound}
-    return reading(source, lines, [_facts(line, wordings, taught) for line in lines.sound])
+    return reading(source, lines, [_facts(dataset, line, wordings, taught) for line in lines.sound])
+
+
+read = partial(_read, "counterfact")
+read_multi = partial(_read, "multi_counterfact")
 
 
 def _flaws(raw: RawCounterFact) -> Iterator[Flaw]:
@@ -75,15 +81,15 @@ def _wordings(records: Sequence[RawCounterFact]) -> Wordings:
     return pooled([*prompts, *((relation, template) for relation, template in stems if template)])
 
 
-def _facts(line: Line[RawCounterFact], wordings: Wordings, taught: set[tuple[str, str]]) -> list[Fact]:
+def _facts(dataset: str, line: Line[RawCounterFact], wordings: Wordings, taught: set[tuple[str, str]]) -> list[Fact]:
     """The fact of a record, then the facts that come with it; `taught` grows by the subjects of the latter."""
     raw, rewrite = line.raw, line.raw.requested_rewrite
-    fact_id, old, new = f"counterfact:{raw.case_id}", rewrite.target_true.str, rewrite.target_new.str
+    fact_id, old, new = f"{dataset}:{raw.case_id}", rewrite.target_true.str, rewrite.target_new.str
     pool = wordings[rewrite.relation_id]
     own = [w for w in pool if w != rewrite.prompt and not any(asks(w, rewrite.subject, text) for text in raw.paraphrase_prompts)]
     fact = Fact(
         fact_id=fact_id,
-        dataset="counterfact",
+        dataset=dataset,
         relation=rewrite.relation_id,
         subject=rewrite.subject,
         template=rewrite.prompt,

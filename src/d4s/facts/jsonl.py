@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 from d4s.errors import D4SError, Problem, RecordError, SettingsError
 from d4s.facts.collect import Reading, Reject, Source
 from d4s.facts.record import Fact
-from d4s.registry import nearest
 
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 SHOWN = 80
@@ -81,7 +80,7 @@ def read_lines(
     for number, content in _numbered(path):
         seen += 1
         text = content.decode("utf-8", errors="replace")
-        raw, flaws = _parse(content, model)
+        raw, flaws = parsed(content, model)
         if raw is not None:
             flaws = list(rules(raw))
             repeated = key and first.setdefault(key(raw), number) != number
@@ -132,7 +131,7 @@ def choose_style(source: Source, styles: Sequence[str]) -> str:
         SettingsError: if there is no such reading.
     """
     if source.style and source.style not in styles:
-        readings = nearest(source.style, tuple(styles)) if any(styles) else "it has only one: leave `style` out"
+        readings = f"it has {', '.join(styles)}" if any(styles) else "it has only one: leave `style` out"
         raise SettingsError(f"{source.path.name}: unknown style {source.style!r}; {readings}")
     return source.style or styles[0]
 
@@ -169,7 +168,8 @@ def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _parse(content: bytes, model: type[R]) -> tuple[R | None, list[Flaw]]:
+def parsed(content: bytes, model: type[R]) -> tuple[R | None, list[Flaw]]:
+    """One JSON object as a raw record, or else what is wrong with it."""
     try:
         return model.model_validate_json(content), []
     except ValidationError as error:

@@ -1,5 +1,8 @@
-"""The table of data sets: name -> reader. A reader is `read(source: Source) -> Reading` (see `d4s.facts.collect`)."""
+"""The table of data sets: name -> reader, and the raw files of each. A reader is `read(source: Source) -> Reading`."""
 
+from collections.abc import Mapping
+
+from d4s.errors import SettingsError
 from d4s.registry import Registry
 
 READERS = Registry(
@@ -7,7 +10,76 @@ READERS = Registry(
     {
         "world": "d4s.world.reader:read",
         "counterfact": "d4s.facts.counterfact:read",
+        "multi_counterfact": "d4s.facts.counterfact:read_multi",
+        "counterfact_edit": "d4s.facts.easyedit:read_counterfact",
+        "hardcf": "d4s.facts.easyedit:read_hardcf",
+        "hardedit": "d4s.facts.easyedit:read_hardedit",
         "zsre_mend": "d4s.facts.zsre:read",
+        "zsre_mend_eval": "d4s.facts.zsre:read_eval",
+        "zsre_portability": "d4s.facts.zsre:read_portability",
+        "zsre_knowedit": "d4s.facts.knowedit:read_zsre",
+        "wiki_recent": "d4s.facts.knowedit:read_recent",
+        "wiki_counterfact": "d4s.facts.knowedit:read_counterfact",
+        "wikibio": "d4s.facts.knowedit:read_bio",
+        "mquake_hard": "d4s.facts.mquake:read_hard",
+        "mquake_cf_3k": "d4s.facts.mquake:read_cf_3k",
+        "elken": "d4s.facts.elken:read",
+        "csk_20q": "d4s.facts.csk:read_20q",
+        "csk_pep3k": "d4s.facts.csk:read_pep3k",
+        "ckebench": "d4s.facts.ckebench:read",
         "atomic2020": "d4s.facts.atomic:read",
+        "wikibigedit": "d4s.facts.wikibigedit:read",
+        "rippleedits": "d4s.facts.ripple:read",
+        "known_1000": "d4s.facts.known:read",
     },
 )
+
+Files = Mapping[str, str]
+"""Raw files below the data folder by their roles; `records` is the one whose lines are counted."""
+
+
+def _alike(name: str, *styles: str) -> Mapping[str, Files]:
+    """Styles that all read the data set's one file."""
+    return {style: {"records": f"{name}/{name}.jsonl"} for style in styles}
+
+
+def _csk(name: str, **beside: str) -> Mapping[str, Files]:
+    """The readings of a set of MEMIT-CSK; `beside` is what its subset needs besides the records."""
+    return {
+        "subset": {"records": f"{name}/edit_subset_gpt2xl.jsonl", **{role: f"{name}/{file}" for role, file in beside.items()}},
+        "probe": {"records": f"{name}/probe_set.jsonl"},
+        "set": {"records": f"{name}/edit_set.jsonl"},
+        "validation": {"records": f"{name}/edit_validation_set.jsonl"},
+    }
+
+
+READINGS: Mapping[str, Mapping[str, Files]] = {
+    "zsre_mend": _alike("zsre_mend", "alt", "answers"),
+    "zsre_mend_eval": _alike("zsre_mend_eval", "alt", "answers"),
+    "zsre_portability": _alike("zsre_portability", "alt"),
+    "elken": _alike("elken", "fact", "event"),
+    "atomic2020": _alike("atomic2020", "named", "kept"),
+    "counterfact_edit": {
+        "plain": {"records": "counterfact_edit/counterfact_edit.jsonl"},
+        "checked": {"records": "counterfact_edit/counterfact_edit.jsonl", "originals": "counterfact/counterfact.jsonl"},
+    },
+    "csk_20q": _csk("csk_20q", probes="probe_set.jsonl"),
+    "csk_pep3k": _csk("csk_pep3k", annotated="edit_validation_set.jsonl"),
+    "rippleedits": {"": {"records": "rippleedits/rippleedits.jsonl", "labels": "rippleedits/labels.jsonl"}},
+}
+"""Data sets with several readings or files: style -> files, the default first. Any other set NAME reads NAME/NAME.jsonl."""
+
+
+def files_of(name: str, style: str = "") -> Files:
+    """The raw files that a reading of a data set needs, by role.
+
+    Raises:
+        SettingsError: if there is no such data set or reading.
+    """
+    READERS.module(name)
+    styles = READINGS.get(name) or _alike(name, "")
+    chosen = style or next(iter(styles))
+    if chosen not in styles:
+        readings = f"it has {', '.join(styles)}" if any(styles) else "it has only one: leave `style` out"
+        raise SettingsError(f"data set {name!r}: unknown style {style!r}; {readings}")
+    return styles[chosen]

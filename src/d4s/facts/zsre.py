@@ -1,19 +1,30 @@
 """zsRE in the form of MEND and EasyEdit: questions about a subject, with one rephrasing and an unrelated question.
 
 Two readings of the same file, whose scores do not compare: `alt` edits the true answer to a false one, `answers` edits
-whatever a model says to the true answer (there is no old answer then, and `target_true` is empty).
+whatever a model says to the true answer (there is no old answer then, and `target_true` is empty). `zsre_portability` is
+EasyEdit's file of records with one question each that follows from `alt`, so it has that reading alone.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
+
+from pydantic import Field
 
 from d4s.facts.collect import Reading, Source
 from d4s.facts.jsonl import Flaw, Line, Raw, Text, choose_style, read_lines, reading, shown, subject_flaws
-from d4s.facts.record import Fact, Probe
+from d4s.facts.record import Fact, Portability, Probe
 from d4s.facts.wordings import clusters
 
 STYLES = ("alt", "answers")
 PREFIX = "nq question: "
 Clusters = Mapping[str, tuple[str, ...]]
+
+
+class Following(Raw):
+    """A question that follows from the edit."""
+
+    question: Text = Field(validation_alias="New Question")
+    answer: Text = Field(validation_alias="New Answer")
 
 
 class RawZsre(Raw):
@@ -26,6 +37,7 @@ class RawZsre(Raw):
     answers: tuple[Text, ...]
     loc: Text
     loc_ans: Text
+    portability: Following | None = None
 
     @property
     def template(self) -> str:
@@ -33,13 +45,18 @@ class RawZsre(Raw):
         return self.src.replace(self.subject, "{}")
 
 
-def read(source: Source) -> Reading:
-    """ZsRE records as facts in the style `alt` or `answers`; records of questions that mean the same share a relation."""
-    style = choose_style(source, STYLES)
+def _read(dataset: str, styles: tuple[str, ...], source: Source) -> Reading:
+    """ZsRE records as facts in one of the styles; records of questions that mean the same share a relation."""
+    style = choose_style(source, styles)
     lines = read_lines(source.path, RawZsre, lambda raw: _flaws(raw, style))
     pairs = [(line.raw.template, _rephrased(line.raw)) for line in lines.sound]
     alike = clusters([(one, other or one) for one, other in pairs])
-    return reading(source, lines, [[_fact(line, style, alike[line.raw.template])] for line in lines.sound])
+    return reading(source, lines, [[_fact(dataset, line, style, alike[line.raw.template])] for line in lines.sound])
+
+
+read = partial(_read, "zsre_mend", STYLES)
+read_eval = partial(_read, "zsre_mend_eval", STYLES)
+read_portability = partial(_read, "zsre_portability", ("alt",))
 
 
 def _flaws(raw: RawZsre, style: str) -> Iterator[Flaw]:
@@ -59,14 +76,14 @@ def _rephrased(raw: RawZsre) -> str | None:
     return raw.rephrase.replace(raw.subject, "{}") if not list(subject_flaws("rephrase", raw.rephrase, raw.subject)) else None
 
 
-def _fact(line: Line[RawZsre], style: str, wordings: tuple[str, ...]) -> Fact:
-    raw = line.raw
+def _fact(dataset: str, line: Line[RawZsre], style: str, wordings: tuple[str, ...]) -> Fact:
+    raw, asked = line.raw, line.raw.portability
     withheld = {raw.template, _rephrased(raw)}
     question = raw.loc.removeprefix(PREFIX).rstrip("?") + "?"
     old, new, aliases = (raw.answers[0], raw.alt.strip(), raw.answers[1:]) if style == "alt" else ("", raw.answers[0], ())
     return Fact(
-        fact_id=f"zsre_mend:{line.number}",
-        dataset="zsre_mend",
+        fact_id=f"{dataset}:{line.number}",
+        dataset=dataset,
         relation=wordings[0],
         subject=raw.subject,
         template=raw.template,
@@ -75,5 +92,6 @@ def _fact(line: Line[RawZsre], style: str, wordings: tuple[str, ...]) -> Fact:
         target_true_aliases=aliases,
         paraphrases=(raw.rephrase,),
         neighborhood=(Probe("unrelated", question, raw.loc_ans, "pre_edit" if style == "alt" else "gold"),),
+        portability=(Portability("reasoning", asked.question, (asked.answer,)),) if asked and style == "alt" else (),
         wordings=tuple(wording for wording in wordings if wording not in withheld),
     )

@@ -7,9 +7,9 @@ from d4s.artifacts import Artifact, Job, write_table
 from d4s.editors.families import build
 from d4s.editors.ledger import recorded_state
 from d4s.editors.prepared import load as load_prepared
-from d4s.errors import SettingsError
 from d4s.log import progress
-from d4s.metrics.lm_eval_bridge import Wording, benchmarks
+from d4s.metrics.items import FILES, role
+from d4s.metrics.lm_eval_bridge import benchmarks
 from d4s.models.loading import load
 from d4s.runs.lengths import length_of
 from d4s.runs.settings import BenchmarkJobSettings
@@ -26,28 +26,24 @@ def benchmark(job: Job[BenchmarkJobSettings]) -> None:
     model = load(job.inputs["model"])
     editor = build(job.settings.editor)
     prepared = load_prepared(job.inputs, job.settings.editor)
-    items, wording = _items(job)
+    files = _files(job)
     for length in progress(lengths, f"benchmarks of {job.folder.name}"):
         state = recorded_state(job.inputs["run"], length, editor)
         with editor.edited(model, prepared, state) as edited:
-            rows = benchmarks(edited, items, job.settings.benchmarks.limit, wording)
+            rows = benchmarks(edited, files, job.settings.benchmarks, model)
         name = f"n{length}.benchmark.parquet"
         write_table(job.path(name), rows.assign(step=length), BENCHMARK)
         job.finish_part([name], f"n{length}.json")
         log.info("%s at %d edits: mean of the tasks %.3f", job.folder.name, length, rows["value"].mean())
 
 
-def _items(job: Job[BenchmarkJobSettings]) -> tuple[Path, Wording]:
-    """The folder of benchmark items and how they are asked: the world's (checked against its manifest), or real records.
-
-    Raises:
-        SettingsError: if the tasks are neither the world's nor a folder.
-    """
-    tasks = job.settings.benchmarks.tasks
-    if tasks == "world":
-        world = Artifact.open(job.inputs["world"], "worlds")
-        files = [world.path(name) for name in world.manifest.files if name.startswith("benchmarks/")]
-        return files[0].parent, "world"
-    if not Path(tasks).is_dir():
-        raise SettingsError(f"benchmarks.tasks: {tasks!r} is neither `world` nor a folder with the items of the six tasks")
-    return Path(tasks), "standard"
+def _files(job: Job[BenchmarkJobSettings]) -> dict[str, list[Path]]:
+    """The items of each benchmark: the world's, checked against its manifest, or those of the data folder that the job was given."""
+    match job.settings.benchmarks.tasks:
+        case "world":
+            world = Artifact.open(job.inputs["world"], "worlds")
+            return {Path(name).stem: [world.path(name)] for name in world.manifest.files if name.startswith("benchmarks/")}
+        case "local":
+            return {name: [job.inputs[role(name, number)] for number, _ in enumerate(files)] for name, files in FILES.items()}
+        case "hub":
+            return {}

@@ -1,0 +1,79 @@
+"""The plain record of EasyEdit: a prompt that holds its subject, a target, one rephrasing, one neighbour.
+
+`counterfact_edit` is CounterFact in this form. Its `rephrase_prompt` is drawn from two paraphrases and ten generation
+prompts of the original record, so it is mostly no paraphrase: the style `plain` leaves it out, and `checked` takes it
+where the original record, read from a second file, has it among its paraphrases. HardCF and HardEdit are read alike.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from d4s.facts.collect import Reading, Source
+from d4s.facts.counterfact import RawCounterFact
+from d4s.facts.fields import Answers, no_op_flaws, placed_flaws, probes, slotted
+from d4s.facts.jsonl import Flaw, Line, Raw, Text, choose_style, read_lines, reading, refuse_styles, sound_lines
+from d4s.facts.record import Fact
+
+STYLES = ("plain", "checked")
+
+
+class RawEdit(Raw):
+    """A record as it stands in the file; only the edit itself is needed."""
+
+    case_id: int | str | None = None
+    prompt: Text
+    subject: Text
+    target_new: Text
+    ground_truth: Answers = ()
+    rephrase_prompt: str = ""
+    locality_prompt: str = ""
+    locality_ground_truth: Answers = ()
+
+
+def read_counterfact(source: Source) -> Reading:
+    """CounterFact in EasyEdit's form; the style `checked` reads the original records beside it."""
+    style = choose_style(source, STYLES)
+    known = _paraphrases(source.beside["originals"]) if style == "checked" else {}
+    return _read("counterfact_edit", known, source)
+
+
+def _hard(dataset: str, source: Source) -> Reading:
+    refuse_styles(source)
+    return _read(dataset, {}, source)
+
+
+read_hardcf = partial(_hard, "hardcf")
+read_hardedit = partial(_hard, "hardedit")
+
+
+def _read(dataset: str, known: Mapping[object, tuple[str, ...]], source: Source) -> Reading:
+    lines = read_lines(source.path, RawEdit, _flaws)
+    return reading(source, lines, [[_fact(dataset, line, known)] for line in lines.sound])
+
+
+def _paraphrases(path: Path) -> dict[object, tuple[str, ...]]:
+    """The paraphrases of the original records by case."""
+    return {line.raw.case_id: line.raw.paraphrase_prompts for line in sound_lines(path, RawCounterFact)}
+
+
+def _flaws(raw: RawEdit) -> Iterator[Flaw]:
+    yield from placed_flaws("prompt", raw.prompt, raw.subject)
+    yield from no_op_flaws("target_new", raw.target_new, raw.ground_truth)
+
+
+def _fact(dataset: str, line: Line[RawEdit], known: Mapping[object, tuple[str, ...]]) -> Fact:
+    raw, template = line.raw, slotted(line.raw.prompt, line.raw.subject)
+    rephrased = raw.rephrase_prompt.strip()
+    return Fact(
+        fact_id=f"{dataset}:{line.number if raw.case_id is None else raw.case_id}",
+        dataset=dataset,
+        relation=template,
+        subject=raw.subject,
+        template=template,
+        target_true=raw.ground_truth[0] if raw.ground_truth else "",
+        target_new=raw.target_new,
+        target_true_aliases=raw.ground_truth[1:],
+        paraphrases=(rephrased,) if rephrased in known.get(raw.case_id, ()) else (),
+        neighborhood=tuple(probes("neighborhood", [(raw.locality_prompt.strip(), raw.locality_ground_truth)])),
+    )

@@ -1,0 +1,72 @@
+"""MQuAKE: cases of one to four edits that together answer a question over several hops.
+
+Every edit of a case is a fact, and the case is its `group`; each carries the case's multi-hop questions, which hold for
+the whole group only. Cases repeat each other's edits, and some contradict them: `repeats` names both.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+from d4s.facts.collect import Reading, Source
+from d4s.facts.fields import Answers, Target, no_op_flaws, placed_flaws, portability
+from d4s.facts.jsonl import Flaw, Line, Raw, Text, read_lines, reading, refuse_styles
+from d4s.facts.record import Fact
+
+
+class Rewrite(Raw):
+    """One of the edits of a case."""
+
+    prompt: Text
+    relation_id: Text
+    subject: Text
+    target_new: Target
+    target_true: Target
+    question: Text
+
+
+class RawCase(Raw):
+    """A case as it stands in the file."""
+
+    case_id: int
+    requested_rewrite: tuple[Rewrite, ...]
+    questions: tuple[Text, ...]
+    new_answer: Text
+    new_answer_alias: Answers
+
+
+def _read(dataset: str, source: Source) -> Reading:
+    refuse_styles(source)
+    lines = read_lines(source.path, RawCase, _flaws, key=lambda raw: raw.case_id)
+    return reading(source, lines, [list(_facts(dataset, line)) for line in lines.sound])
+
+
+read_hard = partial(_read, "mquake_hard")
+read_cf_3k = partial(_read, "mquake_cf_3k")
+
+
+def _flaws(raw: RawCase) -> Iterator[Flaw]:
+    if not raw.requested_rewrite:
+        yield Flaw("requested_rewrite", "[]", "at least one edit")
+    for number, rewrite in enumerate(raw.requested_rewrite):
+        field = f"requested_rewrite.{number}"
+        yield from placed_flaws(f"{field}.prompt", rewrite.prompt, rewrite.subject)
+        yield from no_op_flaws(f"{field}.target_new.str", rewrite.target_new.str, [rewrite.target_true.str])
+
+
+def _facts(dataset: str, line: Line[RawCase]) -> Iterator[Fact]:
+    case = line.raw
+    answers = (case.new_answer, *case.new_answer_alias)
+    chains = tuple(portability("multihop", [(question, answers) for question in case.questions]))
+    for number, rewrite in enumerate(case.requested_rewrite):
+        yield Fact(
+            fact_id=f"{dataset}:{case.case_id}.{number}",
+            dataset=dataset,
+            relation=rewrite.relation_id,
+            subject=rewrite.subject,
+            template=rewrite.prompt,
+            target_true=rewrite.target_true.str,
+            target_new=rewrite.target_new.str,
+            paraphrases=(rewrite.question,),
+            portability=chains,
+            group=f"{dataset}:{case.case_id}",
+        )

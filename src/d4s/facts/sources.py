@@ -1,0 +1,132 @@
+"""The table of public data sets, `data/sources.yaml`: where each lies, under what licence, and what is read of it."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+import yaml
+from pydantic import Field
+
+from d4s.config import Count, Frozen, validate
+from d4s.errors import SettingsError
+from d4s.registry import nearest
+
+SOURCES = Path("data/sources.yaml")
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+GitBlob = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$")]
+Member = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w. -]*(/[A-Za-z0-9][\w. -]*)*$")]
+
+
+class _File(Frozen):
+    file: FileName = Field(description="Its name in DATA/NAME/original.")
+    sha256: Sha256 | None = Field(default=None, description="Digest, where known; otherwise the first download's is recorded.")
+    git_blob: GitBlob | None = Field(default=None, description="Its id as a git blob, where known.")
+    size: Count | None = Field(default=None, description="Bytes, where known.")
+    unpack: bool = Field(default=False, description="Whether it is a zip or tar file, unpacked into `original/FILE.unpacked`.")
+
+
+class WebFile(_File):
+    """A file on a web server."""
+
+    kind: Literal["https"]
+    url: str
+
+
+class HubFile(_File):
+    """A file of a data set on the Hugging Face hub; every public set has one Parquet file per shard of a split."""
+
+    kind: Literal["hub"]
+    dataset: str
+    revision: str = "refs/convert/parquet"
+    path: str
+
+    @property
+    def url(self) -> str:
+        """Where it lies."""
+        return f"https://huggingface.co/datasets/{self.dataset}/resolve/{quote(self.revision, safe='')}/{quote(self.path)}"
+
+
+class GithubFile(_File):
+    """A file of a repository at a commit."""
+
+    kind: Literal["github"]
+    repository: str
+    commit: str = Field(description="A commit where one is known, else a branch.")
+    path: str
+
+    @property
+    def url(self) -> str:
+        """Where it lies."""
+        return f"https://raw.githubusercontent.com/{self.repository}/{self.commit}/{quote(self.path)}"
+
+
+class HandFile(_File):
+    """A file that only a person can get, from a page with a form or a button; it is checked and turned once it is there."""
+
+    kind: Literal["by_hand"]
+    page: str
+
+
+RemoteFile = WebFile | HubFile | GithubFile
+File = Annotated[RemoteFile | HandFile, Field(discriminator="kind")]
+
+
+class Part(Frozen):
+    """Rows of one original file and how they become records."""
+
+    file: Member = Field(description="A file in DATA/NAME/original.")
+    shape: Literal["json_list", "jsonl", "csv", "parquet"]
+    delimiter: str = Field(default=",", description="Between the columns of a csv file.")
+    columns: tuple[str, ...] = Field(default=(), description="Columns of a csv file that has no header.")
+    turn: str | None = Field(default=None, description="How a row becomes a record (see `d4s.facts.shapes`); as it stands when omitted.")
+    add: dict[str, str] = Field(default_factory=dict, description="Fields put into every record.")
+    number: str | None = Field(default=None, description="Field that takes the row's number, from 0.")
+    limit: Count | None = Field(default=None, description="Only the first so many rows.")
+
+
+class Records(Frozen):
+    """A file of records, one JSON object per line, as a reader expects it in DATA/NAME."""
+
+    to: FileName
+    of: tuple[Part, ...] = Field(min_length=1)
+
+
+class Source(Frozen):
+    """One public data set."""
+
+    title: str
+    licence: str
+    home: str = Field(description="The page of its authors.")
+    files: tuple[File, ...] = Field(min_length=1)
+    records: tuple[Records, ...] = ()
+    note: str | None = None
+
+
+class Sources(Frozen):
+    """The whole table."""
+
+    sources: dict[str, Source]
+
+    def find(self, name: str) -> Source:
+        """The data set of a name.
+
+        Raises:
+            SettingsError: if there is none; names the nearest.
+        """
+        if name not in self.sources:
+            raise SettingsError(f"no data set {name!r} to fetch; {nearest(name, self.sources)}")
+        return self.sources[name]
+
+
+def load_sources(path: Path) -> Sources:
+    """The table in a YAML file.
+
+    Raises:
+        SettingsError: if it cannot be read or an entry is wrong; names all problems.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"the table of data sets {path} cannot be read: {error}") from None
+    return validate(Sources, {"sources": content}, str(path))

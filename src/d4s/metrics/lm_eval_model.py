@@ -1,0 +1,150 @@
+"""Any edited model as a language model of lm-evaluation-harness; contexts that do not fit its window lose their beginning.
+
+The harness takes seconds to import, so everything of it is imported when a benchmark runs.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from d4s.errors import SettingsError
+from d4s.models.edited import EditedModel
+from d4s.models.language_model import LanguageModel
+from d4s.models.tokens import Pair, encode, encode_pairs, start_of_text
+
+log = logging.getLogger(__name__)
+DEFAULT_NEW_TOKENS = 16
+
+
+def harness_model(model: EditedModel, language: LanguageModel | None = None) -> Any:
+    """An `lm_eval` language model that answers with an edited model's `score`, `generate` and `text_nll`.
+
+    One space stands between context and continuation, whatever spaces they came with. `language` gives the tokens that
+    contexts are cut by and that rolling log-likelihoods need.
+    """
+    from lm_eval.api.model import LM
+
+    class Bridge(LM):
+        """Requests of the harness turned into calls of the edited model."""
+
+        def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
+            """Joint log-likelihood of each continuation, and whether greedy decoding gives it."""
+            asked = [(request.args[0].rstrip(), request.args[1].strip()) for request in requests]
+            pairs = asked if language is None else fitting_pairs(language, asked)
+            scores = model.score([context for context, _ in pairs], [continuation for _, continuation in pairs])
+            values = (-scores.joint_nll()).tolist()
+            return list(zip(map(_finite, values, pairs), scores.exact().tolist(), strict=True))
+
+        def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
+            """Log-likelihood of whole texts, in windows as long as the model's positions.
+
+            Raises:
+                ValueError: if the bridge was made without a language model.
+            """
+            if language is None:
+                raise ValueError("rolling log-likelihoods need token ids: make the bridge with a language model")
+            return [_rolling(model, language, request.args[0]) for request in requests]
+
+        def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
+            """Greedy continuations up to the first stop string."""
+            found: dict[int, str] = {}
+            for count in sorted({_new_tokens(request) for request in requests}):
+                places = [place for place, request in enumerate(requests) if _new_tokens(request) == count]
+                prompts = [requests[place].args[0].rstrip() for place in places]
+                texts = model.generate(prompts if language is None else fitting_prompts(language, prompts, count), count)
+                found.update(zip(places, texts, strict=True))
+            return [_cut(found[place], request.args[1].get("until", [])) for place, request in enumerate(requests)]
+
+    return Bridge()
+
+
+# --- what fits --------------------------------------------------------------------------------------------------------
+
+
+def fitting_pairs(language: LanguageModel, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Contexts and continuations; where both do not fit the model's positions, the context loses its beginning.
+
+    Raises:
+        SettingsError: if a continuation alone does not fit.
+    """
+    encoded = encode_pairs(language, [context for context, _ in pairs], [continuation for _, continuation in pairs])
+    excesses = [_excess(language, pair) for pair in encoded]
+    _say(sum(excess > 0 for excess in excesses), len(pairs), language)
+    return [_shortened(language, *pair) if excess > 0 else pair for pair, excess in zip(pairs, excesses, strict=True)]
+
+
+def _excess(language: LanguageModel, pair: Pair) -> int:
+    return len(pair[0]) + len(pair[1]) - 1 - language.max_positions
+
+
+def _shortened(language: LanguageModel, context: str, continuation: str) -> tuple[str, str]:
+    while (excess := _excess(language, encode_pairs(language, [context], [continuation])[0])) > 0:
+        if not context:
+            raise SettingsError(
+                f"benchmarks: {continuation[:40]!r}… alone does not fit the {language.max_positions} positions of this model; "
+                "use `tasks: world` for it"
+            )
+        context = _without_first(language, context, excess)
+    return context, continuation
+
+
+def fitting_prompts(language: LanguageModel, prompts: Sequence[str], new_tokens: int) -> list[str]:
+    """Prompts to be continued; they leave room for the new tokens, up to half the model's positions."""
+    room = language.max_positions - min(new_tokens, language.max_positions // 2)
+    found = []
+    for prompt in prompts:
+        kept = prompt
+        while (excess := len(encode(language, kept)) - room) > 0:
+            kept = _without_first(language, kept, excess)
+        found.append(kept)
+    _say(sum(kept != prompt for kept, prompt in zip(found, prompts, strict=True)), len(prompts), language)
+    return found
+
+
+def _without_first(language: LanguageModel, text: str, count: int) -> str:
+    """A text without so many of its first tokens."""
+    offsets = language.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False).offset_mapping
+    return text[offsets[count][0] :].lstrip() if count < len(offsets) else ""
+
+
+def _say(cut: int, count: int, language: LanguageModel) -> None:
+    if cut:
+        log.warning("%d of %d contexts were cut from the left to fit %d positions", cut, count, language.max_positions)
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def _finite(value: float, pair: tuple[str, str]) -> float:
+    """A log-likelihood, or in place of one that is no number a very low one in fixed random order: a guess, not a win by position."""
+    if math.isfinite(value):
+        return value
+    return -1e9 - int.from_bytes(hashlib.sha256("\n".join(pair).encode()).digest()[:4], "big")
+
+
+def _new_tokens(request: Any) -> int:
+    return int(request.args[1].get("max_gen_toks", DEFAULT_NEW_TOKENS))
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    ends = [text.index(stop) for stop in stops if stop and stop in text]
+    return (text[: min(ends)] if ends else text).strip()
+
+
+def _rolling(model: EditedModel, language: LanguageModel, text: str) -> float:
+    """Log-likelihood of a text, each token once; a window scores only what no earlier one has scored."""
+    from lm_eval.utils import get_rolling_token_windows
+
+    start, ids = start_of_text(language), encode(language, text)
+    ids = ids[1:] if ids[:1] == [start] else ids
+    rows = [*_rows(get_rolling_token_windows(ids, prefix_token=start, max_seq_len=language.max_positions, context_len=1))]
+    return float(model.text_nll([seen for _, seen in rows]).sum() - model.text_nll([whole for whole, _ in rows]).sum())
+
+
+def _rows(windows: Iterator[tuple[list[int], list[int]]]) -> Iterator[tuple[list[int], list[int]]]:
+    """Each window whole, and the part of it that is only context: the difference of their losses is the window's own."""
+    for seen, predicted in windows:
+        whole = [*seen, predicted[-1]]
+        yield whole, whole[: len(whole) - len(predicted)]

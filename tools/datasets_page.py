@@ -1,0 +1,83 @@
+"""Write the table of docs/datasets.md that says what our readers made of real records: python -m tools.datasets_page.
+
+The records lie in the folder that `D4S_DATA` names; data sets that it does not hold have no row.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from d4s.config import data_folder
+from d4s.facts.collect import Reading, Source, balance, repeats
+from d4s.facts.readers import READERS, READINGS, files_of
+from d4s.facts.record import Fact
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "datasets.md"
+BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+HEAD = """| source | style | records | kept | refused | left out | facts | to edit | repeats, conflicts | paraphrases | probes | portability | targets begin Aa / aa / other |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
+"""  # noqa: E501 - one row of a table
+
+
+def main() -> None:
+    """Write the table into the page."""
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), data_folder(None)), encoding="utf-8")
+
+
+def page(text: str, data: Path) -> str:
+    """A page with the table of a data folder between its marks.
+
+    Raises:
+        ValueError: if the page has not both marks, once each and in order.
+    """
+    before, begun, rest = text.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not begun or not ended:
+        raise ValueError(f"the page has no part between {BEGIN.strip()} and {END.strip()}")
+    return "".join([before, BEGIN, HEAD, *rows(data), END, after])
+
+
+def rows(data: Path) -> Iterator[str]:
+    """A line per data set and style that the folder holds."""
+    for name, style, source in sources(data):
+        read = READERS.load(name)
+        yield _row(name, style, read(source))
+
+
+def sources(data: Path) -> Iterator[tuple[str, str, Source]]:
+    """The readings of records whose files are all in the folder."""
+    for name in READERS:
+        for style in READINGS.get(name, ("",)) if name != "world" else ():
+            files = {role: data / file for role, file in files_of(name, style).items()}
+            if all(path.is_file() for path in files.values()):
+                yield name, style, Source(files.pop("records"), style, beside=files)
+
+
+def _row(name: str, style: str, reading: Reading) -> str:
+    account, twice = balance(reading), repeats(reading.facts)
+    edited = [fact for fact in reading.facts if fact.editable]
+    cells = [
+        f"`{name}`",
+        f"`{style}`" if style else "–",
+        *(account[key] for key in ("seen", "kept", "rejected", "left_out", "facts")),
+        len(edited),
+        f"{len(twice['duplicates'])}, {len(twice['conflicts'])}",
+        sum(len(fact.paraphrases) for fact in reading.facts),
+        _kinds(probe.kind for fact in reading.facts for probe in fact.neighborhood),
+        _kinds(chain.kind for fact in reading.facts for chain in fact.portability),
+        _cases(edited),
+    ]
+    return f"| {' | '.join(map(str, cells))} |\n"
+
+
+def _kinds(kinds: Iterable[str]) -> str:
+    return ", ".join(f"{kind} {count}" for kind, count in Counter(kinds).items()) or "0"
+
+
+def _cases(facts: Iterable[Fact]) -> str:
+    found = Counter("Aa" if fact.target_new[0].isupper() else "aa" if fact.target_new[0].islower() else "other" for fact in facts)
+    return " / ".join(str(found[case]) for case in ("Aa", "aa", "other"))
+
+
+if __name__ == "__main__":
+    main()
