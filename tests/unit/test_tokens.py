@@ -96,6 +96,13 @@ def test_a_prompt_ending_in_a_question_mark_gets_the_space_too():
     assert prompt == encode(MODELS["bytes"], "Where does Ada live ?")
 
 
+def test_after_a_line_break_there_is_no_space():
+    model = MODELS["bytes"]
+    prompt, target = encode_pair(model, "Ada lives in\n", "Rome")
+    assert (text_of(model, prompt), model.tokenizer.decode(target)) == ("Ada lives in", "Rome")
+    assert model.tokenizer.decode(encode_pair(model, "Ada lives in", "Rome")[1]) == " Rome"
+
+
 def test_an_empty_prompt_is_the_start_of_text(model):
     prompt, target = encode_pair(model, "", "Paris")
     assert prompt == [model.tokenizer.bos_token_id]

@@ -15,26 +15,31 @@ def encode(model: LanguageModel, text: str) -> list[int]:
 
 
 def encode_pair(model: LanguageModel, prompt: str, target: str) -> Pair:
-    """Token ids of a prompt and of the target after it, with one space between them."""
+    """Token ids of a prompt and of the target after it, with one space between them unless the prompt ends in a line break."""
     return encode_pairs(model, [prompt], [target])[0]
 
 
 def encode_pairs(model: LanguageModel, prompts: Sequence[str], targets: Sequence[str]) -> list[Pair]:
     """Token ids of prompts and of the targets after them, cut where the prompt ends in the encoding of the whole text.
 
-    Spaces at the seam count once. An empty prompt is the model's BOS (or EOS) token, so that the target has a context.
+    Spaces at the seam count once; after a line break, as chat templates end in, there is none. An empty prompt is the model's
+    BOS (or EOS) token, so that the target has a context.
 
     Raises:
         ValueError: if a target is empty, or no token stands for an empty prompt.
     """
     heads = [prompt.rstrip(" ") for prompt in prompts]
-    texts = [f"{head} {target.lstrip(' ')}".lstrip(" ") for head, target in zip(heads, targets, strict=True)]
+    texts = [f"{head}{_seam(head)}{target.lstrip(' ')}".lstrip(" ") for head, target in zip(heads, targets, strict=True)]
     pairs = [_cut(encoding, len(head)) for encoding, head in zip(_encodings(model, texts), heads, strict=True)]
     asked = zip(pairs, prompts, targets, strict=True)
     empty = [(prompt, target) for (_, ids), prompt, target in asked if not ids or not target.strip()]
     if empty:
         raise ValueError(f"targets without any token after their prompts: {empty[:5]}")
     return [(prompt_ids or [start_of_text(model)], ids) for prompt_ids, ids in pairs]
+
+
+def _seam(head: str) -> str:
+    return "" if head.endswith("\n") else " "
 
 
 def _cut(encoding: Encoding, length: int) -> Pair:

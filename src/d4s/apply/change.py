@@ -1,0 +1,122 @@
+"""Edits taken back, replaced and joined, each as far as the editor's kind of state allows; the views are written anew."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from d4s.apply.edit import extended
+from d4s.apply.folder import Folder
+from d4s.apply.history import Conflict, Edit
+from d4s.apply.outcome import Outcome, refresh
+from d4s.apply.requests import Wordings
+from d4s.artifacts import sha256_of
+from d4s.editors.ledger import Ledger
+from d4s.errors import SettingsError
+
+
+def undo(path: Path, numbers: Sequence[int], device: str) -> Outcome:
+    """Take edits back; those that are back already stay so.
+
+    Raises:
+        SettingsError: if there is no such edit, or the kind of state does not allow it; says why.
+    """
+    folder = Folder.open(path)
+    new = [number for number in numbers if number not in folder.description.undone]
+    folder.check_removable(new, "undo")
+    model, prepared = folder.loaded(device)
+    folder.undo(new)
+    return refresh(folder, model, prepared, since=folder.ledger.length)
+
+
+def replace(path: Path, number: int, target: str, device: str) -> Outcome:
+    """Put an edit with another target in the place of one.
+
+    Raises:
+        SettingsError: if there is no such edit, it has this target, the target is none for the model, or the kind of state
+            does not allow it; says why.
+    """
+    folder = Folder.open(path)
+    folder.check_removable([number], "replace")
+    wish = next(edit.wish for edit in folder.active() if edit.number == number)
+    if wish.targets == (target,):
+        raise SettingsError(f"edit {number} has the target {target!r} already")
+    wish = wish.model_copy(update={"target": target, "averaged": (), "replaces": (number,)})
+    model, prepared = folder.loaded(device)
+    if flaws := list(Wordings(model, folder.description.chat).flaws(wish)):
+        raise SettingsError("; ".join(f"{flaw.field}: found {flaw.found}, expected {flaw.expected}" for flaw in flaws))
+    return extended(folder, model, prepared, [wish])
+
+
+def merge(first: Path, second: Path, out: Path, *, prefer_second: bool, device: str) -> Outcome:
+    """A new folder with the present edits of two, the first one's before the second one's; equal edits count once.
+
+    Raises:
+        SettingsError: if the folders do not go together, their kind of state does not allow it, or `out` is there already.
+        Conflict: if edits contradict each other and the second one's are not preferred, naming all of them.
+    """
+    one, other = Folder.open(first), Folder.open(second)
+    _check_alike(one, other)
+    if out.exists():
+        raise SettingsError(f"{out} is there already; give another --out")
+    present = {edit.wish.about: edit for edit in one.active()}
+    shared = [(present[edit.wish.about], edit) for edit in other.active() if edit.wish.about in present]
+    clashes = [(old, new) for old, new in shared if old.wish.targets != new.wish.targets]
+    if clashes and not prefer_second:
+        raise Conflict(
+            f"{len(clashes)} conflicts (pass --on-conflict replace to keep those of {second}):\n" + _listed(first, second, clashes)
+        )
+    dropped = {old.number for old, _ in clashes}
+    repeated = {new.number for old, new in shared if old.wish.targets == new.wish.targets}
+    one.check_removable(sorted(dropped), "merge")
+    other.check_removable(sorted(repeated), "merge")
+    model, prepared = one.loaded(device)
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    joined = Folder.create(part, one.description.model_copy(update={"undone": (), "written": None}))
+    joined.keep_prepared(prepared)
+    for folder, left_out in ((one, dropped), (other, repeated)):
+        _take_over(joined.ledger, folder, left_out)
+    outcome = refresh(joined, model, prepared)
+    part.rename(out)
+    return outcome
+
+
+def _check_alike(one: Folder, other: Folder) -> None:
+    """Refuse folders whose records mean different things.
+
+    Raises:
+        SettingsError: naming what differs, or why their kind of state cannot be joined.
+    """
+    if one.editor.kind == "dense":
+        raise SettingsError(
+            f"merge is not possible with {one.description.editor}: each folder holds one change of weights as a whole, which the other's "
+            "edits never saw; edit the unedited model with both files of facts"
+        )
+    found = one.description.differences(other.description)
+    if not found:
+        found = [f"{name}: another content" for name in one.prepared_files() if _content(one, name) != _content(other, name)]
+    if found:
+        lines = "\n".join(f"  {line}" for line in found)
+        raise SettingsError(f"{one.path} and {other.path} were made otherwise and cannot be merged:\n{lines}")
+
+
+def _content(folder: Folder, name: str) -> str:
+    path = folder.path / name
+    return sha256_of(path) if path.is_file() else ""
+
+
+def _take_over(ledger: Ledger, folder: Folder, left_out: set[int]) -> None:
+    """Append a folder's present batches, but for some, to a ledger."""
+    state = folder.state(left_out)
+    batches = [batch for batch in folder.batches() if not any(edit.gone or edit.number in left_out for edit in batch)]
+    for row, batch in zip(state.rows, batches, strict=True):
+        wishes = [edit.wish.model_copy(update={"replaces": ()}).model_dump(mode="json") for edit in batch]
+        ledger.append(row, len(batch), {"wishes": wishes})
+
+
+def _listed(first: Path, second: Path, clashes: Sequence[tuple[Edit, Edit]]) -> str:
+    return "\n".join(
+        f"  {old.wish.prompt!r} is {' and '.join(old.wish.targets)!r} in {first} (edit {old.number}), "
+        f"{' and '.join(new.wish.targets)!r} in {second} (edit {new.number})"
+        for old, new in clashes
+    )

@@ -1,0 +1,221 @@
+"""The chain behind `d4s apply`: facts in, an edited folder out, continued or resumed where it was left."""
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from transformers import AutoConfig
+
+from d4s.apply.columns import column_for
+from d4s.apply.folder import STATE, Description, Folder, Origin
+from d4s.apply.history import OnConflict, Wish, planned
+from d4s.apply.outcome import Outcome, refresh
+from d4s.apply.prepared import TextSource, prepare
+from d4s.apply.records import read_facts
+from d4s.apply.requests import Wordings
+from d4s.apply.targets import averaged, targets_of
+from d4s.artifacts import write_table
+from d4s.config import Frozen
+from d4s.editors.protocol import Diverged, Prepared, Session, Targets
+from d4s.editors.settings import FamilySettings, resolve
+from d4s.editors.solve import SolveError
+from d4s.errors import ArtifactError, D4SError, RecordError, SettingsError
+from d4s.facts.collect import reject_rows
+from d4s.log import progress
+from d4s.models.language_model import LanguageModel
+from d4s.requests.draw import EditRequest
+from d4s.schemas import REJECTS
+
+log = logging.getLogger(__name__)
+TARGETS, REJECTED = "targets", "rejects.parquet"
+
+
+class Options(Frozen):
+    """What `d4s apply` was asked for. `changes` are settings laid over the editor's; `dtype` is the model's own when omitted."""
+
+    model: str
+    facts: Path
+    editor: str
+    out: Path
+    tuned_as: str | None = None
+    changes: dict[str, Any] = Field(default_factory=dict)
+    text: TextSource = TextSource()
+    dtype: str | None = None
+    revision: str = "main"
+    device: str = "cpu"
+    chat: bool = False
+    on_conflict: OnConflict = "refuse"
+    seed: int = 1
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is about to happen."""
+
+    folder: Folder
+    model: LanguageModel
+    wishes: Sequence[Wish]
+    present: int
+    rejected: int
+
+
+def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
+    """Edit what is asked for and not there yet; `announce` is told before anything is computed. None if there is nothing to do.
+
+    Raises:
+        RecordError: if the file has defects, naming all of them.
+        Conflict: if facts contradict each other or earlier edits, naming all of them.
+        SettingsError: if editor, settings or folder do not allow it.
+        D4SError: if an edit diverges; what was edited before it is written.
+    """
+    lines = read_facts(options.facts)
+    dtype = options.dtype or own_dtype(options.model, options.revision)
+    model = Origin(source=options.model, dtype=dtype, revision=options.revision).load(options.device)
+    rejects = [*lines.rejects, *Wordings(model, options.chat).unfit(lines.sound)]
+    broken = {reject.problem.line for reject in rejects}
+    sound = [line for line in lines.sound if line.number not in broken]
+    if rejects and not (options.skip_bad and sound):
+        raise RecordError([reject.problem for reject in rejects])
+    folder = Folder.create(options.out, described(options, model, dtype))
+    wishes, present = planned(sound, folder.edits(), options.on_conflict)
+    _check(folder, wishes)
+    plan = Plan(folder, model, wishes, present, lines.seen - len(sound))
+    announce(plan)
+    if rejects:
+        write_table(folder.path / REJECTED, reject_rows(rejects), REJECTS)
+    if not wishes and folder.is_written:
+        return None
+    return extended(folder, model, prepared_for(folder, model, options.text, wishes), wishes)
+
+
+def own_dtype(source: str, revision: str) -> str:
+    """The precision that a model is stored in.
+
+    Raises:
+        ArtifactError: if there is no configuration that can be read.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source, **({} if Path(source).is_dir() else {"revision": revision}))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{source} holds no configuration of a model: {error}") from None
+    return str(config.dtype or torch.float32).removeprefix("torch.")
+
+
+def described(options: Options, model: LanguageModel, dtype: str) -> Description:
+    """What the folder is to say of itself.
+
+    Raises:
+        SettingsError: if the editor or its settings are unknown, or edit layers that the model does not have.
+    """
+    settings = resolve(
+        f"{options.editor} as asked for", {"preset": options.editor, **options.changes}, options.tuned_as or column_for(model)
+    )
+    if settings.family == "unedited":
+        raise SettingsError("the editor `unedited` changes nothing; choose another")
+    if beyond := [layer for layer in settings.layers if layer >= model.n_layers]:
+        raise SettingsError(
+            f"the settings edit layers {beyond}, but the model has layers 0 to {model.n_layers - 1}; choose others: "
+            "--set layers=[1,2] --set target.layer=2 (--set layer=1 for editors of one layer)"
+        )
+    return Description(
+        model=Origin.of(options.model, dtype, options.revision),
+        editor=options.editor,
+        settings=settings,
+        moments=options.text.label(options.seed) if "moments" in settings.needs else "",
+        chat=options.chat,
+        seed=options.seed,
+    )
+
+
+def prepared_for(folder: Folder, model: LanguageModel, text: TextSource, wishes: Sequence[Wish]) -> Prepared:
+    """What the folder's editor needs: as it was kept, or else made and kept now."""
+    found = folder.prepared()
+    if found is None:
+        wordings = Wordings(model, folder.description.chat)
+        requests = [wordings.request(wish, number) for number, wish in enumerate(wishes, start=1)]
+        found = prepare(model, folder.description.settings, text, folder.description.seed, requests)
+        folder.keep_prepared(found)
+    return found
+
+
+def extended(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: Sequence[Wish]) -> Outcome:
+    """Edit wishes one batch after another, each on disk before the next; then measure and write what came out.
+
+    Raises:
+        D4SError: if an edit diverges; what was edited before it is written.
+    """
+    settings = folder.description.settings
+    goals = _goals(folder, model, prepared, wishes, settings)
+    wordings, first = Wordings(model, folder.description.chat), folder.ledger.length + 1
+    broken = ""
+    # a replaced edit is out of the state from the first step on, though the ledger says so only with the edit in its place
+    start = folder.state({old for wish in wishes for old in wish.replaces})
+    with folder.editor.editing(model, prepared, start) as session:
+        for at in progress(range(0, len(wishes), settings.batch), "edits", -(-len(wishes) // settings.batch)):
+            batch = wishes[at : at + settings.batch]
+            requests = [wordings.request(wish, first + at + offset) for offset, wish in enumerate(batch)]
+            if broken := _attempt(session, requests, None if goals is None else goals[at : at + len(batch)]):
+                break
+            _record(folder, session, batch)
+    shutil.rmtree(folder.path / STATE / TARGETS, ignore_errors=True)
+    outcome = refresh(folder, model, prepared, since=first - 1)
+    if broken:
+        left = len(wishes) - (folder.ledger.length + 1 - first)
+        raise D4SError(f"edit {folder.ledger.length + 1} diverged ({broken}); it and {left - 1} more were not made, the others are written")
+    return outcome
+
+
+def _record(folder: Folder, session: Session, batch: Sequence[Wish]) -> None:
+    state, is_dense = session.state(), folder.editor.kind == "dense"
+    logged = {"wishes": [wish.model_dump(mode="json") for wish in batch]}
+    folder.ledger.append({} if is_dense else state.rows[-1], len(batch), logged, state.dense if is_dense else None)
+
+
+def _attempt(session: Session, requests: Sequence[EditRequest], targets: Targets | None) -> str:
+    """Edit a batch; why not, if its numbers are not finite."""
+    try:
+        found = session.step(requests, targets)
+    except (Diverged, SolveError) as reason:
+        return str(reason)
+    return "" if found.is_finite else "numbers that are not finite"
+
+
+def _goals(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: Sequence[Wish], settings: FamilySettings) -> Targets | None:
+    """Targets at the original weights, where the editor takes them from there; means where a wish stands for several."""
+    shared = settings.shared_targets()
+    if shared is None or not wishes:
+        return None
+    wordings = Wordings(model, folder.description.chat)
+    requests = [[wordings.request(wish.model_copy(update={"target": target}), 1) for target in wish.targets] for wish in wishes]
+    flat = targets_of(folder.path / STATE / TARGETS, model, [one for group in requests for one in group], prepared.contexts, shared)
+    parts, at = [], 0
+    for group in requests:
+        parts.append(averaged(flat[at : at + len(group)]))
+        at += len(group)
+    return Targets.joined(parts)
+
+
+def _check(folder: Folder, wishes: Sequence[Wish]) -> None:
+    """Refuse what the editor cannot do.
+
+    Raises:
+        SettingsError: if earlier edits cannot be replaced, targets cannot be averaged, or an answer is missing; says why.
+    """
+    if folder.description.settings.family == "knowledge_neurons" and (
+        open_ended := [wish.prompt for wish in wishes if not wish.target_true]
+    ):
+        raise SettingsError(
+            f"{folder.description.editor} looks for the neurons of the present answer: target_true is missing for {open_ended}"
+        )
+    folder.check_removable([old for wish in wishes for old in wish.replaces], "replacing an edit")
+    if any(wish.averaged for wish in wishes) and folder.description.settings.shared_targets() is None:
+        raise SettingsError(
+            f"averaging is not possible with {folder.description.editor}: it has no targets at the original weights to be averaged; "
+            "use --on-conflict replace, or an editor such as d4s"
+        )

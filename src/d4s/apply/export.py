@@ -1,0 +1,93 @@
+"""An edited folder's state as a change of weights, a LoRA adapter, or a whole model.
+
+A LoRA adapter holds ΔW = B A by singular values, largest first. The change of n edits has rank n at most where edits are
+rows or factors, so `min(n, d_out)` is exact; a dense change needs every rank. It is taken from the state in float32, whatever
+the model's precision, since a change rounded to bfloat16 has no low rank.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from d4s.apply.folder import Folder
+from d4s.apply.outcome import Changes, module_name, named, write_model
+from d4s.artifacts import write_json, write_tensors
+from d4s.errors import SettingsError
+from d4s.models.language_model import LanguageModel
+
+Format = Literal["delta", "lora", "full"]
+Factors = tuple[Float[Tensor, "r d_in"], Float[Tensor, "d_out r"]]
+
+
+def export(path: Path, kind: Format, out: Path, rank: int | None, device: str) -> Mapping[str, float]:
+    """Write the present state in a format; for LoRA, what its rank leaves out of each changed module, relative to the change.
+
+    Raises:
+        SettingsError: if the editor changes no weights, a rank is given for anything but LoRA, or `out` is there already.
+    """
+    folder = Folder.open(path)
+    if folder.editor.kind == "memory":
+        raise SettingsError(
+            f"{folder.description.editor} changes no weights: its entries answer beside the model, so nothing can be exported as {kind}; "
+            f"use {path} itself, by d4s ask or from Python"
+        )
+    if rank is not None and kind != "lora":
+        raise SettingsError(f"--rank is about --format lora only, found --format {kind}")
+    if out.exists():
+        raise SettingsError(f"{out} is there already; give another --out")
+    model, prepared = folder.loaded(device, dtype="float32" if kind == "lora" else None)
+    with folder.editor.edited(model, prepared, folder.state()) as view:
+        changes = view.weight_changes() or {}
+        if kind == "full":
+            write_model(out, model)
+        elif kind == "delta":
+            write_tensors(out / "delta.safetensors", named(model, changes))
+            write_json(out / "base.json", folder.description.model.model_dump(mode="json"))
+        else:
+            return _write_lora(folder, model, changes, out, rank)
+    return {}
+
+
+def _write_lora(folder: Folder, model: LanguageModel, changes: Changes, out: Path, rank: int | None) -> dict[str, float]:
+    """Write an adapter in the format of `peft`; the relative error of each module that its rank is too low for."""
+    smallest = min([min(change.shape) for change in changes.values()], default=1)
+    enough = smallest if folder.editor.kind == "dense" else max(1, len(folder.active()))
+    chosen = min(rank or enough, smallest)
+    tensors: dict[str, Tensor] = {}
+    errors: dict[str, float] = {}
+    for layer, change in changes.items():
+        name = module_name(model, layer)
+        (right, left), errors[name] = factors(change, chosen)
+        tensors |= {f"base_model.model.{name}.lora_A.weight": right.cpu(), f"base_model.model.{name}.lora_B.weight": left.cpu()}
+    write_tensors(out / "adapter_model.safetensors", tensors, {"format": "pt"})
+    write_json(out / "adapter_config.json", _adapter_config(folder, model, [*errors], chosen))
+    return errors
+
+
+def factors(change: Float[Tensor, "d_out d_in"], rank: int) -> tuple[Factors, float]:
+    """A change as two factors of a rank in float32, and the Frobenius norm of what they leave out, relative to the change's."""
+    left, values, right = torch.linalg.svd(change.double(), full_matrices=False)
+    root = values[:rank].sqrt()
+    whole = float(values.norm())
+    error = float(values[rank:].norm()) / whole if whole else 0.0
+    return ((root[:, None] * right[:rank]).float(), (left[:, :rank] * root).float()), error
+
+
+def _adapter_config(folder: Folder, model: LanguageModel, modules: Sequence[str], rank: int) -> dict[str, object]:
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": folder.description.model.source,
+        "revision": folder.description.model.revision,
+        "target_modules": list(modules),
+        "r": rank,
+        "lora_alpha": rank,  # scale lora_alpha / r = 1
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": model.adapter.weight_layout == "in_out",
+        "inference_mode": True,
+    }

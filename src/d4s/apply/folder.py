@@ -1,0 +1,274 @@
+"""An edited folder: what was edited how, every edit in a ledger, and what can be made of them again.
+
+    with Folder.open(Path("DIR")).edited() as model:
+        model.generate(["The capital of France is"], 8)
+
+`manifest.json` says which model, editor and settings; `state/` holds the ledger, which only ever grows; `prepared/` what
+the editor needed. The edited model, its change and `edits.jsonl` are views of these and are written anew after every
+change; the manifest says for which state they were written.
+"""
+
+import json
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from safetensors.torch import load_file
+
+from d4s.apply.history import Edit, Wish, edits_of
+from d4s.artifacts import MANIFEST, library_versions, sha256_of, write_json, write_tensors
+from d4s.config import Frozen, canonical, validate
+from d4s.editors.families import build
+from d4s.editors.ledger import Ledger
+from d4s.editors.protocol import Editor, Prepared, State
+from d4s.editors.settings import EditorSettings
+from d4s.errors import ArtifactError, SettingsError
+from d4s.models.edited import EditedModel
+from d4s.models.language_model import LanguageModel
+from d4s.models.loading import load
+from d4s.schemas import SCHEMA_VERSION
+from d4s.statistics.moments import SecondMoment
+
+MODEL, DELTA, HISTORY, STATE = "model", "delta.safetensors", "edits.jsonl", "state"
+PREPARED, NOTED = "prepared", "prepared.json"
+
+
+class Origin(Frozen):
+    """The unedited model: where it is, how it is loaded, and the sha256 of a local folder's files."""
+
+    source: str
+    dtype: str
+    revision: str = "main"
+    files: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: str, dtype: str, revision: str) -> "Origin":
+        """The model in a folder, or on the hub."""
+        folder = Path(source)
+        if not folder.is_dir():
+            return cls(source=source, dtype=dtype, revision=revision)
+        files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name in CONTENT or path.suffix == ".safetensors"}
+        return cls(source=str(folder.resolve()), dtype=dtype, revision=revision, files=files)
+
+    def load(self, device: str, dtype: str | None = None) -> LanguageModel:
+        """The model.
+
+        Raises:
+            ArtifactError: if a file of it is not the one that was edited.
+        """
+        for name, digest in self.files.items():
+            path = Path(self.source) / name
+            if not path.is_file() or sha256_of(path) != digest:
+                raise ArtifactError(f"{path} is not the file that was edited; put the unedited model back where it was")
+        return load(self.source, dtype=dtype or self.dtype, revision=self.revision, device=device)
+
+
+CONTENT = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+class Description(Frozen):
+    """What an edited folder says of itself.
+
+    `moments` names the text of the second moments. `undone` are numbers of edits that were taken back. `written` is the
+    state that the model, its change and the history were written for, by edits made and undone.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    model: Origin
+    editor: str
+    settings: EditorSettings
+    moments: str
+    chat: bool = False
+    seed: int = 1
+    undone: tuple[int, ...] = ()
+    written: tuple[int, tuple[int, ...]] | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    def differences(self, other: "Description") -> list[str]:
+        """What two descriptions of the same work must share and do not; the model may have moved."""
+        mine, theirs = (_identity(one) for one in (self, other))
+        return [f"{name}: {canonical(mine[name])} there, {canonical(theirs[name])} now" for name in mine if mine[name] != theirs[name]]
+
+
+def _identity(description: Description) -> dict[str, Any]:
+    plain = description.model_dump(mode="json", include={"model", "editor", "settings", "moments", "chat", "seed"})
+    if plain["model"]["files"]:
+        del plain["model"]["source"]
+    return plain
+
+
+class Folder:
+    """An edited folder, open."""
+
+    def __init__(self, path: Path, description: Description) -> None:
+        self.path, self.description = path, description
+        self.editor: Editor = build(description.settings)
+        self.ledger = Ledger.open(path / STATE, self.editor.kind)
+
+    @classmethod
+    def open(cls, path: Path) -> "Folder":
+        """An edited folder that is there.
+
+        Raises:
+            ArtifactError: if there is none, or it is of another version.
+        """
+        try:
+            text = (path / MANIFEST).read_text(encoding="utf-8")
+        except OSError:
+            raise ArtifactError(f"{path} holds no {MANIFEST}; make it with d4s apply --out {path}") from None
+        try:
+            description = Description.model_validate_json(text)
+        except ValueError as error:
+            raise ArtifactError(f"{path / MANIFEST} is no manifest of an edited model: {error}") from None
+        if description.schema_version != SCHEMA_VERSION:
+            raise ArtifactError(f"{path} is of schema version {description.schema_version}, expected {SCHEMA_VERSION}; edit the model anew")
+        return cls(path, description)
+
+    @classmethod
+    def create(cls, path: Path, description: Description) -> "Folder":
+        """The folder of this very description: a new one, or one that is there; one without any edit is begun anew.
+
+        Raises:
+            SettingsError: if the folder holds something else.
+        """
+        if (path / MANIFEST).is_file():
+            found = cls.open(path)
+            differences = found.description.differences(description)
+            if differences and not found.ledger.length:
+                for name in (PREPARED, STATE):
+                    shutil.rmtree(path / name, ignore_errors=True)
+                found._describe(**dict(description))
+                return cls.open(path)
+            if differences:
+                raise SettingsError(
+                    f"{path} was made otherwise; give another --out, or the same options:\n" + "\n".join(f"  {one}" for one in differences)
+                )
+            return found
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise SettingsError(f"{path} is there already and is no edited folder; give another --out")
+        folder = cls(path, description)
+        folder._describe(versions=library_versions())
+        return folder
+
+    # --- edits ----------------------------------------------------------------------------------------------------
+
+    def batches(self) -> list[list[Edit]]:
+        """All edits, in the batches they were made in."""
+        logs = [[Wish.model_validate(wish) for wish in log["wishes"]] for log in self.ledger.logs(self.ledger.length)]
+        edits = iter(edits_of(logs, self.description.undone))
+        return [[next(edits) for _ in batch] for batch in logs]
+
+    def edits(self) -> list[Edit]:
+        """All edits by number."""
+        return [edit for batch in self.batches() for edit in batch]
+
+    def active(self) -> list[Edit]:
+        """The edits that count."""
+        return [edit for edit in self.edits() if not edit.gone]
+
+    def state(self, without: Collection[int] = ()) -> State:
+        """The editor's state without the rows of edits that no longer count, and of others."""
+        state = self.ledger.state_at(self.editor, self.ledger.length)
+        if state.kind == "dense":
+            return state
+        counts = [not any(edit.gone or edit.number in without for edit in batch) for batch in self.batches()]
+        return self.editor.restore([row for row, is_present in zip(state.rows, counts, strict=True) if is_present], {})
+
+    def check_removable(self, numbers: Sequence[int], what: str) -> None:
+        """Refuse to take edits out that cannot be taken out.
+
+        Raises:
+            SettingsError: if there is no such edit, it is gone already, or the kind of state does not allow it; says why.
+        """
+        present = {edit.number for edit in self.active()}
+        if unknown := sorted(set(numbers) - present):
+            raise SettingsError(f"{what}: {self.path} has no present edits {unknown}; d4s history {self.path} lists them")
+        if numbers and self.editor.kind == "dense":
+            raise SettingsError(
+                f"{what} is not possible with {self.description.editor}: every step replaced its state as a whole, so no edit can be told "
+                "from the others; edit the unedited model anew without these facts, or use an editor that keeps a record, such as d4s"
+            )
+        for batch in self.batches():
+            inside = {edit.number for edit in batch}
+            if inside & set(numbers) and not inside <= set(numbers):
+                raise SettingsError(f"{what}: edits {sorted(inside)} were made as one batch and can only be taken out together")
+
+    def undo(self, numbers: Sequence[int]) -> None:
+        """Take edits back; checked beforehand."""
+        self._describe(undone=tuple(sorted({*self.description.undone, *numbers})))
+
+    # --- the model ------------------------------------------------------------------------------------------------
+
+    def loaded(self, device: str, dtype: str | None = None) -> tuple[LanguageModel, Prepared]:
+        """The unedited model, and what the editor needs beside it.
+
+        Raises:
+            ArtifactError: if the folder was never finished, or the unedited model is not what it was.
+        """
+        prepared = self.prepared()
+        if prepared is None:
+            raise ArtifactError(f"{self.path} was never finished; run its d4s apply again")
+        return self.description.model.load(device, dtype), prepared
+
+    @contextmanager
+    def edited(self, device: str = "cpu") -> Iterator[EditedModel]:
+        """The model with the present edits, memories among them; for use from Python."""
+        model, prepared = self.loaded(device)
+        with self.editor.edited(model, prepared, self.state()) as view:
+            yield view
+
+    # --- views ----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the model, its change and the history are there, and those of the present state."""
+        views = [HISTORY] if self.editor.kind == "memory" else [HISTORY, DELTA, MODEL]
+        are_there = all((self.path / name).exists() for name in views)
+        return are_there and self.description.written == (self.ledger.length, self.description.undone)
+
+    def note_written(self) -> None:
+        """Say that they are."""
+        self._describe(written=(self.ledger.length, self.description.undone))
+
+    def prepared_files(self) -> list[str]:
+        """Names of the files that hold what the editor needs."""
+        return sorted(f"{PREPARED}/{path.name}" for path in (self.path / PREPARED).glob("*"))
+
+    def keep_prepared(self, prepared: Prepared) -> None:
+        """Write what the editor needs, so that later edits and views use the same."""
+        where = self.path / PREPARED
+        moments = {f"moment.{layer}": moment.sum_kk.cpu() for layer, moment in prepared.moments.items()}
+        tensors = moments | {f"extra.{name}": tensor.cpu() for name, tensor in prepared.extras.items()}
+        if tensors:
+            write_tensors(where / "prepared.safetensors", tensors)
+        counts = {layer: moment.n_tokens for layer, moment in prepared.moments.items()}
+        noted = _Noted(contexts=prepared.contexts, n_tokens=counts, has_tensors=bool(tensors))
+        write_json(where / NOTED, noted.model_dump(mode="json"))
+
+    def prepared(self) -> Prepared | None:
+        """What the editor needs, as it was kept; None where it was not yet."""
+        where = self.path / PREPARED
+        if not (where / NOTED).is_file():
+            return None
+        noted = validate(_Noted, json.loads((where / NOTED).read_text(encoding="utf-8")), str(where / NOTED))
+        tensors = load_file(where / "prepared.safetensors") if noted.has_tensors else {}
+        moments = {
+            layer: SecondMoment(tensors[f"moment.{layer}"], count, self.description.moments) for layer, count in noted.n_tokens.items()
+        }
+        extras = {name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")}
+        return Prepared(noted.contexts, moments, extras)
+
+    def _describe(self, **changes: Any) -> None:
+        self.description = self.description.model_copy(update=changes)
+        write_json(self.path / MANIFEST, self.description.model_dump(mode="json"))
+
+
+class _Noted(Frozen):
+    """What stands beside prepared tensors."""
+
+    contexts: tuple[str, ...]
+    n_tokens: dict[int, int]
+    has_tensors: bool

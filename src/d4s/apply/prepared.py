@@ -1,0 +1,65 @@
+"""What an editor needs beside model and facts, made once for a folder: prefixes, second moments, and its own tensors."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from d4s.apply.text import from_data, from_file, self_written
+from d4s.artifacts import sha256_of
+from d4s.config import ContextsSettings, Frozen
+from d4s.editors.contexts import sample
+from d4s.editors.prepare import prepared_tensors
+from d4s.editors.protocol import Prepared
+from d4s.editors.settings import FamilySettings
+from d4s.errors import D4SError
+from d4s.models.language_model import LanguageModel
+from d4s.requests.draw import EditRequest
+from d4s.statistics.moments import collect, read_moments, spread_rows
+
+log = logging.getLogger(__name__)
+SELF = "self"
+ROWS_PER_PASS = 16
+
+
+class TextSource(Frozen):
+    """Where second moments come from: a text file, or by name the model itself, a moments folder, or a data set."""
+
+    file: Path | None = None
+    name: str = SELF
+    tokens: int = 65_536
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether moments are there already."""
+        return self.file is None and Path(self.name).is_dir()
+
+    def label(self, seed: int) -> str:
+        """What to call it: equal labels give equal moments.
+
+        Raises:
+            D4SError: if the text file is not there.
+        """
+        if self.file is not None:
+            if not self.file.is_file():
+                raise D4SError(f"{self.file} is no file; --text names a text in UTF-8")
+            return f"text {self.file.name} {sha256_of(self.file)[:10]}, {self.tokens} tokens"
+        if self.is_folder:
+            return f"moments {Path(self.name).name}"
+        return f"self-written with seed {seed}, {self.tokens} tokens" if self.name == SELF else f"data {self.name}, {self.tokens} tokens"
+
+
+def prepare(model: LanguageModel, settings: FamilySettings, source: TextSource, seed: int, requests: Sequence[EditRequest]) -> Prepared:
+    """Prefixes sampled from the model, second moments of its layers over text, and what the editor computes from them."""
+    contexts = tuple(sample(model, ContextsSettings(seed=seed))) if "contexts" in settings.needs else ()
+    moments = {}
+    if "moments" in settings.needs and source.is_folder:
+        moments = dict(read_moments(Path(source.name), settings.layers))
+    elif "moments" in settings.needs:
+        log.info("second moments of layers %s: %s", list(settings.layers), source.label(seed))
+        if source.file is not None:
+            rows = from_file(model, source.file)
+        else:
+            rows = self_written(model, source.tokens, seed) if source.name == SELF else from_data(model, source.name)
+        moments = collect(model, spread_rows(rows, source.tokens), settings.layers, ROWS_PER_PASS, source.label(seed))
+    asked = settings.prepare_settings()
+    return Prepared(contexts, moments, {} if asked is None else prepared_tensors(asked, moments, model, requests))

@@ -1,0 +1,157 @@
+"""An engineer's file of facts, as CSV, JSON lines or Parquet: every row is read, and every defect becomes a reject.
+
+Columns are `subject`, `prompt`, `target_new`, and if wanted `target_true`, `paraphrase`, `locality`. A prompt holds its
+subject once, or `{}` in its place. Several paraphrases or locality prompts are a list, in CSV separated by `|`.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from d4s.errors import D4SError, Problem, SettingsError
+from d4s.facts.collect import Reject
+from d4s.facts.jsonl import Flaw, Line, Lines, Raw, Text, parsed, read_lines, shown, subject_flaws, template_flaws
+from d4s.registry import nearest
+
+FORMATS = (".csv", ".jsonl", ".parquet")
+SEPARATOR = "|"
+
+
+def _as_list(value: object) -> object:
+    return [part for part in value.split(SEPARATOR) if part.strip()] if isinstance(value, str) else value
+
+
+Texts = Annotated[list[Text], BeforeValidator(_as_list)]
+
+
+class RawFact(Raw):
+    """A fact as it stands in the file; unknown columns are refused, since a misspelt one would be missed in silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    subject: Text
+    prompt: Text
+    target_new: Text
+    target_true: Text | None = None
+    paraphrase: Texts = Field(default_factory=list)
+    locality: Texts = Field(default_factory=list)
+
+    @property
+    def template(self) -> str:
+        """The prompt with `{}` in the place of the subject."""
+        return self.prompt if "{}" in self.prompt else self.prompt.replace(self.subject, "{}")
+
+    def filled(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """Texts with the subject in place of `{}`."""
+        return tuple(text.replace("{}", self.subject) for text in texts)
+
+
+COLUMNS = tuple(RawFact.model_fields)
+
+
+def read_facts(path: Path) -> Lines[RawFact]:
+    """All rows of a file, the sound ones and the defects of the others.
+
+    Raises:
+        SettingsError: if the file's name ends otherwise than in one of the formats'.
+        D4SError: if it cannot be opened, is no such file, or holds no row.
+    """
+    if path.suffix not in FORMATS:
+        raise SettingsError(f"{path} is of no known format; name it *.csv, *.jsonl or *.parquet")
+    if path.suffix == ".jsonl":
+        return read_lines(path, RawFact, _flaws)
+    return _table(path, _csv_rows(path) if path.suffix == ".csv" else _parquet_rows(path))
+
+
+def _flaws(raw: RawFact) -> Iterator[Flaw]:
+    if "{}" in raw.prompt:
+        yield from template_flaws("prompt", raw.prompt)
+    else:
+        yield from subject_flaws("prompt", raw.prompt, raw.subject)
+    if set(raw.subject) & {"{", "}"}:
+        yield Flaw("subject", shown(raw.subject), "text without braces")
+    if raw.target_new == raw.target_true:
+        yield Flaw("target_new", shown(raw.target_new), "another answer than target_true")
+
+
+def _table(path: Path, rows: Iterator[tuple[int, dict[str, Any] | Flaw]]) -> Lines[RawFact]:
+    """Rows held against the record, as JSON lines are; defects of the header stand on line 1, once.
+
+    Raises:
+        D4SError: if there is no row.
+    """
+    sound: list[Line[RawFact]] = []
+    rejects: list[Reject] = []
+    seen = 0
+    for number, row in rows:
+        text = "" if isinstance(row, Flaw) else json.dumps(row, ensure_ascii=False, default=str)
+        raw, flaws = (None, [row]) if isinstance(row, Flaw) else parsed(text.encode(), RawFact)
+        flaws = flaws or ([] if raw is None else list(_flaws(raw)))
+        if raw is not None and not flaws:
+            sound.append(Line(path.name, number, text, raw))
+        rejects += [Reject(Problem(path.name, number, flaw.field, flaw.found, flaw.expected), text) for flaw in flaws]
+        seen += 1
+    if not seen:
+        raise D4SError(f"{path} holds no facts: expected the columns {', '.join(COLUMNS[:3])} and one fact per row")
+    return Lines(sound, rejects, seen)
+
+
+def _header_flaws(names: Sequence[str]) -> Iterator[Flaw]:
+    for name in names:
+        if name not in COLUMNS:
+            yield Flaw(shown(name), "a column of this name", nearest(name, COLUMNS))
+        elif names.count(name) > 1:
+            yield Flaw(name, f"{names.count(name)} columns of this name", "one")
+    for name in COLUMNS[:3]:
+        if name not in names:
+            yield Flaw(name, "no such column", "it in the header")
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Flaw]]:
+    content = _content(path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        yield line, Flaw("(line)", f"the byte {content[error.start]:#04x}", "text in UTF-8")
+        return
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        flaws = list(_header_flaws(names))
+        yield from ((1, flaw) for flaw in flaws)
+        start = reader.line_num
+        for cells in () if flaws else reader:
+            number, start = start + 1, reader.line_num
+            if len(cells) == len(names):
+                yield number, {name: cell for name, cell in zip(names, cells, strict=True) if cell.strip()}
+            elif cells:
+                yield number, Flaw("(line)", f"{len(cells)} cells", f"{len(names)}, as in the header (quote a cell that holds a comma)")
+    except csv.Error as error:
+        yield reader.line_num, Flaw("(line)", f"broken CSV ({error})", "cells separated by commas")
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Flaw]]:
+    _content(path)
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise D4SError(f"{path} cannot be read as Parquet: {error}") from None
+    flaws = list(_header_flaws(table.column_names))
+    yield from ((1, flaw) for flaw in flaws)
+    for number, row in enumerate([] if flaws else table.to_pylist(), start=1):
+        yield number, {name: value for name, value in row.items() if value is not None}
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise D4SError(f"{path} cannot be read ({error.strerror}); expected a file of facts") from None

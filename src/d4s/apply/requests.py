@@ -1,0 +1,68 @@
+"""Wishes in a model's own words: with the tokenizer's chat template where asked for, as requests and as facts to be measured."""
+
+from collections.abc import Iterator, Sequence
+
+from d4s.apply.history import Wish
+from d4s.apply.records import RawFact
+from d4s.editors.prompts import PromptTooLong, rewriting
+from d4s.errors import SettingsError
+from d4s.facts.collect import Reject
+from d4s.facts.jsonl import Flaw, Line, shown
+from d4s.facts.record import Fact, Probe
+from d4s.models.language_model import LanguageModel
+from d4s.requests.draw import EditRequest
+
+
+class Wordings:
+    """How prompts are put to a model: as they are, or as a user's turn in its chat."""
+
+    def __init__(self, model: LanguageModel, chat: bool) -> None:
+        if chat and not model.tokenizer.chat_template:
+            raise SettingsError("--chat was given, but the tokenizer has no chat template; leave --chat out")
+        self._model, self._chat = model, chat
+
+    def text(self, prompt: str) -> str:
+        """A prompt, or a template, as the model is to read it; the tokenizer adds its own beginning of text."""
+        if not self._chat:
+            return prompt
+        tokenizer = self._model.tokenizer
+        found = str(tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True))
+        adds_start = tokenizer.bos_token_id is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+        return found.removeprefix(str(tokenizer.bos_token)) if adds_start else found
+
+    def request(self, wish: Wish, number: int) -> EditRequest:
+        """The edit that a wish asks for, as the edit of a number."""
+        template = self.text(wish.template)
+        name = f"edit{number}"
+        prompt = template.replace("{}", wish.subject)
+        return EditRequest(f"{number:06d}:{name}", name, number, prompt, wish.subject, template, wish.target, wish.target_true or "")
+
+    def fact(self, wish: Wish, number: int) -> Fact:
+        """What is measured of a wish: its prompt, paraphrases, and prompts whose answers are to stay."""
+        return Fact(
+            fact_id=f"edit{number}",
+            dataset="apply",
+            relation=wish.template,
+            subject=wish.subject,
+            template=self.text(wish.template),
+            target_true=wish.target_true or "",
+            target_new=wish.target,
+            paraphrases=tuple(map(self.text, wish.paraphrases)),
+            neighborhood=tuple(Probe("unrelated", self.text(prompt), None, "pre_edit") for prompt in wish.locality),
+        )
+
+    def flaws(self, wish: Wish) -> Iterator[Flaw]:
+        """Defects that only the model's tokens show: too long, or with words that the tokenizer does not know."""
+        unknown = self._model.tokenizer.unk_token_id
+        try:
+            bare = rewriting(self._model, self.request(wish, 1), ()).wordings[0]
+        except (PromptTooLong, ValueError) as error:
+            yield Flaw("prompt", shown(wish.prompt), f"a prompt for this model: {error}")
+            return
+        for field, text, ids in (("prompt", wish.prompt, bare.ids), ("target_new", wish.target, bare.target)):
+            if unknown is not None and unknown in ids:
+                yield Flaw(field, shown(text), "words that the tokenizer knows; it has none for a part of this")
+
+    def unfit(self, lines: Sequence[Line[RawFact]]) -> Iterator[Reject]:
+        """Rows with such defects."""
+        return (line.reject(flaw) for line in lines for flaw in self.flaws(Wish.of(line.raw)))

@@ -1,0 +1,85 @@
+"""A tiny model's folder, files of facts, and `apply` with settings cut down to it."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from d4s.apply.edit import Options, Plan, apply
+from d4s.apply.folder import MODEL, Folder
+from d4s.apply.outcome import Outcome
+from d4s.apply.prepared import TextSource
+from d4s.facts.record import Fact
+from tests.tiny import tiny_facts, tiny_model
+
+SMALL = {"layers": [0, 1], "target": {"layer": 1, "steps": 8, "clamp": 4.0}, "preserve": {"weight": 1.0}}
+CHANGES: dict[str, dict[str, Any]] = {
+    "rome": {"layers": [1], "target": {"layer": 1, "steps": 8, "clamp": 4.0}},
+    "ft_l": {"layer": 1, "steps": 3},
+    "grace": {"layer": 1, "steps": 40, "eps_init": 1e-3},
+    "kn": {"steps": 3},
+}
+FROZEN = SMALL | {"keys": {"mode": "frozen"}}
+FACTS = tiny_facts(6)
+CHAT = "{% for m in messages %}<bos>You : {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}Because :\n{% endif %}"
+
+
+def saved_model(folder: Path, family: str = "gpt2", dtype: torch.dtype = torch.float32, chat: str | None = None) -> Path:
+    """A tiny model on disk."""
+    model = tiny_model(family, dtype=dtype)
+    model.tokenizer.chat_template = chat
+    model.network.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def fact_file(path: Path, facts: Sequence[Fact] = FACTS, **targets: str) -> Path:
+    """A CSV of facts; `targets` change those of the facts with these numbers, as `n3="Oslo"`."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["subject", "prompt", "target_new", "target_true", "paraphrase", "locality"])
+        for number, fact in enumerate(facts):
+            target = targets.get(f"n{number}", fact.target_new)
+            probe = fact.neighborhood[0].prompt
+            writer.writerow([fact.subject, fact.template, target, fact.target_true, "|".join(fact.paraphrases), probe])
+    return path
+
+
+def options(model: Path, facts: Path, out: Path, editor: str = "d4s", **changes: Any) -> Options:
+    """What `d4s apply` would be asked for."""
+    asked = {"changes": CHANGES.get(editor, SMALL), "tuned_as": "mini", "text": TextSource(tokens=1500), **changes}
+    return Options(model=str(model), facts=facts, editor=editor, out=out, **asked)
+
+
+def applied(model: Path, facts: Path, out: Path, editor: str = "d4s", **changes: Any) -> tuple[Folder, Outcome | None]:
+    """The folder after `d4s apply`, and what it found."""
+    plans: list[Plan] = []
+    found = apply(options(model, facts, out, editor, **changes), plans.append)
+    assert len(plans) == 1
+    return Folder.open(out), found
+
+
+def delta_of(path: Path) -> dict[str, torch.Tensor]:
+    """The change of weights that a folder's record gives now."""
+    folder = Folder.open(path)
+    with folder.edited() as view:
+        return {str(layer): change.clone() for layer, change in (view.weight_changes() or {}).items()}
+
+
+def gap(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """The largest relative difference of two changes of weights over their layers."""
+    assert found.keys() == expected.keys()
+    return max(float((found[name] - expected[name]).norm() / expected[name].norm()) for name in expected)
+
+
+def reloaded(path: Path, prompt: str) -> tuple[str, torch.Tensor]:
+    """What plain transformers make of the written model: greedy text and the last logits."""
+    network = AutoModelForCausalLM.from_pretrained(path / MODEL)
+    tokenizer = AutoTokenizer.from_pretrained(path / MODEL)
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    with torch.no_grad():
+        written = network.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
+        return tokenizer.decode(written[0, ids.shape[1] :]), network(ids).logits[0, -1]

@@ -1,0 +1,199 @@
+"""Undo, replace, merge and export: equal to fresh runs where the state allows it, refused with the reason where not."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from d4s.apply.ask import ask
+from d4s.apply.change import merge, replace, undo
+from d4s.apply.export import export, factors
+from d4s.apply.folder import DELTA, MODEL, Folder
+from d4s.apply.history import Conflict
+from d4s.errors import SettingsError
+from d4s.models.loading import load
+from d4s.models.tokens import encode
+from tests.applying import FACTS, FROZEN, applied, delta_of, fact_file, gap, saved_model
+
+ROUNDING = 1e-3  # targets are optimised in other blocks
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved_model(tmp_path_factory.mktemp("base") / "gpt2")
+
+
+def edited(model: Path, folder: Path, numbers: list[int], editor: str = "d4s", **changes) -> Path:
+    """A folder with some of the facts; d4s with frozen keys, so that no edit sees another."""
+    if editor == "d4s":
+        changes = {"changes": FROZEN, **changes}
+    targets = changes.pop("targets", {})
+    folder.mkdir(parents=True)
+    applied(model, fact_file(folder / "facts.csv", [FACTS[number] for number in numbers], **targets), folder / "out", editor, **changes)
+    return folder / "out"
+
+
+# --- undo and replace -------------------------------------------------------------------------------------------------
+
+
+def test_undo_of_refitted_edits_is_a_run_without_them(model: Path, tmp_path: Path) -> None:
+    path = edited(model, tmp_path / "all", [0, 1, 2, 3])
+    before = delta_of(path)
+    undo(path, [2, 4], "cpu")
+    fresh = delta_of(edited(model, tmp_path / "fresh", [0, 2]))
+    assert gap(delta_of(path), fresh) < ROUNDING < 0.05 < gap(before, fresh)
+    written = load_file(path / DELTA)["transformer.h.0.mlp.c_proj.weight"].mT
+    assert torch.allclose(written, delta_of(path)["0"], atol=1e-7)
+    assert [edit.gone for edit in Folder.open(path).edits()] == ["", "undone", "", "undone"]
+    undo(path, [2], "cpu")  # once more changes nothing
+    with pytest.raises(SettingsError, match=r"undo: .* has no present edits \[9\]"):
+        undo(path, [9], "cpu")
+
+
+def test_an_undone_edit_can_be_made_again(model: Path, tmp_path: Path) -> None:
+    path = edited(model, tmp_path / "all", [0, 1])
+    before = delta_of(path)
+    undo(path, [1], "cpu")
+    folder, _ = applied(model, path.parent / "facts.csv", path, changes=FROZEN)
+    assert [(edit.number, edit.gone) for edit in folder.edits()] == [(1, "undone"), (2, ""), (3, "")]
+    assert gap(delta_of(path), before) < ROUNDING
+
+
+@pytest.mark.parametrize("editor", ["memit", "rome"])
+def test_undo_of_an_additive_edit_takes_its_own_change_out(model: Path, tmp_path: Path, editor: str) -> None:
+    path = edited(model, tmp_path / "all", [0, 1, 2], editor)
+    before, row = delta_of(path), Folder.open(path).state().rows[1]
+    undo(path, [2], "cpu")
+    for layer, change in delta_of(path).items():
+        own = (row[f"{layer}.left"].mT @ row[f"{layer}.right"]).float()
+        assert float(own.norm()) > 1e-3 and torch.allclose(before[layer] - own, change, atol=1e-5)
+
+
+def test_undo_of_a_memory_takes_its_entry_out(model: Path, tmp_path: Path) -> None:
+    path = edited(model, tmp_path / "all", [0, 1], "grace")
+    prompts = [FACTS[0].prompt, FACTS[1].prompt]
+    assert [answer.split()[0] for answer in ask(path, prompts, 1, "cpu")] == [FACTS[0].target_new, FACTS[1].target_new]
+    undo(path, [1], "cpu")
+    answers = ask(path, prompts, 1, "cpu")
+    assert answers[0] != FACTS[0].target_new and answers[1] == FACTS[1].target_new
+
+
+@pytest.mark.parametrize("editor", ["d4s", "memit", "grace"])
+def test_replace_puts_another_target_in_place(model: Path, tmp_path: Path, editor: str) -> None:
+    path = edited(model, tmp_path / "all", [0, 1, 2], editor)
+    found = replace(path, 2, "Oslo", "cpu")
+    assert [(one.edit.number, one.edit.wish.target) for one in found.recent] == [(4, "Oslo")]
+    assert [edit.gone for edit in Folder.open(path).edits()] == ["", "replaced by 4", "", ""]
+    if editor == "d4s":
+        fresh = edited(model, tmp_path / "fresh", [0, 2, 1], targets={"n2": "Oslo"})
+        assert gap(delta_of(path), delta_of(fresh)) < ROUNDING
+    with pytest.raises(SettingsError, match="has the target 'Oslo' already"):
+        replace(path, 4, "Oslo", "cpu")
+    with pytest.raises(SettingsError, match="words that the tokenizer knows"):
+        replace(path, 4, "Atlantis", "cpu")
+
+
+def test_a_dense_state_refuses_with_the_reason(model: Path, tmp_path: Path) -> None:
+    one, other = (edited(model, tmp_path / name, numbers, "ft_l") for name, numbers in {"one": [0], "other": [1]}.items())
+    for call in (lambda: undo(one, [1], "cpu"), lambda: replace(one, 1, "Oslo", "cpu")):
+        with pytest.raises(SettingsError, match="is not possible with ft_l: every step replaced its state as a whole"):
+            call()
+    with pytest.raises(SettingsError, match="merge is not possible with ft_l: each folder holds one change of weights"):
+        merge(one, other, tmp_path / "both", prefer_second=False, device="cpu")
+
+
+def test_a_batch_is_taken_out_as_one(model: Path, tmp_path: Path) -> None:
+    path = edited(model, tmp_path / "all", [0, 1, 2], changes=FROZEN | {"batch": 2})
+    with pytest.raises(SettingsError, match=r"edits \[1, 2\] were made as one batch"):
+        undo(path, [1], "cpu")
+    undo(path, [1, 2], "cpu")
+    assert gap(delta_of(path), delta_of(edited(model, tmp_path / "fresh", [2]))) < ROUNDING
+
+
+# --- merge ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_merge_of_refitted_edits_is_a_run_of_both(model: Path, tmp_path: Path) -> None:
+    one, other = edited(model, tmp_path / "one", [0, 1, 4]), edited(model, tmp_path / "other", [1, 2, 3])
+    undo(one, [3], "cpu")
+    merge(one, other, tmp_path / "both", prefer_second=False, device="cpu")
+    fresh = delta_of(edited(model, tmp_path / "fresh", [0, 1, 2, 3]))
+    assert gap(delta_of(tmp_path / "both"), fresh) < ROUNDING
+    assert (tmp_path / "both" / MODEL).is_dir() and len(Folder.open(tmp_path / "both").active()) == 4
+    folder, _ = applied(model, fact_file(tmp_path / "more.csv", FACTS[4:5]), tmp_path / "both", changes=FROZEN)
+    assert len(folder.active()) == 5
+    with pytest.raises(SettingsError, match="is there already"):
+        merge(one, other, tmp_path / "both", prefer_second=False, device="cpu")
+
+
+def test_a_merge_names_conflicts_or_prefers_the_second(model: Path, tmp_path: Path) -> None:
+    one, other = edited(model, tmp_path / "one", [0, 1]), edited(model, tmp_path / "other", [1, 2], targets={"n0": "Oslo"})
+    with pytest.raises(Conflict, match=rf"is '{FACTS[1].target_new}' in .* \(edit 2\), 'Oslo' in .* \(edit 1\)"):
+        merge(one, other, tmp_path / "both", prefer_second=False, device="cpu")
+    merge(one, other, tmp_path / "both", prefer_second=True, device="cpu")
+    assert [edit.wish.target for edit in Folder.open(tmp_path / "both").active()] == [FACTS[0].target_new, "Oslo", FACTS[2].target_new]
+
+
+def test_folders_made_otherwise_are_not_merged(model: Path, tmp_path: Path) -> None:
+    one, other = edited(model, tmp_path / "one", [0], "rome"), edited(model, tmp_path / "other", [1], "rome", seed=2)
+    with pytest.raises(SettingsError, match="made otherwise and cannot be merged") as told:
+        merge(one, other, tmp_path / "both", prefer_second=False, device="cpu")
+    assert "seed: 1 there, 2 now" in str(told.value)
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks transformers for it
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_lora_adapter_gives_the_edited_models_logits_in_peft(tmp_path: Path, family: str) -> None:
+    peft = pytest.importorskip("peft")
+    base = saved_model(tmp_path / "base", family)
+    path = edited(base, tmp_path / "all", [0, 1, 2])
+    errors = export(path, "lora", tmp_path / "lora", None, "cpu")
+    assert len(errors) == 2 and max(errors.values()) < 1e-5
+    assert load_file(tmp_path / "lora" / "adapter_model.safetensors").popitem()[1].shape.count(3) == 1  # rank 3 for 3 edits
+    adapted = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "lora")
+    written = load(path / MODEL)
+    ids = torch.tensor([encode(written, fact.prompt) for fact in FACTS[:3]])
+    with torch.no_grad():
+        found, expected, plain = (net(input_ids=ids).logits for net in (adapted, written.network, load(base).network))
+    assert torch.allclose(found, expected, atol=1e-4) and not torch.allclose(plain, expected, atol=1e-2)
+
+
+def test_a_lower_rank_states_what_it_leaves_out(model: Path, tmp_path: Path) -> None:
+    path = edited(model, tmp_path / "all", [0, 1, 2])
+    errors = export(path, "lora", tmp_path / "lora", 1, "cpu")
+    values = torch.linalg.svdvals(delta_of(path)["0"].double())
+    assert errors["transformer.h.0.mlp.c_proj"] == pytest.approx(float(values[1:].norm() / values.norm()), rel=1e-5)
+    (right, left), error = factors(torch.zeros(4, 6), 2)
+    assert (right.shape, left.shape, error) == ((2, 6), (4, 2), 0.0)
+
+
+def test_a_low_rank_survives_bfloat16(tmp_path: Path) -> None:
+    base = saved_model(tmp_path / "base", dtype=torch.bfloat16)
+    assert max(export(edited(base, tmp_path / "all", [0, 1]), "lora", tmp_path / "lora", None, "cpu").values()) < 1e-5
+
+
+def test_whole_models_and_changes_are_those_of_the_folder(model: Path, tmp_path: Path) -> None:
+    path = edited(model, tmp_path / "all", [0, 1], "ft_l")
+    export(path, "full", tmp_path / "full", None, "cpu")
+    export(path, "delta", tmp_path / "delta", None, "cpu")
+    for name, tensor in load(path / MODEL).network.named_parameters():
+        assert torch.equal(tensor, load(tmp_path / "full").network.get_parameter(name))
+    for name, tensor in load_file(path / DELTA).items():
+        assert torch.equal(tensor, load_file(tmp_path / "delta" / "delta.safetensors")[name])
+    assert max(export(path, "lora", tmp_path / "lora", None, "cpu").values()) < 1e-6  # a dense change needs every rank
+    with pytest.raises(SettingsError, match="--rank is about --format lora only"):
+        export(path, "full", tmp_path / "other", 2, "cpu")
+    with pytest.raises(SettingsError, match="is there already"):
+        export(path, "full", tmp_path / "full", None, "cpu")
+
+
+@pytest.mark.parametrize("kind", ["full", "lora", "delta"])
+def test_memories_are_not_exported(model: Path, tmp_path: Path, kind) -> None:
+    path = edited(model, tmp_path / "all", [0], "grace")
+    with pytest.raises(SettingsError, match=f"grace changes no weights: .* nothing can be exported as {kind}"):
+        export(path, kind, tmp_path / "out", None, "cpu")

@@ -1,0 +1,132 @@
+"""Files of facts: three formats say the same, and every defect of a broken one is named at once."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d4s.apply.records import COLUMNS, read_facts
+from d4s.errors import D4SError, SettingsError
+
+GOOD = {"subject": "Ada Moss", "prompt": "{} lives in", "target_new": "Oslo"}
+FULL = GOOD | {"target_true": "Rome", "paraphrase": ["the home of {} is", "Ada Moss is at"], "locality": ["Ben Reed lives in"]}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        pd.DataFrame(rows).to_parquet(path)
+    else:
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            names = [*dict.fromkeys(name for row in rows for name in row)]
+            writer = csv.DictWriter(stream, names)
+            writer.writeheader()
+            writer.writerows({name: "|".join(cell) if isinstance(cell, list) else cell for name, cell in row.items()} for row in rows)
+    return path
+
+
+def problems(path: Path) -> list[tuple[int, str]]:
+    return [(reject.problem.line, reject.problem.field) for reject in read_facts(path).rejects]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_every_format_gives_the_same_facts(tmp_path: Path, suffix: str) -> None:
+    found = read_facts(write(tmp_path / f"facts{suffix}", [FULL, GOOD | {"subject": "Ben Reed"}]))
+    assert (found.seen, found.rejects) == (2, [])
+    first, second = (line.raw for line in found.sound)
+    assert (first.template, first.target_true, first.filled(first.paraphrase)) == (
+        "{} lives in",
+        "Rome",
+        ("the home of Ada Moss is", "Ada Moss is at"),
+    )
+    assert (second.target_true, second.paraphrase, second.locality) == (None, [], [])
+
+
+def test_a_prompt_may_hold_the_subject_itself(tmp_path: Path) -> None:
+    found = read_facts(write(tmp_path / "facts.csv", [GOOD | {"prompt": "in the town of Ada Moss one eats"}]))
+    assert found.sound[0].raw.template == "in the town of {} one eats"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_all_defects_are_named_with_their_line_and_field(tmp_path: Path, suffix: str) -> None:
+    rows = [
+        GOOD,
+        GOOD | {"prompt": "nobody lives in"},
+        GOOD | {"prompt": "{} and {} live in"},
+        GOOD | {"subject": "  ", "target_new": ""},
+        GOOD | {"target_true": "Oslo"},
+        GOOD | {"prompt": "Ada Moss, says Ada Moss, lives in"},
+    ]
+    first = 1 if suffix != ".csv" else 2
+    found = problems(write(tmp_path / f"facts{suffix}", rows))
+    expected = [(1, "prompt"), (2, "prompt"), (3, "subject"), (3, "target_new"), (4, "target_new"), (5, "prompt")]
+    assert found == [(first + row, field) for row, field in expected]
+
+
+def test_lines_of_csv_count_line_breaks_within_cells(tmp_path: Path) -> None:
+    path = tmp_path / "facts.csv"
+    path.write_text('subject,prompt,target_new\n"Ada\nMoss",nowhere,Oslo\nBen,nowhere,Rome\nBen,{} is,\n', encoding="utf-8")
+    assert problems(path) == [(2, "prompt"), (4, "prompt"), (5, "target_new")]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"subject,promt,target_new\nAda,{} is,Oslo\n", [(1, "'promt'"), (1, "prompt")]),
+        (b"subject,subject,prompt,target_new\nAda,Ada,{} is,Oslo\n", [(1, "subject"), (1, "subject")]),
+        (b"subject,prompt,target_new\nAda,{} is,Oslo,surplus\nBen,{} is\n\n", [(2, "(line)"), (3, "(line)")]),
+        (b"subject,prompt,target_new\nAda,{} is,Oslo\nB\xe9n,{} is,Rome\n", [(3, "(line)")]),
+        (b'subject,prompt,target_new\nAda,"{} is,Oslo\n', [(2, "(line)")]),
+        (b"", [(1, "subject"), (1, "prompt"), (1, "target_new")]),
+    ],
+)
+def test_broken_csv_says_where(tmp_path: Path, content: bytes, expected: list[tuple[int, str]]) -> None:
+    path = tmp_path / "facts.csv"
+    path.write_bytes(content)
+    assert problems(path) == expected
+
+
+def test_an_unknown_column_names_the_nearest(tmp_path: Path) -> None:
+    (found,) = read_facts(write(tmp_path / "facts.csv", [GOOD | {"paraphrases": "x"}])).rejects
+    assert "did you mean 'paraphrase'?" in str(found.problem)
+    assert problems(write(tmp_path / "facts.jsonl", [GOOD | {"paraphrases": "x"}])) == [(1, "paraphrases")]
+
+
+def test_what_is_no_file_of_facts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"\.csv, \*\.jsonl or \*\.parquet"):
+        read_facts(tmp_path / "facts.xlsx")
+    with pytest.raises(D4SError, match="cannot be read"):
+        read_facts(tmp_path / "absent.csv")
+    with pytest.raises(D4SError, match="holds no facts"):
+        read_facts(write(tmp_path / "empty.parquet", [GOOD]).parent / write_header(tmp_path))
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    with pytest.raises(D4SError, match="cannot be read as Parquet"):
+        read_facts(tmp_path / "torn.parquet")
+
+
+def write_header(folder: Path) -> str:
+    (folder / "header.csv").write_text("subject,prompt,target_new\n", encoding="utf-8")
+    return "header.csv"
+
+
+CELL = st.text(st.characters(codec="utf-8", exclude_characters="\x00", exclude_categories=("Cs",)), max_size=12)
+ANY = st.one_of(CELL, st.sampled_from(["", "Ada", "{}", "{} is", "Ada is", "{", "a|b", '"', "Ada\r\nMoss"]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.fixed_dictionaries(dict.fromkeys(COLUMNS, ANY)), min_size=1, max_size=5))
+def test_any_row_is_a_fact_or_a_defect_and_formats_agree(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    as_csv, as_json = (read_facts(write(folder / f"facts{suffix}", rows)) for suffix in (".csv", ".jsonl"))
+    for found in (as_csv, as_json):
+        defective = {reject.problem.line for reject in found.rejects}
+        assert len(found.sound) + len(defective) == found.seen == len(rows)
+        assert not defective & {line.number for line in found.sound}
+    texts = [[(line.raw.template, line.raw.target_new, *line.raw.paraphrase) for line in found.sound] for found in (as_csv, as_json)]
+    assert set(texts[1]) <= set(texts[0])  # an optional cell of nothing but spaces is left out in CSV, and a defect in JSON
