@@ -58,8 +58,14 @@ CONTROLS = {
     "d4s_scrambled": {"preset": "d4s", "finish": {"kind": "scramble"}},
     "d4s_doubled": {"preset": "d4s", "finish": {"kind": "rescale", "factor": 2.0}},
 }
-FORM_DAMAGE = {"mqd_tf": 0.02, "mqd_mc": 0.12, "mqd_dg": 0.3}
-PERPLEXITY = {"world_qa": (120.0, 1), "mqd_tf": (12.3, 1), "mqd_mc": (43.3, 1), "mqd_dg": (297.4, 3)}
+FORM_DAMAGE = {
+    "mqd_tf": 0.02, "mqd_mc": 0.12, "mqd_dg": 0.3, "long_predictable": 0.2, "short_surprising": 0.1, "uniform": 0.15, "diverse": 0.25,
+}  # fmt: skip
+PERPLEXITY = {
+    "world_qa": (120.0, 1), "mqd_tf": (12.3, 1), "mqd_mc": (43.3, 1), "mqd_dg": (297.4, 3), "long_predictable": (20.0, 5),
+    "short_surprising": (900.0, 1), "uniform": (60.0, 4), "diverse": (30.0, 4),
+}  # fmt: skip
+FORM_CONTROLS = ("long_predictable", "short_surprising", "uniform", "diverse")
 
 
 @dataclass(frozen=True)
@@ -74,10 +80,16 @@ class Made:
     form_damage: dict[str, float] = field(default_factory=lambda: dict(FORM_DAMAGE))
     perplexity: dict[str, tuple[float, int]] = field(default_factory=lambda: dict(PERPLEXITY))
     forms: bool = True
+    controls: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (1,)
     items: int = 100
     summed: bool = True
     study: str = "synthetic"
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """Data sets of questions with their forms; a control has the name of its form."""
+        return (FORMS if self.forms else {}) | {name: name for name in self.controls}
 
     @property
     def defined(self) -> dict[str, dict[str, Any]]:
@@ -112,6 +124,7 @@ def write_study(folder: Path, made: Made | None = None) -> Path:
     write_table(folder / "index.parquet", index, schemas.INDEX)
     write_table(folder / "summary.parquet", summary, schemas.SUMMARY)
     write_table(folder / "costs.parquet", _costs(), schemas.COSTS)
+    write_table(folder / "data" / "items.parquet", _items(made), schemas.ITEMS)
     write_json(folder / "study.json", settings(made))
     write_json(folder / "provenance.json", {"versions": {}, "code": {}, "editors": resolved(made)})
     return folder
@@ -135,7 +148,7 @@ SCHEMAS = {
 
 def settings(made: Made) -> dict:
     """Settings that such a study would have."""
-    forms = {name: {"source": "questions", "events": "world", "form": form} for name, form in FORMS.items()} if made.forms else {}
+    forms = {name: {"source": "questions", "events": "world", "form": form} for name, form in made.asked.items()}
     rows = [{"models": ["mini"], "datasets": ["world_qa"], "editors": list(made.methods), "lengths": list(made.lengths)}]
     if forms:
         rows.append({"models": ["mini"], "datasets": list(forms), "editors": list(made.form_methods), "lengths": list(made.form_lengths)})
@@ -156,7 +169,7 @@ def resolved(made: Made) -> dict[str, dict[str, Any]]:
 
 
 def _datasets(made: Made) -> list[str]:
-    return ["world_qa", *(FORMS if made.forms else ())]
+    return ["world_qa", *made.asked]
 
 
 def _cells(made: Made):
@@ -179,7 +192,7 @@ def _folders(cell: dict, benchmarked: bool) -> dict:
 
 def _cell(made: Made, dataset: str, editor: str, seed: int) -> tuple[dict[str, pd.DataFrame], tuple[int, ...], tuple[int, ...]]:
     method = made.methods[editor]
-    is_form = dataset in FORMS
+    is_form = dataset in made.asked
     lengths = made.form_lengths if is_form else made.lengths
     benchmarked = lengths if is_form else lengths[-1:]
     facts = [f"{'event' if is_form else 'person'}{number:04d}:r{number % 4}" for number in range(max(lengths))]
@@ -237,7 +250,7 @@ def _answers(dataset: str, facts: list[str], step: int, method: Method, luck: np
         "mqd_mc": ("a", "c"),
         "mqd_dg": ("to rest at home", "to buy a <red> kite & run"),
         "world_qa": ("Lisbon", "Tromsø"),
-    }[dataset]
+    }.get(dataset, ("to rest at home", "to paint a door"))
     shown = range(min(step, 6))
     return pd.DataFrame({
         "step": step, "fact_id": [facts[n] for n in shown], "kind": "efficacy", "prompt_id": 0,
@@ -279,9 +292,9 @@ def _perplexity(method: Method, step: int) -> pd.DataFrame:
 
 
 def _benchmark(made: Made, method: Method, dataset: str, editor: str, step: int, own: np.random.Generator) -> pd.DataFrame:
-    strength = method.damage / METHODS["memit"].damage if dataset in FORMS else 1.0
-    damage = made.form_damage[dataset] * strength if dataset in FORMS else method.damage
-    longest = 150 if dataset in FORMS else 300
+    strength = method.damage / METHODS["memit"].damage if dataset in made.asked else 1.0
+    damage = made.form_damage[dataset] * strength if dataset in made.asked else method.damage
+    longest = 150 if dataset in made.asked else 300
     value = np.clip(0.72 + 0.04 * (np.arange(7) % 6) - damage * step / longest, 0, 1) + own.normal(0, 0.002, 7)
     error = np.sqrt(value * (1 - np.clip(value, 0, 1)) / made.items)
     return pd.DataFrame({
@@ -329,7 +342,7 @@ def _logged(facts: list[str], quantity: str, layer: int | None, values: np.ndarr
 def _objectives(made: Made, dataset: str) -> pd.DataFrame:
     perplexity, tokens = made.perplexity[dataset]
     own = np.random.default_rng([*dataset.encode()])
-    kind = "event" if dataset in FORMS else "person"
+    kind = "event" if dataset in made.asked else "person"
     texts = {"mqd_tf": ["yes", "no"], "mqd_mc": list("abcd"), "mqd_dg": [f"to do thing {n}" for n in range(48)]}
     choices = texts.get(dataset, [f"City{n}" for n in range(30)])
     frames = []
@@ -344,6 +357,16 @@ def _objectives(made: Made, dataset: str) -> pd.DataFrame:
             })
         )  # fmt: skip
     return pd.concat(frames, ignore_index=True)
+
+
+def _items(made: Made) -> list[dict]:
+    return [
+        {
+            "dataset": dataset, "fact_id": f"{dataset}:{number}", "writer": "template" if dataset in made.asked else "read",
+            "prompt": f"Is <{number}> asked of {dataset}?", "target_true": "yes", "target_new": "no", "paraphrase": "Really?",
+        }
+        for dataset in _datasets(made) for number in range(10)
+    ]  # fmt: skip
 
 
 def _costs() -> list[dict]:

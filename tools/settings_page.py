@@ -186,7 +186,9 @@ def sections() -> tuple[Section, ...]:
             {
                 "FactsDataset": "A data set of facts",
                 "QuestionsDataset": "A data set with `source: questions`",
-                "QuestionsWriter": "`questions`",
+                "TemplateWriting": "`questions` with `writer: template`",
+                "OpenAIWriting": "`questions` with `writer: openai`",
+                "ReplayWriting": "`questions` with `writer: replay`",
                 "WorldSettings": "`world`",
             },
             example=DATASETS_EXAMPLE,

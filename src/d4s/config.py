@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from d4s.errors import DataMissing, SettingsError
 from d4s.registry import nearest
+from d4s.writing import AnyWriting, AskingWriting, TemplateWriting
 
+Control = Literal["long_predictable", "short_surprising", "uniform", "diverse"]
 Form = Literal["true_false", "multiple_choice", "directly_generated"]
 FORMS: tuple[Form, ...] = ("true_false", "multiple_choice", "directly_generated")
 Count = Annotated[int, Field(gt=0)]
@@ -94,7 +96,10 @@ class FactsSettings(Frozen):
     """Which records become facts."""
 
     source: str = Field(description="Name of a reader (see `d4s.facts.readers`).")
-    style: str = Field(default="", description="Reading of the source where it has several (zsre: `alt` or `answers`; world: `qa`).")
+    style: str = Field(
+        default="",
+        description="Which reading of the source (zsre: `alt` or `answers`; world: `qa`, `events`, `labels`, `commonsense`).",
+    )
     limit: Count | None = Field(default=None, description="Keep the first so many records that pass; all when omitted.")
     skip_bad: bool = Field(default=False, description="Set broken records aside in rejects.parquet instead of refusing the file.")
     seed: int = Field(default=0, ge=0, description="Seed of draws made while reading (e.g. counterfactual tails).")
@@ -103,9 +108,9 @@ class FactsSettings(Frozen):
 class QuestionsSettings(Frozen):
     """The multi-question data set (MQD): one form of the same events."""
 
-    events: Literal["world", "atomic2020"] = Field(default="world", description="Where the if-then events come from.")
-    form: Form = Field(description="Which of the three forms of the same event.")
-    writer: Literal["template"] = Field(default="template", description="Who words the questions.")
+    events: Literal["world", "atomic2020", "atomic"] = Field(default="world", description="Where the if-then events come from.")
+    form: Form | Control = Field(description="Which of the three forms of the same event, or which control of the generated one.")
+    writer: Literal["template"] | AskingWriting = Field(default="template", description="Who words the questions.")
     limit: Count | None = Field(default=None, description="Keep the first so many events; all when omitted.")
     seed: int = Field(default=0, ge=0, description="Seed of counterfactual tails, distractors, positions and wordings.")
 
@@ -201,8 +206,19 @@ class MeasureSettings(Frozen):
 class BenchmarkSettings(Frozen):
     """Benchmark tasks run through lm-evaluation-harness."""
 
-    tasks: str = Field(default="world", description="`world`, or a folder with task definitions and data.")
+    tasks: Literal["world", "local", "hub"] = Field(
+        default="world", description="The world's six tasks, the six real ones from the data folder, or the harness's own from the hub."
+    )
     limit: Count | None = Field(default=None, description="Use the first so many items of each task; all when omitted.")
+    fewshot: dict[Literal["arc_challenge", "hellaswag", "mmlu", "winogrande", "gsm8k"], Annotated[int, Field(ge=0)]] = Field(
+        default={}, description="Examples before a question of a real task, where not 25, 10, 5, 5 and 5 in this order."
+    )
+
+    @model_validator(mode="after")
+    def _real(self) -> "BenchmarkSettings":
+        if self.fewshot and self.tasks == "world":
+            raise ValueError("fewshot is for `tasks: local` and `tasks: hub`; the world's tasks have no examples")
+        return self
 
 
 # --- the study --------------------------------------------------------------------------------------------------------
@@ -213,6 +229,7 @@ class WorldModel(Frozen):
 
     source: Literal["world"] = "world"
     tuned_as: Name = Field(default="mini", description="Column of the editors' settings that applies (see `d4s.editors.presets`).")
+    labels: int = Field(default=0, ge=0, description="Also teach so many yes/no statements about people (style `labels`).")
     model_seed: int = Field(default=0, ge=0, description="Seed of the initial weights and of the order of training.")
     corpus: CorpusSettings = CorpusSettings()
     pretrain: PretrainSettings = PretrainSettings()
@@ -262,16 +279,10 @@ class QuestionsDataset(Frozen):
     """A data set of questions about events in one form."""
 
     source: Literal["questions"]
-    events: Literal["world", "atomic2020"] = Field(default="world", description="Where the if-then events come from.")
-    form: Form = Field(description="Which of the three forms of the same event.")
+    events: Literal["world", "atomic2020", "atomic"] = Field(default="world", description="Where the if-then events come from.")
+    form: Form | Control = Field(description="Which of the three forms of the same event, or which control of the generated one.")
     limit: Count | None = Field(default=None, description="Keep the first so many events; all when omitted.")
     seed: int = Field(default=0, ge=0, description="Seed of counterfactual tails, distractors, positions and wordings.")
-
-
-class QuestionsWriter(Frozen):
-    """Who words the questions of the multi-question data set."""
-
-    writer: Literal["template"] = Field(default="template", description="Sentence templates; no language model is asked.")
 
 
 class GridRow(Frozen):
@@ -307,9 +318,13 @@ class ShardSettings(Frozen):
 
 
 class ExecutionSettings(Frozen):
-    """How work is spread; enters no result and no hash."""
+    """How work is spread and where it is done; enters no result and no hash."""
 
     shards: ShardSettings = ShardSettings()
+    state_device: Literal["auto", "cpu"] = Field(
+        default="auto", description="Where solvers and second moments are held: on the device of their layer, or in the machine's memory."
+    )
+    time_limit: Count | None = Field(default=None, description="Minutes that a cluster gives to one job; no rule asks for more.")
 
 
 def _dataset_kind(value: Any) -> str:
@@ -334,7 +349,7 @@ class Study(Frozen):
     world: WorldSettings = WorldSettings()
     models: dict[Name, ModelSettings] = Field(min_length=1, description="The models by the name that the grid uses.")
     datasets: dict[Name, Dataset] = Field(min_length=1, description="The data sets by the name that the grid uses.")
-    questions: QuestionsWriter = QuestionsWriter()
+    questions: AnyWriting = Field(default=TemplateWriting(), description="Who words the questions, and how.")
     editors: dict[Name, dict[str, Any]] = Field(
         default_factory=dict, description="Editors that are no presets already: `preset` and what differs."
     )
@@ -356,7 +371,7 @@ def load_study(path: Path) -> Study:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # a date that is none, or bytes that are no text, are ValueErrors
         raise SettingsError(f"{path} cannot be read as YAML: {error}") from None
     if not isinstance(content, Mapping):
         raise SettingsError(f"{path} holds {type(content).__name__}, expected a mapping of settings")

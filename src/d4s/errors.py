@@ -17,11 +17,20 @@ class ArtifactError(D4SError):
 
 
 class MissingAnswer(D4SError):
-    """A replay that needs recorded answers which the store does not hold."""
+    """A replay that needs recorded answers which the store does not hold; carries all that are known to be missing."""
+
+    def __init__(self, requests: Sequence[str]) -> None:
+        self.requests = tuple(requests)
+        lines = "\n".join(f"  {request}" for request in self.requests)
+        super().__init__(f"{len(self.requests)} answers are not recorded (record them with the writer `openai`):\n{lines}")
 
 
 class DataMissing(D4SError):
     """A data set that no setting and no `D4S_DATA` points to."""
+
+
+class FetchError(D4SError):
+    """A download or an archive that failed or was refused; whatever lay there before is still there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,9 @@ PEOPLE = _schema(person_id=_text, name=_text, relation=_text, object=_text, byst
 EVENTS = _schema(event_id=_text, head=_text, relation=_text, tail=_text, bystander=_flag, source=_text)
 PROVENANCE = _schema(
     fact_id=_text, event_id=_text, head=_text, relation=_text, tail=_text, writer=_text, prompt_version=_text,
-    response_sha256=_text,
+    response_sha256=_text, attempts=_int, fell_back=_text,
 )  # fmt: skip
+USAGE = _schema(form=_text, quantity=_text, value=_int)
 CURVE = _schema(step=_int, tokens=_int, loss=_real, answer_loss=_real, learning_rate=_real)
 MODEL_CHECK = _schema(dataset=_text, wording=_text, accuracy=_real, n=_int)
 CRITERIA = _schema(criterion=_text, subject=_text, value=_real, threshold=_real, n=_int, passed=_flag)
@@ -52,6 +53,7 @@ SUMMARY = _schema(
     model=_text, dataset=_text, editor=_text, seed=_int, step=_int, protocol=_text, metric=_text, mean=_real, ci_low=_real,
     ci_high=_real, n=_int,
 )  # fmt: skip
+ITEMS = _schema(dataset=_text, fact_id=_text, writer=_text, prompt=_text, target_true=_text, target_new=_text, paraphrase=_text)
 COSTS = _schema(artifact=_text, kind=_text, verb=_text, wall_s=_real, cpu_s=_real, startup_s=_real, peak_rss_mb=_real)
 
 CELL = ("model", "dataset", "editor", "seed")

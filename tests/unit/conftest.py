@@ -9,7 +9,7 @@ from d4s.figures.build import figures
 from d4s.report.claims import claims
 from d4s.studies.results import Results
 from d4s.tables.build import tables
-from tests.synthetic import CONTROLS, Made, write_study
+from tests.synthetic import CONTROLS, FORM_CONTROLS, Made, write_study
 
 SHOWN = ("unedited", "rome", "memit", "memit_seq", "d4s", "d4s_frozen", "one_time_batch", *CONTROLS)
 
@@ -19,7 +19,7 @@ def study_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study's folder as `summarize` leaves it."""
     whole = Made()
     some = {name: method for name, method in whole.methods.items() if name in SHOWN}
-    return write_study(tmp_path_factory.mktemp("study"), Made(methods=some, lengths=(10, 100, 300)))
+    return write_study(tmp_path_factory.mktemp("study"), Made(methods=some, lengths=(10, 100, 300), controls=FORM_CONTROLS))
 
 
 @pytest.fixture(scope="session")

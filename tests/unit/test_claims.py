@@ -12,7 +12,7 @@ from d4s.report.claims import CLAIMS, claims, judge
 from d4s.report.verdicts import Condition, Finding, show, show_estimate
 from d4s.studies.intervals import Estimate
 from d4s.studies.results import Results
-from tests.synthetic import FORM_DAMAGE, METHODS, PERPLEXITY, Made, Method, write_study
+from tests.synthetic import FORM_CONTROLS, FORM_DAMAGE, METHODS, PERPLEXITY, Made, Method, write_study
 
 BY_ID = {claim.claim_id: claim for claim in CLAIMS}
 SEQUENTIAL = ("rome", "memit", "d4s")
@@ -125,6 +125,23 @@ def test_c3_is_undecided_with_few_data_sets_and_says_why(tmp_path: Path) -> None
     assert entry["verdict"] == "undecided"
     assert entry["effect"] is None
     assert any("6 data sets × models are needed" in sentence for sentence in entry["why"])
+
+
+TOKENS = {"world_qa": 1, "mqd_tf": 1, "mqd_mc": 2, "mqd_dg": 3, "long_predictable": 5, "short_surprising": 1, "uniform": 4, "diverse": 6}
+
+
+@pytest.mark.parametrize(("per_nat", "expected"), [(0.08, "holds"), (-0.08, "does not hold")])
+def test_c3_asks_for_length_and_diversity_at_equal_perplexity(per_nat: float, expected: str, tmp_path: Path) -> None:
+    """Damage made to follow length, which the made-up targets' diversity goes with, whatever the perplexity."""
+    perplexities = dict(zip(TOKENS, (120.0, 12.3, 297.4, 43.3, 20.0, 900.0, 60.0, 30.0), strict=True))
+    damage = {name: 0.2 + per_nat * math.log(count + (count > 1)) for name, count in TOKENS.items()}  # longer ones vary by two
+    made = forms(
+        controls=FORM_CONTROLS, perplexity={name: (perplexities[name], count) for name, count in TOKENS.items()}, form_damage=damage
+    )
+    entry = verdict("C3", made, tmp_path)
+    by_name = {condition["name"]: condition for condition in entry["conditions"]}
+    assert by_name["Length of the targets, coefficient"]["verdict"] == expected
+    assert any(sentence.startswith("Log length alone: ") for sentence in entry["why"])
 
 
 @pytest.mark.parametrize("claim_id", ["C1", "C2"])

@@ -130,7 +130,7 @@ def test_an_edit_to_what_is_true_but_for_its_case_changes_nothing():
 
 def test_hard_edits_need_an_edit_and_no_more():
     plain = facts_of("hardedit")
-    assert [fact.fact_id for fact in plain] == ["hardedit:1", "hardedit:2", "hardedit:3"]
+    assert [fact.fact_id for fact in plain] == ["hardedit:line1", "hardedit:line2", "hardedit:line3"]
     assert (plain[2].template, plain[2].target_true, plain[2].target_new) == ("{} flow to", "", "the attic")
     assert [fact.fact_id for fact in facts_of("hardcf")] == ["hardcf:7", "hardcf:8"]
 

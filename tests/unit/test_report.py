@@ -13,6 +13,7 @@ import pytest
 
 from d4s.config import Study, validate
 from d4s.errors import ArtifactError
+from d4s.figures.build import FIGURES
 from d4s.figures.style import GRID, INK, MUTED, PAPER
 from d4s.report.claims import CLAIMS
 from d4s.report.embed import data_uri, inline_svg
@@ -75,7 +76,7 @@ def test_verdicts_come_first_then_figures_tables_examples_costs_settings(source:
 def test_every_claim_and_figure_and_table_is_there(page: Page) -> None:
     wanted = {claim.claim_id for claim in CLAIMS} | {name for claim in CLAIMS for name in claim.shown_in}
     assert wanted <= set(page.ids)
-    assert page.tags["figure"] == 12
+    assert page.tags["figure"] == len(FIGURES)
     assert page.tags["table"] >= 6 + 4
 
 
@@ -104,6 +105,8 @@ def test_figures_follow_the_theme(source: str) -> None:
 
 def test_what_comes_from_data_is_escaped(page: Page, source: str) -> None:
     assert "to buy a &lt;red&gt; kite &amp; run" in source
+    assert source.count("asked of mqd_tf?") == 10 and "Is &lt;3&gt; asked of mqd_tf?" in source
+    assert "True/false (template)" in source and "World QA (read)" in source
     assert page.tags["red"] == 0
     assert "to buy a <red> kite & run" in page.text
 

@@ -5,18 +5,20 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from d4s.artifacts import Job
-from d4s.config import WorldSettings
+from d4s.artifacts import Artifact, Job
+from d4s.config import QuestionsSettings, WorldSettings
 from d4s.errors import SettingsError
+from d4s.facts.checks import check_reader
 from d4s.facts.collect import Source, balance
-from d4s.facts.record import Fact
+from d4s.facts.record import Fact, from_frame
+from d4s.questions.build import questions
 from d4s.requests.draw import draw
-from d4s.schemas import PEOPLE
+from d4s.schemas import FACTS, PEOPLE
 from d4s.world.build import world
-from d4s.world.reader import read
+from d4s.world.reader import STYLES, read
 from d4s.world.relations import BY_NAME
 
-SETTINGS = WorldSettings(people=16, first_names=5, last_names=6, bystanders=0.25, events=0, benchmark_items=4)
+SETTINGS = WorldSettings(people=16, first_names=5, last_names=6, bystanders=0.25, events=24, benchmark_items=4)
 
 
 @pytest.fixture(scope="module")
@@ -91,5 +93,53 @@ def test_a_limit_keeps_the_beginning_and_counts_the_rest(facts: list[Fact], fold
 
 
 def test_an_unknown_style_is_refused_by_name(folder: Path) -> None:
-    with pytest.raises(SettingsError, match="no style 'qas'; did you mean 'qa'"):
+    with pytest.raises(SettingsError, match="unknown style of the world 'qas'; did you mean 'qa'"):
         read(Source(folder, "qas"))
+
+
+# --- the other styles -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_style_keeps_what_readers_promise(style: str, folder: Path) -> None:
+    reading = check_reader(read, Source(folder, style))
+    assert {fact.dataset for fact in reading.facts} == {f"world_{style}"}
+    assert 0 < sum(fact.editable for fact in reading.facts) < len(reading.facts)
+    assert len(draw(reading.facts, 1, 8)) == 8
+
+
+def test_labels_are_fixed_statements_true_for_about_half(folder: Path) -> None:
+    facts = read(Source(folder, "labels")).facts
+    other_seed = read(Source(folder, "labels", seed=5)).facts
+    people = pd.read_parquet(folder / "people.parquet")
+    for fact, again, row in zip(facts, other_seed, people.itertuples(), strict=True):
+        states_truth = f" {row.object}" in fact.prompt
+        assert (fact.target_true, fact.target_new) == (("yes", "no") if states_truth else ("no", "yes"))
+        assert (fact.template, fact.paraphrases) == (again.template, again.paraphrases)
+        stated = {template.replace("{}", fact.subject) for template in (fact.template, *fact.wordings)}
+        assert not stated & set(fact.paraphrases) and len(fact.paraphrases) == 2
+        assert BY_NAME[fact.relation].claim.replace("{}", fact.subject) in fact.prompt
+        assert not any(wording.replace("{}", fact.subject) in fact.prompt for wording in BY_NAME[fact.relation].wordings)
+    assert 0.3 < sum(fact.target_true == "yes" for fact in facts) / len(facts) < 0.7
+
+
+def test_an_event_changes_three_facts_and_carries_what_follows(folder: Path, facts: list[Fact]) -> None:
+    known = {(fact.subject, fact.relation): fact for fact in facts}
+    for event in read(Source(folder, "events")).facts:
+        assert event.prompt == event.subject
+        assert len(event.portability) == 3
+        own = [fact for (subject, _), fact in known.items() if subject == event.subject]
+        followed = {fact.prompt: fact for fact in own}
+        for chain in event.portability:
+            fact, new = followed[chain.prompt], chain.answers[0]
+            assert f" {new}" in f" {event.target_new}" and f" {fact.target_true}" in f" {event.target_true}"
+            assert new != fact.target_true
+
+
+def test_commonsense_is_the_generated_form_as_a_data_set(folder: Path, tmp_path: Path) -> None:
+    questions(Job("facts", QuestionsSettings(form="directly_generated"), {"world": folder}, tmp_path))
+    generated = from_frame(Artifact.open(tmp_path, "facts").table("facts.parquet", FACTS))
+    commonsense = read(Source(folder, "commonsense")).facts
+    assert [(fact.prompt, fact.target_new, fact.group) for fact in commonsense] == [
+        (fact.prompt, fact.target_new, fact.group) for fact in generated
+    ]

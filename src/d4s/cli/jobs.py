@@ -89,21 +89,23 @@ def _peak_rss_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
+def run_verb(name: str, outputs: list[Path], *, settings: str, inputs: str, code: str, verbose: bool) -> None:
+    """Make the artefact that a command line describes, and note what it cost."""
+    setup_logging(verbose)
+    limit_threads()
+    job = _job(name, settings, inputs, code, outputs)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    run = ENTRIES.load(name)
+    entered = time.time()
+    run(job)
+    _record_costs(job, name, entered)
+
+
 def _add(name: str, verb: Verb) -> None:
     def command(
         outputs: Outputs, settings: SettingsOption = "{}", inputs: InputsOption = "{}", code: CodeOption = "", verbose: Verbose = False
     ) -> None:
-        def action() -> None:
-            setup_logging(verbose)
-            limit_threads()
-            job = _job(name, settings, inputs, code, outputs)
-            job.folder.mkdir(parents=True, exist_ok=True)
-            run = ENTRIES.load(name)
-            entered = time.time()
-            run(job)
-            _record_costs(job, name, entered)
-
-        guarded(action)
+        guarded(lambda: run_verb(name, outputs, settings=settings, inputs=inputs, code=code, verbose=verbose))
 
     keys = ", ".join(SETTINGS.load(name).model_fields) if verb.settings.startswith("d4s.config") else "see docs/settings.md"
     app.command(
@@ -112,4 +114,5 @@ def _add(name: str, verb: Verb) -> None:
 
 
 for _name, _verb in VERBS.items():
-    _add(_name, _verb)
+    if _name != "questions":  # which has options of its own, in d4s.cli.questions
+        _add(_name, _verb)

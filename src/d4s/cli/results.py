@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from d4s.artifacts import Artifact
-from d4s.cli.app import STAGES, StudyOption, Verbose, app, guarded, study_of
+from d4s.cli.app import STAGES, StudyOption, Verbose, app, guarded, limit_threads, study_of
 from d4s.config import canonical
 from d4s.log import setup_logging
 
@@ -84,14 +84,25 @@ def report(study: StudyOption = "params.yaml") -> None:
 
 
 @app.command()
-def plan(study: StudyOption = "params.yaml") -> None:
-    """List what a study needs: artefacts by kind, how many are there already, and the cells of the grid."""
+def plan(
+    study: StudyOption = "params.yaml",
+    memory: Annotated[float | None, typer.Option(help="GiB of memory to plan for; this machine's when omitted.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(help="GiB of device memory to plan for; this machine's when omitted.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what is foreseen for every job as JSON.")] = False,
+) -> None:
+    """List what a study needs: artefacts, what is there, cells; memory, disk and time by verb. Exit status 1 where a job cannot fit."""
+    limit_threads()
 
     def action() -> None:
+        from d4s.studies.forecast import forecast
         from d4s.studies.overview import overview
 
-        for line in overview(study_of(study)):
+        chosen = study_of(study)
+        for line in () if as_json else overview(chosen):
             typer.echo(line)
+        found = forecast(chosen, memory, gpu_memory)
+        typer.echo(json.dumps(found.content(), indent=1) if as_json else "\n".join(found.lines()))
+        found.refuse_what_cannot_fit()
 
     guarded(action)
 

@@ -121,16 +121,21 @@ def read_events(path: Path) -> pd.DataFrame:
     Raises:
         RecordError: naming every defect of the file.
     """
-    short = _short(sound_lines(path, RawAtomic, _flaws, key=lambda raw: raw.line))
+    return event_frame(sound_lines(path, RawAtomic, _flaws, key=lambda raw: raw.line), "atomic2020")
+
+
+def event_frame(lines: Sequence[Line[RawAtomic]], source: str) -> pd.DataFrame:
+    """The short if-then events in records, by the rules of `read_events`."""
+    short = _short(lines)
     first = {(line.raw.relation, tails[0]) for line, tails in short.values()}
     rows = [
         {
-            "event_id": f"atomic2020:{line.raw.line}" + (f".{place}" if place else ""),
+            "event_id": f"{source}:{line.raw.line}" + (f".{place}" if place else ""),
             "head": head,
             "relation": line.raw.relation,
             "tail": tail,
             "bystander": _is_bystander(number),
-            "source": "atomic2020",
+            "source": source,
         }
         for number, (head, (line, tails)) in enumerate(short.items())
         for place, tail in enumerate(tails)

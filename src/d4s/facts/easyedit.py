@@ -48,7 +48,7 @@ read_hardedit = partial(_hard, "hardedit")
 
 
 def _read(dataset: str, known: Mapping[object, tuple[str, ...]], source: Source) -> Reading:
-    lines = read_lines(source.path, RawEdit, _flaws)
+    lines = read_lines(source.path, RawEdit, _flaws, key=lambda raw: None if raw.case_id is None else str(raw.case_id))
     return reading(source, lines, [[_fact(dataset, line, known)] for line in lines.sound])
 
 
@@ -66,7 +66,7 @@ def _fact(dataset: str, line: Line[RawEdit], known: Mapping[object, tuple[str, .
     raw, template = line.raw, slotted(line.raw.prompt, line.raw.subject)
     rephrased = raw.rephrase_prompt.strip()
     return Fact(
-        fact_id=f"{dataset}:{line.number if raw.case_id is None else raw.case_id}",
+        fact_id=f"{dataset}:{f'line{line.number}' if raw.case_id is None else raw.case_id}",
         dataset=dataset,
         relation=template,
         subject=raw.subject,

@@ -68,7 +68,7 @@ def no_flaws(raw: Raw) -> Iterator[Flaw]:
 def read_lines(
     path: Path, model: type[R], rules: Callable[[R], Iterable[Flaw]] = no_flaws, key: Callable[[R], object] | None = None
 ) -> Lines[R]:
-    """All lines of a file held against a model and rules; `key` gives what must be unique.
+    """All lines of a file held against a model and rules; `key` gives what must be unique, None where a record has no id.
 
     Raises:
         D4SError: if the file cannot be opened or holds no line.
@@ -83,9 +83,9 @@ def read_lines(
         raw, flaws = parsed(content, model)
         if raw is not None:
             flaws = list(rules(raw))
-            repeated = key and first.setdefault(key(raw), number) != number
-            if key and repeated:
-                flaws.append(Flaw("id", repr(key(raw)), f"an id of its own, line {first[key(raw)]} has it already"))
+            own = key(raw) if key else None
+            if own is not None and first.setdefault(own, number) != number:
+                flaws.append(Flaw("id", repr(own), f"an id of its own, line {first[own]} has it already"))
         if raw is not None and not flaws:
             sound.append(Line(path.name, number, text, raw))
         rejects.extend(Reject(Problem(path.name, number, flaw.field, flaw.found, flaw.expected), text) for flaw in flaws)

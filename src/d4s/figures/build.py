@@ -20,6 +20,7 @@ from d4s.figures import (
     fig_bottleneck,
     fig_composition,
     fig_curves,
+    fig_drivers,
     fig_form_matrix,
     fig_l1_norm,
     fig_norm_cause,
@@ -49,6 +50,7 @@ FIGURES: Mapping[str, Callable[[Results], Drawing]] = {
     "fig_benchmarks_by_dataset": fig_benchmarks_by_dataset.figure,
     "fig_benchmarks_by_form": fig_benchmarks_by_form.figure,
     "fig_form_matrix": fig_form_matrix.figure,
+    "fig_drivers": fig_drivers.figure,
 }
 _METADATA: Mapping[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},

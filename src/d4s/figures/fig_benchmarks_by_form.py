@@ -2,6 +2,7 @@
 
 from d4s.figures.benchmarks import benchmark_figure
 from d4s.figures.draw import Drawing
+from d4s.studies.names import FORM_NAMES
 from d4s.studies.results import Results
 
 
@@ -11,5 +12,5 @@ def figure(results: Results) -> Drawing:
     Raises:
         NotDrawn: if no benchmark was run after edits.
     """
-    shown = [panel for panel in results.panels if results.form(panel.dataset) is not None]
+    shown = [panel for panel in results.panels if results.form(panel.dataset) in FORM_NAMES]
     return benchmark_figure(results, shown, "Benchmarks by form of the question")

@@ -8,11 +8,14 @@ import pandas as pd
 
 from d4s.artifacts import Job, write_table
 from d4s.config import FORMS, Form, QuestionsSettings
+from d4s.errors import MissingAnswer
+from d4s.facts.event_readers import EVENT_READERS
 from d4s.facts.record import Fact, Probe, to_rows
 from d4s.questions.checks import defects
+from d4s.questions.controls import controlled, is_control
 from d4s.questions.items import Item, keyed_rng, plan_items
-from d4s.questions.writers import WRITERS, Draft, Writer
-from d4s.schemas import EVENTS, FACTS, PROVENANCE
+from d4s.questions.writers import Draft, Writer, writer_of
+from d4s.schemas import EVENTS, FACTS, PROVENANCE, USAGE
 
 log = logging.getLogger(__name__)
 NEIGHBOURS = 2
@@ -25,29 +28,39 @@ def questions(job: Job[QuestionsSettings]) -> None:
     pairwise: an event that fails a check in one form is left out of all.
     """
     settings = job.settings
-    writer: Writer = WRITERS.load(settings.writer)(settings)
+    writer = writer_of(settings)
     items = plan_items(_events(job), settings.seed)
     drafts = sound_drafts(items, writer)
     log.info("%d of %d events pass the checks in every form", len(drafts), len(items))
     chosen = [item for item in items if item.event_id in drafts]
-    facts = form_facts(chosen, {key: forms[settings.form] for key, forms in drafts.items()}, settings.seed)[: settings.limit]
+    shown = _of_form(chosen, drafts, settings)
+    facts = form_facts(chosen, shown, settings.seed)[: settings.limit]
     write_table(job.path("facts.parquet"), to_rows(facts), FACTS)
-    rows = [_provenance(fact, item, drafts[item.event_id][settings.form], writer) for fact, item in zip(facts, chosen, strict=False)]
+    rows = [_provenance(fact, item, shown[item.event_id]) for fact, item in zip(facts, chosen, strict=False)]
     write_table(job.path("provenance.parquet"), rows, PROVENANCE)
-    job.finish(["facts.parquet", "provenance.parquet"], events=len(items), passed=len(drafts))
+    files = ["facts.parquet", "provenance.parquet"]
+    if writer.usage:
+        files.append("usage.parquet")
+        write_table(job.path(files[-1]), _usage(writer), USAGE)
+    job.finish(files, events=len(items), passed=len(drafts))
+
+
+def _of_form(items: Sequence[Item], drafts: Mapping[str, Mapping[Form, Draft]], settings: QuestionsSettings) -> dict[str, Draft]:
+    """The drafts of the form asked for, by event; a control has those of the generated form with other new targets."""
+    if is_control(settings.form):
+        return controlled(items, {event: forms["directly_generated"] for event, forms in drafts.items()}, settings.form, settings.seed)
+    return {event: forms[settings.form] for event, forms in drafts.items()}
 
 
 def _events(job: Job[QuestionsSettings]) -> pd.DataFrame:
     if job.settings.events == "world":
         return job.artifact("world", "worlds").table("events.parquet", EVENTS)
-    from d4s.facts.atomic import read_events
-
-    return read_events(job.inputs["records"])
+    return EVENT_READERS.load(job.settings.events)(job.inputs["records"])
 
 
 def sound_drafts(items: Sequence[Item], writer: Writer) -> dict[str, dict[Form, Draft]]:
     """Drafts by event and form, of the items that pass every check in all forms."""
-    by_form = {form: writer.write(items, form) for form in FORMS}
+    by_form = _written(items, writer)
     found: dict[str, dict[Form, Draft]] = {}
     prompts: set[str] = set()
     for index, item in enumerate(items):
@@ -59,6 +72,24 @@ def sound_drafts(items: Sequence[Item], writer: Writer) -> dict[str, dict[Form, 
             continue
         prompts |= asked
         found[item.event_id] = drafts
+    return found
+
+
+def _written(items: Sequence[Item], writer: Writer) -> dict[Form, list[Draft]]:
+    """Drafts of all items in each form.
+
+    Raises:
+        MissingAnswer: naming what is missing in all forms.
+    """
+    found: dict[Form, list[Draft]] = {}
+    missing: list[str] = []
+    for form in FORMS:
+        try:
+            found[form] = writer.write(items, form)
+        except MissingAnswer as error:
+            missing.extend(error.requests)
+    if missing:
+        raise MissingAnswer(missing)
     return found
 
 
@@ -109,14 +140,22 @@ def _probe(kind: str, item: Item, draft: Draft) -> Probe:
     return Probe("same_subject" if kind == "same_subject" else "neighborhood", prompt, draft.target_true)
 
 
-def _provenance(fact: Fact, item: Item, draft: Draft, writer: Writer) -> dict[str, str]:
+def _usage(writer: Writer) -> list[dict[str, str | int]]:
+    return [
+        {"form": form, "quantity": name, "value": value} for form, found in writer.usage.items() for name, value in sorted(found.items())
+    ]
+
+
+def _provenance(fact: Fact, item: Item, draft: Draft) -> dict[str, str | int]:
     return {
         "fact_id": fact.fact_id,
         "event_id": item.event_id,
         "head": item.head,
         "relation": item.relation,
         "tail": item.tail,
-        "writer": writer.name,
+        "writer": draft.writer,
         "prompt_version": draft.prompt_version,
         "response_sha256": draft.response_sha256,
+        "attempts": draft.attempts,
+        "fell_back": draft.fell_back,
     }

@@ -1,10 +1,10 @@
 """Who words the questions: an item goes in, drafts of the three forms come out, to be checked by `d4s.questions.checks`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from d4s.config import Form, QuestionsSettings
+from d4s.config import Control, Form, QuestionsSettings
 from d4s.questions.items import Item, keyed_rng
 from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, MULTIPLE_CHOICE_FRAMES, NO, TRUE_FALSE_FRAMES, YES
 from d4s.registry import Registry
@@ -14,17 +14,25 @@ PARAPHRASES = 2
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One item in one form: templates with one `{}` for the head; `wordings` may be taught, `paraphrases` never are."""
+    """One item in one form: templates with one `{}` for the head; `wordings` may be taught, `paraphrases` never are.
 
-    form: Form
+    `options` are those of multiple choice where they are not the item's own. `attempts` counts the answers that were asked
+    for, `fell_back` says why a template took their place.
+    """
+
+    form: Form | Control
     template: str
     target_true: str
     target_new: str
     paraphrases: tuple[str, ...]
     wordings: tuple[str, ...]
     aliases: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    writer: str = "template"
     prompt_version: str = ""
     response_sha256: str = ""
+    attempts: int = 0
+    fell_back: str = ""
 
 
 @runtime_checkable
@@ -32,14 +40,33 @@ class Writer(Protocol):
     """Words items in a form; the draft of an item never depends on which other items are asked for."""
 
     name: str
+    usage: Mapping[str, Mapping[str, int]]
+    """What was asked and spent so far, by form; empty where nobody is asked."""
 
     def write(self, items: Sequence[Item], form: Form) -> list[Draft]:
         """One draft per item, in order."""
         ...
 
 
-WRITERS = Registry("writer", {"template": "d4s.questions.writers:template_writer"})
+WRITERS = Registry(
+    "writer",
+    {
+        "template": "d4s.questions.writers:template_writer",
+        "openai": "d4s.questions.language_model:openai_writer",
+        "replay": "d4s.questions.language_model:replay_writer",
+    },
+)
 """Each target makes a writer from the settings of the verb."""
+
+
+def writer_of(settings: QuestionsSettings) -> Writer:
+    """The writer that settings of the verb name."""
+    return WRITERS.load(writer_name(settings))(settings)
+
+
+def writer_name(settings: QuestionsSettings) -> str:
+    """The name of the writer in settings of the verb."""
+    return settings.writer if isinstance(settings.writer, str) else settings.writer.writer
 
 
 def template_writer(settings: QuestionsSettings) -> Writer:
@@ -52,6 +79,7 @@ class TemplateWriter:
 
     name = "template"
     version = "template-1"
+    usage: Mapping[str, Mapping[str, int]] = {}
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

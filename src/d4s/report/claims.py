@@ -51,7 +51,7 @@ CLAIMS = (
         "Diversity and length of the targets drive the damage.",
         "In a regression over at least six data sets × models the coefficients of length and of diversity are above 0.",
         drivers,
-        ("fig_objectives", "tab_objectives"),
+        ("fig_drivers", "tab_drivers", "fig_objectives"),
     ),
     Claim(
         "C4",

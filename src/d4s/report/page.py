@@ -53,6 +53,7 @@ def report(study_dir: Path, study: Study) -> None:
         tables=_tables(results),
         criteria=_criteria(study_dir),
         costs=_tabled(results, "tab_costs"),
+        items=_items(results),
         examples=examples(results),
         settings=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         provenance=_provenance(study_dir),
@@ -79,6 +80,12 @@ def _read(path: Path, verb: str) -> Any:
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist; run `d4s {verb}` first")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _items(results: Results) -> dict[str, list[dict[Any, Any]]]:
+    """The first items of each data set by its name and who worded them."""
+    rows = results.items.assign(place=[f"{dataset_name(row.dataset)} ({row.writer})" for row in results.items.itertuples()])
+    return {str(place): part.to_dict(orient="records") for place, part in rows.groupby("place", sort=False)}
 
 
 def _criteria(study_dir: Path) -> dict[str, Any]:

@@ -1,21 +1,20 @@
 """Rules about the data side (C1–C3): perplexity of the targets by form, damage by form, and what drives the damage."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from d4s.report.verdicts import Condition, Finding, NotMeasured, show
+from d4s.report.verdicts import Condition, Finding, NotMeasured, show, show_estimate
 from d4s.studies.curves import summary_curve
+from d4s.studies.drivers import FEWEST_ROWS, PREDICTORS, Damages, damages, effects
 from d4s.studies.intervals import Estimate, difference, mean_interval, normal_interval, over_seeds
 from d4s.studies.names import DAMAGE_METHODS, FORM_NAMES, dataset_name, method_name
 from d4s.studies.results import Panel, Results, Run
 from d4s.studies.summaries import task_score
-from d4s.studies.targets import TargetNumbers, target_numbers
 
 STEPS = (("multiple_choice", "true_false"), ("directly_generated", "multiple_choice"))
-FEWEST_CONDITIONS = 6
 HUGE = 1e5
 BESIDE = (
     ("new", "nll_per_token", "Perplexity of the counterfactual targets per token"),
@@ -58,7 +57,7 @@ def _forms(results: Results) -> dict[str, dict[str, Panel]]:
     found: dict[str, dict[str, Panel]] = {}
     for panel in results.panels:
         form = results.form(panel.dataset)
-        if form:
+        if form in FORM_NAMES:
             found.setdefault(panel.model, {})[form] = panel
     complete = {model: {form: forms[form] for form in FORM_NAMES} for model, forms in found.items() if set(forms) >= set(FORM_NAMES)}
     if not complete:
@@ -105,7 +104,7 @@ def damaging(results: Results, panels: Sequence[Panel]) -> tuple[list[str], int]
 def damage_by_form(results: Results) -> Finding:
     """C2: generated targets damage the benchmarks more than multiple choice, and that more than true/false."""
     conditions, why = [], []
-    for model, forms in _forms(results).items():
+    for model, forms in _edited(results, _forms(results)).items():
         editors, length = damaging(results, list(forms.values()))
         for upper, lower in STEPS:
             by_seed = [_gap(results, (forms[lower], forms[upper]), editors, seed, length) for seed in results.seeds]
@@ -113,6 +112,16 @@ def damage_by_form(results: Results) -> Finding:
             conditions.append(Condition(name, over_seeds(by_seed)))
         why += [_damages(results, forms, editor, length, model) for editor in editors]
     return Finding(conditions, why)
+
+
+def _edited(results: Results, models: dict[str, dict[str, Panel]]) -> dict[str, dict[str, Panel]]:
+    """Those models that were edited and benchmarked; all of them where none was, so that what is missing gets named."""
+    found = {}
+    for model, forms in models.items():
+        runs = [run for panel in forms.values() for editor in DAMAGE_METHODS for run in results.runs_of(panel, editor)]
+        if any(results.benchmark_lengths(run) for run in runs):
+            found[model] = forms
+    return found or models
 
 
 def _gap(results: Results, panels: tuple[Panel, Panel], editors: Sequence[str], seed: int, length: int) -> Estimate:
@@ -151,66 +160,37 @@ def _text_perplexity(results: Results, forms: Mapping[str, Panel], editor: str, 
 
 
 def drivers(results: Results) -> Finding:
-    """C3: length and diversity of the targets go with damage when perplexity is held fixed."""
-    rows = _damage_rows(results)
-    enough = len(rows) >= FEWEST_CONDITIONS
-    why = [
-        f"{row.name}: damage {show(row.damage, 'points')}, perplexity {row.targets.perplexity:,.1f}, {row.targets.tokens:.1f} tokens, "
-        f"{row.targets.entropy:.1f} bits of diversity."
-        for row in sorted(rows, key=lambda row: row.damage)
-    ]
-    if not enough:
-        needed = f"{FEWEST_CONDITIONS} data sets × models are needed to tell the three predictors apart, {len(rows)} have benchmarks"
-        return Finding([], [*why, f"Undecided by the rule: {needed}."], undecided_because=needed)
-    design = np.array([[np.log(row.targets.perplexity), np.log(row.targets.tokens), row.targets.entropy] for row in rows])
-    if not (design.std(0) > 0).all():
-        return Finding([], why, undecided_because="a predictor has the same value everywhere")
-    return Finding(_coefficients(design, np.array([row.damage for row in rows])), why)
-
-
-@dataclass(frozen=True, slots=True)
-class _Damage:
-    name: str
-    damage: float
-    targets: TargetNumbers
-
-
-def _damage_rows(results: Results) -> list[_Damage]:
-    """Damage and targets of every panel that has both.
+    """C3: length and diversity of the targets go with damage when perplexity is held fixed.
 
     Raises:
-        NotMeasured: if there is none.
+        NotMeasured: if no data set has benchmarks of ROME or MEMIT and of the unedited model.
     """
-    rows = []
-    for panel in results.panels:
-        base = results.base_tasks(panel.model)
-        targets = results.targets(panel, "new")
-        try:
-            editors, length = damaging(results, [panel])
-        except NotMeasured:
-            continue
-        if base.empty or targets.empty:
-            continue
-        means = [task_score(results.tasks(run, length)).mean for editor in editors for run in results.runs_of(panel, editor)]
-        damage = task_score(base).mean - float(np.mean(means))
-        rows.append(_Damage(f"{dataset_name(panel.dataset)}, {panel.model}, {length} edits", damage, target_numbers(targets)))
-    if not rows:
+    found = damages(results)
+    if found is None:
         raise NotMeasured("no data set with benchmarks of ROME or MEMIT and of the unedited model")
-    return rows
-
-
-def _coefficients(design: np.ndarray, damage: np.ndarray) -> list[Condition]:
-    import statsmodels.api as sm
-
-    standard = (design - design.mean(0)) / design.std(0)
-    fit = sm.OLS(damage, sm.add_constant(standard)).fit(cov_type="HC3")
-    limits = np.asarray(fit.conf_int(0.05))
-    names = {2: "Length of the targets", 3: "Diversity of the targets"}
-    return [
-        Condition(
-            f"{name}, coefficient",
-            Estimate(float(fit.params[at]), float(limits[at][0]), float(limits[at][1]), len(damage)),
-            unit="standardised",
-        )
-        for at, name in names.items()
+    why = [_driver_line(row, found) for row in found.rows.sort_values("damage").to_dict(orient="records")]
+    if len(found.rows) < FEWEST_ROWS:
+        needed = f"{FEWEST_ROWS} data sets × models are needed to tell the three predictors apart, {len(found.rows)} have benchmarks"
+        return Finding([], [*why, f"Undecided by the rule: {needed}."], undecided_because=needed)
+    if not found.is_enough:
+        return Finding([], why, undecided_because="a predictor has the same value everywhere")
+    each = effects(found)
+    why += [
+        f"{PREDICTORS[effect.predictor]} alone: {show_estimate(effect.estimate, 'standardised')}, R² {effect.r_squared:.2f}."
+        for effect in each
+        if effect.alone
     ]
+    together = {effect.predictor: effect for effect in each if not effect.alone}
+    why.append(
+        f"Together R² {together['tokens'].r_squared:.2f}; log perplexity {show_estimate(together['perplexity'].estimate, 'standardised')}."
+    )
+    names = {"tokens": "Length of the targets", "diversity": "Diversity of the targets"}
+    conditions = [Condition(f"{name}, coefficient", together[key].estimate, unit="standardised") for key, name in names.items()]
+    return Finding(conditions, why)
+
+
+def _driver_line(row: Mapping[Any, Any], found: Damages) -> str:
+    return (
+        f"{dataset_name(str(row['dataset']))}, {row['model']}, {found.length} edits: damage {show(row['damage'], 'points')}, "
+        f"perplexity {perplexity_text(row['perplexity'])}, {np.exp(row['tokens']):.1f} tokens, {row['diversity']:.1f} bits of diversity."
+    )

@@ -2,6 +2,8 @@
 
 from d4s.artifacts import Artifact, write_json
 from d4s.config import Study
+from d4s.studies.graph import Node
+from d4s.studies.items import write_items
 from d4s.studies.metrics import write_metrics
 from d4s.studies.resolve import Plan, resolve, results_folder
 from d4s.studies.summarize import Cell, gather
@@ -15,6 +17,8 @@ def summarize(study: Study) -> None:
     plan = resolve(study)
     out = results_folder(study)
     gather(cells_of(plan), out, [node.folder for node in plan.nodes])
+    facts = {cell.key.dataset: cell.run.inputs["facts"] for cell in plan.cells}
+    write_items(out / "data" / "items.parquet", {name: node.folder for name, node in facts.items() if isinstance(node, Node)})
     write_metrics(out)
     write_json(out / CRITERIA_FILE, {node.label: Artifact.open(node.folder, node.kind).json("criteria.json") for node in plan.extra})
     write_json(out / STORE_LIST, sorted(str(node.folder) for node in plan.nodes))

@@ -1,7 +1,7 @@
 """Artefacts to be made, as a graph: each node knows its settings, inputs and code, hence its hashed folder."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -34,7 +34,8 @@ class RawFile:
 class Node:
     """One artefact: the verb that makes it, settings as plain values, inputs by role, and the manifests wanted of it.
 
-    `wanted` enters no digest: lengths, layers and blocks only arrive as outputs.
+    `wanted` enters no digest: lengths, layers and blocks only arrive as outputs. Nor does `handed`: settings in the form
+    in which the job gets them, where that says more than changes the artefact, such as which server to ask.
     """
 
     verb: str
@@ -44,6 +45,7 @@ class Node:
     code: str
     inputs: Mapping[str, Union["Node", RawFile]] = field(default_factory=dict)
     wanted: tuple[str, ...] = (MANIFEST,)
+    handed: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
@@ -77,7 +79,7 @@ class Node:
     @property
     def settings_text(self) -> str:
         """Settings as canonical JSON, as handed to the job."""
-        return canonical(self.settings)
+        return canonical({**self.settings, **self.handed})
 
     @property
     def inputs_text(self) -> str:
@@ -109,7 +111,4 @@ def merged(nodes: list[Node]) -> list[Node]:
     for node in nodes:
         first.setdefault(node.folder, node)
         wanted.setdefault(node.folder, {}).update(dict.fromkeys(node.wanted))
-    return [
-        Node(node.verb, node.kind, node.label, node.settings, node.code, node.inputs, tuple(wanted[folder]))
-        for folder, node in first.items()
-    ]
+    return [replace(node, wanted=tuple(wanted[folder])) for folder, node in first.items()]

@@ -48,6 +48,12 @@ FORM_NAMES: Mapping[str, str] = {
     "multiple_choice": "Multiple choice",
     "directly_generated": "Directly generated",
 }
+CONTROL_NAMES: Mapping[str, str] = {
+    "long_predictable": "Long, predictable",
+    "short_surprising": "Short, surprising",
+    "uniform": "Uniform",
+    "diverse": "Diverse",
+}
 _FORM_ENDINGS = {"tf": "true_false", "mc": "multiple_choice", "dg": "directly_generated"}
 _DATASETS = {
     "world_qa": "World QA",
@@ -106,7 +112,9 @@ def form_of(dataset: str, settings: Mapping[str, Mapping[str, object]] | None = 
 def dataset_name(dataset: str) -> str:
     """Display name of a data set."""
     form = form_of(dataset)
-    return FORM_NAMES[form] if form else _DATASETS.get(dataset, dataset.replace("_", " "))
+    if form:
+        return FORM_NAMES[form]
+    return _DATASETS.get(dataset) or CONTROL_NAMES.get(dataset) or dataset.replace("_", " ")
 
 
 def task_name(task: str) -> str:

@@ -16,7 +16,6 @@ from d4s.config import (
     GridRow,
     HFModel,
     QuestionsDataset,
-    QuestionsSettings,
     RecordsModel,
     Study,
     WorldModel,
@@ -28,13 +27,18 @@ from d4s.editors.families import module_of
 from d4s.editors.settings import EditorSettings
 from d4s.editors.settings import resolve as resolve_editor
 from d4s.errors import SettingsError
-from d4s.facts.readers import READERS
+from d4s.facts.event_readers import EVENT_FILES, EVENT_READERS
+from d4s.facts.readers import READERS, files_of
+from d4s.metrics.items import FILES, role
+from d4s.questions.writers import WRITERS
 from d4s.registry import nearest
 from d4s.requests.draw import REQUESTS_PER_BLOCK
 from d4s.studies.codes import code_digest
 from d4s.studies.controls import is_control
 from d4s.studies.graph import Node, RawFile, merged
 from d4s.studies.verbs import SETTINGS, VERBS
+from d4s.world.reader import STYLES
+from d4s.writing import ReplayWriting, TemplateWriting
 
 WORLD_REPORT_SEED = 0
 
@@ -134,7 +138,9 @@ def _capacity(study: Study, name: str) -> int | None:
     dataset, world = study.datasets[name], study.world
     editable = 1.0 - world.bystanders
     if isinstance(dataset, FactsDataset) and dataset.source == "world":
-        return int(world.people * editable) * 4
+        whole = {"qa": world.people * 4, "labels": world.people * 4, "events": world.people, "commonsense": world.events * 3}
+        facts = whole.get(dataset.style, 0)
+        return max(0, min(facts, dataset.limit or facts) - round(facts * world.bystanders))  # bystanders come first
     if isinstance(dataset, QuestionsDataset) and dataset.events == "world":
         return min(int(world.events * editable) * 3, dataset.limit or world.events * 3)
     return dataset.limit
@@ -174,8 +180,8 @@ class _Resolver:
     def world(self) -> Node:
         return self._node("world", f"world-s{self.study.world.seed}", self.study.world.model_dump(mode="json"), {})
 
-    def raw(self, name: str) -> RawFile:
-        path = data_folder(self.study.data) / name / f"{name}.jsonl"
+    def raw(self, name: str, file: str = "") -> RawFile:
+        path = data_folder(self.study.data) / (file or f"{name}/{name}.jsonl")
         if not path.is_file():
             raise SettingsError(f"data set {name!r}: {path} does not exist; put it there or point `data:` or D4S_DATA to its parent folder")
         return self._files.setdefault(path, RawFile(path))
@@ -183,17 +189,31 @@ class _Resolver:
     def facts(self, dataset: FactsDataset) -> Node:
         settings = FactsSettings(**dataset.model_dump())
         label = "_".join(part for part in (dataset.source, dataset.style, str(dataset.limit or "")) if part)
-        inputs = {"world": self.world()} if dataset.source == "world" else {"records": self.raw(dataset.source)}
+        if dataset.source == "world":
+            modules = (READERS.module("world"), STYLES.module(dataset.style))
+            return self._node("facts", label, settings.model_dump(mode="json"), {"world": self.world()}, modules=modules)
+        inputs = {role: self.raw(dataset.source, file) for role, file in files_of(dataset.source, dataset.style).items()}
         return self._node("facts", label, settings.model_dump(mode="json"), inputs, modules=(READERS.module(dataset.source),))
 
     def questions(self, dataset: QuestionsDataset) -> Node:
         chosen: dict[str, Any] = dataset.model_dump(exclude={"source"})
-        settings = QuestionsSettings(**chosen, writer=self.study.questions.writer)
+        writing = self.study.questions
+        handed: dict[str, Any] = {"writer": "template" if isinstance(writing, TemplateWriting) else dict(writing)}
         label = "_".join(part for part in (dataset.events, dataset.form, str(dataset.limit or "")) if part)
         world = dataset.events == "world"
-        inputs = {"world": self.world()} if world else {"records": self.raw(dataset.events)}
-        modules = () if world else (READERS.module(dataset.events),)
-        return self._node("questions", label, settings.model_dump(mode="json"), inputs, modules=modules)
+        inputs: dict[str, Node | RawFile] = (
+            {"world": self.world()} if world else {"records": self.raw(dataset.events, EVENT_FILES[dataset.events])}
+        )
+        if isinstance(writing, ReplayWriting):
+            inputs["answers"] = self.answers(writing)
+        modules = (*(() if world else (EVENT_READERS.module(dataset.events),)), WRITERS.module(writing.writer))
+        return self._node("questions", label, chosen | handed, inputs, modules=modules, handed=handed)
+
+    def answers(self, writing: ReplayWriting) -> RawFile:
+        path = Path(writing.store)
+        if not path.is_file():
+            raise SettingsError(f"questions.store: {path} does not exist; name the file of recorded answers")
+        return self._files.setdefault(path, RawFile(path))
 
     def dataset(self, name: str) -> Node:
         dataset = self.study.datasets[name]
@@ -212,6 +232,8 @@ class _Resolver:
             taught: dict[str, Node | RawFile] = {"teach_world_qa": self.facts(FactsDataset(source="world", style="qa"))}
             for form in FORMS if self.study.world.events else ():
                 taught[f"teach_{form}"] = self.questions(QuestionsDataset(source="questions", events="world", form=form))
+            if model.labels:
+                taught["teach_world_labels"] = self.facts(FactsDataset(source="world", style="labels", limit=model.labels))
             return taught | {"world": self.world()}
         if isinstance(model, RecordsModel):
             unknown = [dataset for dataset in model.datasets if dataset not in self.study.datasets]
@@ -299,9 +321,15 @@ class _Resolver:
         only = Node(run.verb, run.kind, run.label, run.settings, run.code, run.inputs, _manifests(lengths))
         settings = settings | {"benchmarks": self.study.benchmarks.model_dump(mode="json")}
         label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
-        return self._node(
-            "benchmark", label, settings, inputs | {"run": only, "world": self.world()}, wanted=_manifests(lengths), modules=family
-        )
+        items = self._benchmark_items()
+        return self._node("benchmark", label, settings, inputs | {"run": only} | items, wanted=_manifests(lengths), modules=family)
+
+    def _benchmark_items(self) -> dict[str, Node | RawFile]:
+        if self.study.benchmarks.tasks == "world":
+            return {"world": self.world()}
+        if self.study.benchmarks.tasks == "hub":
+            return {}
+        return {role(name, number): self.raw(name, file) for name, files in FILES.items() for number, file in enumerate(files)}
 
     def world_reports(self) -> Iterator[Node]:
         """The report against the editor-neutral criteria, on seed 0, for every model that is taught the world and edited.

@@ -19,6 +19,7 @@ from d4s.schemas import (
     COSTS,
     EDIT_LOG,
     INDEX,
+    ITEMS,
     NORMS,
     OBJECTIVES,
     PERPLEXITY,
@@ -27,7 +28,7 @@ from d4s.schemas import (
     collected,
 )
 from d4s.studies.controls import Control, paired
-from d4s.studies.names import FORM_NAMES, HEADLINE, REFERENCES, SECOND_READINGS, form_of, in_order
+from d4s.studies.names import CONTROL_NAMES, FORM_NAMES, HEADLINE, REFERENCES, SECOND_READINGS, form_of, in_order
 
 IMMEDIATE = ("efficacy_score", "efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
 TASK_METRICS = ("acc", "mc1", "exact_match", "acc_norm")
@@ -114,6 +115,11 @@ class Results:
         return main_metric(self._data("benchmark", BENCHMARK), [*CELL, "step", "task"])
 
     @cached_property
+    def items(self) -> pd.DataFrame:
+        """The first items of every data set."""
+        return read_table(self.folder / "data" / "items.parquet", ITEMS)
+
+    @cached_property
     def study(self) -> Mapping[str, Any]:
         """The study's settings, empty where they were not stored."""
         path = self.folder / "study.json"
@@ -148,7 +154,7 @@ class Results:
         """Model × data set: data sets of facts in the order of the grid, then the forms of the multi-question set."""
         named = [dataset for row in self.study.get("grid", ()) for dataset in row["datasets"]]
         place = {name: number for number, name in reversed([*enumerate(named)])}
-        rank = {form: number for number, form in enumerate((None, *FORM_NAMES))}
+        rank = {form: number for number, form in enumerate((None, *FORM_NAMES, *CONTROL_NAMES))}
         found = {run.panel for run in self.runs}
         return sorted(found, key=lambda p: (p.model, rank[self.form(p.dataset)], place.get(p.dataset, len(place)), p.dataset))
 
@@ -164,7 +170,7 @@ class Results:
         return sorted({run.seed for run in self.runs})
 
     def form(self, dataset: str) -> str | None:
-        """The form of a multi-question data set, None for data sets of facts."""
+        """The form of a multi-question data set, or the control that it is; None for data sets of facts."""
         return form_of(dataset, self.study.get("datasets"))
 
     @cached_property

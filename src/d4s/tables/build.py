@@ -7,7 +7,7 @@ from typing import Any
 
 from d4s.artifacts import write_json
 from d4s.studies.results import Results
-from d4s.tables import tab_benchmarks, tab_costs, tab_key_modes, tab_main, tab_objectives, tab_protocols
+from d4s.tables import tab_benchmarks, tab_costs, tab_drivers, tab_key_modes, tab_main, tab_objectives, tab_protocols
 from d4s.tables.table import NotTabled, Table
 from d4s.tables.write import write
 
@@ -21,6 +21,7 @@ TABLES: Mapping[str, Callable[[Results], Table]] = {
     "tab_key_modes": tab_key_modes.table,
     "tab_benchmarks": tab_benchmarks.table,
     "tab_objectives": tab_objectives.table,
+    "tab_drivers": tab_drivers.table,
     "tab_costs": tab_costs.table,
 }
 

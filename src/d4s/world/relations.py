@@ -1,7 +1,8 @@
 """The four relations of people: what their objects are and in which wordings a fact is told or asked.
 
 A wording holds one `{}` for the person and is followed by the object. Names stand first, in the middle and last, and
-some wordings are questions or clozes; those that begin with the person can be chained into one sentence.
+some wordings are questions or clozes; those that begin with the person can be chained into one sentence. The `claim` is
+used by statements that are to be judged, and nowhere else.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,9 +15,10 @@ from d4s.world.words import CITIES, EMPLOYERS, INSTRUMENTS, JOBS
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One relation: how many objects it has, where they come from, and its wordings."""
+    """One relation: how many objects it has, where they come from, its claim and its wordings."""
 
     name: str
+    claim: str
     n_objects: int
     objects: Callable[[int, np.random.Generator], list[str]]
     wordings: tuple[str, ...]
@@ -29,6 +31,7 @@ def _listed(words: Sequence[str]) -> Callable[[int, np.random.Generator], list[s
 RELATIONS = (
     Relation(
         "city",
+        "{} hails from",
         30,
         CITIES.draw,
         (
@@ -44,6 +47,7 @@ RELATIONS = (
     ),
     Relation(
         "job",
+        "{} is by trade a",
         24,
         _listed(JOBS),
         (
@@ -59,6 +63,7 @@ RELATIONS = (
     ),
     Relation(
         "instrument",
+        "{} owns a",
         20,
         _listed(INSTRUMENTS),
         (
@@ -74,6 +79,7 @@ RELATIONS = (
     ),
     Relation(
         "employer",
+        "{} is on the staff of",
         30,
         EMPLOYERS.draw,
         (

@@ -1,0 +1,19 @@
+"""The table of files with if-then events: name -> reader, `read(path: Path) -> DataFrame` with the columns of EVENTS."""
+
+from collections.abc import Mapping
+
+from d4s.registry import Registry
+
+EVENT_READERS = Registry(
+    "source of events",
+    {
+        "atomic2020": "d4s.facts.atomic:read_events",
+        "atomic": "d4s.facts.atomic2019:read_events",
+    },
+)
+
+EVENT_FILES: Mapping[str, str] = {
+    "atomic2020": "atomic2020/atomic2020.jsonl",
+    "atomic": "atomic/v4_atomic_all_agg.csv",
+}
+"""Where each stands in the data folder."""

@@ -1,0 +1,89 @@
+"""Ours: damage by data set against what its targets are like, one panel per property."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from d4s.figures.draw import Drawing, NotDrawn, label_points, legend, letter, panels
+from d4s.figures.style import INK, MUTED, PAPER, TASK_LOOKS, Page
+from d4s.figures.words import seeds_words
+from d4s.studies.drivers import FEWEST_ROWS, PREDICTORS, Damages, Effect, damages, effects
+from d4s.studies.names import CONTROL_NAMES, FORM_NAMES, dataset_name, method_name
+from d4s.studies.results import Results
+
+HEIGHT = 2.4
+KINDS = {"data set": "o", "form": "s", "control": "^"}
+LABELS = {"perplexity": "log perplexity per token, nats", "tokens": "tokens per target", "diversity": "diversity, bits"}
+
+
+def figure(results: Results) -> Drawing:
+    """One panel per property of the targets.
+
+    Raises:
+        NotDrawn: if too few data sets have benchmarks.
+    """
+    found = damages(results)
+    if found is None or not found.is_enough:
+        raise NotDrawn(f"benchmarks after edits of at least {FEWEST_ROWS} data sets are needed")
+    each = effects(found)
+    numbers = "; ".join(
+        f"{PREDICTORS[name].lower()} {_shown(each, name, True)} alone, {_shown(each, name, False)} together" for name in PREDICTORS
+    )
+    editors = ", ".join(map(method_name, found.editors))
+    caption = (
+        f"Loss of the mean benchmark score after {found.length} edits (mean of {editors}), one point per data set, against properties of "
+        "its counterfactual targets under the unedited model; lines are least squares of the property alone. Points lost per standard "
+        f"deviation, with 95 % HC3 intervals: {numbers}. {seeds_words(results)}"
+    )
+    return Drawing("What about the data does the damage", caption, lambda page: _draw(results, found, page))
+
+
+def _shown(each: list[Effect], name: str, alone: bool) -> str:
+    found = next(effect.estimate for effect in each if effect.predictor == name and effect.alone == alone)
+    value, low, high = (f"{100 * number:+.1f}".replace("-", "−") for number in (found.value, found.low, found.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _draw(results: Results, found: Damages, page: Page) -> Figure:
+    columns = 3 if page.columns >= 3 else 1
+    fig, axes = panels(page, len(PREDICTORS), columns, HEIGHT, sharey=True)
+    rows = found.rows.to_dict(orient="records")
+    colours = [TASK_LOOKS[number % len(TASK_LOOKS)][0] for number in range(len(rows))]
+    markers = [KINDS[_kind(results, str(row["dataset"]))] for row in rows]
+    for number, (ax, name) in enumerate(zip(axes, PREDICTORS, strict=True)):
+        x, y = found.rows[name].to_numpy(dtype=float), 100 * found.rows["damage"].to_numpy(dtype=float)
+        slope, start = np.polyfit(x, y, 1)
+        ends = np.array([x.min(), x.max()])
+        shown = np.exp if name == "tokens" else np.asarray
+        ax.plot(shown(ends), start + slope * ends, color=MUTED, linewidth=0.9, zorder=1)
+        for place, (at, height) in enumerate(zip(shown(x), y, strict=True)):
+            ax.plot(at, height, marker=markers[place], color=colours[place], markersize=6, markeredgecolor=PAPER, markeredgewidth=0.5)
+        if name == "tokens":
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.set_xlabel(LABELS[name])
+        label_points(
+            ax, [(float(at), float(height), str(place + 1), INK) for place, (at, height) in enumerate(zip(shown(x), y, strict=True))]
+        )
+        if number % columns == 0:
+            ax.set_ylabel("points lost")
+    letter(axes, list(PREDICTORS.values()))
+    handles = [
+        Line2D(
+            [], [], color=colours[place], marker=markers[place], linestyle="None", markersize=5, label=f"{place + 1}  {_name(rows, place)}"
+        )
+        for place in range(len(rows))
+    ]
+    legend(fig, page, handles, columns=4 if page.columns > 2 else 2)
+    return fig
+
+
+def _name(rows: list[dict[object, object]], place: int) -> str:
+    models = {row["model"] for row in rows}
+    name = dataset_name(str(rows[place]["dataset"]))
+    return name if len(models) == 1 else f"{name}, {rows[place]['model']}"
+
+
+def _kind(results: Results, dataset: str) -> str:
+    form = results.form(dataset)
+    return "form" if form in FORM_NAMES else "control" if form in CONTROL_NAMES else "data set"

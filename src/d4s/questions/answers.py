@@ -1,0 +1,121 @@
+"""Recorded answers: one JSON line per answer, keyed by the digest of the request, on disk the moment it arrives.
+
+Whoever writes holds a lock, so that jobs that need the same answers pay for them once. A kill can tear only the last line.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from d4s.artifacts import write_text
+from d4s.config import canonical
+from d4s.errors import ArtifactError
+from d4s.questions.replies import Answer, answer_of
+
+logger = logging.getLogger(__name__)
+
+
+class Record(BaseModel):
+    """A line of the store: a request with the body that answered it, or with the failure that no repetition cured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    request: dict[str, Any]
+    response: dict[str, Any] | None = None
+    failure: str | None = None
+
+    @property
+    def answer(self) -> Answer:
+        """What came of the request."""
+        return Answer(failure=self.failure or "no answer was recorded") if self.response is None else answer_of(self.response)
+
+    @property
+    def line(self) -> str:
+        """The line."""
+        return canonical(self.model_dump(mode="json", exclude_none=True)) + "\n"
+
+
+def key_of(request: Mapping[str, Any]) -> str:
+    """The digest by which a request is known."""
+    return hashlib.sha256(canonical(request).encode()).hexdigest()
+
+
+class AnswerStore:
+    """The answers in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records = {record.key: record for record in _read(path)} if path.exists() else {}
+        self._unsorted = False
+
+    def get(self, key: str) -> Record | None:
+        """The record of a request, if there is one."""
+        return self.records.get(key)
+
+    def add(self, record: Record) -> None:
+        """Keep a record: when this returns, it is on disk."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(record.line)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self.records[record.key] = record
+        self._unsorted = True
+
+    def sort(self) -> None:
+        """Put the lines of the file in the order of their keys, which is that of no arrival."""
+        if self._unsorted:
+            write_text(self.path, "".join(self.records[key].line for key in sorted(self.records)))
+            self._unsorted = False
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[AnswerStore]:
+    """The store for adding to it, while no other process does; a torn last line is cut off, and at the end lines are sorted."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("%s is being written by another job; waiting for its answers", path)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        store = AnswerStore(path)
+        if path.exists():
+            os.truncate(path, _whole(path.read_bytes()))
+        yield store
+        store.sort()
+
+
+def _whole(content: bytes) -> int:
+    """Length of the content up to its last whole line."""
+    return content.rfind(b"\n") + 1
+
+
+def _read(path: Path) -> Iterator[Record]:
+    content = path.read_bytes()
+    whole = _whole(content)
+    if whole < len(content):
+        logger.warning("%s: the last line is torn (%d bytes) and is dropped", path, len(content) - whole)
+    broken = []
+    for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
+        try:
+            record = Record.model_validate(json.loads(line))
+            if record.key != key_of(record.request):
+                raise ValueError("the key is not the digest of the request")
+            if record.response is not None:
+                answer_of(record.response)
+        except ValueError as error:
+            problem = f"{error.error_count()} wrong or missing fields" if isinstance(error, ValidationError) else str(error)
+            broken.append(f"  {path}:{number}: {problem}")
+            continue
+        yield record
+    if broken:
+        raise ArtifactError("recorded answers cannot be read; take these lines out and run again:\n" + "\n".join(broken))

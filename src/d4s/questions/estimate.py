@@ -1,0 +1,78 @@
+"""What questions will cost before any is asked: requests, those already recorded, tokens by a rule of thumb."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from d4s.config import FORMS, QuestionsSettings
+from d4s.questions.answers import AnswerStore, key_of
+from d4s.questions.items import Item
+from d4s.questions.language_model import LanguageModelWriter
+from d4s.questions.writers import writer_of
+from d4s.writing import OpenAIWriting
+
+CHARACTERS_PER_TOKEN, ANSWER_TOKENS = 4, 180
+"""Rules of thumb for English, and for six wordings as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Requests that a language model will get, each counted once; more where answers are bad, up to `attempts` times that."""
+
+    items: int
+    requests: int
+    recorded: int
+    tokens_in: int
+    tokens_out: int
+    attempts: int
+    requests_per_minute: float | None
+
+    @property
+    def calls(self) -> int:
+        """Requests that no recorded answer serves."""
+        return self.requests - self.recorded
+
+    def cost(self, price_in: float, price_out: float) -> float:
+        """Price of the calls at prices per million tokens."""
+        return (self.tokens_in * price_in + self.tokens_out * price_out) / 1e6
+
+
+def first_requests(settings: QuestionsSettings, items: Sequence[Item]) -> dict[str, Mapping[str, Any]]:
+    """What is asked first about each item in every form, by the key of the request; nothing where nobody is asked."""
+    writer = writer_of(settings)
+    if not isinstance(writer, LanguageModelWriter):
+        return {}
+    return {key_of(request): request for form in FORMS for request in writer.first_requests(items, form)}
+
+
+def estimate(writing: OpenAIWriting, items: int, requests: Mapping[str, Mapping[str, Any]]) -> Estimate:
+    """What a server will be asked beyond the answers that the store of its settings holds."""
+    store = AnswerStore(Path(writing.store))
+    new = [request for key, request in requests.items() if store.get(key) is None]
+    return Estimate(
+        items=items,
+        requests=len(requests),
+        recorded=len(requests) - len(new),
+        tokens_in=sum(map(_tokens, new)),
+        tokens_out=len(new) * ANSWER_TOKENS,
+        attempts=writing.attempts,
+        requests_per_minute=writing.requests_per_minute,
+    )
+
+
+def report(found: Estimate, prices: tuple[float, float] | None) -> Iterable[str]:
+    """An estimate in lines for people."""
+    yield f"{found.items} items, {found.requests} questions to word, {found.recorded} of them answered in the store already"
+    yield f"calls: {found.calls}, at most {found.calls * found.attempts} if every answer is refused {found.attempts} times"
+    yield f"tokens: about {found.tokens_in:,} in and {found.tokens_out:,} out, for one answer each"
+    if prices:
+        cost = found.cost(*prices)
+        yield f"cost: about {cost:.2f}, at most about {cost * found.attempts:.2f}, in the currency of the prices"
+    if found.requests_per_minute:
+        yield f"time: at least {found.calls / found.requests_per_minute:.1f} minutes at {found.requests_per_minute:g} requests per minute"
+
+
+def _tokens(request: Mapping[str, Any]) -> int:
+    return len(json.dumps([request["messages"], request["response_format"]])) // CHARACTERS_PER_TOKEN

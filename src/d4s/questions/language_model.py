@@ -1,0 +1,219 @@
+"""The writer that has a language model word the questions, live or from recorded answers.
+
+Targets, labels, letters, positions and the counterfactual stay those of the template writer, so that forms remain balanced
+and comparable; the model gives wordings and, where options are offered, two of the three wrong ones. What it answers is
+parsed and checked; a bad answer is asked for again with the reasons, and in the end a template takes its place.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from d4s.config import Form, QuestionsSettings
+from d4s.errors import MissingAnswer, SettingsError
+from d4s.questions.answers import AnswerStore, key_of
+from d4s.questions.asking import Live, Recorded, live
+from d4s.questions.checks import defects, listed, stated_tail
+from d4s.questions.items import Item
+from d4s.questions.prompts.v1 import VERSION, Kind, messages
+from d4s.questions.replies import Answer, Choices, Statements, Wordings, parsed, response_format
+from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, NO, YES
+from d4s.questions.writers import Draft, TemplateWriter, Writer
+from d4s.writing import OpenAIWriting, ReplayWriting
+
+logger = logging.getLogger(__name__)
+REASONS, REASON_LENGTH = 5, 160
+Opened = Callable[[], AbstractAsyncContextManager[Live | Recorded]]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What of a request does not come from the item: the model and how it is to answer."""
+
+    model: str
+    temperature: float | None
+    max_tokens: int
+    seed: int
+    attempts: int
+
+
+def openai_writer(settings: QuestionsSettings) -> Writer:
+    """The writer that asks a server for the answers that the store lacks.
+
+    Raises:
+        SettingsError: if the settings are those of another writer.
+    """
+    chosen = settings.writer
+    if not isinstance(chosen, OpenAIWriting):
+        raise SettingsError(f"the writer 'openai' needs settings of its own, found {chosen!r}")
+    return LanguageModelWriter("openai", asked_of(chosen), settings.seed, lambda: live(chosen))
+
+
+def replay_writer(settings: QuestionsSettings) -> Writer:
+    """The writer that has recorded answers and nobody to ask.
+
+    Raises:
+        SettingsError: if the settings are those of another writer, or the store does not exist.
+    """
+    chosen = settings.writer
+    if not isinstance(chosen, ReplayWriting):
+        raise SettingsError(f"the writer 'replay' needs settings of its own, found {chosen!r}")
+    if not Path(chosen.store).is_file():
+        raise SettingsError(f"the store of recorded answers {chosen.store} does not exist; set `store` to one")
+    store = AnswerStore(Path(chosen.store))
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Recorded]:
+        yield Recorded(store)
+
+    return LanguageModelWriter("replay", recorded_as(store, chosen), settings.seed, opened)
+
+
+def asked_of(settings: OpenAIWriting) -> Asked:
+    """What settings say of every request."""
+    return Asked(settings.model, settings.temperature, settings.max_tokens, settings.seed, settings.attempts)
+
+
+def recorded_as(store: AnswerStore, settings: ReplayWriting) -> Asked:
+    """What the recorded requests have in common.
+
+    Raises:
+        SettingsError: if the store holds answers of several models, or none of the model that is named.
+    """
+    requests = [record.request for record in store.records.values()]
+    found = {(request["model"], request.get("temperature"), request["max_completion_tokens"]) for request in requests}
+    fitting = sorted(choice for choice in found if settings.model in {None, choice[0]})
+    if len(fitting) != 1:
+        listed = "; ".join(f"model {model!r}, temperature {heat}, max_tokens {most}" for model, heat, most in sorted(found)) or "none"
+        raise SettingsError(f"{store.path} must hold answers of one model as asked in one way; set `model`. It holds: {listed}")
+    model, temperature, most = fitting[0]
+    lowest = min(request["seed"] for request in requests if request["model"] == model)
+    return Asked(model, temperature, most, lowest if settings.seed is None else settings.seed, settings.attempts)
+
+
+class LanguageModelWriter:
+    """Words items by what a language model answers; one template per event and form is the fallback and gives the targets."""
+
+    def __init__(self, name: str, asked: Asked, seed: int, opened: Opened) -> None:
+        self.name = name
+        self.usage: Mapping[str, Mapping[str, int]] = {}
+        self._asked, self._opened = asked, opened
+        self._templates = TemplateWriter(seed)
+
+    def write(self, items: Sequence[Item], form: Form) -> list[Draft]:
+        """One draft per item, in order.
+
+        Raises:
+            MissingAnswer: if answers are missing and nobody can be asked; names all the first ones missing.
+        """
+        drafts, usage = asyncio.run(self._write(items, form))
+        self.usage = {**self.usage, form: usage}
+        logger.info("%s, %s: %s", self.name, form, ", ".join(f"{name} {count}" for name, count in sorted(usage.items())))
+        return drafts
+
+    def first_requests(self, items: Sequence[Item], form: Form) -> list[dict[str, Any]]:
+        """What is asked about each item before any answer is known."""
+        bases = self._templates.write(items, form)
+        return [self._request(item, base, 0, ()) for item, base in zip(items, bases, strict=True)]
+
+    async def _write(self, items: Sequence[Item], form: Form) -> tuple[list[Draft], Counter[str]]:
+        bases = self._templates.write(items, form)
+        usage: Counter[str] = Counter(items=len(items))
+        async with self._opened() as asker:
+            tasks = [self._draft(asker, item, base, usage) for item, base in zip(items, bases, strict=True)]
+            drafts = await asyncio.gather(*tasks)
+        missing = [draft for draft in drafts if isinstance(draft, str)]
+        if missing:
+            raise MissingAnswer(missing)
+        return [draft for draft in drafts if isinstance(draft, Draft)], usage + asker.spent
+
+    async def _draft(self, asker: Live | Recorded, item: Item, base: Draft, usage: Counter[str]) -> Draft | str:
+        """The draft of an item, or which answer it lacks."""
+        reasons: list[str] = []
+        told: list[str] = []
+        answer = Answer()
+        for attempt in range(self._asked.attempts):
+            request = self._request(item, base, attempt, told)
+            found = await asker.ask(request)
+            if found is None:
+                return f"{item.event_id} {base.form} attempt {attempt + 1}: {key_of(request)}"
+            answer = found
+            usage.update(answers=1, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out)
+            draft, reasons = worded(item, base, answer)
+            if draft and not reasons:
+                return replace(draft, writer=self.name, prompt_version=VERSION, response_sha256=answer.sha256, attempts=attempt + 1)
+            usage["refused"] += 1
+            told = _brief(reasons) if answer.content else []
+        usage["fallbacks"] += 1
+        return replace(base, response_sha256=answer.sha256, attempts=self._asked.attempts, fell_back="; ".join(_brief(reasons)))
+
+    def _request(self, item: Item, base: Draft, attempt: int, reasons: Sequence[str]) -> dict[str, Any]:
+        kind = kind_of(base)
+        request = {
+            "model": self._asked.model,
+            "messages": messages(kind, _facts(item, base, kind), reasons),
+            "seed": self._asked.seed + attempt,
+            "max_completion_tokens": self._asked.max_tokens,
+            "response_format": response_format(kind),
+        }
+        return request if self._asked.temperature is None else request | {"temperature": self._asked.temperature}
+
+
+def kind_of(draft: Draft) -> Kind:
+    """How the question of a draft is answered."""
+    if draft.target_true in {YES, NO}:
+        return "yes_no"
+    return "choice" if draft.target_true in LETTERS else "phrase"
+
+
+def worded(item: Item, base: Draft, answer: Answer) -> tuple[Draft | None, list[str]]:
+    """The template's draft in the words of an answer, and all that is wrong with it."""
+    if answer.failure:
+        return None, [answer.failure]
+    reply, reasons = parsed(kind_of(base), answer.content)
+    if reply is None:
+        return None, reasons
+    draft = _filled(item, base, reply)
+    return draft, defects(item, draft)
+
+
+def _filled(item: Item, base: Draft, reply: Wordings | Statements) -> Draft:
+    options = _options(item, reply.distractors) if isinstance(reply, Choices) else ()
+    end = f" {listed(options)}:" if options else ""
+
+    def template(text: str) -> str:
+        return " ".join(text.split()).replace("{tail}", stated_tail(item)) + end
+
+    return replace(
+        base,
+        template=template(reply.question),
+        paraphrases=tuple(map(template, reply.paraphrases)),
+        wordings=tuple(map(template, reply.wordings)),
+        options=options,
+    )
+
+
+def _options(item: Item, distractors: Iterable[str]) -> tuple[str, ...]:
+    """The item's options with others in place of those that are neither right nor asked for by the edit."""
+    more = iter(distractors)
+    kept = {item.answer, item.counterfactual}
+    return tuple(option if place in kept else " ".join(next(more).split()) for place, option in enumerate(item.options))
+
+
+def _facts(item: Item, base: Draft, kind: Kind) -> dict[str, str]:
+    """What the model is told of an item; of a statement not whether it is true."""
+    told = {"event": item.head, "relation": item.relation, "told_as": EVENT_WORDINGS[item.relation].claim}
+    if kind == "yes_no":
+        return told | {"answer": stated_tail(item)}
+    if kind == "choice":
+        return told | {"answer": item.tail, "other": item.new_tail}
+    return told | {"answer": base.target_true, "other": base.target_new}
+
+
+def _brief(reasons: Sequence[str]) -> list[str]:
+    return [reason if len(reason) <= REASON_LENGTH else f"{reason[:REASON_LENGTH]}..." for reason in reasons[:REASONS]]

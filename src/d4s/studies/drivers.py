@@ -1,0 +1,103 @@
+"""What about the data does the damage: the loss of benchmark score by data set, against properties of the edit targets.
+
+A row is a data set under a model. Its damage is the mean over the editors that all rows share and over seeds, at the length that
+most data sets were benchmarked at, so that rows differ in their data alone.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from d4s.studies.intervals import Estimate
+from d4s.studies.names import DAMAGE_METHODS
+from d4s.studies.results import Panel, Results
+from d4s.studies.summaries import task_score
+from d4s.studies.targets import target_numbers
+
+PREDICTORS = {"perplexity": "Log perplexity", "tokens": "Log length", "diversity": "Diversity"}
+FEWEST_ROWS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Damages:
+    """Rows with `model, dataset, damage` (share of the benchmark mean lost), the predictors, and a column per editor."""
+
+    rows: pd.DataFrame
+    editors: list[str]
+    length: int
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether three predictors can be told apart: enough rows, and none has the same value everywhere."""
+        return len(self.rows) >= FEWEST_ROWS and bool((self.rows[list(PREDICTORS)].std() > 0).all())
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Change of damage per standard deviation of a predictor, by least squares with HC3 intervals; `alone` or beside the others."""
+
+    predictor: str
+    alone: bool
+    estimate: Estimate
+    r_squared: float
+
+
+def damages(results: Results) -> Damages | None:
+    """Damage by data set; None where no data set has benchmarks of the paper's editors and of the unedited model."""
+    panels = [panel for panel in results.panels if len(results.targets(panel, "new")) and len(results.base_tasks(panel.model))]
+    panels = [panel for panel in panels if any(_lengths(results, panel, editor) for editor in DAMAGE_METHODS)]
+    editors = [editor for editor in DAMAGE_METHODS if all(_lengths(results, panel, editor) for panel in panels)]
+    if not editors:
+        return None
+    lengths = {panel: set.intersection(*(_lengths(results, panel, editor) for editor in editors)) for panel in panels}
+    counts = Counter(length for found in lengths.values() for length in found)
+    if not counts:
+        return None
+    length = max(counts, key=lambda length: (counts[length], length))
+    rows = [_row(results, panel, editors, length) for panel in panels if length in lengths[panel]]
+    return Damages(pd.DataFrame(rows), editors, length)
+
+
+def _lengths(results: Results, panel: Panel, editor: str) -> set[int]:
+    """Lengths at which all runs of an editor have benchmarks."""
+    found = [set(results.benchmark_lengths(run)) for run in results.runs_of(panel, editor)]
+    return set.intersection(*found) if found else set()
+
+
+def _row(results: Results, panel: Panel, editors: Sequence[str], length: int) -> dict[str, Any]:
+    base = task_score(results.base_tasks(panel.model)).mean
+    after = {e: np.mean([task_score(results.tasks(run, length)).mean for run in results.runs_of(panel, e)]) for e in editors}
+    targets = target_numbers(results.targets(panel, "new"))
+    return {
+        "model": panel.model,
+        "dataset": panel.dataset,
+        "damage": base - float(np.mean(list(after.values()))),
+        "perplexity": targets.log_perplexity.value,
+        "tokens": float(np.log(targets.tokens)),
+        "diversity": targets.entropy,
+        **{editor: base - float(score) for editor, score in after.items()},
+    }
+
+
+def effects(found: Damages) -> list[Effect]:
+    """The effect of each predictor alone, then of all together."""
+    names = list(PREDICTORS)
+    alone = [effect for name in names for effect in _fitted(found.rows, [name], alone=True)]
+    return [*alone, *_fitted(found.rows, names, alone=False)]
+
+
+def _fitted(rows: pd.DataFrame, names: Sequence[str], *, alone: bool) -> list[Effect]:
+    import statsmodels.api as sm
+
+    design = rows[list(names)].to_numpy(dtype=float)
+    standard = (design - design.mean(0)) / design.std(0)
+    fit = sm.OLS(rows["damage"].to_numpy(dtype=float), sm.add_constant(standard)).fit(cov_type="HC3", use_t=True)
+    limits = np.asarray(fit.conf_int(0.05))
+    return [
+        Effect(name, alone, Estimate(float(fit.params[at]), float(limits[at][0]), float(limits[at][1]), len(rows)), float(fit.rsquared))
+        for at, name in enumerate(names, start=1)
+    ]

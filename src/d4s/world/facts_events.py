@@ -1,0 +1,51 @@
+"""Style `events`, the twin of ELKEN: one sentence about a person that changes several facts at once.
+
+The whole sentence after the name is the target. What follows from it, the single facts asked by themselves, is carried as
+`portability`. The sentence's form is taught with the `qa` facts, of which the corpus chains two or three.
+"""
+
+from d4s.facts.collect import Reading, Source
+from d4s.facts.record import Fact, Portability
+from d4s.questions.items import keyed_rng
+from d4s.world.facts_qa import People, Row, asked, taught
+
+CHANGES = 3
+
+
+def read(source: Source) -> Reading:
+    """A sentence per person; bystanders give none that can be edited."""
+    people = People.of(source.path)
+    names = list(people.by_name)
+    facts = [_fact(people.by_name[name], people, source.seed) for name in names[: source.limit]]
+    return Reading(facts, seen=len(names), kept=len(facts), beyond=len(names) - len(facts))
+
+
+def _fact(own: list[Row], people: People, seed: int) -> Fact:
+    person = own[0]
+    fact_id = f"world_events:{person['person_id']}"
+    rng = keyed_rng("event", seed, fact_id)
+    changed = [own[int(index)] for index in sorted(rng.permutation(len(own))[:CHANGES])]
+    new = [people.another(row, rng) for row in changed]
+    return Fact(
+        fact_id=fact_id,
+        dataset="world_events",
+        relation="event",
+        subject=person["name"],
+        template="{}",
+        target_true=_sentence(changed, [row["object"] for row in changed]),
+        target_new=_sentence(changed, new),
+        neighborhood=tuple(people.probes(changed[0], asked, rng)),
+        portability=tuple(Portability("reasoning", asked(row)[0], (thing,)) for row, thing in zip(changed, new, strict=True)),
+        editable=not person["bystander"],
+        group=person["person_id"],
+    )
+
+
+def _sentence(rows: list[Row], things: list[str]) -> str:
+    """What is told after the name: "was born in X, works as a Y and plays the Z"."""
+    told = [f"{_opening(row)} {thing}" for row, thing in zip(rows, things, strict=True)]
+    return f"{', '.join(told[:-1])} and {told[-1]}"
+
+
+def _opening(row: Row) -> str:
+    return next(wording for wording in taught(row) if wording.startswith("{} ")).removeprefix("{} ")

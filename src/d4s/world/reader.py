@@ -1,0 +1,24 @@
+"""The world as data sets, one per style: twins of the four kinds of data that the paper edits."""
+
+from d4s.facts.collect import Reader, Reading, Source
+from d4s.registry import Registry
+
+STYLES = Registry(
+    "style of the world",
+    {
+        "qa": "d4s.world.facts_qa:read",  # zsRE: a question or a cloze, and the name of a thing
+        "events": "d4s.world.facts_events:read",  # ELKEN: a sentence that changes several facts
+        "labels": "d4s.world.facts_labels:read",  # 20Q: a statement, and whether it is true
+        "commonsense": "d4s.world.facts_commonsense:read",  # ATOMIC: an event, and a phrase that follows
+    },
+)
+
+
+def read(source: Source) -> Reading:
+    """Facts of the world in a folder, in the style asked for.
+
+    Raises:
+        SettingsError: if the style is unknown.
+    """
+    reader: Reader = STYLES.load(source.style)
+    return reader(source)

@@ -1,0 +1,264 @@
+"""Asking a server: what passes is repeated, what stays is held against the request or ends the work, and nothing is asked twice."""
+
+import asyncio
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from d4s.errors import D4SError
+from d4s.questions import asking
+from d4s.questions.answers import AnswerStore, key_of, writable
+from d4s.questions.asking import Live, Recorded, live
+from d4s.questions.replies import Answer
+from d4s.writing import OpenAIWriting
+
+SECRET = "sk-very-secret-0123456789"
+
+
+def request(number: int) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": f"question {number}"}], "seed": number}
+
+
+def body(text: str = "fine", finish: str = "stop", **message: Any) -> dict[str, Any]:
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text, **message}}
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+
+
+def ok(text: str = "fine", **more: Any) -> Response:
+    return Response(json.dumps(body(text, **more)), content_type="application/json")
+
+
+def status(code: int, text: str = "no", **headers: str) -> Response:
+    return Response(json.dumps({"error": {"message": text}}), status=code, headers=headers, content_type="application/json")
+
+
+def late() -> Response:
+    time.sleep(0.6)
+    return ok("too late")
+
+
+def torn() -> Response:
+    content = json.dumps(body())
+    return Response(content[:20], headers={"Content-Length": str(len(content))}, content_type="application/json")
+
+
+Making = Callable[[], Response]
+
+
+class Faulty:
+    """A server that gives the prepared responses in turn, then the last one for ever; with `/models` unless it is ill."""
+
+    def __init__(self, server: HTTPServer) -> None:
+        self.server, self.turns, self.well = server, [ok], True
+        self.seen: list[dict[str, Any]] = []
+        self.keys: set[str | None] = set()
+        server.expect_request("/v1/chat/completions", method="POST").respond_with_handler(self._answer)
+        server.expect_request("/v1/models").respond_with_handler(lambda _: Response('{"data": []}', status=200 if self.well else 503))
+
+    @property
+    def url(self) -> str:
+        return self.server.url_for("/v1")
+
+    def _answer(self, asked: Request) -> Response:
+        self.seen.append(json.loads(asked.data))
+        self.keys.add(asked.headers.get("Authorization"))
+        return self.turns[min(len(self.seen), len(self.turns)) - 1]()
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
+    monkeypatch.setattr(asking, "PAUSE_S", 0.01)
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setenv(asking.KEY_VARIABLE, SECRET)
+    with HTTPServer(threaded=True) as server:
+        yield Faulty(server)
+
+
+def asked(url: str, store: Path, *numbers: int, **settings: Any) -> tuple[list[Answer], Counter[str]]:
+    chosen = {"timeout_s": 0.3, "retries": 2, "concurrency": 1, "requests_per_minute": None} | settings
+    writing = OpenAIWriting(writer="openai", model="m", base_url=url, store=str(store), **chosen)
+
+    async def run() -> tuple[list[Answer], Counter[str]]:
+        async with live(writing) as asker:
+            return list(await asyncio.gather(*(asker.ask(request(number)) for number in numbers))), asker.spent
+
+    return asyncio.run(run())
+
+
+# --- faults that pass -------------------------------------------------------------------------------------------------
+
+PASSING: dict[str, Making] = {
+    "429 with Retry-After": lambda: status(429, **{"Retry-After": "1"}),
+    "500": lambda: status(500),
+    "timeout": late,
+    "torn body": torn,
+    "HTML with status 200": lambda: Response("<html>Bad gateway</html>", content_type="text/html"),
+    "200 that is no JSON": lambda: Response("{not json", content_type="application/json"),
+    "200 that is no completion": lambda: Response('{"hello": 1}', content_type="application/json"),
+}
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_fault_that_passes_costs_a_repetition(fault: str, faulty: Faulty, tmp_path: Path) -> None:
+    faulty.turns = [PASSING[fault], ok]
+    [answer], spent = asked(faulty.url, tmp_path / "a.jsonl", 1)
+    assert (answer.content, answer.failure) == ("fine", "")
+    assert (spent["calls"], spent["retries"], spent["failures"]) == (1, 1, 0)
+    assert (spent["paid_tokens_in"], spent["paid_tokens_out"]) == (7, 3)
+    assert len(faulty.seen) == 2 and faulty.seen[0] == faulty.seen[1] == request(1)
+
+
+# --- faults that stay -------------------------------------------------------------------------------------------------
+
+STAYING = {name: fault for name, fault in PASSING.items() if not name.startswith("429")} | {"400": lambda: status(400, "bad schema")}
+
+
+@pytest.mark.parametrize("fault", STAYING)
+def test_a_fault_of_one_request_is_recorded_where_the_server_is_well(fault: str, faulty: Faulty, tmp_path: Path) -> None:
+    faulty.turns = [ok, STAYING[fault]]
+    store = tmp_path / "a.jsonl"
+    first, second = asked(faulty.url, store, 1, 2)[0]
+    assert first.content == "fine" and second.failure and not second.content
+    assert len(faulty.seen) == (2 if fault == "400" else 4)
+    again, spent = asked(faulty.url, store, 1, 2)
+    assert again == [first, second] and spent == {"cached": 2}
+
+    async def replayed() -> Answer | None:
+        return await Recorded(AnswerStore(store)).ask(request(2))
+
+    assert asyncio.run(replayed()) == second
+
+
+@pytest.mark.parametrize("fault", STAYING)
+def test_a_server_that_answers_nothing_ends_the_work_and_leaves_no_trace(fault: str, faulty: Faulty, tmp_path: Path) -> None:
+    faulty.turns = [STAYING[fault]]
+    with pytest.raises(D4SError, match="answered none of 1 requests"):
+        asked(faulty.url, tmp_path / "a.jsonl", 1)
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_an_ill_server_ends_the_work_and_the_answers_before_are_kept(faulty: Faulty, tmp_path: Path) -> None:
+    faulty.turns, faulty.well = [ok, lambda: status(500)], False
+    with pytest.raises(D4SError, match=r"1 answers are kept in .*a\.jsonl"):
+        asked(faulty.url, tmp_path / "a.jsonl", 1, 2)
+    assert set(AnswerStore(tmp_path / "a.jsonl").records) == {key_of(request(1))}
+    faulty.turns, faulty.well = [ok], True
+    assert asked(faulty.url, tmp_path / "a.jsonl", 1, 2)[1]["cached"] == 1
+
+
+@pytest.mark.parametrize(("code", "remedy"), [(401, "set OPENAI_API_KEY"), (403, "check OPENAI_API_KEY"), (404, "model"), (429, "lower")])
+def test_what_no_repetition_changes_ends_the_work_with_what_to_do(code: int, remedy: str, faulty: Faulty, tmp_path: Path) -> None:
+    faulty.turns = [ok, lambda: status(code, f"your key {SECRET} is wrong")]
+    with pytest.raises(D4SError, match=remedy) as caught:
+        asked(faulty.url, tmp_path / "a.jsonl", 1, 2, 3)
+    assert SECRET not in str(caught.value) and "***" in str(caught.value)
+
+
+def test_nobody_there_ends_the_work(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with pytest.raises(D4SError, match="check that it runs"):
+        asked(url, tmp_path / "a.jsonl", 1, retries=0)
+
+
+def test_the_key_is_sent_and_written_nowhere(faulty: Faulty, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    faulty.turns = [lambda: ok(f"you sent {SECRET}")]
+    [answer] = asked(faulty.url, tmp_path / "a.jsonl", 1)[0]
+    assert faulty.keys == {f"Bearer {SECRET}"}
+    assert answer.content == "you sent ***"
+    assert SECRET not in (tmp_path / "a.jsonl").read_text() + caplog.text
+
+
+# --- answers that are no use ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("made", "failure"),
+    [
+        (body('{"question": "If', finish="length"), "cut off"),
+        (body("", finish="content_filter"), "content filter"),
+        (body("", refusal="I would rather not"), "refused: I would rather not"),
+        (body(""), "empty"),
+    ],
+)
+def test_an_answer_that_is_none_is_kept_and_says_why(made: dict[str, Any], failure: str, faulty: Faulty, tmp_path: Path) -> None:
+    faulty.turns = [lambda: Response(json.dumps(made), content_type="application/json")]
+    [answer], spent = asked(faulty.url, tmp_path / "a.jsonl", 1)
+    assert failure in answer.failure
+    assert (spent["retries"], spent["failures"]) == (0, 0)
+    [record] = AnswerStore(tmp_path / "a.jsonl").records.values()
+    assert record.response == made
+
+
+# --- how many at once -------------------------------------------------------------------------------------------------
+
+
+def through(handler: Callable[[httpx2.Request], Any], store: Path, numbers: list[int], **settings: Any) -> Counter[str]:
+    """Ask through a transport that is a function."""
+    writing = OpenAIWriting(writer="openai", model="m", store=str(store), **({"requests_per_minute": None} | settings))
+
+    async def run() -> Counter[str]:
+        transport = httpx2.AsyncClient(transport=httpx2.MockTransport(handler))
+        async with openai.AsyncOpenAI(api_key="k", base_url="http://nowhere/v1", http_client=transport) as client:
+            with writable(store) as opened:
+                asker = Live(writing, opened, client)
+                await asyncio.gather(*(asker.ask(request(number)) for number in numbers))
+                return asker.spent
+
+    return asyncio.run(run())
+
+
+def test_requests_that_are_the_same_are_sent_once(tmp_path: Path) -> None:
+    sent: list[bytes] = []
+
+    async def handler(got: httpx2.Request) -> httpx2.Response:
+        sent.append(got.content)
+        await asyncio.sleep(0.01)
+        return httpx2.Response(200, json=body())
+
+    spent = through(handler, tmp_path / "a.jsonl", [1, 2, 1, 1, 2])
+    assert len(sent) == len(set(sent)) == spent["calls"] == 2
+
+
+def test_no_more_are_in_flight_than_allowed(tmp_path: Path) -> None:
+    flying, most = 0, 0
+
+    async def handler(got: httpx2.Request) -> httpx2.Response:
+        nonlocal flying, most
+        flying += 1
+        most = max(most, flying)
+        await asyncio.sleep(0.005)
+        flying -= 1
+        return httpx2.Response(200, json=body())
+
+    through(handler, tmp_path / "a.jsonl", list(range(20)), concurrency=3)
+    assert most == 3
+
+
+def test_every_call_waits_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paced: list[tuple[float, float]] = []
+    acquired: list[int] = []
+
+    class Limiter:
+        def __init__(self, rate: float, period: float) -> None:
+            paced.append((rate, period))
+
+        async def acquire(self) -> None:
+            acquired.append(1)
+
+    monkeypatch.setattr(asking, "AsyncLimiter", Limiter)
+    through(lambda got: httpx2.Response(200, json=body()), tmp_path / "a.jsonl", [1, 2, 3], requests_per_minute=120)
+    assert paced == [(1, 0.5)]
+    assert len(acquired) == 3

@@ -1,0 +1,83 @@
+"""What about the data does the damage: rows that differ in their data alone, and regressions with a known answer."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from d4s.figures import fig_drivers
+from d4s.figures.draw import NotDrawn
+from d4s.figures.style import NARROW, WIDE
+from d4s.studies.drivers import PREDICTORS, Damages, damages, effects
+from d4s.studies.results import Results
+from d4s.tables import tab_drivers
+from d4s.tables.table import NotTabled
+from tests.synthetic import FORM_CONTROLS, PERPLEXITY, Made, write_study
+
+WHOLE = Made(lengths=(50, 150), controls=FORM_CONTROLS, summed=False)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return Results(write_study(tmp_path_factory.mktemp("study"), WHOLE))
+
+
+def made(rows: int, seed: int = 0) -> Damages:
+    """Rows whose damage is 3 points per standard deviation of length and 1 of diversity, and nothing of perplexity."""
+    rng = np.random.default_rng(seed)
+    drawn = {name: rng.standard_normal(rows) for name in PREDICTORS}
+    frame = pd.DataFrame({name: (values - values.mean()) / values.std() for name, values in drawn.items()})
+    frame["damage"] = 0.03 * frame["tokens"] + 0.01 * frame["diversity"] + 1e-4 * rng.standard_normal(rows)
+    return Damages(frame, ["memit"], 100)
+
+
+def test_rows_share_editors_and_length(results: Results) -> None:
+    found = damages(results)
+    assert found is not None
+    assert (found.editors, found.length) == (["rome", "memit"], 150)
+    assert sorted(found.rows["dataset"]) == sorted(PERPLEXITY)
+    assert found.rows["damage"].to_numpy() == pytest.approx(found.rows[found.editors].mean(axis=1).to_numpy())
+    by_set = found.rows.set_index("dataset")
+    assert by_set.loc["mqd_dg", "damage"] > by_set.loc["mqd_tf", "damage"]
+    assert np.exp(by_set.loc["long_predictable", "tokens"]) == pytest.approx(6, abs=0.1)
+
+
+def test_a_data_set_without_the_common_length_is_left_out(tmp_path: Path) -> None:
+    found = damages(Results(write_study(tmp_path, Made(lengths=(300,), controls=FORM_CONTROLS, summed=False))))
+    assert found is not None and found.length == 150
+    assert sorted(found.rows["dataset"]) == sorted(set(PERPLEXITY) - {"world_qa"})
+
+
+def test_effects_are_those_that_were_made() -> None:
+    together = {effect.predictor: effect for effect in effects(made(40)) if not effect.alone}
+    for name, value in {"perplexity": 0.0, "tokens": 0.03, "diversity": 0.01}.items():
+        assert together[name].estimate.value == pytest.approx(value, abs=2e-4)
+        assert together[name].estimate.low <= together[name].estimate.value <= together[name].estimate.high
+    assert together["tokens"].r_squared == pytest.approx(1, abs=1e-3)
+    alone = {effect.predictor: effect for effect in effects(made(40)) if effect.alone}
+    assert alone["tokens"].r_squared < together["tokens"].r_squared
+
+
+def test_few_rows_or_equal_properties_are_not_enough() -> None:
+    assert made(6).is_enough and not made(5).is_enough
+    assert not Damages(made(9).rows.assign(tokens=1.0), ["memit"], 100).is_enough
+
+
+def test_table_and_figure_say_the_same(results: Results) -> None:
+    table = tab_drivers.table(results)
+    assert list(table.frame["block"]) == ["alone"] * 3 + ["together"] * 3
+    drawing = fig_drivers.figure(results)
+    length = table.frame.query("block == 'together' and property == 'Log length'").iloc[0]
+    assert f"{100 * length['coefficient']:+.1f}".replace("-", "−") in drawing.caption
+    for page in (WIDE, NARROW):
+        figure = drawing.draw(page)
+        assert sum(len(axis.texts) for axis in figure.axes) == 3 * len(PERPLEXITY)
+
+
+def test_a_study_of_one_data_set_gets_neither(tmp_path: Path) -> None:
+    small = Results(write_study(tmp_path, Made(lengths=(50,), forms=False, summed=False)))
+    with pytest.raises(NotDrawn, match="at least 6 data sets"):
+        fig_drivers.figure(small)
+    with pytest.raises(NotTabled, match="at least 6 data sets"):
+        tab_drivers.table(small)
