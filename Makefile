@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?=
 CORES ?= all
+PROFILE ?=
 WORKERS ?= 2
 
 # Rules of the workflow, and the stages of DVC, call plain `python` and `snakemake`: those of the environment.
@@ -18,9 +19,11 @@ export OMP_WAIT_POLICY ?= passive
 READY := $(VENV)/.installed
 STUDY_FILE := $(or $(CONFIG),params.yaml)
 SNAKEMAKE_STUDY := $(if $(CONFIG),--configfile $(CONFIG))
+SNAKEMAKE_PLACE := $(if $(PROFILE),--profile workflow/profiles/$(PROFILE),--cores $(CORES))
 STUDY = $(shell sed -n "s/^study:[ \"']*\([A-Za-z0-9_]*\).*/\1/p" "$(STUDY_FILE)")
 REPORT = results/$(STUDY)/report.html
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadscope
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # The first Python that is new enough and can make environments; 3.11 is the one that the lock is resolved for.
 FIND_PYTHON = for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
@@ -33,10 +36,10 @@ FIND_PYTHON = for python in $(or $(PYTHON),python3.11 python3.12 python3.13 pyth
 ##@ Results
 
 .PHONY: reproduce
-reproduce: setup  ## every figure, table and the report of a study (CONFIG=grids/NAME.yaml for another than params.yaml)
+reproduce: setup  ## every figure, table and the report of a study (CONFIG=grids/NAME.yaml for another than params.yaml; PROFILE=slurm on a cluster)
 	@start=$$(date +%s) && \
 	$(BIN)/python -m tools.unlock $(SNAKEMAKE_STUDY) && \
-	$(BIN)/snakemake --cores $(CORES) $(SNAKEMAKE_STUDY) && \
+	$(BIN)/snakemake $(SNAKEMAKE_PLACE) $(SNAKEMAKE_STUDY) && \
 	took=$$(( $$(date +%s) - start )) && \
 	echo "report: $(CURDIR)/$(REPORT) (took $$(( took / 60 )) min $$(( took % 60 )) s)"
 
@@ -50,6 +53,11 @@ report:  ## open the report of a study, or print where it is
 	@echo "$(CURDIR)/$(REPORT)"
 	@if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] && command -v xdg-open >/dev/null; then xdg-open "$(REPORT)"; \
 	elif [ "$$(uname)" = Darwin ]; then open "$(REPORT)"; fi
+
+.PHONY: docs
+docs: setup  ## the documentation site, in build/site (search needs a server: python -m http.server -d build/site)
+	$(MKDOCS) --quiet
+	@echo "$(CURDIR)/build/site/index.html"
 
 .PHONY: sync
 sync: setup  ## after `dvc pull` or `dvc checkout`: tell Snakemake that what lies there is up to date
@@ -66,7 +74,7 @@ prune: setup  ## list what no finished study uses in results/store (YES=1 remove
 ##@ Checks
 
 .PHONY: check
-check: check-style check-types check-imports check-workflow check-spelling check-pages  ## everything below that starts with check-
+check: check-style check-types check-imports check-workflow check-spelling check-pages check-docs  ## everything below that starts with check-
 
 .PHONY: check-style
 check-style: setup  ## ruff: lint and format
@@ -94,6 +102,11 @@ check-spelling: setup  ## codespell
 check-pages: setup  ## generated files are what their sources say
 	$(BIN)/python -m tools.environment --check
 	$(BIN)/python -m tools.settings_page --check
+	$(BIN)/python -m tools.methods_page --check
+
+.PHONY: check-docs
+check-docs: setup  ## the documentation site builds without a warning: no broken link or anchor, nothing fetched
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(MKDOCS) --quiet --site-dir "$$folder"
 
 .PHONY: test
 test: setup  ## all tests but those for a GPU; D4S_DATA=FOLDER adds those on real records
@@ -110,6 +123,10 @@ test-workflow: setup  ## the workflow from end to end on a tiny study: kill and 
 .PHONY: test-records
 test-records: setup  ## real records in the folder named by D4S_DATA
 	$(PYTEST) tests/records
+
+.PHONY: test-slurm
+test-slurm: setup  ## a small study on a real Slurm of two nodes, unpacked from Debian's packages without installing them
+	$(BIN)/pytest tests/cluster
 
 .PHONY: test-gpu
 test-gpu: setup  ## tests that need a CUDA device
@@ -141,9 +158,10 @@ format: setup  ## mend what ruff and snakefmt can mend
 	$(BIN)/snakefmt Snakefile workflow
 
 .PHONY: pages
-pages: setup  ## write the generated files: environment.yml, docs/settings.md, docs/settings.schema.json
+pages: setup  ## write the generated files: environment.yml, docs/settings.md, docs/settings.schema.json, docs/methods.md
 	$(BIN)/python -m tools.environment
 	$(BIN)/python -m tools.settings_page
+	$(BIN)/python -m tools.methods_page
 
 .PHONY: lock
 lock:  ## resolve pyproject.toml into requirements.lock (UPGRADE=--upgrade, or UPGRADE="--upgrade-package NAME")

@@ -28,17 +28,17 @@ def main() -> None:
         sys.exit(str(error))
 
 
-def inserted(page: str, text: str) -> str:
+def inserted(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with a text between its markers.
 
     Raises:
         ValueError: if the page does not hold both markers once, in order.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in before + after:
-        raise ValueError(f"{PAGE.name} must hold {BEGIN!r} and then {END!r}, once each; put them where the tables belong")
-    return f"{before}{BEGIN}\n\n{text}\n{END}{after}"
+    before, begun, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not begun or not ended or begin in rest or end in before + after:
+        raise ValueError(f"the page must hold {begin!r} and then {end!r}, once each; put them where the tables belong")
+    return f"{before}{begin}\n\n{text}\n{end}{after}"
 
 
 def tables(found: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
+POINTER = "pointer.json"  # in the artefact of a model from elsewhere: where it is
 KEPT = "kept"
 DIGEST_LENGTH = 10
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "lm_eval", "snakemake", "dvc")

@@ -29,13 +29,11 @@ DECLARED = [Requirement(text) for text in [*PROJECT["dependencies"], *(text for 
 
 # Needed without being imported: command lines, plugins, backends, and stubs.
 NOT_IMPORTED = {
-    "aiolimiter": "rate of requests to a language model, with openai",
     "basedpyright": "command",
     "beartype": "checks shapes in tests, by a pytest option",
     "codespell": "command",
     "dvc": "command",
     "import-linter": "command",
-    "openai": "client for the writers of questions",
     "pandas-stubs": "stubs",
     "pytest-benchmark": "plugin",
     "pytest-xdist": "plugin",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.unlock import LOCKS, is_job, is_snakemake, unlock
+from tools.unlock import LOCKS, is_job, is_snakemake, submitted, unlock
 
 IDLE = "import sys; print(flush=True); sys.stdin.read()"
 JOB = ("-c", IDLE, "-m", "d4s", "edit")
@@ -84,3 +84,19 @@ def test_jobs_that_outlived_their_snakemake_are_waited_for(
 def test_snakemake_itself_takes_the_lock_away(locked: Path) -> None:
     unlock(locked, [])
     assert not (locked / LOCKS / "0.output.lock").exists()
+
+
+def test_jobs_left_on_a_cluster_are_waited_for(
+    locked: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = tmp_path_factory.mktemp("cluster")
+    queue = cluster / "queue"
+    queue.write_text(f"12 {locked}\n  7 {locked.parent}\n 13 {locked}\n")
+    (cluster / "squeue").write_text(f"#!/bin/sh\ncat {queue}\n")
+    (cluster / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(cluster), prepend=":")
+    assert submitted(locked) == ["12", "13"]
+    monkeypatch.setattr("tools.unlock.time.sleep", lambda _: queue.write_text(f"7 {locked.parent}\n"))
+    unlock(locked, [])
+    assert "scancel 12 13\n" in capsys.readouterr().err
+    assert not list((locked / LOCKS).glob("*.lock"))

@@ -3,41 +3,63 @@
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.workflow.conftest import Workdir
 
 
-def _repository(work: Workdir) -> None:
+def commit(work: Workdir, message: str) -> None:
+    work.run("git", "add", ".")
+    work.run("git", "commit", "-qm", message)
+
+
+@pytest.fixture(scope="module")
+def recorded(finished: Workdir, tmp_path_factory: pytest.TempPathFactory) -> Workdir:
+    """The finished study in a repository, recorded by DVC as `make record` does. Never change it: take `mine`."""
+    work = Workdir(tmp_path_factory.mktemp("recorded") / "work")
+    shutil.copytree(finished.path, work.path, copy_function=shutil.copy2, symlinks=True)
     work.run("git", "init", "-q")
     work.run("git", "config", "user.email", "test@example.org")
     work.run("git", "config", "user.name", "test")
-    work.run("git", "add", ".")
-    work.run("git", "commit", "-qm", "start")
+    commit(work, "start")
+    work.run("dvc", "commit", "-f")
+    commit(work, "record")
+    return work
 
 
-def test_what_snakemake_made_dvc_records_and_skips_and_a_clone_pulls(copy: Workdir, tmp_path: Path) -> None:
-    _repository(copy)
-    copy.run("dvc", "commit", "-f")
-    assert "up to date" in copy.run("dvc", "status")
-    assert "Running stage" not in copy.run("dvc", "repro")
-    copy.run("dvc", "remote", "add", "-d", "local", str(tmp_path / "remote"))
-    copy.run("dvc", "push")
-    copy.run("git", "add", ".")
-    copy.run("git", "commit", "-qm", "record")
+@pytest.fixture
+def mine(recorded: Workdir, tmp_path: Path) -> Workdir:
+    """A copy of the recorded study, with its cache."""
+    shutil.copytree(recorded.path, tmp_path / "mine", copy_function=shutil.copy2, symlinks=True)
+    return Workdir(tmp_path / "mine")
+
+
+def sync(work: Workdir) -> None:
+    """What `make sync` does."""
+    work.snakemake("--touch", "--forceall")
+
+
+def test_what_snakemake_made_dvc_records_and_skips_and_a_clone_pulls(mine: Workdir, tmp_path: Path) -> None:
+    assert "up to date" in mine.run("dvc", "status")
+    assert "Running stage" not in mine.run("dvc", "repro")
+    mine.run("dvc", "remote", "add", "-d", "local", str(tmp_path / "remote"))
+    assert "files pushed" in mine.run("dvc", "push")
+    commit(mine, "remote")
 
     clone = Workdir(tmp_path / "clone")
-    copy.run("git", "clone", "-q", str(copy.path), str(clone.path))
+    mine.run("git", "clone", "-q", str(mine.path), str(clone.path))
     clone.run("dvc", "pull")
-    clone.snakemake("--touch", "--forceall")
+    sync(clone)
     assert clone.jobs() == {}
-    assert clone.tables() == copy.tables()
+    assert clone.tables() == mine.tables()
     clone.change(lambda params: params["grid"][0].update(lengths=[2, 4, 5]))
     assert clone.jobs().get("pretrain", 0) == 0
 
 
-def test_what_dvc_made_snakemake_finds_done(copy: Workdir) -> None:
-    shutil.rmtree(copy.path / "results" / "tiny")
-    _repository(copy)
-    copy.run("dvc", "repro")
-    assert copy.jobs() == {}
-    assert "up to date" in copy.run("dvc", "status")
-    assert "Running stage" not in copy.run("dvc", "repro")
+def test_what_dvc_made_snakemake_finds_done(mine: Workdir) -> None:
+    shutil.rmtree(mine.path / "results" / "tiny")
+    (mine.path / "dvc.lock").unlink()
+    mine.run("dvc", "repro")
+    assert mine.jobs() == {}
+    assert "up to date" in mine.run("dvc", "status")
+    assert "Running stage" not in mine.run("dvc", "repro")

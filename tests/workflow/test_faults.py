@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.workflow.conftest import TINY, Workdir, lay_out
+from tests.workflow.conftest import ROOT, TINY, Workdir, lay_out
 
 PATIENCE = 1800.0  # seconds, against waiting for ever; no measure of speed
 
@@ -142,3 +142,60 @@ def test_wrong_settings_are_refused_before_any_job_and_named_together(tmp_path: 
     output = work.snakemake(fails=True)
     assert "did you mean 'seeds'?" in output and "did you mean 'perplexity_rows'?" in output
     assert not list((work.path / "results").glob("store/*/*/*"))
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_harms_nothing(copy: Workdir) -> None:
+    before = copy.tables()
+    copy.change(lambda params: params["figures"].update(dpi=60))
+    first = copy.start("snakemake", "--cores", "1")
+    _wait_for(first, lambda: any((copy.path / ".snakemake" / "locks").glob("*.lock")))
+    os.killpg(first.pid, signal.SIGSTOP)  # so that it is not done before the second has come to the lock
+    assert "cannot be locked" in copy.snakemake(fails=True)
+    assert f"Snakemake is at work in {copy.path}" in copy.run("python", str(ROOT / "tools" / "unlock.py"), fails=True)
+    os.killpg(first.pid, signal.SIGCONT)
+    output, _ = first.communicate(timeout=PATIENCE)
+    assert first.returncode == 0, output[-3000:]
+    assert copy.jobs() == {}
+    assert copy.tables() == before
+
+
+@pytest.fixture
+def small_disk(copy: Workdir) -> Iterator[Path]:
+    """The store of a finished study on a disk of its own, of 64 MiB."""
+    store = copy.path / "results" / "store"
+    moved = store.rename(store.with_name("moved"))
+    store.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(store)], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a disk")
+    shutil.copytree(moved, store, copy_function=shutil.copy2, dirs_exist_ok=True)
+    yield store
+    subprocess.run(["umount", str(store)], check=True)
+
+
+def _fill(disk: Path, left: int) -> Path:
+    """A file that takes all of a disk but some bytes."""
+    filler = disk / "filler"
+    with filler.open("wb") as stream, pytest.raises(OSError, match="No space left"):
+        while True:
+            os.write(stream.fileno(), bytes(4096))
+    os.truncate(filler, filler.stat().st_size - left)
+    return filler
+
+
+def test_a_full_or_closed_disk_is_named_and_the_same_command_completes(copy: Workdir, small_disk: Path) -> None:
+    before = copy.tables()
+    for folder in small_disk.glob("measures/*.memit.*"):
+        shutil.rmtree(folder)
+    shutil.rmtree(copy.path / "results" / "tiny")
+    filler = _fill(small_disk, left=16_384)
+    output = copy.snakemake(fails=True)
+    assert "No space left on device" in output and "Traceback" not in output, output[-3000:]
+    filler.unlink()
+
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert "Read-only file system: 'results/store/measures/" in copy.snakemake(fails=True)  # Snakemake's own words
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+
+    copy.snakemake()
+    assert copy.tables() == before
+    assert copy.jobs() == {}

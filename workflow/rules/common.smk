@@ -3,6 +3,7 @@
 import re
 import sys
 from base64 import urlsafe_b64decode
+from dataclasses import replace
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -13,6 +14,7 @@ from d4s.config import Study, canonical, validate
 from d4s.errors import D4SError
 from d4s.studies.codes import code_digest
 from d4s.studies.graph import STORE
+from d4s.studies.jobs import Foreseen
 from d4s.studies.resolve import resolve, results_folder
 
 try:
@@ -26,9 +28,24 @@ INPUT_KINDS = ("worlds", "facts", "corpora", "models", "objectives", "contexts",
 for kind in (*INPUT_KINDS, "runs", "measures", "benchmarks", "reports"):
     (STORE / kind).mkdir(parents=True, exist_ok=True)
 NODES = {node.name: node for node in PLAN.nodes}
+FORESEEN = Foreseen(PLAN, has_device=True)
 LOGS = "results/logs"
-shell.prefix(f"export PYTHONPATH={workflow.basedir}/src OMP_WAIT_POLICY=passive; ")
+shell.prefix(f"export PYTHONPATH={workflow.basedir}/src OMP_WAIT_POLICY=passive D4S_STATE_DEVICE={STUDY.execution.state_device}; ")
 ENVIRONMENT = f"{workflow.basedir}/environment.yml"
+
+
+# On a cluster two Snakemakes stand beside each job, in the memory that the job asks for.
+BESIDE_MB = 500
+
+
+def resources_of(node):
+    """What the rule of an artefact asks for, with room for those beside it, and never more time than a job may have."""
+    asked = FORESEEN.resources(node)
+    minutes = min(asked.runtime, STUDY.execution.time_limit or asked.runtime)
+    return replace(asked, mem_mb=asked.mem_mb + BESIDE_MB, runtime=minutes)
+
+
+RESOURCES = {node.name: resources_of(node) for node in PLAN.nodes}
 
 
 def names(verb):
@@ -75,6 +92,18 @@ def roles_of(wildcards):
 
 def code_of(wildcards):
     return NODES[wildcards.name].code
+
+
+def mem_mb_of(wildcards):
+    return RESOURCES[wildcards.name].mem_mb
+
+
+def runtime_of(wildcards):
+    return RESOURCES[wildcards.name].runtime
+
+
+def gpu_of(wildcards):
+    return RESOURCES[wildcards.name].gpu
 
 
 def rule_name(node, shard=""):

@@ -16,9 +16,9 @@ rule facts:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
-        gpu=0,
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
     params:
         settings=settings_of,
         inputs=roles_of,
@@ -43,9 +43,9 @@ rule questions:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
-        gpu=0,
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
     params:
         settings=settings_of,
         inputs=roles_of,
@@ -70,9 +70,9 @@ rule objectives:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
-        gpu=0,
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
     params:
         settings=settings_of,
         inputs=roles_of,

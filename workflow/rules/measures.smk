@@ -20,9 +20,9 @@ for node in PLAN.of("measure"):
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=120,
-            gpu=0,
+            mem_mb=RESOURCES[node.name].mem_mb,
+            runtime=RESOURCES[node.name].runtime,
+            gpu=RESOURCES[node.name].gpu,
         params:
             settings=lambda wildcards, node=node: node.settings_text,
             inputs=lambda wildcards, node=node: node.inputs_text,
@@ -49,9 +49,9 @@ for node in PLAN.of("benchmark"):
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=240,
-            gpu=0,
+            mem_mb=RESOURCES[node.name].mem_mb,
+            runtime=RESOURCES[node.name].runtime,
+            gpu=RESOURCES[node.name].gpu,
         params:
             settings=lambda wildcards, node=node: node.settings_text,
             inputs=lambda wildcards, node=node: node.inputs_text,
@@ -76,9 +76,9 @@ rule world_report:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
-        gpu=0,
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
     params:
         settings=settings_of,
         inputs=roles_of,

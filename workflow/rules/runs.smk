@@ -17,9 +17,9 @@ for node in PLAN.of("edit"):
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=240,
-            gpu=0,
+            mem_mb=RESOURCES[node.name].mem_mb,
+            runtime=RESOURCES[node.name].runtime,
+            gpu=RESOURCES[node.name].gpu,
         params:
             settings=lambda wildcards, node=node: node.settings_text,
             inputs=lambda wildcards, node=node: node.inputs_text,

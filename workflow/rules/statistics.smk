@@ -16,9 +16,9 @@ rule contexts:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
-        gpu=0,
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
     params:
         settings=settings_of,
         inputs=roles_of,
@@ -43,9 +43,9 @@ rule prepare:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
-        gpu=0,
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
     params:
         settings=settings_of,
         inputs=roles_of,
@@ -72,9 +72,9 @@ for node, manifests, shard in shards_of("moments"):
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=60,
-            gpu=0,
+            mem_mb=RESOURCES[node.name].mem_mb,
+            runtime=RESOURCES[node.name].runtime,
+            gpu=RESOURCES[node.name].gpu,
         params:
             settings=lambda wildcards, node=node: node.settings_text,
             inputs=lambda wildcards, node=node: node.inputs_text,
@@ -101,9 +101,9 @@ for node, manifests, shard in shards_of("targets"):
             ENVIRONMENT
         threads: 1
         resources:
-            mem_mb=2000,
-            runtime=120,
-            gpu=0,
+            mem_mb=RESOURCES[node.name].mem_mb,
+            runtime=RESOURCES[node.name].runtime,
+            gpu=RESOURCES[node.name].gpu,
         params:
             settings=lambda wildcards, node=node: node.settings_text,
             inputs=lambda wildcards, node=node: node.inputs_text,

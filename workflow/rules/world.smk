@@ -1,4 +1,4 @@
-"""The embedded world, what is taught from it or from records, and the models trained here."""
+"""The embedded world, what is taught from it or from records, the models trained here, and those from elsewhere."""
 
 
 rule world:
@@ -16,9 +16,9 @@ rule world:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
-        gpu=0,
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
     params:
         settings=settings_of,
         inputs=roles_of,
@@ -43,9 +43,9 @@ rule corpus:
         ENVIRONMENT
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=20,
-        gpu=0,
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
     params:
         settings=settings_of,
         inputs=roles_of,
@@ -70,13 +70,40 @@ rule pretrain:
         ENVIRONMENT
     threads: 2
     resources:
-        mem_mb=2000,
-        runtime=60,
-        gpu=0,
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
     params:
         settings=settings_of,
         inputs=roles_of,
         code=code_of,
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s pretrain {output:q} --settings {params.settings:q}"
+        " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
+
+
+rule adopt:
+    input:
+        inputs_of,
+    output:
+        output_of("adopt"),
+    log:
+        f"{LOGS}/adopt/{{name}}.log",
+    benchmark:
+        f"{LOGS}/adopt/{{name}}.tsv"
+    wildcard_constraints:
+        name=names("adopt"),
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        settings=settings_of,
+        inputs=roles_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s adopt {output:q} --settings {params.settings:q}"
         " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"

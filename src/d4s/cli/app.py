@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from safetensors import SafetensorError
 
 from d4s import __version__
 from d4s.config import Study, load_study, validate
@@ -56,6 +57,9 @@ def guarded(action: Callable[[], None]) -> None:
     except D4SError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from None
+    except (OSError, SafetensorError) as error:
+        typer.echo(f"error: {error}; where a disk was full or a folder closed, mend that and run the same command again", err=True)
+        raise typer.Exit(1) from None
 
 
 def limit_threads() -> None:

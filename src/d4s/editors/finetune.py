@@ -32,7 +32,7 @@ class FineTuneSession:
         self._original = model.weight(settings.layer).clone()
         precision = torch.promote_types(model.dtype, torch.float32)
         saved = state.dense.get(self._name, self._original)
-        self._master = saved.to(model.device, precision, copy=True).contiguous()
+        self._master = saved.to(model.weight(settings.layer).device, precision, copy=True).contiguous()
         model.set_weight(settings.layer, self._master)
 
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
@@ -99,10 +99,10 @@ class FineTuneSession:
             for row, (prompt, target) in enumerate(pairs)
             for offset, token in enumerate(target)
         ]
-        row, place, token = (torch.tensor(column, device=model.device) for column in list(zip(*places, strict=True))[:3])
+        row, place, token = (torch.tensor(column, device=hidden.device) for column in list(zip(*places, strict=True))[:3])
         likely = model.unembed(hidden[row, place]).to(self._master.dtype).log_softmax(-1)
-        weight = torch.tensor([entry[3] for entry in places], dtype=likely.dtype, device=model.device)
-        return -(likely.gather(1, token[:, None])[:, 0] * weight).sum()
+        weight = torch.tensor([entry[3] for entry in places], dtype=likely.dtype, device=likely.device)
+        return -(likely.gather(1, token.to(likely.device)[:, None])[:, 0] * weight).sum()
 
     def _numbers(self, losses: Sequence[float]) -> Iterator[tuple[str, int | None, float]]:
         layer = self._settings.layer
@@ -140,7 +140,8 @@ class FineTuneEditor:
         """The model with the tuned weight."""
         layer = self.settings.layer
         deltas = {
-            int(name.split(".")[0]): tensor.to(model.device).double() - model.weight(layer).double() for name, tensor in state.dense.items()
+            int(name.split(".")[0]): tensor.to(model.weight(layer).device).double() - model.weight(layer).double()
+            for name, tensor in state.dense.items()
         }
         with changed(model, deltas) as view:
             yield view

@@ -35,7 +35,7 @@ def finished(delta: Weight, original: Float[Tensor, "d_out d_in"], settings: Pru
 def pruned(delta: Weight, original: Float[Tensor, "d_out d_in"], base: float) -> Weight:
     """PRUNE: singular values s above the original's largest, m, become log(s) − log(m) + m, to the given base."""
     left, values, right = torch.linalg.svd(delta, full_matrices=False)
-    largest = torch.linalg.matrix_norm(original.double(), 2)
+    largest = torch.linalg.matrix_norm(original.to(delta), 2)
     compressed = torch.log(values / largest) / math.log(base) + largest
     return (left * torch.where(values > largest, compressed, values)) @ right
 

@@ -101,12 +101,13 @@ class Entries:
             self._entries.append(entry)
 
     def codebook(self) -> Codebook:
-        """All entries as tensors on the model's device."""
+        """All entries as tensors on the layer's device."""
         model, layer = self._model, self._layer
-        radii = torch.tensor([entry.radius for entry in self._entries], dtype=torch.float64, device=model.device)
+        device = model.weight(layer).device
+        radii = torch.tensor([entry.radius for entry in self._entries], dtype=torch.float64, device=device)
         if not self._entries:
             return Codebook(radii.new_empty(0, model.d_in(layer)), radii.new_empty(0, model.d_out(layer)), radii)
-        keys, values = (torch.stack(part).to(model.device) for part in zip(*((one.key, one.value) for one in self._entries), strict=True))
+        keys, values = (torch.stack(part).to(device) for part in zip(*((one.key, one.value) for one in self._entries), strict=True))
         return Codebook(keys, values, radii)
 
     def view(self) -> MemoryModel:
@@ -185,7 +186,7 @@ class GraceSession:
 
     def _learnt(self, entry: Entry, prompt: list[int], target: list[int]) -> tuple[Float[Tensor, " d_out"], list[float]]:
         """The value that makes the target likely, teacher-forced, and the mean negative log-likelihoods on the way."""
-        settings, device = self._settings, self._model.device
+        settings, device = self._settings, self._model.weight(self._settings.layer).device
         value = entry.value.to(device, copy=True).requires_grad_()
         adam = torch.optim.Adam([value], lr=settings.lr)
         losses: list[float] = []
@@ -204,7 +205,7 @@ class GraceSession:
         """Mean negative log-likelihood of the target with a value in place of the layer's output at the last prompt token."""
         model = self._model
         last = torch.tensor([len(prompt) - 1], device=model.device)
-        anywhere = torch.full((1,), math.inf, dtype=torch.float64, device=model.device)
+        anywhere = torch.full((1,), math.inf, dtype=torch.float64, device=key.device)
         with answering(model, self._settings.layer, Codebook(key[None], value[None], anywhere), last):
             ids = torch.tensor([[*prompt, *target[:-1]]], device=model.device)
             hidden = model.network.base_model(input_ids=ids, use_cache=False).last_hidden_state

@@ -42,8 +42,7 @@ def read(
     last = "hidden" if hidden is not None and hidden.layer >= max(layers) else f"keys.{max(layers)}"
     with trace(modules, stop_after=last) as found:
         model.network.base_model(input_ids=padded([wording.upto_lookup for wording in wordings], model.device), use_cache=False)
-    lookups = torch.tensor([wording.lookup for wording in wordings], device=model.device)
-    each = torch.arange(len(wordings), device=model.device)
+    lookups, each = torch.tensor([wording.lookup for wording in wordings]), torch.arange(len(wordings))
     shape = (len(batch), -1)
     by_layer = {layer: found.inputs[f"keys.{layer}"][each, lookups].unflatten(0, shape) for layer in layers}
     present = found.outputs["hidden"][each, lookups].unflatten(0, shape) if hidden is not None else None

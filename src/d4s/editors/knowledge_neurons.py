@@ -56,13 +56,14 @@ def attributions(model: LanguageModel, prompt: Sequence[int], answer: Sequence[i
         with trace({layer: model.mlp_out(layer)}) as found:
             again, _ = restart_within(model, ids, place, length, layer)
         activation = found.inputs[layer][0, place[0]].to(precision)
-        scaled = (scales * activation).requires_grad_()
+        scaled = (scales.to(activation.device) * activation).requires_grad_()
         shift = (scaled - activation) @ model.weight(layer).to(precision).mT
         hidden = again.repeated(steps).run(torch.stack([shift, torch.zeros_like(shift)], dim=1))
-        likely = model.unembed(model.final_norm(hidden)).to(precision).log_softmax(-1).gather(2, tokens).sum((1, 2))
+        likely = model.unembed(model.final_norm(hidden)).to(precision).log_softmax(-1)
+        likely = likely.gather(2, tokens.to(likely.device)).sum((1, 2))
         largest = likely.detach().max()
         (gradient,) = torch.autograd.grad((likely - largest).exp().sum(), scaled)
-        result.append((activation * gradient.mean(0)).double() * largest.double().exp())
+        result.append(((activation * gradient.mean(0)).double() * largest.double().exp().to(activation.device)).to(model.device))
     return torch.stack(result)
 
 
@@ -76,12 +77,12 @@ def deltas_of(model: LanguageModel, rows: Sequence[Row]) -> Deltas:
 
 def _add(model: LanguageModel, deltas: Deltas, row: Row) -> list[int]:
     """Add a row's vector to its columns; returns the layers that they are in."""
-    neurons, value = row["neurons"].to(model.device).long(), row["value"].to(model.device)
+    neurons, value = row["neurons"].long(), row["value"]
     layers = neurons[:, 0].unique().tolist()
     for layer in layers:
         if layer not in deltas:
-            deltas[layer] = torch.zeros(model.weight(layer).shape, dtype=torch.float64, device=model.device)
-        deltas[layer][:, neurons[neurons[:, 0] == layer, 1]] += value[:, None]
+            deltas[layer] = torch.zeros(model.weight(layer).shape, dtype=torch.float64, device=model.weight(layer).device)
+        deltas[layer][:, neurons[neurons[:, 0] == layer, 1]] += value[:, None].to(deltas[layer].device)
     return layers
 
 

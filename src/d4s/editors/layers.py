@@ -39,11 +39,12 @@ class Base:
     @classmethod
     def of(cls, settings: Preservation, layer: int, prepared: Prepared, model: LanguageModel) -> "Base":
         """The base that settings describe."""
+        device = model.state_device(layer)
         if isinstance(settings, MomentPreservation):
-            return cls(preserved(prepared.moments[layer].mean().to(model.device), settings.weight, settings.ridge), None)
-        basis = None if isinstance(settings, IdentityPreservation) else prepared.extras[f"{layer}.basis"].to(model.device)
+            return cls(preserved(prepared.moments[layer].mean().to(device), settings.weight, settings.ridge), None)
+        basis = None if isinstance(settings, IdentityPreservation) else prepared.extras[f"{layer}.basis"].to(device)
         size = model.d_in(layer) if basis is None else basis.shape[1]
-        return cls(settings.weight * torch.eye(size, dtype=torch.float64, device=model.device), basis)
+        return cls(settings.weight * torch.eye(size, dtype=torch.float64, device=device), basis)
 
     def hold(self, settings: LocateThenEdit) -> Precision:
         """Its precision, to which rows may be added."""
@@ -70,11 +71,11 @@ class Layer:
         self.settings, self.number = settings, settings.layers[index]
         self.share = share(settings.spread, index, len(settings.layers))
         self.original: Float[Tensor, "d_out d_in"] = model.weight(self.number).clone()
-        self.delta: Weight = torch.zeros(self.original.shape, dtype=torch.float64, device=model.device)
+        self.delta: Weight = torch.zeros(self.original.shape, dtype=torch.float64, device=model.state_device(self.number))
         self.base = Base.of(settings.preserve, self.number, prepared, model)
         self.held = self.base.hold(settings)
         self.defect: Weight | None = None
-        self.after = after_step(settings.after, self.original)
+        self.after = after_step(settings.after, self.original.to(self.delta.device))
         self._seen = Recursive(settings.after.weight * _identity(self.delta)) if isinstance(settings.after, SimIE) else None
 
     @property
@@ -192,7 +193,7 @@ class Layer:
         step = left.mT @ gain
         if self.defect is not None:
             step -= self.defect
-        written = self.after.keep(step, self.original.double() + self.delta)
+        written = self.after.keep(step, self.original.to(self.delta) + self.delta)
         if isinstance(self.settings.after, Rect) and self.settings.after.feedback:
             self.defect = written - step
         self.delta += written

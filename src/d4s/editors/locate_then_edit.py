@@ -121,7 +121,7 @@ class LocateThenEditSession:
         for _ in range(rounds.most):
             present = read(self._model, texts, self._settings.layers[:1], self._settings.keys, self._settings.target)
             assert present.hidden is not None
-            missing = (_wanted(goal, self._model.device) - present.hidden).norm(dim=1)
+            missing = (_wanted(goal, present.hidden.device) - present.hidden).norm(dim=1)
             going = ((missing > rounds.above) & (missing < rounds.below)).nonzero()[:, 0].cpu()
             if not len(going):
                 return
@@ -134,14 +134,14 @@ class LocateThenEditSession:
         if settings.history == "rewind" and settings.spread in REMEASURED:
             self._rewind()
         numbers: Numbers = []
-        residuals = goal.hidden_shift.to(self._model.device)
+        residuals = goal.hidden_shift
         for index, layer in enumerate(settings.layers):
             if settings.spread == "own" and index:
                 goal = self._goal(texts, layer)
-                residuals = goal.hidden_shift.to(self._model.device)
+                residuals = goal.hidden_shift
             reading = self._read(texts, layer, frozen, goes_first=index == 0)
             if reading.hidden is not None:
-                residuals = _wanted(goal, self._model.device) - reading.hidden
+                residuals = _wanted(goal, reading.hidden.device) - reading.hidden
             if index == 0:
                 numbers.append(("residual_norm", None, float(residuals.norm(dim=1).mean())))
             numbers += self._fit(layer, reading, residuals, row)
@@ -159,7 +159,8 @@ class LocateThenEditSession:
 
     def _fit(self, layer: int, reading: Reading, residuals: Float[Tensor, "b d_out"], row: dict[str, Tensor]) -> Numbers:
         """Change one layer, extend the row, write the weight, and say what happened."""
-        part, keys, bare = self._layers[layer], reading.keys[layer], reading.bare[layer]
+        part = self._layers[layer]
+        keys, bare, residuals = (tensor.to(part.delta.device) for tensor in (reading.keys[layer], reading.bare[layer], residuals))
         wanted = part.share * residuals.double()
         at_once = self._settings.rounds is None
         found, numbers = part.fit(keys.double(), bare.double(), wanted, remember=at_once)
@@ -179,7 +180,7 @@ class LocateThenEditSession:
         """Hold the keys of all requests of a batch fast, as they are after its rounds."""
         keys = read(self._model, texts, self._settings.layers, self._settings.keys).keys
         for layer, part in self._layers.items():
-            part.remember(keys[layer].double())
+            part.remember(keys[layer].to(part.delta.device).double())
             if part.keeps_keys:
                 row[f"{layer}.keys"] = keys[layer].cpu()
 
@@ -305,8 +306,9 @@ class LocateThenEditEditor:
         if not state.rows:
             return torch.zeros_like(model.weight(layer), dtype=torch.float64)
         part = share(self.settings.spread, index, len(self.settings.layers))
-        keys = torch.cat([row[f"{layer}.keys"] for row in state.rows]).to(model.device).double()
-        residuals = torch.cat([residuals_of(row, layer) for row in state.rows]).to(model.device).double()
+        device = model.state_device(layer)
+        keys = torch.cat([row[f"{layer}.keys"] for row in state.rows]).to(device).double()
+        residuals = torch.cat([residuals_of(row, layer) for row in state.rows]).to(device).double()
         return Base.of(self.settings.preserve, layer, prepared, model).solve(part * residuals, keys)
 
     def _summed(self, index: int, layer: int, model: LanguageModel, prepared: Prepared, state: State) -> Float64[Tensor, "d_out d_in"]:

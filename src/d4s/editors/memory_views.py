@@ -57,12 +57,12 @@ def answering(model: LanguageModel, layer: int, book: Codebook, positions: Int[T
     def hook(_module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if next(passes):
             return None
-        each = torch.arange(len(output), device=output.device)
-        found, values = book.look_up(args[0][each, positions])
+        each, places = torch.arange(len(output), device=output.device), positions.to(output.device)
+        found, values = book.look_up(args[0][each, places])
         if not bool(found.any()):
             return None
         changed = output.clone()
-        changed[each[found], positions[found]] = values[found].to(output.dtype)
+        changed[each[found], places[found]] = values[found].to(output.dtype)
         return changed
 
     handle = model.mlp_out(layer).register_forward_hook(hook)

@@ -291,7 +291,7 @@ def resolve(name: str, overrides: Mapping[str, Any], tuned_as: str) -> FamilySet
     preset = overrides.get("preset", None if "family" in changes else name)
     if preset is None:
         return _validated(changes, f"editor {name!r}")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         hint = nearest(str(preset), [*PRESETS])
         raise SettingsError(f"editor {name!r}: no preset is called {preset!r}; {hint}, or define it with `preset:` or `family:`")
     if tuned_as not in columns_of(preset):
@@ -303,7 +303,7 @@ def resolve(name: str, overrides: Mapping[str, Any], tuned_as: str) -> FamilySet
 
 def _validated(settings: Mapping[str, Any], where: str) -> FamilySettings:
     family = settings.get("family")
-    if family not in FAMILY_SETTINGS:
+    if not isinstance(family, str) or family not in FAMILY_SETTINGS:
         raise SettingsError(f"{where}: unknown family {family!r}; {nearest(str(family), [*FAMILY_SETTINGS])}")
     model = FAMILY_SETTINGS[family]
     try:

@@ -75,10 +75,10 @@ class Problem:
         """Loss and probabilities at a shift per request, and the log-probabilities at the essence prompts."""
         count = len(shift)
         hidden = self.again.run(shift[self.request])
-        essence = torch.arange(len(hidden) - count, len(hidden), device=shift.device)
-        read = torch.cat([hidden[self.row, self.place], hidden[essence, 0]])
+        essence, device = torch.arange(len(hidden) - count, len(hidden), device=hidden.device), hidden.device
+        read = torch.cat([hidden[self.row.to(device), self.place.to(device)], hidden[essence, 0]])
         logits = self.again.model.unembed(self.again.model.final_norm(read))
-        likely = logits.to(shift.dtype).log_softmax(-1)
+        likely = logits.to(shift).log_softmax(-1)
         token, present = likely[: len(self.row), :].gather(1, self.token[:, None])[:, 0], likely[len(self.row) :]
         of_token = self.request[self.row]
         before = present.detach() if self.before is None else self.before
@@ -141,14 +141,15 @@ def problem(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSe
     """A batch laid out for the loss, and where it starts from; runs the model up to the hooked block once."""
     wordings = [wording for one in batch for wording in one.wordings] + [one.essence for one in batch]
     texts = [wording.teacher_forced if wording.target else wording.upto_lookup for wording in wordings]
-    device, precision = model.device, torch.promote_types(model.dtype, torch.float32)
+    precision = torch.promote_types(model.dtype, torch.float32)
+    lookups, lengths = torch.tensor([[wording.lookup for wording in wordings], [len(text) for text in texts]], device=model.device)
+    open_restart = restart_within if settings.hook == "mlp_and_attention" else restart
+    again, seen = open_restart(model, padded(texts, model.device), lookups, lengths, settings.layer)
+    device = seen.block.device
 
     def tensor(values: list[int]) -> Int[Tensor, " k"]:
         return torch.tensor(values, device=device)
 
-    lookups = tensor([wording.lookup for wording in wordings])
-    open_restart = restart_within if settings.hook == "mlp_and_attention" else restart
-    again, seen = open_restart(model, padded(texts, device), lookups, tensor([len(text) for text in texts]), settings.layer)
     per_request = len(batch[0].wordings)
     bare = torch.arange(len(batch), device=device) * per_request
     mlp = seen.mlp[bare].to(precision)

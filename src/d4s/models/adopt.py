@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from d4s.artifacts import Job, sha256_of, write_json
+from d4s.artifacts import POINTER, Job, sha256_of, write_json
 from d4s.config import AdoptSettings
 from d4s.errors import ArtifactError
-from d4s.models.loading import POINTER
 
 
 def adopt(job: Job[AdoptSettings]) -> None:

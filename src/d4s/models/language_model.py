@@ -4,6 +4,7 @@ Weights of MLP output projections are always (d_out, d_in) here, however the net
 does so inside `restoring` or `patched`, which put the original bits back.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from d4s.errors import SettingsError
 from d4s.models.adapters import ModelAdapter, WeightLayout
 
+STATE_DEVICE = "D4S_STATE_DEVICE"
 LAYOUTS: Mapping[type[nn.Module], WeightLayout] = {nn.Linear: "out_in", Conv1D: "in_out"}
 
 
@@ -46,6 +48,11 @@ class LanguageModel:
     def device(self) -> torch.device:
         """Device that token ids go to."""
         return self.network.device
+
+    def state_device(self, layer: int) -> torch.device:
+        """Device of what editors hold about a layer in float64: that of its weight, unless `execution.state_device` names another."""
+        chosen = os.environ.get(STATE_DEVICE, "auto")
+        return self.weight(layer).device if chosen == "auto" else torch.device(chosen)
 
     @property
     def dtype(self) -> torch.dtype:

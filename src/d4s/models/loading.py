@@ -9,12 +9,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from d4s.artifacts import MANIFEST, Artifact, sha256_of
+from d4s.artifacts import MANIFEST, POINTER, Artifact, sha256_of
 from d4s.errors import ArtifactError, SettingsError
 from d4s.models.adapters import ADAPTERS, adapter_for
 from d4s.models.language_model import LanguageModel
 
-POINTER = "pointer.json"
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 

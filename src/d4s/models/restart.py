@@ -82,10 +82,13 @@ class Restart:
         """The same for some of the rows."""
         count = len(self.hidden)
         arguments = {
-            later: {name: _mapped(value, lambda tensor: tensor[rows] if len(tensor) == count else tensor) for name, value in named.items()}
+            later: {
+                name: _mapped(value, lambda tensor: _rows(tensor, rows) if len(tensor) == count else tensor)
+                for name, value in named.items()
+            }
             for later, named in self.arguments.items()
         }
-        earlier = {later: (keys[rows], values[rows]) for later, (keys, values) in self.earlier.items()}
+        earlier = {later: (_rows(keys, rows), _rows(values, rows)) for later, (keys, values) in self.earlier.items()}
         return replace(self, hidden=self.hidden[rows], arguments=arguments, earlier=earlier)
 
 
@@ -101,7 +104,7 @@ class Seen:
 def _add_first(shift: Float[Tensor, "n 1 d"], _module: nn.Module, _args: Any, output: Any) -> Any:
     """The output of a module with a vector added at the first place of each row."""
     first = output[0] if isinstance(output, tuple) else output
-    shifted = torch.cat([first[:, :1] + shift, first[:, 1:]], dim=1)
+    shifted = torch.cat([first[:, :1] + shift.to(first.device), first[:, 1:]], dim=1)
     return (shifted, *output[1:]) if isinstance(output, tuple) else shifted
 
 
@@ -111,8 +114,7 @@ def restart_within(
     """As `restart`, but taken up before the block, so that its MLP's and its attention's output can be shifted apart."""
     with trace({"block": model.block(layer), "mlp": model.mlp_out(layer), "attention": model.attention(layer)}) as found:
         again = _taken_up(model, ids, lookups, lengths, layer - 1)
-    each = torch.arange(len(ids), device=ids.device)
-    return replace(again, shifts_within=True), Seen(*(found.outputs[name][each, lookups] for name in ("block", "mlp", "attention")))
+    return replace(again, shifts_within=True), Seen(*(_at(found.outputs[name], lookups) for name in ("block", "mlp", "attention")))
 
 
 def restart(
@@ -125,7 +127,7 @@ def restart(
     """
     with trace({"mlp": model.mlp_out(layer)}) as found:
         again = _taken_up(model, ids, lookups, lengths, layer)
-    mlp = found.outputs["mlp"][torch.arange(len(ids), device=ids.device), lookups]
+    mlp = _at(found.outputs["mlp"], lookups)
     return again, Seen(again.hidden[:, 0], mlp, torch.zeros_like(mlp))
 
 
@@ -142,10 +144,9 @@ def _taken_up(model: LanguageModel, ids: Int[Tensor, "n t"], lookups: Int[Tensor
     cache = DynamicCache()
     with trace({"edge": model.block(max(layer, 0))}) as found, _calls_after(model, layer) as calls:
         model.network.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-    each, before = torch.arange(len(ids), device=ids.device), int(lookups.max())
-    span = torch.arange(int((lengths - lookups).max()), device=ids.device)
+    before, span = int(lookups.max()), torch.arange(int((lengths - lookups).max()), device=ids.device)
     places = (lookups[:, None] + span).clamp(max=ids.shape[1] - 1)
-    hidden = (found.outputs if layer >= 0 else found.inputs)["edge"][each[:, None], places]
+    hidden = _gathered((found.outputs if layer >= 0 else found.inputs)["edge"], places, ids.shape[1])
     name_of_cache = next((name for named in calls.values() for name, value in named.items() if isinstance(value, Cache)), "")
     mask = _mask(lookups, before, len(span), hidden.dtype)
     arguments = {
@@ -194,8 +195,19 @@ def _gathered(tensor: Tensor, places: Int[Tensor, "n s"], width: int) -> Tensor:
     """Values at each row's own places, where a tensor has one per token (its rows may be shared)."""
     if tensor.ndim < 2 or tensor.shape[1] != width:
         return tensor
-    rows = tensor.expand(len(places), *tensor.shape[1:])
+    rows, places = tensor.expand(len(places), *tensor.shape[1:]), places.to(tensor.device)
     return rows[torch.arange(len(places), device=places.device)[:, None], places]
+
+
+def _at(tensor: Float[Tensor, "n t d"], places: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
+    """The vector at each row's own place; blocks may be on devices of their own."""
+    places = places.to(tensor.device)
+    return tensor[torch.arange(len(places), device=places.device), places]
+
+
+def _rows(tensor: Tensor, rows: Int[Tensor, " k"]) -> Tensor:
+    """Some rows of a tensor, wherever it is."""
+    return tensor[rows.to(tensor.device)]
 
 
 def _mask(lookups: Int[Tensor, " n"], before: int, after: int, dtype: torch.dtype) -> Float[Tensor, "n 1 s k"]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from d4s.artifacts import POINTER, Artifact
 from d4s.config import TokenizerSettings
 from d4s.facts.record import Fact
 
@@ -34,8 +35,11 @@ def bpe_tokenizer(texts: Iterable[str], size: int, positions: int) -> PreTrained
 
 
 def given_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a given model."""
-    return AutoTokenizer.from_pretrained(folder)
+    """The tokenizer of a given model: in its folder, or where the pointer of an adopted model leads."""
+    if not (folder / POINTER).is_file():
+        return AutoTokenizer.from_pretrained(folder)
+    pointer = Artifact.open(folder, "models").json(POINTER)
+    return AutoTokenizer.from_pretrained(pointer["path"], revision=pointer["revision"])
 
 
 def bos_of(tokenizer: PreTrainedTokenizerFast) -> int | None:

@@ -53,11 +53,13 @@ def collect(
 
     Products are taken in the model's precision batch by batch and summed in float64.
     """
-    sums = {layer: torch.zeros(model.d_in(layer), model.d_in(layer), dtype=torch.float64, device=model.device) for layer in layers}
+    sums = {
+        layer: torch.zeros(model.d_in(layer), model.d_in(layer), dtype=torch.float64, device=model.state_device(layer)) for layer in layers
+    }
     batches = rows.split(batch_rows)
     for batch in progress(batches, "second moments", len(batches)):
         for layer, keys in _keys(model, batch, layers).items():
-            sums[layer] += keys.mT @ keys
+            sums[layer] += (keys.mT @ keys).to(sums[layer].device)
     return {layer: SecondMoment(total, rows.numel(), source) for layer, total in sums.items()}
 
 

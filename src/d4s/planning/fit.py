@@ -1,0 +1,63 @@
+"""What this machine has, and the one error that names every job it is too small for."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from d4s.errors import D4SError
+from d4s.planning.needs import GIB, Needs, Number, lower
+
+CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+class DoesNotFit(D4SError):
+    """Jobs that need more memory than there is; the message names each with the setting to lower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Bytes of memory of the host, and of a device where there is one."""
+
+    host: Number
+    device: Number | None = None
+
+
+def host_memory() -> Number:
+    """Bytes of this machine's memory, or of what this process's group may take of it."""
+    limit = CGROUP.read_text(encoding="utf-8").strip() if CGROUP.is_file() else "max"
+    total = psutil.virtual_memory().total
+    return float(total if limit == "max" else min(total, int(limit)))
+
+
+def this_machine(memory: Number | None = None, device_memory: Number | None = None, *, asks_device: bool = True) -> Machine:
+    """The machine as it is, or with memory of given sizes in GiB; torch is asked for a device only where one may be used."""
+    device = None if device_memory is None else device_memory * GIB
+    if device is None and asks_device:
+        import torch
+
+        device = float(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else None
+    return Machine(host_memory() if memory is None else memory * GIB, device)
+
+
+def shortages(name: str, needs: Needs, machine: Machine) -> Iterator[str]:
+    """Where a job does not fit, in words: what it needs, what there is, what holds most, and what to lower."""
+    for place, parts, there in (("memory", needs.host, machine.host), ("device memory", needs.device, machine.device or 0.0)):
+        wanted = sum(parts.values())
+        if wanted > there:
+            most = sorted(parts, key=lambda part: -parts[part])[:3]
+            held = ", ".join(f"{part} {parts[part] / GIB:.1f}" for part in most)
+            advice = lower(parts, on_device=parts is needs.device)
+            yield f"{name} needs {wanted / GIB:.1f} GiB of {place} and there are {there / GIB:.1f} ({held}): {advice}"
+
+
+def refuse_what_cannot_fit(jobs: Iterable[tuple[str, Needs]], machine: Machine) -> None:
+    """Do nothing where every job fits.
+
+    Raises:
+        DoesNotFit: naming every job that does not, with the setting to lower.
+    """
+    found = [line for name, needs in jobs for line in shortages(name, needs, machine)]
+    if found:
+        raise DoesNotFit(f"{len(found)} job(s) cannot fit into this machine:\n" + "\n".join(f"  {line}" for line in found))

@@ -1,0 +1,248 @@
+"""Memory by verb, from sizes alone: every term stands in docs/planning.md, with what it was checked against.
+
+Sizes are those that the jobs allocate at their peak. What no setting says (tokens of prompts, what an interpreter with
+torch takes) is a constant here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from d4s.config import MeasureSettings, PretrainSettings
+from d4s.editors.settings import FamilySettings, FineTune, Grace, KnowledgeNeurons, LeastSquaresSettings, LocateThenEdit, OneTimeBatch
+from d4s.planning.needs import MIB, MOVABLE, Bytes, Number
+from d4s.planning.shape import BYTES, Shape
+
+LIGHT, WITH_TORCH, WITH_TABLES, WITH_TASKS, WITH_CUDA = 165 * MIB, 470 * MIB, 510 * MIB, 540 * MIB, 2500 * MIB
+ON_HOST, ON_DEVICE = 1024, 16_384  # tokens per pass, as in d4s.models.views
+LOGITS = 2**26  # entries per chunk, as there
+ACTIVATIONS = 2**28  # entries per pass of targets, as in d4s.editors.targets
+BLOCK = 50  # requests per block of targets
+DOUBLE, SINGLE = 8, 4
+TASK_ANSWERS = MeasureSettings(max_new_tokens=4)  # of tasks with free answers: a quarter of their prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Wordings of a request, bare and prefixed; typical tokens of one, and how many of them follow the lookup token."""
+
+    wordings: int = 4
+    tokens: int = 22
+    after: int = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A model's shape and precision, whether a device holds it, and whether the state of editors stays on the host then."""
+
+    shape: Shape
+    dtype: str = "float32"
+    on_device: bool = False
+    row: int = 64
+    has_state_on_host: bool = False
+
+    @property
+    def item(self) -> int:
+        """Bytes of a weight."""
+        return BYTES[self.dtype]
+
+    @property
+    def weights(self) -> Number:
+        """Bytes of the network; on a host without input embeddings of their own, which are mapped and hardly read."""
+        unread = 0 if self.shape.is_tied or self.on_device else self.shape.vocabulary * self.shape.width
+        return (self.shape.parameters - unread) * self.item
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens of a pass when questions are asked or text is read."""
+        return max(ON_DEVICE if self.on_device else ON_HOST, self.row)
+
+    def activations(self, tokens: Number) -> Number:
+        """Peak of a pass that keeps nothing: one block's inner vectors, of every token."""
+        return tokens * self.token_entries * self.item
+
+    @property
+    def token_entries(self) -> int:
+        """Entries of a token that one block holds at once."""
+        shape = self.shape
+        return 6 * shape.width + (4 if shape.is_gated else 2) * shape.mlp_width
+
+    def cache(self, tokens: Number) -> Number:
+        """Keys and values of all blocks."""
+        return 2.0 * tokens * self.shape.layers * self.shape.kv_width * self.item
+
+    def logits(self, rows: Number, copies: int) -> Number:
+        """Logits of rows and what is computed from them, in float32 and at most a chunk at a time."""
+        return min(rows * self.shape.vocabulary, LOGITS) * SINGLE * copies
+
+
+def split(placed: Placed, process: Number, on_host: Mapping[str, Number], on_model: Mapping[str, Number]) -> tuple[Bytes, Bytes]:
+    """Parts on the host and on the device; without a device everything is on the host."""
+    if not placed.on_device:
+        return {"process": process, **on_host, **on_model}, {}
+    moved = {name: size for name, size in on_model.items() if placed.has_state_on_host and name in MOVABLE}
+    return {"process": process + WITH_CUDA, **on_host, **moved}, {name: size for name, size in on_model.items() if name not in moved}
+
+
+def moments(placed: Placed, layers: Sequence[int], tokens: int, batch_rows: int) -> tuple[Bytes, Bytes]:
+    """Sums of every layer, keys of a batch of rows at every layer, one product, one copy while it is written.
+
+    The pass ends at the last of the layers; weights behind it are mapped, and on a host never read.
+    """
+    d, shape = placed.shape.mlp_width, placed.shape
+    batch = min(batch_rows * placed.row, tokens)
+    wide = SINGLE if placed.item < SINGLE else 0
+    on_model = {
+        "weights": placed.weights if placed.on_device else (max(layers) + 1) * shape.block_parameters * placed.item,
+        "moments": len(layers) * d * d * DOUBLE,
+        "temporaries": d * d * SINGLE,
+        "activations": placed.activations(batch) + len(layers) * batch * d * (placed.item + wide),
+    }
+    return split(placed, WITH_TORCH, {"written": d * d * DOUBLE}, on_model)
+
+
+def targets(placed: Placed, layer: int, prompts: Prompts, requests: int = BLOCK, parts: int = 1) -> tuple[Bytes, Bytes]:
+    """A block of requests: the first pass with its cache, then what the later blocks keep for one gradient."""
+    return split(placed, WITH_TABLES, {}, {"weights": placed.weights, **_optimising(placed, layer, prompts, requests, parts)})
+
+
+def _optimising(placed: Placed, layer: int, prompts: Prompts, requests: int, parts: int = 1) -> dict[str, Number]:
+    shape = placed.shape
+    each = (prompts.wordings + 1) * prompts.tokens * shape.width * shape.layers
+    rows = max(1, min(requests, ACTIVATIONS // each)) * (prompts.wordings + 1)
+    later = shape.layers - 1 - layer + (parts > 1)
+    kept = prompts.after * (4 * shape.width + (3 if shape.is_gated else 1) * shape.mlp_width) + 2 * prompts.tokens * shape.kv_width
+    predicted = rows * (max(1, 1.5 * prompts.wordings) + 1) / (prompts.wordings + 1)
+    first = placed.activations(rows * prompts.tokens)
+    gradient = rows * later * kept * placed.item + predicted * shape.vocabulary * SINGLE * 5
+    return {"cache": placed.cache(rows * prompts.tokens), "activations": max(first, gradient)}
+
+
+def asking(placed: Placed, settings: MeasureSettings | None) -> dict[str, Number]:
+    """Passes that score questions and text, and with settings that ask for it, free answers with their cache."""
+    tokens, rows = placed.pass_tokens, 1.0
+    scored = tokens if settings is not None else tokens / 3
+    found = {"activations": placed.activations(tokens), "logits": placed.logits(scored, 2)}
+    if settings is not None and settings.generate:
+        prompt = 16
+        rows = tokens / prompt
+        found["cache"] = placed.cache(rows * (prompt + settings.max_new_tokens)) + placed.logits(rows, 1)
+    return found
+
+
+# --- editors ----------------------------------------------------------------------------------------------------------
+
+
+def state(editor: FamilySettings, shape: Shape, item: int = SINGLE) -> dict[str, Number]:
+    """What an editor holds while it edits, beside the model: solvers and changes of its layers, and the largest temporaries."""
+    matrix, square = shape.mlp_out, shape.mlp_width**2
+    if isinstance(editor, LeastSquaresSettings):
+        return _least_squares(editor, matrix, square, item) if isinstance(editor, LocateThenEdit) else {}
+    if isinstance(editor, FineTune):
+        return {"state": 8.0 * matrix * SINGLE, "temporaries": 3.0 * matrix * DOUBLE}
+    if isinstance(editor, KnowledgeNeurons):
+        return {"originals": shape.layers * matrix * (DOUBLE + 2.0 * item), "temporaries": 2.0 * matrix * DOUBLE}
+    return {}
+
+
+def _least_squares(editor: LocateThenEdit, matrix: int, square: int, item: int) -> dict[str, Number]:
+    """Per layer the preserved matrix and its solver, 2 d² in float64; its change, and its original weight twice."""
+    solvers = 2 + (editor.history == "queue") + (editor.after is not None and editor.after.kind == "simie")
+    changes = 1 + (editor.history == "queue") + (editor.after is not None and editor.after.kind == "rect")
+    per_layer = (solvers * square + changes * matrix) * DOUBLE + 2 * matrix * item
+    twice = 2 if editor.keys.mode == "refreshed" else 1
+    is_factored_anew = editor.history == "queue" or editor.state_kind == "dense" or editor.neurons < 1
+    temporaries = (2 if is_factored_anew else 1) * square + 3 * matrix
+    return {"state": float(twice * len(editor.layers) * per_layer), "temporaries": float(temporaries * DOUBLE)}
+
+
+def ledger(editor: FamilySettings, shape: Shape, edits: int) -> Number:
+    """Bytes of a run's ledger: rows of keys and residuals or of factors, or the dense state as it is."""
+    d_in, d_out, layers = shape.mlp_width, shape.width, len(editor.layers)
+    if isinstance(editor, LocateThenEdit):
+        if editor.state_kind == "dense":
+            return float(layers * (shape.mlp_out + (d_in * d_in if editor.history == "keys" else 0)) * DOUBLE)
+        if editor.state_kind == "refit":
+            return float(edits * SINGLE * (layers * d_in + d_out))
+        keys = SINGLE * d_in if editor.history != "none" else 0
+        return float(edits * layers * (DOUBLE * (d_in + d_out) + keys))
+    if isinstance(editor, OneTimeBatch):
+        return float(edits * SINGLE * 4 * d_out)
+    if isinstance(editor, FineTune):
+        return float(shape.mlp_out * SINGLE)
+    return float(edits * SINGLE * (d_in + d_out)) if isinstance(editor, Grace) else float(edits * DOUBLE * d_out)
+
+
+def edit(placed: Placed, editor: FamilySettings, edits: int, prompts: Prompts) -> tuple[Bytes, Bytes]:
+    """Model, moments, the editor's state, its ledger, and the larger of finding a target and asking questions."""
+    shape = placed.shape
+    passes = asking(placed, None)
+    if isinstance(editor, LocateThenEdit) and editor.target.at == "current":
+        found = _optimising(placed, editor.target.layer, prompts, editor.batch)
+        passes = max(passes, found, key=lambda parts: sum(parts.values()))
+    elif isinstance(editor, FineTune | Grace | KnowledgeNeurons):
+        passes = {**passes, "activations": max(passes["activations"], placed.activations(prompts.tokens) * shape.layers)}
+    on_host = {"ledger": ledger(editor, shape, edits), **read_moments(editor, shape)}
+    if isinstance(editor, OneTimeBatch):
+        on_host.pop("moments", None)
+    return split(placed, WITH_TABLES, on_host, {"weights": placed.weights, **state(editor, shape, placed.item), **passes})
+
+
+def read_moments(editor: FamilySettings, shape: Shape) -> dict[str, Number]:
+    """Second moments as they are read, per layer."""
+    if isinstance(editor, LeastSquaresSettings) and editor.preserve.kind != "identity":
+        return {"moments": float(len(editor.layers) * shape.mlp_width**2 * DOUBLE)}
+    return {}
+
+
+def measure(placed: Placed, editor: FamilySettings, edits: int, prompts: Prompts, settings: MeasureSettings | None) -> tuple[Bytes, Bytes]:
+    """Model, the state's change of weights made ready, and the passes that ask. Without settings, of a benchmark."""
+    shape, layers = placed.shape, len(editor.layers)
+    held = {"state": layers * shape.mlp_out * (DOUBLE + 2.0 * placed.item), "temporaries": 3.0 * shape.mlp_out * DOUBLE if layers else 0.0}
+    on_host = {"ledger": ledger(editor, shape, edits)}
+    passes = asking(placed, settings or TASK_ANSWERS)
+    if isinstance(editor, KnowledgeNeurons):
+        held = {"originals": sum(state(editor, shape, placed.item).values())}
+    if isinstance(editor, OneTimeBatch):
+        at_once = LocateThenEdit(**{name: getattr(editor, name) for name in LeastSquaresSettings.model_fields}, batch=max(1, edits))
+        held = state(at_once, shape, placed.item)
+        on_host |= read_moments(editor, shape)
+        whole = {"whole batch": placed.activations(edits * prompts.wordings * prompts.tokens)}
+        passes = max(passes, whole, key=lambda parts: sum(parts.values()))
+    if isinstance(editor, LocateThenEdit) and editor.state_kind == "refit":
+        on_host |= read_moments(editor, shape)
+        held["temporaries"] += 3.0 * shape.mlp_width**2 * DOUBLE
+    before = {"temporaries": held.pop("temporaries", 0.0)}
+    passes = max(passes, before, key=lambda parts: sum(parts.values()))
+    process = WITH_TABLES if settings else WITH_TASKS
+    return split(placed, process, on_host, {"weights": placed.weights, **held, **passes})
+
+
+# --- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def pretrain(placed: Placed, settings: PretrainSettings) -> tuple[Bytes, Bytes]:
+    """Weights, gradients, two moments and a checkpoint; what every block keeps for the gradients; logits."""
+    shape, tokens = placed.shape, settings.batch_rows * settings.positions
+    kept = tokens * (shape.layers * (16 * shape.width + 3 * shape.mlp_width) + 4 * shape.vocabulary) * SINGLE
+    return {"process": WITH_TABLES, "weights": placed.weights, "optimiser": 4 * placed.weights, "activations": float(kept)}, {}
+
+
+def prepare(placed: Placed, layers: int) -> tuple[Bytes, Bytes]:
+    """Moments of all layers, the free directions of each, and one decomposition at work."""
+    square = placed.shape.mlp_width**2 * DOUBLE
+    return {"process": WITH_TORCH, "moments": float(2 * layers * square), "temporaries": 4.0 * square}, {}
+
+
+def reading(placed: Placed) -> tuple[Bytes, Bytes]:
+    """A job that asks the unedited model: contexts, objectives."""
+    return split(placed, WITH_TABLES, {}, {"weights": placed.weights, **asking(placed, None)})
+
+
+def corpus(tokens: int) -> tuple[Bytes, Bytes]:
+    """Rows of tokens with their weights."""
+    return {"process": WITH_TORCH - 90 * MIB, "rows": float(tokens * 12)}, {}
+
+
+def light() -> tuple[Bytes, Bytes]:
+    """A job without a model."""
+    return {"process": float(LIGHT)}, {}

@@ -1,0 +1,78 @@
+"""How fast this machine is: products in both precisions and the overhead of calling a block, timed in about a second."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from d4s.planning.needs import Number, Work
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STARTUP, LIGHT_STARTUP = 8.0, 3.0  # seconds until a job with torch, or without it, begins its work
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Operations per second in single and in double precision, and seconds per call of a block beyond its products."""
+
+    single: float
+    double: float
+    call: float
+
+    def seconds(self, work: Work) -> Number:
+        """How long work takes."""
+        return work.single / self.single + work.double / self.double + work.calls * self.call
+
+
+SLOW_HOST = Speed(single=2e10, double=1e10, call=1e-3)
+SLOW_DEVICE = Speed(single=1e13, double=5e12, call=4e-4)  # where nothing can be timed: a data-centre card at about half its rate
+
+
+def calibrate(device: str = "cpu") -> Speed:
+    """The speed of a device with the threads that torch has."""
+    import torch
+
+    torch.set_float32_matmul_precision("highest")
+    rates = []
+    for dtype, size in ((torch.float32, 1024), (torch.float64, 768)):
+        matrix = torch.ones(size, size, dtype=dtype, device=device)
+        rates.append(2.0 * size**3 / _timed(lambda matrix=matrix: matrix @ matrix, device, 5))
+    call = _timed(_small_block(device), device, 20)
+    return Speed(rates[0], rates[1], call)
+
+
+def _small_block(device: str) -> Callable[[], "Tensor"]:
+    """A block too small for its products to matter: what is left is the overhead of its calls."""
+    import torch
+    from torch import nn
+
+    norms = [nn.LayerNorm(32, device=device) for _ in range(2)]
+    qkv, out = nn.Linear(32, 96, device=device), nn.Linear(32, 32, device=device)
+    up, down = nn.Linear(32, 64, device=device), nn.Linear(64, 32, device=device)
+    hidden = torch.ones(4, 8, 32, device=device)
+
+    @torch.no_grad()
+    def run() -> Any:
+        parts = qkv(norms[0](hidden)).view(4, 8, 2, 48).transpose(1, 2).chunk(3, dim=-1)
+        attended = nn.functional.scaled_dot_product_attention(*parts, is_causal=True).transpose(1, 2).reshape(4, 8, 32)
+        middle = hidden + out(attended)
+        return middle + down(nn.functional.gelu(up(norms[1](middle)), approximate="tanh"))
+
+    return run
+
+
+def _timed(action: Callable[[], Any], device: str, times: int) -> float:
+    """Fewest seconds of an action after one that warms up: what it takes while nothing else runs."""
+    import torch
+
+    def once() -> float:
+        start = time.perf_counter()
+        action()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    once()
+    return min(once() for _ in range(times))

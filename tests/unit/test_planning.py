@@ -1,0 +1,199 @@
+"""What jobs are foreseen to need: sizes from configurations, memory that grows with what it should, and refusals that say what to do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig, Qwen2Config
+
+from d4s.artifacts import MANIFEST
+from d4s.config import Study
+from d4s.editors.settings import LocateThenEdit, resolve
+from d4s.planning import memory
+from d4s.planning.fit import DoesNotFit, Machine, refuse_what_cannot_fit
+from d4s.planning.memory import Placed, Prompts
+from d4s.planning.needs import GIB, MIB, Needs, lower
+from d4s.planning.shape import Shape, UnknownShape, shape_at, shape_of
+from d4s.planning.speed import Speed
+from d4s.studies.forecast import Forecast
+from d4s.studies.jobs import UNFORESEEN_MB, Foreseen
+from d4s.studies.resolve import resolve as resolve_study
+
+ROOT = Path(__file__).resolve().parents[2]
+UNTIED = {"tie_word_embeddings": False}
+CONFIGS = {
+    "gpt2-xl": GPT2Config(n_layer=48, n_embd=1600, n_head=25, n_positions=1024, vocab_size=50257),
+    "gpt-j-6b": GPTJConfig(n_layer=28, n_embd=4096, n_head=16, n_positions=2048, vocab_size=50400, **UNTIED),
+    "llama2-7b": LlamaConfig(vocab_size=32000, num_hidden_layers=32, hidden_size=4096, intermediate_size=11008, **UNTIED),
+    "llama3-8b": LlamaConfig(
+        vocab_size=128256, num_hidden_layers=32, hidden_size=4096, intermediate_size=14336, num_key_value_heads=8, **UNTIED
+    ),
+    "qwen2.5-7b": Qwen2Config(
+        vocab_size=152064, num_hidden_layers=28, hidden_size=3584, intermediate_size=18944, num_attention_heads=28,
+        num_key_value_heads=4, **UNTIED
+    ),
+}  # fmt: skip
+SMALL = Shape(12, 768, 3072, 12, 12, 64, 50_257, 1024, is_gated=False, is_tied=True)
+SPEED = Speed(single=1e10, double=1e10, call=1e-3)
+
+
+def _study(**changes: Any) -> Study:
+    return Study.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text()) | changes)
+
+
+def _real(path: str, **more: Any) -> Study:
+    model = {"source": "hf", "tuned_as": "gpt2-xl", "path": path, **more}
+    row = {"models": ["real"], "datasets": ["world_qa"], "editors": ["memit", "d4s"], "lengths": [10]}
+    return _study(models={"real": model}, grid=[row])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_configuration_alone_gives_the_number_of_weights(name: str, tmp_path: Path) -> None:
+    config = CONFIGS[name]
+    config.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config)
+    shape = shape_at(str(tmp_path))
+    assert shape.parameters == pytest.approx(network.num_parameters(), rel=0.002)
+    assert (shape.layers, shape.vocabulary) == (config.num_hidden_layers, config.vocab_size)
+
+
+def test_a_configuration_without_sizes_is_refused_by_name() -> None:
+    with pytest.raises(UnknownShape, match="does not say width, heads"):
+        shape_of({"model_type": "odd", "n_layer": 2, "vocab_size": 3, "n_positions": 4})
+
+
+def test_a_hub_model_that_was_never_fetched_is_told_how_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UnknownShape, match=r"hf download nobody/nothing config\.json"):
+        shape_at("nobody/nothing")
+
+
+def _parts(editor: str, **changes: Any) -> dict[str, float]:
+    settings = resolve(editor, {}, "gpt2-xl").model_copy(update=changes)
+    return memory.state(settings, SMALL)
+
+
+@pytest.mark.parametrize("editor", ["memit", "memit_seq", "d4s", "rome", "alphaedit", "nse", "encore"])
+def test_solvers_hold_two_squares_of_float64_per_layer(editor: str) -> None:
+    settings = resolve(editor, {}, "gpt2-xl")
+    assert isinstance(settings, LocateThenEdit)
+    square, matrix = 8 * SMALL.mlp_width**2, SMALL.mlp_out
+    assert _parts(editor)["state"] / len(settings.layers) == 2 * square + matrix * (8 + 2 * 4)
+
+
+def test_what_methods_hold_beyond_that_is_counted() -> None:
+    assert _parts("lyaplock")["state"] > _parts("memit")["state"]
+    assert _parts("simie")["state"] > _parts("memit")["state"]
+    assert _parts("d4s_refreshed")["state"] == 2 * _parts("d4s")["state"]
+
+
+def test_a_device_takes_the_model_and_the_host_what_is_read() -> None:
+    editor = resolve("d4s", {}, "gpt2-xl")
+    host, device = memory.edit(Placed(SMALL), editor, 100, Prompts())
+    assert not device and {"weights", "moments", "state"} <= set(host)
+    host, device = memory.edit(Placed(SMALL, on_device=True), editor, 100, Prompts())
+    assert {"weights", "state"} <= set(device) and "moments" in host and "weights" not in host
+    host, device = memory.edit(Placed(SMALL, on_device=True, has_state_on_host=True), editor, 100, Prompts())
+    assert "state" in host and "state" not in device and "weights" in device
+
+
+def test_half_precision_halves_the_weights() -> None:
+    assert Placed(SMALL, "bfloat16").weights * 2 == Placed(SMALL).weights
+
+
+def test_every_job_that_cannot_fit_is_named_with_what_to_lower() -> None:
+    jobs = [("edit a", Needs({"weights": 3.0 * GIB})), ("edit b", Needs({"process": GIB})), ("measure c", Needs({}, {"state": 9.0 * GIB}))]
+    with pytest.raises(DoesNotFit) as caught:
+        refuse_what_cannot_fit(jobs, Machine(host=2.0 * GIB, device=8.0 * GIB))
+    text = str(caught.value)
+    assert "2 job(s)" in text and "edit b" not in text
+    assert "edit a needs 3.0 GiB of memory and there are 2.0" in text and "bfloat16" in text
+    assert "measure c needs 9.0 GiB of device memory" in text and "execution.state_device" in text
+    refuse_what_cannot_fit(jobs, Machine(host=4.0 * GIB, device=10.0 * GIB))
+
+
+def test_what_nothing_lowers_is_said() -> None:
+    assert lower({"process": 1.0}) == "nothing can be lowered"
+
+
+# --- studies ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_artefact_has_its_jobs_and_shards_share_them() -> None:
+    plan = resolve_study(_study(execution={"shards": {"moments": 3}}))
+    foreseen = Foreseen(plan, has_device=False)
+    assert {job.node.name for job in foreseen.jobs} == {node.name for node in plan.nodes}
+    assert sum(job.node.verb == "moments" for job in foreseen.jobs) == 3
+    assert all(job.needs.host_bytes > 100 * MIB and job.seconds(SPEED, SPEED) > 1 for job in foreseen.jobs)
+
+
+def test_the_seams_need_no_torch() -> None:
+    code = (
+        "import sys; from pathlib import Path; from d4s.config import load_study; from d4s.studies.resolve import resolve;"
+        "from d4s.studies.jobs import Foreseen; plan = resolve(load_study(Path('params.yaml')));"
+        "Foreseen(plan, has_device=True).resources(plan.nodes[0]); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+def _data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tmp_path / "data" / "wikitext2_raw_test" / "wikitext2_raw_test.jsonl"
+    text.parent.mkdir(parents=True)
+    text.touch()
+    monkeypatch.setenv("D4S_DATA", str(tmp_path / "data"))
+
+
+def test_rules_ask_for_a_device_where_the_study_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _data(tmp_path, monkeypatch)
+    CONFIGS["gpt2-xl"].save_pretrained(tmp_path / "model")
+    asked = []
+    for more in ({}, {"device_map": "auto"}):
+        plan = resolve_study(_real(str(tmp_path / "model"), **more))
+        asked.append(Foreseen(plan, has_device=True).resources(plan.of("edit")[0]))
+    here, there = asked
+    assert (here.gpu, there.gpu) == (0, 1)
+    assert here.mem_mb > 6000 and here.mem_mb > there.mem_mb
+
+
+def test_a_model_of_unknown_size_is_said_and_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _data(tmp_path, monkeypatch)
+    plan = resolve_study(_real(str(tmp_path / "nowhere")))
+    foreseen = Foreseen(plan, has_device=False)
+    assert "no config.json" in foreseen.unknown["real"]
+    assert not any(job.node.verb == "edit" for job in foreseen.jobs)
+    assert foreseen.resources(plan.of("edit")[0]).mem_mb == UNFORESEEN_MB
+    lines = list(Forecast(foreseen, Machine(GIB), SPEED, SPEED).lines())
+    assert "nothing is foreseen for the jobs of model 'real'" in lines[-1]
+
+
+def _forecast() -> Forecast:
+    return Forecast(Foreseen(resolve_study(_study()), has_device=False), Machine(24.0 * GIB), SPEED, SPEED)
+
+
+def test_what_was_measured_corrects_the_time_of_its_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = _forecast()
+    first, second = (job for job in plain.foreseen.jobs if job.node.verb == "contexts")
+    first.node.folder.mkdir(parents=True)
+    (first.node.folder / MANIFEST).touch()
+    took = 10 * plain.seconds(first)
+    (first.node.folder / "costs.jsonl").write_text(json.dumps({"verb": "contexts", "wall_s": took, "peak_rss_mb": 500.0}) + "\n")
+    found = _forecast()
+    assert found.seconds(second) == pytest.approx(10 * plain.seconds(second), rel=1e-6)
+    assert [job["measured_peak_bytes"] for job in found.content()["jobs"] if job["artifact"] == first.node.name] == [500 * MIB]
+
+
+def test_a_machine_that_is_too_small_is_refused_with_every_job_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tight = Forecast(_forecast().foreseen, Machine(0.6 * GIB), SPEED, SPEED)
+    with pytest.raises(DoesNotFit) as caught:
+        tight.refuse_what_cannot_fit()
+    named = str(caught.value).splitlines()[1:]
+    assert len(named) == sum(job.needs.host_bytes > 0.6 * GIB for job in tight.foreseen.jobs) > 3
+    _forecast().refuse_what_cannot_fit()

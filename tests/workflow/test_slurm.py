@@ -1,0 +1,49 @@
+"""What is asked of a cluster, as dry runs tell it; `make test-slurm` runs a study on a real one."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.workflow.conftest import ROOT, Workdir, lay_out
+
+LIMIT = 13
+SNAKEMAKE_MB, SMALLEST_JOB_MB = 210, 110  # resident, as measured; two of the former stand beside each job
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Workdir:
+    """The default study, which asks for more time than the limit below."""
+    return lay_out(tmp_path_factory.mktemp("slurm") / "work", yaml.safe_load((ROOT / "params.yaml").read_text()))
+
+
+def _asked(resource: str, dry_run: str) -> dict[str, int]:
+    """What each rule asks for."""
+    return {rule: int(much) for rule, much in re.findall(rf"^rule (\w+):$.*?\b{resource}=(\d+)", dry_run, re.MULTILINE | re.DOTALL)}
+
+
+def test_no_rule_asks_for_more_time_than_a_job_may_have(study: Workdir) -> None:
+    free = _asked("runtime", study.snakemake("-n"))
+    edits = {rule for rule in free if rule.startswith("edit_")}
+    assert edits and max(free[rule] for rule in edits) > LIMIT
+    study.change(lambda params: params.update(execution={"time_limit": LIMIT}))
+    limited = _asked("runtime", study.snakemake("-n"))
+    assert {rule: limited[rule] for rule in edits} == {rule: min(free[rule], LIMIT) for rule in edits}
+
+
+def test_memory_is_asked_for_the_two_snakemakes_beside_a_job_too(study: Workdir) -> None:
+    asked = _asked("mem_mb", study.snakemake("-n"))
+    assert asked["world"] == min(asked.values()) >= 2 * SNAKEMAKE_MB + SMALLEST_JOB_MB
+
+
+def test_the_profile_comes_on_top_of_the_default_one(study: Workdir) -> None:
+    said = study.run("snakemake", "--profile", "workflow/profiles/slurm", "-n")
+    assert "workflow/profiles/slurm and workflow specific profile profiles/default" in said
+    assert "Job stats" in said
+
+
+def test_rules_that_the_profile_groups_exist() -> None:
+    profile: dict[str, Any] = yaml.safe_load((ROOT / "workflow/profiles/slurm/config.yaml").read_text())
+    rules = {name for path in (ROOT / "workflow" / "rules").glob("*.smk") for name in re.findall(r"^rule (\w+):", path.read_text(), re.M)}
+    assert {group.partition("=")[0] for group in profile["groups"]} <= rules
