@@ -1,5 +1,8 @@
 """Ours: damage by data set against what its targets are like, one panel per property."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -78,7 +81,7 @@ def _draw(results: Results, found: Damages, page: Page) -> Figure:
     return fig
 
 
-def _name(rows: list[dict[object, object]], place: int) -> str:
+def _name(rows: Sequence[Mapping[Any, Any]], place: int) -> str:
     models = {row["model"] for row in rows}
     name = dataset_name(str(rows[place]["dataset"]))
     return name if len(models) == 1 else f"{name}, {rows[place]['model']}"

@@ -84,8 +84,10 @@ def _read(path: Path, verb: str) -> Any:
 
 def _items(results: Results) -> dict[str, list[dict[Any, Any]]]:
     """The first items of each data set by its name and who worded them."""
-    rows = results.items.assign(place=[f"{dataset_name(row.dataset)} ({row.writer})" for row in results.items.itertuples()])
-    return {str(place): part.to_dict(orient="records") for place, part in rows.groupby("place", sort=False)}
+    found: dict[str, list[dict[Any, Any]]] = {}
+    for row in results.items.to_dict(orient="records"):
+        found.setdefault(f"{dataset_name(row['dataset'])} ({row['writer']})", []).append(row)
+    return found
 
 
 def _criteria(study_dir: Path) -> dict[str, Any]:

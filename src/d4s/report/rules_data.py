@@ -57,7 +57,7 @@ def _forms(results: Results) -> dict[str, dict[str, Panel]]:
     found: dict[str, dict[str, Panel]] = {}
     for panel in results.panels:
         form = results.form(panel.dataset)
-        if form in FORM_NAMES:
+        if form is not None and form in FORM_NAMES:
             found.setdefault(panel.model, {})[form] = panel
     complete = {model: {form: forms[form] for form in FORM_NAMES} for model, forms in found.items() if set(forms) >= set(FORM_NAMES)}
     if not complete:
