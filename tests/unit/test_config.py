@@ -187,7 +187,7 @@ GRIDS = sorted((Path(__file__).parents[2] / "grids").glob("*.yaml"))
 @pytest.mark.parametrize("path", [*GRIDS, Path(__file__).parents[2] / "params.yaml"], ids=lambda path: path.stem)
 def test_the_studies_that_we_ship_are_sound_and_named_like_their_files(path):
     study = load_study(path)
-    assert study.study == ("default" if path.stem == "params" else path.stem)
+    assert study.study == ("default" if path.stem == "params" else path.stem.replace(".", "").replace("-", "_"))
     for row in study.grid:
         assert set(row.models) <= set(study.models)
         assert set(row.datasets) <= set(study.datasets)
