@@ -95,7 +95,7 @@ def test_a_tokenizer_that_ends_every_text_is_told() -> None:
     tokenizer = word_tokenizer(bos=False)
     ending = processors.TemplateProcessing(single=f"$A {BOS}", special_tokens=[(BOS, 0)])
     tokenizer.backend_tokenizer.post_processor = ending
-    assert "keys stand at the subjects last token: 'Ada Moss lives in the city of'" in said_of(lambda: tiny_model(tokenizer=tokenizer))
+    assert f"the tokenizer puts '{BOS}' after every text, so no target can follow" in said_of(lambda: tiny_model(tokenizer=tokenizer))
 
 
 def test_a_restart_at_another_layer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

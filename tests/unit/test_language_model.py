@@ -1,11 +1,6 @@
 """Questions worded by a language model: every answer is untrusted, targets stay ours, and a template takes the place of what is no use."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
-from d4s.artifacts import Artifact, Job, write_table
-from d4s.config import FORMS, Form, QuestionsSettings, Study, WorldSettings, validate
+from d4s.artifacts import Artifact, Job
+from d4s.config import FORMS, Form, QuestionsSettings, WorldSettings
 from d4s.errors import MissingAnswer, SettingsError
 from d4s.questions.answers import AnswerStore, key_of
 from d4s.questions.build import questions
@@ -28,9 +22,7 @@ from d4s.questions.prompts.v1 import VERSION
 from d4s.questions.wordings import LETTERS, NO, YES
 from d4s.questions.writers import WRITERS, Draft, TemplateWriter, Writer, writer_of
 from d4s.schemas import EVENTS, PROVENANCE, USAGE
-from d4s.studies.resolve import resolve
 from d4s.world.build import world
-from tests.unit.test_config import STUDY
 from tools.standin import MODEL, completion, serving
 
 WORLD = WorldSettings(people=8, first_names=4, last_names=4, bystanders=0.25, events=24, benchmark_items=4)
@@ -344,119 +336,3 @@ def test_a_replay_reads_how_it_was_asked_from_the_store(items: list[Item], tmp_p
         writer_of(replayed(store, model="three"))
     found = writer_of(replayed(store, model="two")).write(items[:4], "true_false")
     assert [draft.template for draft in found] and {request.request["seed"] for request in AnswerStore(store).records.values()} >= {4}
-
-
-# --- settings of a study ----------------------------------------------------------------------------------------------
-
-
-def digest(questions: dict[str, Any]) -> tuple[str, str]:
-    grid = [{"models": ["mini"], "datasets": ["tf"], "editors": ["memit"], "lengths": [5]}]
-    study = validate(Study, STUDY | {"grid": grid, "questions": questions}, "a study")
-    [node] = [node for node in resolve(study).of("questions") if node.settings["form"] == "true_false"]
-    assert "nowhere" not in json.dumps(node.settings)
-    return node.digest, node.settings_text
-
-
-def test_what_is_hashed_is_what_changes_answers(tmp_path: Path) -> None:
-    asks = {"writer": "openai", "model": "m"}
-    plain, text = digest(asks | {"base_url": "http://nowhere/v1"})
-    assert json.loads(text)["writer"]["base_url"] == "http://nowhere/v1"
-    assert validate(QuestionsSettings, json.loads(text), "job").model_dump(mode="json")["writer"] == {
-        "writer": "openai", "model": "m", "temperature": 0.7, "seed": 0, "attempts": 3, "max_tokens": 800,
-    }  # fmt: skip
-    same = ({"concurrency": 2}, {"requests_per_minute": 7}, {"store": "x"}, {"timeout_s": 1}, {"retries": 0})
-    assert {digest(asks | change)[0] for change in same} == {plain}
-    other = ({"model": "n"}, {"temperature": 0}, {"seed": 1}, {"attempts": 2}, {"max_tokens": 9})
-    assert len({plain, *(digest(asks | change)[0] for change in other)}) == 6
-
-
-def test_a_template_adds_no_key_to_its_settings() -> None:
-    _, text = digest({"writer": "template"})
-    assert json.loads(text) == {"events": "world", "form": "true_false", "writer": "template", "limit": None, "seed": 0}
-
-
-def test_a_replay_is_known_by_the_content_of_its_store(tmp_path: Path) -> None:
-    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-    one.write_text("a")
-    two.write_text("a")
-    first = digest({"writer": "replay", "store": str(one)})[0]
-    assert digest({"writer": "replay", "store": str(two)})[0] == first
-    two.write_text("b")
-    assert digest({"writer": "replay", "store": str(two)})[0] != first
-    with pytest.raises(SettingsError, match="does not exist"):
-        digest({"writer": "replay", "store": str(tmp_path / "none.jsonl")})
-
-
-@pytest.mark.parametrize(
-    ("writing", "place"),
-    [({"writer": "gpt"}, "questions"), ({"writer": "openai", "model": "m", "modell": 1}, "questions.openai.modell"),
-     ({"writer": "openai", "model": "m", "base_url": "http://me:secret@host/v1"}, "questions.openai.base_url")],
-)  # fmt: skip
-def test_wrong_settings_are_named(writing: dict[str, Any], place: str) -> None:
-    with pytest.raises(SettingsError, match=place):
-        validate(Study, STUDY | {"questions": writing}, "a study")
-
-
-# --- a kill -----------------------------------------------------------------------------------------------------------
-
-COUNT, CONCURRENCY = 2000, 16
-SCRIPT = """
-import dataclasses, json, sys
-from pathlib import Path
-from d4s.artifacts import read_table
-from d4s.config import QuestionsSettings
-from d4s.questions.items import plan_items
-from d4s.questions.writers import writer_of
-from d4s.schemas import EVENTS
-events, settings, out = map(Path, sys.argv[1:])
-items = plan_items(read_table(events, EVENTS), 0)
-drafts = writer_of(QuestionsSettings.model_validate_json(settings.read_text())).write(items, "directly_generated")
-out.write_text(json.dumps([dataclasses.asdict(draft) for draft in drafts]))
-"""
-
-
-def many_events(path: Path) -> Path:
-    same = {"relation": "xWant", "bystander": False, "source": "test"}
-    rows = [{"event_id": f"e{k}", "head": f"PersonX does thing {k}", "tail": f"rest {k % 97}", **same} for k in range(COUNT)]
-    write_table(path, pd.DataFrame(rows), EVENTS)
-    return path
-
-
-def start(url: str, folder: Path, name: str) -> subprocess.Popen[bytes]:
-    writer = {"writer": "openai", "model": MODEL, "base_url": url, "store": str(folder / f"{name}.jsonl"), "requests_per_minute": None}
-    chosen = folder / f"{name}.json"
-    chosen.write_text(json.dumps({"form": "directly_generated", "writer": writer | {"concurrency": CONCURRENCY}}))
-    arguments = [sys.executable, "-c", SCRIPT, str(folder / "events.parquet"), str(chosen), str(folder / f"{name}.out")]
-    return subprocess.Popen(arguments, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def test_a_kill_among_two_thousand_items_loses_only_requests_in_flight(tmp_path: Path) -> None:
-    many_events(tmp_path / "events.parquet")
-    seen: Counter[str] = Counter()
-    lock, halfway, backwards = threading.Lock(), threading.Event(), threading.Event()
-
-    def answer(request: dict[str, Any]) -> dict[str, Any]:
-        with lock:
-            seen[key_of(request)] += 1
-            if seen.total() == COUNT // 2:
-                halfway.set()
-        if backwards.is_set():
-            time.sleep(int(key_of(request)[0], 16) / 1000)
-        return completion(request)
-
-    with serving(answer) as url:
-        killed = start(url, tmp_path, "killed")
-        assert halfway.wait(120)
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
-        assert not (tmp_path / "killed.out").exists()
-        kept = (tmp_path / "killed.jsonl").read_bytes().count(b"\n")
-        assert 0 <= seen.total() - kept <= CONCURRENCY
-        assert start(url, tmp_path, "killed").wait() == 0
-        twice = [key for key, count in seen.items() if count > 1]
-        assert len(twice) <= CONCURRENCY and max(seen.values()) <= 2
-        backwards.set()
-        assert start(url, tmp_path, "whole").wait() == 0
-    for suffix in ("out", "jsonl"):
-        assert (tmp_path / f"killed.{suffix}").read_bytes() == (tmp_path / f"whole.{suffix}").read_bytes()
-    assert len(AnswerStore(tmp_path / "whole.jsonl").records) == len(seen) >= COUNT

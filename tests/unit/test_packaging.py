@@ -29,18 +29,23 @@ DECLARED = [Requirement(text) for text in [*PROJECT["dependencies"], *(text for 
 
 # Needed without being imported: command lines, plugins, backends, and stubs.
 NOT_IMPORTED = {
+    "accelerate": "Transformers spreads a model over devices with it",
     "basedpyright": "command",
     "beartype": "checks shapes in tests, by a pytest option",
     "codespell": "command",
     "dvc": "command",
     "import-linter": "command",
+    "mkdocs-material": "theme of the documentation site",
     "pandas-stubs": "stubs",
+    "peft": "its test asks whether it is there",
     "pytest-benchmark": "plugin",
     "pytest-xdist": "plugin",
     "ruff": "command",
     "setuptools": "build backend",
     "snakefmt": "command",
+    "snakemake-executor-plugin-slurm": "plugin",
     "types-pyyaml": "stubs",
+    "xllamacpp": "its test asks whether it is there",
 }
 
 

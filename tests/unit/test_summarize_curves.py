@@ -10,13 +10,13 @@ from d4s.studies.names import dataset_name, form_of, in_order, method_name
 from d4s.studies.norms import norm_points
 from d4s.studies.results import Panel, Results, Run
 from d4s.studies.targets import target_numbers
-from tests.synthetic import METHODS, Made, Method, write_study
+from tests.synthetic import FORM_CONTROLS, METHODS, Made, Method, write_study
 
 WORLD = Panel("mini", "world_qa")
 
 
 def test_panels_are_facts_first_then_forms_in_their_fixed_order(results: Results) -> None:
-    assert [panel.dataset for panel in results.panels] == ["world_qa", "mqd_tf", "mqd_mc", "mqd_dg"]
+    assert [panel.dataset for panel in results.panels] == ["world_qa", "mqd_tf", "mqd_mc", "mqd_dg", *FORM_CONTROLS]
     assert results.main_panels == [WORLD]
 
 

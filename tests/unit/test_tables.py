@@ -153,7 +153,7 @@ def test_costs_end_with_their_total(results: Results) -> None:
 
 def test_objectives_have_both_kinds_of_target(results: Results) -> None:
     frame = TABLES["tab_objectives"](results).frame
-    assert frame["target"].tolist() == ["counterfactual", "true"] * 4
+    assert frame["target"].tolist() == ["counterfactual", "true"] * 8
     assert frame["perplexity"].iloc[0] > 50 * frame["perplexity"].iloc[1]
 
 

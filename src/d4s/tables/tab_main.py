@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from d4s.studies.intervals import Estimate, average_interval, over_seeds
-from d4s.studies.names import HEADLINE, REFERENCES, dataset_name, method_name
+from d4s.studies.names import FORM_NAMES, HEADLINE, REFERENCES, dataset_name, method_name
 from d4s.studies.results import Panel, Results, Run
 from d4s.tables.table import Column, NotTabled, Table
 
@@ -31,7 +31,7 @@ def form_table(results: Results) -> Table:
     Raises:
         NotTabled: if the study has no such data sets.
     """
-    forms = [panel for panel in results.panels if results.form(panel.dataset)]
+    forms = [panel for panel in results.panels if results.form(panel.dataset) in FORM_NAMES]
     return average_table(results, forms, "Editing the three forms of a question")
 
 
