@@ -57,7 +57,9 @@ def _draw(results: Results, numbers: dict[Panel, TargetNumbers], true: dict[Pane
         ax.set_xlim(0, ax.get_xlim()[1] * 1.22)
     if has_damage:
         _damage_dots(axes[3], damages)
-    axes[0].set_yticks(range(len(shown)), [dataset_name(panel.dataset) for panel in shown])
+    one_model = len({panel.model for panel in shown}) == 1
+    names = [dataset_name(panel.dataset) + ("" if one_model else f" ({panel.model})") for panel in shown]
+    axes[0].set_yticks(range(len(shown)), names)
     axes[0].set_ylim(len(shown) - 0.5, -0.5)
     letter(axes, ["Perplexity", "Length", "Diversity"] + ["Damage"] * has_damage)
     legend(fig, page, _handles(damages), columns=4 if page.columns > 2 else 2)
