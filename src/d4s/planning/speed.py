@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from d4s.planning.needs import Number, Work
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 STARTUP, LIGHT_STARTUP = 8.0, 3.0  # seconds until a job with torch, or without it, begins its work
@@ -30,10 +31,12 @@ SLOW_HOST = Speed(single=2e10, double=1e10, call=1e-3)
 SLOW_DEVICE = Speed(single=1e13, double=5e12, call=4e-4)  # where nothing can be timed: a data-centre card at about half its rate
 
 
-def calibrate(device: str = "cpu") -> Speed:
-    """The speed of a device with the threads that torch has."""
+def calibrate(*, on_device: bool = False) -> Speed:
+    """The speed of this machine with the threads that torch has, or of its accelerator."""
     import torch
 
+    found = torch.accelerator.current_accelerator() if on_device else None
+    device = found or torch.get_default_device()
     torch.set_float32_matmul_precision("highest")
     rates = []
     for dtype, size in ((torch.float32, 1024), (torch.float64, 768)):
@@ -43,7 +46,7 @@ def calibrate(device: str = "cpu") -> Speed:
     return Speed(rates[0], rates[1], call)
 
 
-def _small_block(device: str) -> Callable[[], "Tensor"]:
+def _small_block(device: "torch.device") -> Callable[[], "Tensor"]:
     """A block too small for its products to matter: what is left is the overhead of its calls."""
     import torch
     from torch import nn
@@ -63,15 +66,15 @@ def _small_block(device: str) -> Callable[[], "Tensor"]:
     return run
 
 
-def _timed(action: Callable[[], Any], device: str, times: int) -> float:
+def _timed(action: Callable[[], Any], device: "torch.device", times: int) -> float:
     """Fewest seconds of an action after one that warms up: what it takes while nothing else runs."""
     import torch
 
     def once() -> float:
         start = time.perf_counter()
         action()
-        if device != "cpu":
-            torch.cuda.synchronize()
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
         return time.perf_counter() - start
 
     once()

@@ -107,4 +107,4 @@ def forecast(study: Study, memory: float | None = None, device_memory: float | N
     machine = this_machine(memory, device_memory, asks_device=may_use_device)
     has_device = machine.device is not None
     is_here = has_device and device_memory is None
-    return Forecast(Foreseen(plan, has_device=has_device), machine, calibrate(), calibrate("cuda") if is_here else SLOW_DEVICE)
+    return Forecast(Foreseen(plan, has_device=has_device), machine, calibrate(), calibrate(on_device=True) if is_here else SLOW_DEVICE)
