@@ -10,6 +10,7 @@ from functools import partial
 from itertools import islice
 
 from d4s.facts.collect import Reading, Source
+from d4s.facts.fields import Target
 from d4s.facts.jsonl import Flaw, Line, Raw, Text, read_lines, reading, refuse_styles, shown, template_flaws
 from d4s.facts.record import Fact, Probe
 from d4s.facts.wordings import asks, parse, pooled, stem
@@ -17,12 +18,6 @@ from d4s.facts.wordings import asks, parse, pooled, stem
 BYSTANDERS = {"n": 4, "a": 3}
 """How many subjects of a record's neighbourhood (n) and attribute prompts (a) become facts of their own."""
 Wordings = Mapping[str, tuple[str, ...]]
-
-
-class Target(Raw):
-    """An object."""
-
-    str: Text
 
 
 class Rewrite(Raw):

@@ -8,19 +8,15 @@ from collections.abc import Iterator
 from functools import partial
 
 from d4s.facts.collect import Reading, Source
-from d4s.facts.fields import Answers, Target, no_op_flaws, placed_flaws, portability
+from d4s.facts.counterfact import Rewrite
+from d4s.facts.fields import Answers, no_op_flaws, placed_flaws, portability
 from d4s.facts.jsonl import Flaw, Line, Raw, Text, read_lines, reading, refuse_styles
 from d4s.facts.record import Fact
 
 
-class Rewrite(Raw):
-    """One of the edits of a case."""
+class AskedRewrite(Rewrite):
+    """One of the edits of a case: as in CounterFact, and the same as a question."""
 
-    prompt: Text
-    relation_id: Text
-    subject: Text
-    target_new: Target
-    target_true: Target
     question: Text
 
 
@@ -28,7 +24,7 @@ class RawCase(Raw):
     """A case as it stands in the file."""
 
     case_id: int
-    requested_rewrite: tuple[Rewrite, ...]
+    requested_rewrite: tuple[AskedRewrite, ...]
     questions: tuple[Text, ...]
     new_answer: Text
     new_answer_alias: Answers
