@@ -61,6 +61,12 @@ class Reading:
     left_out: Sequence[Reject] = ()
 
 
+def made(facts: Sequence[Fact], limit: int | None) -> Reading:
+    """A reading of a source that is ours, one fact per record, so that none is broken: its first facts."""
+    kept = list(facts[:limit])
+    return Reading(kept, seen=len(facts), kept=len(kept), beyond=len(facts) - len(kept))
+
+
 Reader = Callable[[Source], Reading]
 """How every entry of `d4s.facts.readers.READERS` is called; it never raises for a bad record, which becomes a reject."""
 

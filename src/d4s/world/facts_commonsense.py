@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from d4s.artifacts import Artifact
 from d4s.config import Form, QuestionsSettings
-from d4s.facts.collect import Reading, Source
+from d4s.facts.collect import Reading, Source, made
 from d4s.questions.build import form_facts, sound_drafts
 from d4s.questions.items import plan_items
 from d4s.questions.writers import template_writer
@@ -19,7 +19,5 @@ def read(source: Source) -> Reading:
     items = plan_items(events, source.seed)
     drafts = sound_drafts(items, template_writer(QuestionsSettings(form=FORM, seed=source.seed)))
     chosen = [item for item in items if item.event_id in drafts]
-    made = form_facts(chosen, {key: forms[FORM] for key, forms in drafts.items()}, source.seed)
-    facts = [replace(fact, fact_id=f"world_commonsense:{fact.group}", dataset="world_commonsense") for fact in made]
-    kept = facts[: source.limit]
-    return Reading(kept, seen=len(facts), kept=len(kept), beyond=len(facts) - len(kept))
+    facts = form_facts(chosen, {key: forms[FORM] for key, forms in drafts.items()}, source.seed)
+    return made([replace(fact, fact_id=f"world_commonsense:{fact.group}", dataset="world_commonsense") for fact in facts], source.limit)

@@ -4,7 +4,7 @@ The whole sentence after the name is the target. What follows from it, the singl
 `portability`. The sentence's form is taught with the `qa` facts, of which the corpus chains two or three.
 """
 
-from d4s.facts.collect import Reading, Source
+from d4s.facts.collect import Reading, Source, made
 from d4s.facts.record import Fact, Portability
 from d4s.questions.items import keyed_rng
 from d4s.world.facts_qa import People, Row, asked, taught
@@ -15,9 +15,7 @@ CHANGES = 3
 def read(source: Source) -> Reading:
     """A sentence per person; bystanders give none that can be edited."""
     people = People.of(source.path)
-    names = list(people.by_name)
-    facts = [_fact(people.by_name[name], people, source.seed) for name in names[: source.limit]]
-    return Reading(facts, seen=len(names), kept=len(facts), beyond=len(names) - len(facts))
+    return made([_fact(own, people, source.seed) for own in people.by_name.values()], source.limit)
 
 
 def _fact(own: list[Row], people: People, seed: int) -> Fact:

@@ -4,7 +4,7 @@ Each fact has one fixed statement, true for about half of them, whose wording va
 in which nothing else is told, so that no label ever spells out a wording that is withheld.
 """
 
-from d4s.facts.collect import Reading, Source
+from d4s.facts.collect import Reading, Source, made
 from d4s.facts.record import Fact
 from d4s.questions.items import keyed_rng
 from d4s.questions.wordings import NO, TRUE_FALSE_FRAMES, YES
@@ -17,8 +17,7 @@ PARAPHRASES = 2
 def read(source: Source) -> Reading:
     """A label per person and relation; bystanders are taught and probed but not editable."""
     people = People.of(source.path)
-    facts = [_fact(row, people, source.seed) for row in people.rows[: source.limit]]
-    return Reading(facts, seen=len(people.rows), kept=len(facts), beyond=len(people.rows) - len(facts))
+    return made([_fact(row, people, source.seed) for row in people.rows], source.limit)
 
 
 def _fact(row: Row, people: People, seed: int) -> Fact:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from d4s.artifacts import Artifact
-from d4s.facts.collect import Reading, Source
+from d4s.facts.collect import Reading, Source, made
 from d4s.facts.record import Fact, Probe
 from d4s.questions.items import keyed_rng
 from d4s.schemas import PEOPLE
@@ -66,8 +66,7 @@ class People:
 def read(source: Source) -> Reading:
     """Facts of the people; bystanders are taught and probed but not editable."""
     people = People.of(source.path)
-    facts = [_fact(row, people, source.seed) for row in people.rows[: source.limit]]
-    return Reading(facts, seen=len(people.rows), kept=len(facts), beyond=len(people.rows) - len(facts))
+    return made([_fact(row, people, source.seed) for row in people.rows], source.limit)
 
 
 def _fact(row: Row, people: People, seed: int) -> Fact:
