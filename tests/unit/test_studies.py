@@ -128,7 +128,7 @@ def test_trusted_code_is_left_out() -> None:
 
 
 def test_the_overview_counts_what_is_there() -> None:
-    lines = list(overview(Study.model_validate(_study())))
+    lines = list(overview(_plan()))
     assert "cells" in lines[0]
     assert any(line.strip().startswith("edit") for line in lines)
 

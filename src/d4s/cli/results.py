@@ -96,11 +96,12 @@ def plan(
     def action() -> None:
         from d4s.studies.forecast import forecast
         from d4s.studies.overview import overview
+        from d4s.studies.resolve import resolve
 
-        chosen = study_of(study)
-        for line in () if as_json else overview(chosen):
+        plan = resolve(study_of(study))
+        for line in () if as_json else overview(plan):
             typer.echo(line)
-        found = forecast(chosen, memory, gpu_memory)
+        found = forecast(plan, memory, gpu_memory)
         typer.echo(json.dumps(found.content(), indent=1) if as_json else "\n".join(found.lines()))
         found.refuse_what_cannot_fit()
 

@@ -6,13 +6,12 @@ from functools import cached_property
 from statistics import median
 from typing import Any
 
-from d4s.config import Study
 from d4s.planning.fit import Machine, refuse_what_cannot_fit, this_machine
 from d4s.planning.needs import GIB, MIB, Number
 from d4s.planning.speed import SLOW_DEVICE, Speed, calibrate
 from d4s.studies.costs import cost_rows
 from d4s.studies.jobs import Foreseen, Job
-from d4s.studies.resolve import resolve
+from d4s.studies.resolve import Plan
 
 
 @dataclass(frozen=True)
@@ -100,10 +99,9 @@ def _sizes(jobs: list[Job]) -> tuple[list[Number], list[Number]]:
     return [job.needs.host_bytes for job in jobs], [job.needs.device_bytes for job in jobs]
 
 
-def forecast(study: Study, memory: float | None = None, device_memory: float | None = None) -> Forecast:
-    """The forecast of a study on this machine, or on one with memory of given sizes in GiB."""
-    plan = resolve(study)
-    may_use_device = any(getattr(model, "device_map", None) not in {None, "cpu"} for model in study.models.values())
+def forecast(plan: Plan, memory: float | None = None, device_memory: float | None = None) -> Forecast:
+    """The forecast of a resolved study on this machine, or on one with memory of given sizes in GiB."""
+    may_use_device = any(getattr(model, "device_map", None) not in {None, "cpu"} for model in plan.study.models.values())
     machine = this_machine(memory, device_memory, asks_device=may_use_device)
     has_device = machine.device is not None
     is_here = has_device and device_memory is None

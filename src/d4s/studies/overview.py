@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 
-from d4s.config import Study
-from d4s.studies.resolve import resolve
+from d4s.studies.resolve import Plan
 
 
-def overview(study: Study) -> Iterator[str]:
+def overview(plan: Plan) -> Iterator[str]:
     """Lines that say what there is to do."""
-    plan = resolve(study)
-    yield f"study {study.study!r}: {len(plan.cells)} cells, {len(plan.nodes)} artefacts"
+    yield f"study {plan.study.study!r}: {len(plan.cells)} cells, {len(plan.nodes)} artefacts"
     for verb in dict.fromkeys(node.verb for node in plan.nodes):
         nodes = plan.of(verb)
         wanted = [path for node in nodes for path in node.manifests]

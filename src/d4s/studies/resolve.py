@@ -182,8 +182,11 @@ class _Resolver:
 
     def raw(self, name: str, file: str = "") -> RawFile:
         path = data_folder(self.study.data) / (file or f"{name}/{name}.jsonl")
+        return self._file(path, f"data set {name!r}", "put it there or point `data:` or D4S_DATA to its parent folder")
+
+    def _file(self, path: Path, what: str, remedy: str) -> RawFile:
         if not path.is_file():
-            raise SettingsError(f"data set {name!r}: {path} does not exist; put it there or point `data:` or D4S_DATA to its parent folder")
+            raise SettingsError(f"{what}: {path} does not exist; {remedy}")
         return self._files.setdefault(path, RawFile(path))
 
     def facts(self, dataset: FactsDataset) -> Node:
@@ -210,10 +213,7 @@ class _Resolver:
         return self._node("questions", label, chosen | handed, inputs, modules=modules, handed=handed)
 
     def answers(self, writing: ReplayWriting) -> RawFile:
-        path = Path(writing.store)
-        if not path.is_file():
-            raise SettingsError(f"questions.store: {path} does not exist; name the file of recorded answers")
-        return self._files.setdefault(path, RawFile(path))
+        return self._file(Path(writing.store), "questions.store", "name the file of recorded answers")
 
     def dataset(self, name: str) -> Node:
         dataset = self.study.datasets[name]
