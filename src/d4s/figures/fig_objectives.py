@@ -8,10 +8,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from d4s.figures.draw import Drawing, NotDrawn, handle, legend, letter, panels
 from d4s.figures.style import INK, MUTED, PAPER, Page, look
-from d4s.figures.words import seeds_words
+from d4s.figures.words import panel_names, seeds_words
 from d4s.studies.curves import benchmark_curve
 from d4s.studies.intervals import Estimate
-from d4s.studies.names import DAMAGE_METHODS, dataset_name, in_order
+from d4s.studies.names import DAMAGE_METHODS, in_order
 from d4s.studies.results import Panel, Results
 from d4s.studies.targets import TargetNumbers, target_numbers
 
@@ -57,9 +57,7 @@ def _draw(results: Results, numbers: dict[Panel, TargetNumbers], true: dict[Pane
         ax.set_xlim(0, ax.get_xlim()[1] * 1.22)
     if has_damage:
         _damage_dots(axes[3], damages)
-    one_model = len({panel.model for panel in shown}) == 1
-    names = [dataset_name(panel.dataset) + ("" if one_model else f" ({panel.model})") for panel in shown]
-    axes[0].set_yticks(range(len(shown)), names)
+    axes[0].set_yticks(range(len(shown)), panel_names(shown, {panel.model for panel in shown}))
     axes[0].set_ylim(len(shown) - 0.5, -0.5)
     letter(axes, ["Perplexity", "Length", "Diversity"] + ["Damage"] * has_damage)
     legend(fig, page, _handles(damages), columns=4 if page.columns > 2 else 2)

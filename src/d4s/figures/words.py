@@ -1,6 +1,6 @@
 """Sentences that captions share: where, how many, and what the bands are."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from d4s.studies.names import dataset_name
 from d4s.studies.results import Panel, Results
@@ -9,8 +9,12 @@ from d4s.studies.results import Panel, Results
 def places(results: Results, shown: Sequence[Panel]) -> str:
     """` on World QA (model mini)`, naming models where the study has several."""
     models = sorted({panel.model for panel in results.panels})
-    names = [dataset_name(panel.dataset) + (f" ({panel.model})" if len(models) > 1 else "") for panel in shown]
-    return f" on {', '.join(names)}" + (f", model {models[0]}" if len(models) == 1 else "")
+    return f" on {', '.join(panel_names(shown, models))}" + (f", model {models[0]}" if len(models) == 1 else "")
+
+
+def panel_names(shown: Sequence[Panel], models: Collection[str]) -> list[str]:
+    """Display names of panels' data sets, with the model where there are several."""
+    return [dataset_name(panel.dataset) + (f" ({panel.model})" if len(models) > 1 else "") for panel in shown]
 
 
 def sizes(results: Results, shown: Sequence[Panel]) -> str:
