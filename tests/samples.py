@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from d4s.artifacts import Job
-from d4s.config import FactsSettings
+from d4s.config import FactsSettings, WorldSettings
+from d4s.world.build import world
 
 CITIES = {
     1: ("Orlo Finch", "Lisbon", "Bremen"),
@@ -85,3 +86,10 @@ def _json(record: Any) -> bytes:
 def facts_job(folder: Path, records: Path, **settings: Any) -> Job[FactsSettings]:
     """A job of the verb `facts` over a raw file."""
     return Job(kind="facts", settings=FactsSettings(**settings), inputs={"records": records}, folder=folder, digest="0" * 10)
+
+
+def made_world(at: Path, settings: WorldSettings) -> Path:
+    """A world in a new folder."""
+    at.mkdir(parents=True)
+    world(Job("worlds", settings, {}, at))
+    return at

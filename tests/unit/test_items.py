@@ -8,7 +8,7 @@ from d4s.facts.collect import facts
 from d4s.questions.build import questions
 from d4s.schemas import ITEMS
 from d4s.studies.items import SHOWN, write_items
-from d4s.world.build import world
+from tests.samples import made_world
 
 SETTINGS = WorldSettings(people=16, first_names=5, last_names=6, bystanders=0.25, events=24, benchmark_items=4)
 
@@ -19,8 +19,7 @@ def folder(at: Path) -> Path:
 
 
 def test_editable_items_of_read_and_of_written_sets_are_kept(tmp_path: Path) -> None:
-    made = folder(tmp_path / "world")
-    world(Job("worlds", SETTINGS, {}, made))
+    made = made_world(tmp_path / "world", SETTINGS)
     read, asked = folder(tmp_path / "read"), folder(tmp_path / "asked")
     facts(Job("facts", FactsSettings(source="world", style="qa"), {"world": made}, read))
     questions(Job("facts", QuestionsSettings(form="multiple_choice"), {"world": made}, asked))

@@ -22,7 +22,7 @@ from d4s.questions.prompts.v1 import VERSION
 from d4s.questions.wordings import LETTERS, NO, YES
 from d4s.questions.writers import WRITERS, Draft, TemplateWriter, Writer, writer_of
 from d4s.schemas import EVENTS, PROVENANCE, USAGE
-from d4s.world.build import world
+from tests.samples import made_world
 from tools.standin import MODEL, completion, serving
 
 WORLD = WorldSettings(people=8, first_names=4, last_names=4, bystanders=0.25, events=24, benchmark_items=4)
@@ -31,10 +31,7 @@ Answering = Callable[[dict[str, Any]], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("store") / "world"
-    made.mkdir()
-    world(Job("worlds", WORLD, {}, made))
-    return made
+    return made_world(tmp_path_factory.mktemp("store") / "world", WORLD)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from d4s.questions.build import questions
 from d4s.questions.controls import new_targets
 from d4s.questions.items import plan_items
 from d4s.schemas import EVENTS, FACTS
-from d4s.world.build import world
+from tests.samples import made_world
 
 SETTINGS = WorldSettings(people=8, first_names=4, last_names=4, bystanders=0.25, events=80, benchmark_items=4)
 CONTROLS: tuple[Control, ...] = get_args(Control)
@@ -23,10 +23,7 @@ CONTROLS: tuple[Control, ...] = get_args(Control)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("store") / "world"
-    made.mkdir()
-    world(Job("worlds", SETTINGS, {}, made))
-    return made
+    return made_world(tmp_path_factory.mktemp("store") / "world", SETTINGS)
 
 
 @pytest.fixture(scope="module")

@@ -17,17 +17,14 @@ from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, MULTIPLE_CHOICE_FRAM
 from d4s.questions.writers import Draft, TemplateWriter, Writer
 from d4s.requests.draw import draw
 from d4s.schemas import EVENTS, FACTS, PROVENANCE
-from d4s.world.build import world
+from tests.samples import made_world
 
 SETTINGS = WorldSettings(people=8, first_names=4, last_names=4, bystanders=0.25, events=24, benchmark_items=4)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("store") / "world"
-    made.mkdir()
-    world(Job("worlds", SETTINGS, {}, made))
-    return made
+    return made_world(tmp_path_factory.mktemp("store") / "world", SETTINGS)
 
 
 @pytest.fixture(scope="module")

@@ -14,19 +14,16 @@ from d4s.facts.record import Fact, from_frame
 from d4s.questions.build import questions
 from d4s.requests.draw import draw
 from d4s.schemas import FACTS, PEOPLE
-from d4s.world.build import world
 from d4s.world.reader import STYLES, read
 from d4s.world.relations import BY_NAME
+from tests.samples import made_world
 
 SETTINGS = WorldSettings(people=16, first_names=5, last_names=6, bystanders=0.25, events=24, benchmark_items=4)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("store") / "world"
-    made.mkdir()
-    world(Job("worlds", SETTINGS, {}, made))
-    return made
+    return made_world(tmp_path_factory.mktemp("store") / "world", SETTINGS)
 
 
 @pytest.fixture(scope="module")
