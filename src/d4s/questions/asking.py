@@ -73,6 +73,12 @@ class Live:
             self._flying[key] = asyncio.ensure_future(self._pay(key, dict(request)))
         return await self._flying[key]
 
+    async def stop(self) -> None:
+        """Give up the requests in flight, and wait until each has let go of its connection."""
+        for flying in self._flying.values():
+            flying.cancel()
+        await asyncio.gather(*self._flying.values(), return_exceptions=True)
+
     def keep_failures(self) -> None:
         """Record what failed for good, so that a replay knows; done last, since a server may fail everything.
 
@@ -164,7 +170,10 @@ async def live(settings: OpenAIWriting) -> AsyncIterator[Live]:
     async with client:
         with writable(Path(settings.store)) as store:
             asker = Live(settings, store, client)
-            yield asker
+            try:
+                yield asker
+            finally:
+                await asker.stop()
             asker.keep_failures()
 
 
