@@ -3,8 +3,9 @@
 import json
 import os
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 import yaml
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 
 STAGES = "Stages of the workflow"
+Action = TypeVar("Action", bound=Callable[..., None])
 
 StudyOption = Annotated[str, typer.Option("--study", help="The study as JSON text, or its YAML file.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step.")]
@@ -46,20 +48,28 @@ def study_of(text: str) -> Study:
     return validate(Study, parsed(text), "the study") if text.lstrip().startswith("{") else load_study(Path(text))
 
 
-def guarded(action: Callable[[], None]) -> None:
-    """Run an action; an error that a user can meet ends the program with its message alone.
+def command(**options: Any) -> Callable[[Action], Action]:
+    """Register a command, with the options of `Typer.command`; an error that a user can meet ends it with its message alone.
 
-    Raises:
-        Exit: with status 2 for wrong settings and 1 for every other such error.
+    The exit status is then 2 for wrong settings and 1 for every other such error.
     """
-    try:
-        action()
-    except D4SError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from None
-    except (OSError, SafetensorError) as error:
-        typer.echo(f"error: {error}; where a disk was full or a folder closed, mend that and run the same command again", err=True)
-        raise typer.Exit(1) from None
+
+    def register(action: Action) -> Action:
+        @wraps(action)
+        def guarded(*args: Any, **arguments: Any) -> None:
+            try:
+                action(*args, **arguments)
+            except D4SError as error:
+                typer.echo(f"error: {error}", err=True)
+                raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from None
+            except (OSError, SafetensorError) as error:
+                typer.echo(f"error: {error}; where a disk was full or a folder closed, mend that and run the same command again", err=True)
+                raise typer.Exit(1) from None
+
+        app.command(**options)(guarded)
+        return action
+
+    return register
 
 
 def limit_threads() -> None:
@@ -69,7 +79,7 @@ def limit_threads() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-@app.command()
+@command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from d4s.cli.app import Verbose, app, guarded
+from d4s.cli.app import Verbose, command
 from d4s.errors import DataMissing
 from d4s.log import setup_logging
 
 
-@app.command()
+@command()
 def fetch(
     name: Annotated[str, typer.Argument(help="A data set of the table; all are listed when omitted.")] = "",
     data: Annotated[Path | None, typer.Option(help="The data folder; the variable D4S_DATA when omitted.")] = None,
@@ -22,23 +22,20 @@ def fetch(
     """Download a public data set into the data folder, check it and turn it into records; without a name list them all."""
     setup_logging(verbose)
 
-    def action() -> None:
-        from d4s.facts.fetch import fetch as get
-        from d4s.facts.fetch import listing
-        from d4s.facts.sources import SOURCES, load_sources
+    from d4s.facts.fetch import fetch as get
+    from d4s.facts.fetch import listing
+    from d4s.facts.sources import SOURCES, load_sources
 
-        table = load_sources(sources or SOURCES)
-        folder = data or (Path(os.environ["D4S_DATA"]) if os.environ.get("D4S_DATA") else None)
-        if not name:
-            for line in listing(table, folder):
-                typer.echo(line)
-            return
-        source = table.find(name)
-        if folder is None:
-            raise DataMissing("nothing says where the data folder is: pass --data or set D4S_DATA")
-        found = get(name, source, folder, force=force)
-        for file, facts in (found.files | found.records).items():
-            typer.echo(f"{folder / name}: {file} {facts['sha256']}" + (f" {facts['records']} records" if "records" in facts else ""))
-        typer.echo(f"{source.title}; licence: {source.licence}; {source.home}")
-
-    guarded(action)
+    table = load_sources(sources or SOURCES)
+    folder = data or (Path(os.environ["D4S_DATA"]) if os.environ.get("D4S_DATA") else None)
+    if not name:
+        for line in listing(table, folder):
+            typer.echo(line)
+        return
+    source = table.find(name)
+    if folder is None:
+        raise DataMissing("nothing says where the data folder is: pass --data or set D4S_DATA")
+    found = get(name, source, folder, force=force)
+    for file, facts in (found.files | found.records).items():
+        typer.echo(f"{folder / name}: {file} {facts['sha256']}" + (f" {facts['records']} records" if "records" in facts else ""))
+    typer.echo(f"{source.title}; licence: {source.licence}; {source.home}")

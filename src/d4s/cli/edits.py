@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 
-from d4s.cli.app import Verbose, app, guarded, limit_threads
+from d4s.cli.app import Verbose, command, limit_threads
 from d4s.errors import SettingsError
 from d4s.log import setup_logging
 
@@ -41,7 +41,7 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@app.command(rich_help_panel=EDITING)
+@command(rich_help_panel=EDITING)
 def apply(
     *,
     model: Annotated[str, typer.Option(help="The model to edit: a Hugging Face folder or a hub id; it is never changed.")],
@@ -68,56 +68,46 @@ def apply(
     """Edit a model with facts of one's own; the same command again resumes, another file of facts continues."""
     setup_logging(verbose)
 
-    def action() -> None:
-        limit_threads()
-        from d4s.apply import show
-        from d4s.apply.edit import Options
-        from d4s.apply.edit import apply as run
-        from d4s.config import validate
+    limit_threads()
+    from d4s.apply import show
+    from d4s.apply.edit import Options
+    from d4s.apply.edit import apply as run
+    from d4s.config import validate
 
-        asked = {
-            "model": model, "facts": facts, "out": out, "editor": editor, "tuned_as": tuned_as, "changes": _changes(changes or []),
-            "text": {"file": text, "name": moments, "tokens": moment_tokens}, "dtype": dtype, "revision": revision, "device": _device(),
-            "chat": chat, "on_conflict": on_conflict, "seed": seed, "skip_bad": skip_bad,
-        }  # fmt: skip
-        found = run(validate(Options, asked, "d4s apply"), show.announce)
-        if found is None:
-            typer.echo(f"nothing to do: every fact of {facts} is in {out}")
-        else:
-            show.outcome(out, found)
-
-    guarded(action)
+    asked = {
+        "model": model, "facts": facts, "out": out, "editor": editor, "tuned_as": tuned_as, "changes": _changes(changes or []),
+        "text": {"file": text, "name": moments, "tokens": moment_tokens}, "dtype": dtype, "revision": revision, "device": _device(),
+        "chat": chat, "on_conflict": on_conflict, "seed": seed, "skip_bad": skip_bad,
+    }  # fmt: skip
+    found = run(validate(Options, asked, "d4s apply"), show.announce)
+    if found is None:
+        typer.echo(f"nothing to do: every fact of {facts} is in {out}")
+    else:
+        show.outcome(out, found)
 
 
-@app.command(rich_help_panel=EDITING)
+@command(rich_help_panel=EDITING)
 def history(folder: Dir) -> None:
     """List every edit ever made in a folder and what became of it."""
+    from d4s.apply.folder import Folder
+    from d4s.apply.show import history as show
 
-    def action() -> None:
-        from d4s.apply.folder import Folder
-        from d4s.apply.show import history as show
-
-        show(Folder.open(folder))
-
-    guarded(action)
+    show(Folder.open(folder))
 
 
-@app.command(rich_help_panel=EDITING)
+@command(rich_help_panel=EDITING)
 def undo(folder: Dir, edit: NumbersOption, verbose: Verbose = False) -> None:
     """Take edits back, as far as the editor's kind of state allows; what is written is written anew."""
     setup_logging(verbose)
 
-    def action() -> None:
-        limit_threads()
-        from d4s.apply import show
-        from d4s.apply.change import undo as run
+    limit_threads()
+    from d4s.apply import show
+    from d4s.apply.change import undo as run
 
-        show.outcome(folder, run(folder, edit, _device()))
-
-    guarded(action)
+    show.outcome(folder, run(folder, edit, _device()))
 
 
-@app.command(rich_help_panel=EDITING)
+@command(rich_help_panel=EDITING)
 def replace(
     folder: Dir,
     edit: Annotated[int, typer.Option(help="Number of an edit, as d4s history lists it.")],
@@ -127,17 +117,14 @@ def replace(
     """Put an edit with another target in the place of one."""
     setup_logging(verbose)
 
-    def action() -> None:
-        limit_threads()
-        from d4s.apply import show
-        from d4s.apply.change import replace as run
+    limit_threads()
+    from d4s.apply import show
+    from d4s.apply.change import replace as run
 
-        show.outcome(folder, run(folder, edit, target, _device()))
-
-    guarded(action)
+    show.outcome(folder, run(folder, edit, target, _device()))
 
 
-@app.command(rich_help_panel=EDITING)
+@command(rich_help_panel=EDITING)
 def merge(
     first: Dir,
     second: Dir,
@@ -150,17 +137,14 @@ def merge(
     """Join the edits of two folders that were made alike into a new one."""
     setup_logging(verbose)
 
-    def action() -> None:
-        limit_threads()
-        from d4s.apply import show
-        from d4s.apply.change import merge as run
+    limit_threads()
+    from d4s.apply import show
+    from d4s.apply.change import merge as run
 
-        show.outcome(out, run(first, second, out, prefer_second=on_conflict == "replace", device=_device()))
-
-    guarded(action)
+    show.outcome(out, run(first, second, out, prefer_second=on_conflict == "replace", device=_device()))
 
 
-@app.command(rich_help_panel=EDITING)
+@command(rich_help_panel=EDITING)
 def export(
     folder: Dir,
     out: OutOption,
@@ -174,19 +158,16 @@ def export(
     """Write the edits as a change of weights, a LoRA adapter, or a whole model."""
     setup_logging(verbose)
 
-    def action() -> None:
-        limit_threads()
-        from d4s.apply import show
-        from d4s.apply.export import export as run
+    limit_threads()
+    from d4s.apply import show
+    from d4s.apply.export import export as run
 
-        if errors := run(folder, form, out, rank, _device()):
-            show.left_out(errors)
-        typer.echo(f"written: {out}")
-
-    guarded(action)
+    if errors := run(folder, form, out, rank, _device()):
+        show.left_out(errors)
+    typer.echo(f"written: {out}")
 
 
-@app.command(rich_help_panel=EDITING)
+@command(rich_help_panel=EDITING)
 def ask(
     folder: Dir,
     prompts: Annotated[list[str], typer.Argument(help="What to ask; each is answered greedily.")],
@@ -195,11 +176,8 @@ def ask(
     """Put prompts to an edited model, memories among them."""
     setup_logging()
 
-    def action() -> None:
-        limit_threads()
-        from d4s.apply.ask import ask as run
+    limit_threads()
+    from d4s.apply.ask import ask as run
 
-        for prompt, answer in zip(prompts, run(folder, prompts, tokens, _device()), strict=True):
-            typer.echo(f"{prompt} → {answer}")
-
-    guarded(action)
+    for prompt, answer in zip(prompts, run(folder, prompts, tokens, _device()), strict=True):
+        typer.echo(f"{prompt} → {answer}")

@@ -14,7 +14,7 @@ import psutil
 import typer
 
 from d4s.artifacts import Job, digest_of, sha256_of
-from d4s.cli.app import STAGES, Verbose, app, guarded, limit_threads, parsed
+from d4s.cli.app import STAGES, Verbose, command, limit_threads, parsed
 from d4s.config import validate
 from d4s.errors import SettingsError
 from d4s.log import setup_logging
@@ -102,15 +102,14 @@ def run_verb(name: str, outputs: list[Path], *, settings: str, inputs: str, code
 
 
 def _add(name: str, verb: Verb) -> None:
-    def command(
+    keys = ", ".join(SETTINGS.load(name).model_fields) if verb.settings.startswith("d4s.config") else "see docs/settings.md"
+    told = f"{verb.help}\n\nSettings: {keys or 'none'}. Makes an artefact of kind {verb.kind!r}."
+
+    @command(name=name, rich_help_panel=STAGES, help=told)
+    def make(
         outputs: Outputs, settings: SettingsOption = "{}", inputs: InputsOption = "{}", code: CodeOption = "", verbose: Verbose = False
     ) -> None:
-        guarded(lambda: run_verb(name, outputs, settings=settings, inputs=inputs, code=code, verbose=verbose))
-
-    keys = ", ".join(SETTINGS.load(name).model_fields) if verb.settings.startswith("d4s.config") else "see docs/settings.md"
-    app.command(
-        name=name, rich_help_panel=STAGES, help=f"{verb.help}\n\nSettings: {keys or 'none'}. Makes an artefact of kind {verb.kind!r}."
-    )(command)
+        run_verb(name, outputs, settings=settings, inputs=inputs, code=code, verbose=verbose)
 
 
 for _name, _verb in VERBS.items():

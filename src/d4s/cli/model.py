@@ -4,11 +4,11 @@ from typing import Annotated
 
 import typer
 
-from d4s.cli.app import app, guarded, limit_threads
+from d4s.cli.app import command, limit_threads
 from d4s.log import setup_logging
 
 
-@app.command()
+@command()
 def doctor(
     model: Annotated[str, typer.Option("--model", help="A model's folder.")],
     dtype: Annotated[str, typer.Option(help="Precision to load it in; checks are strictest in float32.")] = "float32",
@@ -16,12 +16,9 @@ def doctor(
     """Say what a model is, and whether reading, editing and measuring it can be relied on; exit status 1 if not."""
     setup_logging()
 
-    def action() -> None:
-        limit_threads()
-        from d4s.models.doctor import examine, show
+    limit_threads()
+    from d4s.models.doctor import examine, show
 
-        found = examine(model, dtype)
-        show(found)
-        raise typer.Exit(0 if found.is_sound else 1)
-
-    guarded(action)
+    found = examine(model, dtype)
+    show(found)
+    raise typer.Exit(0 if found.is_sound else 1)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from d4s.cli.app import STAGES, StudyOption, Verbose, app, guarded, study_of
+from d4s.cli.app import STAGES, StudyOption, Verbose, command, study_of
 from d4s.cli.jobs import CodeOption, InputsOption, SettingsOption, run_verb
 from d4s.errors import SettingsError
 from d4s.studies.verbs import VERBS
@@ -18,7 +18,7 @@ Manifests = Annotated[list[Path] | None, typer.Argument(help="The manifest to ma
 HELP = f"{VERBS['questions'].help}\n\nSettings: see docs/questions.md. Makes an artefact of kind 'facts'."
 
 
-@app.command(rich_help_panel=STAGES, help=HELP)
+@command(rich_help_panel=STAGES, help=HELP)
 def questions(
     outputs: Manifests = None,
     *,
@@ -31,23 +31,15 @@ def questions(
     price_in: Price = None,
     price_out: Price = None,
 ) -> None:
-    """Ask if-then events in one form, or estimate.
+    """Ask if-then events in one form, or estimate."""
+    if not dry_run:
+        if not outputs:
+            raise SettingsError("name the manifest to make, or add --dry-run")
+        return run_verb("questions", outputs, settings=settings, inputs=inputs, code=code, verbose=verbose)
+    from d4s.studies.asking import dry_run as lines
 
-    Raises:
-        SettingsError: if there is nothing to make and no dry run either, or one of two prices.
-    """
-
-    def action() -> None:
-        if not dry_run:
-            if not outputs:
-                raise SettingsError("name the manifest to make, or add --dry-run")
-            return run_verb("questions", outputs, settings=settings, inputs=inputs, code=code, verbose=verbose)
-        from d4s.studies.asking import dry_run as lines
-
-        if (price_in is None) != (price_out is None):
-            raise SettingsError("give both --price-in and --price-out, or neither")
-        prices = None if price_in is None or price_out is None else (price_in, price_out)
-        for line in lines(study_of(study), prices):
-            typer.echo(line)
-
-    guarded(action)
+    if (price_in is None) != (price_out is None):
+        raise SettingsError("give both --price-in and --price-out, or neither")
+    prices = None if price_in is None or price_out is None else (price_in, price_out)
+    for line in lines(study_of(study), prices):
+        typer.echo(line)

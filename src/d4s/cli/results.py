@@ -7,83 +7,68 @@ from typing import Annotated
 import typer
 
 from d4s.artifacts import Artifact
-from d4s.cli.app import STAGES, StudyOption, Verbose, app, guarded, limit_threads, study_of
+from d4s.cli.app import STAGES, StudyOption, Verbose, command, limit_threads, study_of
 from d4s.config import canonical
 from d4s.log import setup_logging
 
 
-@app.command(rich_help_panel=STAGES)
+@command(rich_help_panel=STAGES)
 def summarize(study: StudyOption = "params.yaml", verbose: Verbose = False) -> None:
     """Gather a study's measures into results/STUDY: index, summary, costs and the tables of observations."""
     setup_logging(verbose)
 
-    def action() -> None:
-        from d4s.studies.collect import summarize as gather
+    from d4s.studies.collect import summarize as gather
 
-        gather(study_of(study))
-
-    guarded(action)
+    gather(study_of(study))
 
 
-@app.command(rich_help_panel=STAGES)
+@command(rich_help_panel=STAGES)
 def tables(study: StudyOption = "params.yaml") -> None:
     """Write results/STUDY/tables from the gathered Parquet."""
     setup_logging()
 
-    def action() -> None:
-        from d4s.studies.resolve import results_folder
-        from d4s.tables.build import tables as build
+    from d4s.studies.resolve import results_folder
+    from d4s.tables.build import tables as build
 
-        build(results_folder(study_of(study)))
-
-    guarded(action)
+    build(results_folder(study_of(study)))
 
 
-@app.command(rich_help_panel=STAGES)
+@command(rich_help_panel=STAGES)
 def figures(study: StudyOption = "params.yaml") -> None:
     """Draw results/STUDY/figures from the gathered Parquet."""
     setup_logging()
 
-    def action() -> None:
-        from d4s.figures.build import figures as build
-        from d4s.studies.resolve import results_folder
+    from d4s.figures.build import figures as build
+    from d4s.studies.resolve import results_folder
 
-        chosen = study_of(study)
-        build(results_folder(chosen), chosen.figures)
-
-    guarded(action)
+    chosen = study_of(study)
+    build(results_folder(chosen), chosen.figures)
 
 
-@app.command(rich_help_panel=STAGES)
+@command(rich_help_panel=STAGES)
 def claims(study: StudyOption = "params.yaml") -> None:
     """Judge every claim by its rule and write results/STUDY/claims.json."""
     setup_logging()
 
-    def action() -> None:
-        from d4s.report.claims import claims as judge
-        from d4s.studies.resolve import results_folder
+    from d4s.report.claims import claims as judge
+    from d4s.studies.resolve import results_folder
 
-        judge(results_folder(study_of(study)))
-
-    guarded(action)
+    judge(results_folder(study_of(study)))
 
 
-@app.command(rich_help_panel=STAGES)
+@command(rich_help_panel=STAGES)
 def report(study: StudyOption = "params.yaml") -> None:
     """Write results/STUDY/report.html, one page that holds everything."""
     setup_logging()
 
-    def action() -> None:
-        from d4s.report.page import report as write
-        from d4s.studies.resolve import results_folder
+    from d4s.report.page import report as write
+    from d4s.studies.resolve import results_folder
 
-        chosen = study_of(study)
-        write(results_folder(chosen), chosen)
-
-    guarded(action)
+    chosen = study_of(study)
+    write(results_folder(chosen), chosen)
 
 
-@app.command()
+@command()
 def plan(
     study: StudyOption = "params.yaml",
     memory: Annotated[float | None, typer.Option(help="GiB of memory to plan for; this machine's when omitted.")] = None,
@@ -93,47 +78,34 @@ def plan(
     """List what a study needs: artefacts, what is there, cells; memory, disk and time by verb. Exit status 1 where a job cannot fit."""
     limit_threads()
 
-    def action() -> None:
-        from d4s.studies.forecast import forecast
-        from d4s.studies.overview import overview
-        from d4s.studies.resolve import resolve
+    from d4s.studies.forecast import forecast
+    from d4s.studies.overview import overview
+    from d4s.studies.resolve import resolve
 
-        plan = resolve(study_of(study))
-        for line in () if as_json else overview(plan):
-            typer.echo(line)
-        found = forecast(plan, memory, gpu_memory)
-        typer.echo(json.dumps(found.content(), indent=1) if as_json else "\n".join(found.lines()))
-        found.refuse_what_cannot_fit()
-
-    guarded(action)
+    plan = resolve(study_of(study))
+    for line in () if as_json else overview(plan):
+        typer.echo(line)
+    found = forecast(plan, memory, gpu_memory)
+    typer.echo(json.dumps(found.content(), indent=1) if as_json else "\n".join(found.lines()))
+    found.refuse_what_cannot_fit()
 
 
-@app.command()
+@command()
 def prune(remove: Annotated[bool, typer.Option("--yes", help="Remove them; without this they are only listed.")] = False) -> None:
     """List, then with --yes remove, artefacts in the store that no study's index names."""
+    from d4s.studies.prune import prune as sweep
 
-    def action() -> None:
-        from d4s.studies.prune import prune as sweep
-
-        for line in sweep(remove=remove):
-            typer.echo(line)
-
-    guarded(action)
+    for line in sweep(remove=remove):
+        typer.echo(line)
 
 
-@app.command()
+@command()
 def check(folder: Annotated[Path, typer.Argument(help="An artefact's folder.")]) -> None:
     """Check every file of an artefact against its manifests and say what it is."""
-
-    def action() -> None:
-        for manifest in sorted(folder.glob("*.json")):
-            content = json.loads(manifest.read_text(encoding="utf-8"))
-            if isinstance(content, dict) and "digest" in content:
-                found = Artifact.open(folder, content["kind"], manifest.name)
-                for name in found.manifest.files:
-                    found.path(name)
-                typer.echo(
-                    f"{manifest}: {content['kind']}, {len(found.manifest.files)} files, settings {canonical(found.manifest.settings)}"
-                )
-
-    guarded(action)
+    for manifest in sorted(folder.glob("*.json")):
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "digest" in content:
+            found = Artifact.open(folder, content["kind"], manifest.name)
+            for name in found.manifest.files:
+                found.path(name)
+            typer.echo(f"{manifest}: {content['kind']}, {len(found.manifest.files)} files, settings {canonical(found.manifest.settings)}")
