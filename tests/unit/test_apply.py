@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from d4s.apply import edit as chain
+from d4s.apply.change import undo
 from d4s.apply.edit import apply
-from d4s.apply.folder import DELTA, HISTORY, MODEL, Folder
+from d4s.apply.folder import DELTA, HISTORY, MODEL, Folder, alone
 from d4s.apply.history import Conflict
 from d4s.apply.outcome import named
 from d4s.apply.prepared import TextSource
@@ -19,6 +20,8 @@ from d4s.editors.protocol import Diverged
 from d4s.errors import ArtifactError, D4SError, RecordError, SettingsError
 from d4s.models.loading import load
 from d4s.models.tokens import encode, lookup_position
+from d4s.planning.fit import DoesNotFit, Machine
+from d4s.planning.needs import MIB
 from tests.applying import CHAT, FACTS, SMALL, applied, delta_of, fact_file, gap, options, reloaded, saved_model
 from tests.tiny import tiny_model
 
@@ -305,3 +308,27 @@ def test_settings_of_the_command_line() -> None:
     assert _changes(["layers=[0, 1]", "target.layer=1", "preserve.weight=3e1"])["layers"] == SMALL["layers"]
     with pytest.raises(SettingsError, match=r"key=value, such as preserve\.weight=300; found 'weight', '=3'"):
         _changes(["weight", "=3", "a.b=1"])
+
+
+def test_two_commands_do_not_change_one_folder(model: Path, tmp_path: Path) -> None:
+    facts = fact_file(tmp_path / "facts.csv", FACTS[:2])
+    with alone(tmp_path / "out"), pytest.raises(D4SError, match="another command is changing"):
+        applied(model, facts, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    applied(model, facts, tmp_path / "out")
+    with alone(tmp_path / "out"), pytest.raises(D4SError, match="another command is changing"):
+        undo(tmp_path / "out", [1], "cpu")
+    assert [edit.gone for edit in Folder.open(tmp_path / "out").edits()] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("there", "named"),
+    [(400, ["loading the model", "lower --dtype"]), (480, ["2 job(s)", "targets needs", "edits needs"])],
+)
+def test_what_cannot_fit_is_refused_before_it_is_computed(
+    there: int, named: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "this_machine", lambda: Machine(there * MIB))
+    with pytest.raises(DoesNotFit) as refused:
+        applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "out")
+    assert all(name in str(refused.value) for name in named)

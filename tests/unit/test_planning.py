@@ -17,7 +17,7 @@ from d4s.editors.settings import LocateThenEdit, resolve
 from d4s.planning import memory
 from d4s.planning.fit import DoesNotFit, Machine, refuse_what_cannot_fit
 from d4s.planning.memory import Placed, Prompts
-from d4s.planning.needs import GIB, MIB, Needs, lower
+from d4s.planning.needs import GIB, MIB, STUDY, Needs
 from d4s.planning.shape import Shape, UnknownShape, shape_at, shape_of
 from d4s.planning.speed import Speed
 from d4s.studies.forecast import Forecast
@@ -119,7 +119,7 @@ def test_every_job_that_cannot_fit_is_named_with_what_to_lower() -> None:
 
 
 def test_what_nothing_lowers_is_said() -> None:
-    assert lower({"process": 1.0}) == "nothing can be lowered"
+    assert STUDY.advice({"process": 1.0}) == "nothing can be lowered"
 
 
 # --- studies ----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from d4s.apply.edit import extended
-from d4s.apply.folder import Folder
+from d4s.apply.folder import Folder, alone
 from d4s.apply.history import Conflict, Edit
 from d4s.apply.outcome import Outcome, refresh
 from d4s.apply.requests import Wordings
@@ -19,13 +19,15 @@ def undo(path: Path, numbers: Sequence[int], device: str) -> Outcome:
 
     Raises:
         SettingsError: if there is no such edit, or the kind of state does not allow it; says why.
+        D4SError: if another command is changing the folder.
     """
-    folder = Folder.open(path)
-    new = [number for number in numbers if number not in folder.description.undone]
-    folder.check_removable(new, "undo")
-    model, prepared = folder.loaded(device)
-    folder.undo(new)
-    return refresh(folder, model, prepared, since=folder.ledger.length)
+    with alone(path):
+        folder = Folder.open(path)
+        new = [number for number in numbers if number not in folder.description.undone]
+        folder.check_removable(new, "undo")
+        model, prepared = folder.loaded(device)
+        folder.undo(new)
+        return refresh(folder, model, prepared, since=folder.ledger.length)
 
 
 def replace(path: Path, number: int, target: str, device: str) -> Outcome:
@@ -34,17 +36,19 @@ def replace(path: Path, number: int, target: str, device: str) -> Outcome:
     Raises:
         SettingsError: if there is no such edit, it has this target, the target is none for the model, or the kind of state
             does not allow it; says why.
+        D4SError: if another command is changing the folder.
     """
-    folder = Folder.open(path)
-    folder.check_removable([number], "replace")
-    wish = next(edit.wish for edit in folder.active() if edit.number == number)
-    if wish.targets == (target,):
-        raise SettingsError(f"edit {number} has the target {target!r} already")
-    wish = wish.model_copy(update={"target": target, "averaged": (), "replaces": (number,)})
-    model, prepared = folder.loaded(device)
-    if flaws := list(Wordings(model, folder.description.chat).flaws(wish)):
-        raise SettingsError("; ".join(f"{flaw.field}: found {flaw.found}, expected {flaw.expected}" for flaw in flaws))
-    return extended(folder, model, prepared, [wish])
+    with alone(path):
+        folder = Folder.open(path)
+        folder.check_removable([number], "replace")
+        wish = next(edit.wish for edit in folder.active() if edit.number == number)
+        if wish.targets == (target,):
+            raise SettingsError(f"edit {number} has the target {target!r} already")
+        wish = wish.model_copy(update={"target": target, "averaged": (), "replaces": (number,)})
+        model, prepared = folder.loaded(device)
+        if flaws := list(Wordings(model, folder.description.chat).flaws(wish)):
+            raise SettingsError("; ".join(f"{flaw.field}: found {flaw.found}, expected {flaw.expected}" for flaw in flaws))
+        return extended(folder, model, prepared, [wish])
 
 
 def merge(first: Path, second: Path, out: Path, *, prefer_second: bool, device: str) -> Outcome:

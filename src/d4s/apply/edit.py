@@ -12,8 +12,9 @@ from pydantic import Field
 from transformers import AutoConfig
 
 from d4s.apply.columns import column_for
-from d4s.apply.folder import STATE, Description, Folder, Origin
+from d4s.apply.folder import STATE, Description, Folder, Origin, alone
 from d4s.apply.history import OnConflict, Wish, planned
+from d4s.apply.needs import OPTIONS, editing, loading
 from d4s.apply.outcome import Outcome, refresh
 from d4s.apply.prepared import TextSource, prepare
 from d4s.apply.records import read_facts
@@ -28,6 +29,8 @@ from d4s.errors import ArtifactError, D4SError, RecordError, SettingsError
 from d4s.facts.collect import reject_rows
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
+from d4s.planning.fit import refuse_what_cannot_fit, this_machine
+from d4s.planning.needs import Needs
 from d4s.requests.draw import EditRequest
 from d4s.schemas import REJECTS
 
@@ -56,13 +59,14 @@ class Options(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is about to happen."""
+    """What is about to happen; `needs` is the memory of every step."""
 
     folder: Folder
     model: LanguageModel
     wishes: Sequence[Wish]
     present: int
     rejected: int
+    needs: Sequence[tuple[str, Needs]]
 
 
 def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
@@ -72,26 +76,31 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
         RecordError: if the file has defects, naming all of them.
         Conflict: if facts contradict each other or earlier edits, naming all of them.
         SettingsError: if editor, settings or folder do not allow it.
-        D4SError: if an edit diverges; what was edited before it is written.
+        DoesNotFit: if this machine has too little memory, naming every step and what to lower.
+        D4SError: if an edit diverges, what was edited before it is written; or if another command is changing the folder.
     """
     lines = read_facts(options.facts)
     dtype = options.dtype or own_dtype(options.model, options.revision)
+    machine = this_machine()
+    refuse_what_cannot_fit(loading(options.model, options.revision, dtype, options.device), machine, OPTIONS)
     model = Origin(source=options.model, dtype=dtype, revision=options.revision).load(options.device)
     rejects = [*lines.rejects, *Wordings(model, options.chat).unfit(lines.sound)]
     broken = {reject.problem.line for reject in rejects}
     sound = [line for line in lines.sound if line.number not in broken]
     if rejects and not (options.skip_bad and sound):
         raise RecordError([reject.problem for reject in rejects])
-    folder = Folder.create(options.out, described(options, model, dtype))
-    wishes, present = planned(sound, folder.edits(), options.on_conflict)
-    _check(folder, wishes)
-    plan = Plan(folder, model, wishes, present, lines.seen - len(sound))
-    announce(plan)
-    if rejects:
-        write_table(folder.path / REJECTED, reject_rows(rejects), REJECTS)
-    if not wishes and folder.is_written:
-        return None
-    return extended(folder, model, prepared_for(folder, model, options.text, wishes), wishes)
+    with alone(options.out):
+        folder = Folder.create(options.out, described(options, model, dtype))
+        wishes, present = planned(sound, folder.edits(), options.on_conflict)
+        _check(folder, wishes)
+        needs = [*editing(folder, model, options.text, len(wishes))]
+        announce(Plan(folder, model, wishes, present, lines.seen - len(sound), needs))
+        refuse_what_cannot_fit(needs, machine, OPTIONS)
+        if rejects:
+            write_table(folder.path / REJECTED, reject_rows(rejects), REJECTS)
+        if not wishes and folder.is_written:
+            return None
+        return extended(folder, model, prepared_for(folder, model, options.text, wishes), wishes)
 
 
 def own_dtype(source: str, revision: str) -> str:

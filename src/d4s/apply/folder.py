@@ -8,7 +8,9 @@ the editor needed. The edited model, its change and `edits.jsonl` are views of t
 change; the manifest says for which state they were written.
 """
 
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +27,7 @@ from d4s.editors.families import build
 from d4s.editors.ledger import Ledger
 from d4s.editors.protocol import Editor, Prepared, State
 from d4s.editors.settings import EditorSettings
-from d4s.errors import ArtifactError, SettingsError
+from d4s.errors import ArtifactError, D4SError, SettingsError
 from d4s.models.edited import EditedModel
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
@@ -34,6 +36,27 @@ from d4s.statistics.moments import SecondMoment
 
 MODEL, DELTA, HISTORY, STATE = "model", "delta.safetensors", "edits.jsonl", "state"
 PREPARED, NOTED = "prepared", "prepared.json"
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Change what is in a folder while no other command does; the folder is made, and removed again if nothing came into it.
+
+    Raises:
+        D4SError: if another command is at it.
+    """
+    if not path.exists():
+        path.mkdir(parents=True)
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise D4SError(f"another command is changing {path}; run this one again when it is done") from None
+    finally:
+        os.close(handle)
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 class Origin(Frozen):

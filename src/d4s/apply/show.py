@@ -11,11 +11,10 @@ from d4s.apply.edit import Plan
 from d4s.apply.folder import DELTA, MODEL, Folder
 from d4s.apply.outcome import Outcome, Seen
 from d4s.config import canonical
-from d4s.models.language_model import LanguageModel
+from d4s.planning.needs import GIB, Needs
 
 WIDTH = 120
 SHOWN = 50
-GIBIBYTE = 2**30
 
 
 def announce(plan: Plan) -> None:
@@ -31,7 +30,7 @@ def announce(plan: Plan) -> None:
         "settings": canonical(settings.model_dump(mode="json", exclude_none=True)),
         "facts": f"{len(plan.wishes)} to be edited, {plan.present} there already, {plan.rejected} set aside",
         "computed": ", ".join(_computed(plan)) or "nothing",
-        "memory": f"about {memory(model, settings.layers) / GIBIBYTE:.2f} GiB for the model and what is solved",
+        "memory": _memory(plan.needs),
         "written to": str(plan.folder.path),
     }
     for name, value in rows.items():
@@ -39,10 +38,12 @@ def announce(plan: Plan) -> None:
     Console(width=WIDTH).print(table)
 
 
-def memory(model: LanguageModel, layers: Sequence[int]) -> int:
-    """Bytes that editing takes: weights, and in float64 two matrices over keys and two over weights of each edited layer."""
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.network.parameters())
-    return weights + sum(8 * 2 * model.d_in(layer) * (model.d_in(layer) + model.d_out(layer)) for layer in layers)
+def _memory(steps: Sequence[tuple[str, Needs]]) -> str:
+    """The step that needs most, on the host and on a device."""
+    name, needs = max(steps, key=lambda step: step[1].host_bytes + step[1].device_bytes)
+    parts = sorted((needs.device or needs.host).items(), key=lambda part: -part[1])[:3]
+    device = f" and {needs.device_bytes / GIB:.1f} GiB of device memory" if needs.device else ""
+    return f"about {needs.host_bytes / GIB:.1f} GiB{device} for {name} ({', '.join(f'{part} {size / GIB:.1f}' for part, size in parts)})"
 
 
 def _computed(plan: Plan) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 
 from d4s.errors import D4SError
-from d4s.planning.needs import GIB, Needs, Number, lower
+from d4s.planning.needs import GIB, STUDY, Lowering, Needs, Number
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 
@@ -41,23 +41,23 @@ def this_machine(memory: Number | None = None, device_memory: Number | None = No
     return Machine(host_memory() if memory is None else memory * GIB, device)
 
 
-def shortages(name: str, needs: Needs, machine: Machine) -> Iterator[str]:
+def shortages(name: str, needs: Needs, machine: Machine, lowering: Lowering) -> Iterator[str]:
     """Where a job does not fit, in words: what it needs, what there is, what holds most, and what to lower."""
     for place, parts, there in (("memory", needs.host, machine.host), ("device memory", needs.device, machine.device or 0.0)):
         wanted = sum(parts.values())
         if wanted > there:
             most = sorted(parts, key=lambda part: -parts[part])[:3]
             held = ", ".join(f"{part} {parts[part] / GIB:.1f}" for part in most)
-            advice = lower(parts, on_device=parts is needs.device)
+            advice = lowering.advice(parts, on_device=parts is needs.device)
             yield f"{name} needs {wanted / GIB:.1f} GiB of {place} and there are {there / GIB:.1f} ({held}): {advice}"
 
 
-def refuse_what_cannot_fit(jobs: Iterable[tuple[str, Needs]], machine: Machine) -> None:
+def refuse_what_cannot_fit(jobs: Iterable[tuple[str, Needs]], machine: Machine, lowering: Lowering = STUDY) -> None:
     """Do nothing where every job fits.
 
     Raises:
         DoesNotFit: naming every job that does not, with the setting to lower.
     """
-    found = [line for name, needs in jobs for line in shortages(name, needs, machine)]
+    found = [line for name, needs in jobs for line in shortages(name, needs, machine, lowering)]
     if found:
         raise DoesNotFit(f"{len(found)} job(s) cannot fit into this machine:\n" + "\n".join(f"  {line}" for line in found))

@@ -45,27 +45,39 @@ class Needs:
         return sum(self.device.values())
 
 
-LOWER = {
-    "weights": "models.*.dtype to bfloat16, or take a smaller model",
-    "moments": "the number of the editor's `layers`",
-    "state": "the number of the editor's `layers`",
-    "temporaries": "the number of the editor's `layers`",
-    "ledger": "grid.lengths",
-    "originals": "models.*.dtype to bfloat16: this editor changes all layers",
-    "activations": "corpus.row, or the editor's `batch`",
-    "optimiser": "models.*.pretrain.width",
-    "cache": "measure.max_new_tokens",
-    "whole batch": "grid.lengths of one_time_batch",
-    "logits": "corpus.row",
-}
 MOVABLE = frozenset({"moments", "state", "temporaries"})  # what `execution.state_device` places
 
 
-def lower(parts: Bytes, *, on_device: bool = False) -> str:
-    """The setting to lower first: that of the largest part that any setting lowers, or moves off the device."""
-    named = {name: size for name, size in parts.items() if name in LOWER}
-    if not named:
-        return "nothing can be lowered"
-    most = max(named, key=lambda name: named[name])
-    movable = sum(size for name, size in named.items() if name in MOVABLE)
-    return "set execution.state_device to cpu" if on_device and movable >= named[most] else f"lower {LOWER[most]}"
+@dataclass(frozen=True, slots=True)
+class Lowering:
+    """Which setting makes a part of the memory smaller, and how the movable parts leave the device, where they can."""
+
+    settings: Mapping[str, str]
+    off_device: str = ""
+
+    def advice(self, parts: Bytes, *, on_device: bool = False) -> str:
+        """What to do first: about the largest part that any setting lowers, or about what can leave the device."""
+        named = {name: size for name, size in parts.items() if name in self.settings}
+        if not named:
+            return "nothing can be lowered"
+        most = max(named, key=lambda name: named[name])
+        movable = sum(size for name, size in named.items() if name in MOVABLE)
+        return self.off_device if on_device and self.off_device and movable >= named[most] else f"lower {self.settings[most]}"
+
+
+STUDY = Lowering(
+    {
+        "weights": "models.*.dtype to bfloat16, or take a smaller model",
+        "moments": "the number of the editor's `layers`",
+        "state": "the number of the editor's `layers`",
+        "temporaries": "the number of the editor's `layers`",
+        "ledger": "grid.lengths",
+        "originals": "models.*.dtype to bfloat16: this editor changes all layers",
+        "activations": "corpus.row, or the editor's `batch`",
+        "optimiser": "models.*.pretrain.width",
+        "cache": "measure.max_new_tokens",
+        "whole batch": "grid.lengths of one_time_batch",
+        "logits": "corpus.row",
+    },
+    off_device="set execution.state_device to cpu",
+)
