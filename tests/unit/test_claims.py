@@ -11,7 +11,7 @@ import pytest
 from d4s.report.claims import CLAIMS, claims, judge
 from d4s.report.verdicts import Condition, Finding, show, show_estimate
 from d4s.studies.intervals import Estimate
-from d4s.studies.results import Results
+from d4s.studies.results import Results, Run
 from tests.synthetic import FORM_CONTROLS, FORM_DAMAGE, METHODS, PERPLEXITY, Made, Method, write_study
 
 BY_ID = {claim.claim_id: claim for claim in CLAIMS}
@@ -182,6 +182,17 @@ def test_c7_compares_growth_edit_by_edit(growth: float, expected: str, tmp_path:
     entry = verdict("C7", changed(SMALL, "d4s", growth=growth), tmp_path)
     assert entry["verdict"] == expected
     assert entry["unit"] == "percent"
+
+
+def test_c7_takes_a_run_that_diverged_to_grow_no_more(tmp_path: Path) -> None:
+    results = Results(write_study(tmp_path, SMALL))
+    log = results.edit_log
+    results.__dict__["edit_log"] = log[(log["editor"] != "rome") | (log["step"] <= 100)]
+    paths = {editor: results.norm_path(Run("mini", "world_qa", editor, 1)) for editor in ("rome", "d4s")}
+    gap = {editor: path.iloc[-1].mean() for editor, path in paths.items()}
+    entry = judge(BY_ID["C7"], results)
+    [condition] = [condition for condition in entry["conditions"] if condition["name"].startswith("ROME − D4S, 300 edits")]
+    assert condition["effect"] == pytest.approx(gap["rome"] - gap["d4s"])
 
 
 def test_c8_is_decided_by_the_papers_methods_alone(tmp_path: Path) -> None:

@@ -74,13 +74,16 @@ def _fall(results: Results, run: Run, quantity: str) -> Estimate:
 def increments(results: Results, run: Run, length: int | None = None) -> np.ndarray:
     """Growth of the relative L1 norm by each edit, mean over the edited layers.
 
+    With a length there are as many: a run that diverged before it does not grow any more.
+
     Raises:
         NotMeasured: if the norms were not logged, or the unedited ones are not known.
     """
     path = results.norm_path(run)
     if path.empty:
         raise NotMeasured(f"no norms along the sequence of {method_name(run.editor)}, or none of the unedited model")
-    return path.mean(axis=1).diff().iloc[1:][:length].to_numpy()
+    growth = path.mean(axis=1).diff().iloc[1:][:length].to_numpy()
+    return np.pad(growth, (0, (length or len(growth)) - len(growth)))
 
 
 def growing_norm(results: Results) -> Finding:
