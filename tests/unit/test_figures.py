@@ -128,6 +128,15 @@ def test_captions_say_what_is_shown_and_on_how_much(name: str, results: Results)
     assert drawing.title
 
 
+@pytest.mark.parametrize("name", ["fig_bottleneck", "fig_curves", "fig_l1_norm"])
+def test_edits_are_shown_up_to_the_longest_run_of_any_editor(name: str, study_dir: Path) -> None:
+    results = Results(study_dir)
+    index = results.index
+    results.__dict__["index"] = index[~index["editor"].isin(["unedited", "rome"]) | (index["step"] <= 100)]
+    axes = FIGURES[name](results).draw(WIDE).axes
+    assert {ax.get_xlim() for ax in axes if "number" in ax.get_xlabel() or "position" in ax.get_xlabel()} == {(0, 300 * 1.03)}
+
+
 def test_all_figures_are_written_for_paper_and_phone(finished_dir: Path) -> None:
     folder = finished_dir / "figures"
     record = json.loads((folder / "figures.json").read_text())

@@ -50,9 +50,8 @@ def _draw(results: Results, shown: dict[Panel, list[str]], page: Page) -> Figure
         for ax in (probability, success):
             percent_axis(ax, "%")
         ratio_axis(norm, "relative to unedited")
-        longest = max(results.lengths(results.runs_of(panel, editors[0])[0]))
         for ax in (probability, success, norm):
-            edits_axis(ax, longest, "position in the sequence")
+            edits_axis(ax, results.longest(panel), "position in the sequence")
         place = f" · {dataset_name(panel.dataset)}" if len(shown) > 1 else ""
         titles += [f"Target probability{place}", f"Success right after{place}", f"L1 norm{place}"]
     letter(axes, titles)

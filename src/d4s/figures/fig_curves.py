@@ -30,7 +30,7 @@ def _draw(results: Results, shown: list[Panel], page: Page) -> Figure:
         for editor in results.editors(panel):
             curve(axes[number], summary_curve(results, panel, editor, "retained", metric), editor)
         percent_axis(axes[number], "%" if number % columns == 0 else "")
-        edits_axis(axes[number], max(results.lengths(results.runs_of(panel, results.editors(panel)[0])[0])))
+        edits_axis(axes[number], results.longest(panel))
         titles.append(METRIC_NAMES[metric] + (f" · {dataset_name(panel.dataset)}" if len(shown) > 1 else ""))
     letter(axes, titles)
     methods_legend(fig, page, in_order(editor for panel in shown for editor in results.editors(panel)))

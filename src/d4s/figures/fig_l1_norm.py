@@ -43,7 +43,7 @@ def _draw(results: Results, panel: Panel, editors: list[str], page: Page) -> Fig
     )
     has_benchmarks = any(len(benchmark_curve(results, panel, editor)) > 1 for editor in editors)
     fig, axes = panels(page, len(layers) + has_benchmarks, 4, HEIGHT)
-    longest = max(results.lengths(results.runs_of(panel, editors[0])[0]))
+    longest = results.longest(panel)
     for ax, layer in zip(axes, layers, strict=False):
         for editor in editors:
             points = norm_curve(results, panel, editor, layer)

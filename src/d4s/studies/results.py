@@ -205,6 +205,10 @@ class Results:
         rows = self.index[self.rows_of(self.index, run)]
         return sorted(int(step) for step in rows["step"].unique())
 
+    def longest(self, panel: Panel) -> int:
+        """The longest length measured of any run of a panel."""
+        return max(length for run in self.runs if run.panel == panel for length in self.lengths(run))
+
     def shared_length(self, panel: Panel, editors: Iterable[str]) -> int | None:
         """The longest length that all runs of some editors share, None if they share none."""
         lengths = [set(self.lengths(run)) for editor in editors for run in self.runs_of(panel, editor)]
