@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -193,7 +194,35 @@ def test_collapse_divergence_and_better_rivals_are_told(tmp_path: Path) -> None:
     assert "Not measured in this study: X1." in text
     assert "ROME on World QA collapsed (perplexity above 10 times the unedited model's) at 300 edits." in text
     assert "ROME on World QA diverged at edit 17" in text
-    assert "that of MEMIT + history" in text
+    assert "On World QA the best average after 300 edits, the longest length that all methods share, is that of MEMIT + history" in text
+
+
+def test_methods_are_compared_at_the_length_that_all_of_them_share(tmp_path: Path) -> None:
+    """ROME, run for 10 edits alone, has lost least there; after 10 edits of both, D4S is the best."""
+    some = {"unedited": METHODS["unedited"], "rome": METHODS["rome"], "d4s": replace(METHODS["d4s"], locality_loss=1.0)}
+    results = Results(write_study(tmp_path, Made(methods=some, lengths=(10, 300), forms=False)))
+    for name in ("index", "summary"):
+        table = getattr(results, name)
+        results.__dict__[name] = table[(table["editor"] != "rome") | (table["step"] == 10)]
+    assert [text for text in shortcomings(results, []) if "best average" in text] == []
+
+
+def test_several_models_are_told_apart(tmp_path: Path) -> None:
+    some = {name: METHODS[name] for name in ("unedited", "rome", "d4s")}
+    results = Results(write_study(tmp_path, Made(methods=some, lengths=(10, 300), forms=False)))
+    for name in ("index", "summary"):
+        table = getattr(results, name)
+        results.__dict__[name] = pd.concat([table, table.assign(model="other")])
+    summary, index = results.summary, results.index
+    is_rome = summary["editor"].eq("rome") & summary["metric"].eq("perplexity_ratio")
+    collapsed = is_rome & summary["step"].eq(summary["model"].map({"mini": 300, "other": 10}))
+    results.__dict__["summary"] = summary.assign(mean=summary["mean"].mask(is_rome, 1.0).mask(collapsed, 40.0))
+    at = index["model"].map({"mini": 17.0, "other": 5.0}).where(index["editor"].eq("rome"))
+    results.__dict__["index"] = index.assign(diverged_at=at)
+    text = " ".join(shortcomings(results, []))
+    for model, length, step in (("mini", 300, 17), ("other", 10, 5)):
+        assert f"ROME on World QA, {model} collapsed (perplexity above 10 times the unedited model's) at {length} edits." in text
+        assert f"ROME on World QA, {model} diverged at edit {step};" in text
 
 
 # --- browser ----------------------------------------------------------------------------------------------------------

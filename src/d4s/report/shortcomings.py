@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
+from d4s.report.rules_model import place
 from d4s.studies.curves import summary_curve
-from d4s.studies.names import HEADLINE, dataset_name, method_name
-from d4s.studies.results import Results
+from d4s.studies.names import HEADLINE, method_name
+from d4s.studies.results import Panel, Results
 
 COLLAPSE = 10.0
 
@@ -26,33 +29,40 @@ def _against(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _collapsed(results: Results) -> Iterator[str]:
     rows = results.summary
     rows = rows[(rows["metric"] == "perplexity_ratio") & (rows["mean"] > COLLAPSE)]
-    for (dataset, editor), part in rows.groupby(["dataset", "editor"], sort=False):
+    for name, part in _by_editor(results, rows):
         steps = ", ".join(str(step) for step in sorted(set(part["step"])))
-        yield f"{_named(editor, dataset)} collapsed (perplexity above {COLLAPSE:.0f} times the unedited model's) at {steps} edits."
-    ended = results.index.dropna(subset="diverged_at")
-    for (dataset, editor), part in ended.groupby(["dataset", "editor"], sort=False):
+        yield f"{name} collapsed (perplexity above {COLLAPSE:.0f} times the unedited model's) at {steps} edits."
+    for name, part in _by_editor(results, results.index.dropna(subset="diverged_at")):
         step = int(part["diverged_at"].min())
-        yield f"{_named(editor, dataset)} diverged at edit {step}; later lengths show its last finite state."
+        yield f"{name} diverged at edit {step}; later lengths show its last finite state."
 
 
-def _named(editor: object, dataset: object) -> str:
-    return f"{method_name(str(editor))} on {dataset_name(str(dataset))}"
+def _by_editor(results: Results, rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Rows of each editor in each panel, by a name for both."""
+    for (model, dataset, editor), part in rows.groupby(["model", "dataset", "editor"], sort=False):  # type: ignore[misc]
+        yield f"{method_name(str(editor))} on {place(results, Panel(str(model), str(dataset)))}", part
 
 
 def _best_elsewhere(results: Results) -> Iterator[str]:
-    """Where a method that is not the paper's has the best average at the longest length."""
+    """Where a method that is not the paper's has the best average at the longest length that all scored methods share."""
     for panel in results.main_panels:
-        averages = {}
-        for editor in results.editors(panel, references=False):
-            curves = [summary_curve(results, panel, editor, "retained", metric) for metric in HEADLINE]
-            if all(len(curve) for curve in curves):
-                averages[editor] = sum(float(curve["mean"].iloc[-1]) for curve in curves) / len(curves)
+        curves = {editor: _averages(results, panel, editor) for editor in results.editors(panel, references=False)}
+        scored = {editor: curve for editor, curve in curves.items() if curve}
+        length = results.shared_length(panel, scored)
+        averages = {editor: curve[length] for editor, curve in scored.items() if length in curve}
         best = max(averages, key=averages.__getitem__, default=None)
         if best and best != "d4s" and "d4s" in averages:
             yield (
-                f"On {dataset_name(panel.dataset)} the best average at the longest length is that of {method_name(best)} "
-                f"({averages[best] * 100:.1f} %), not of D4S as released ({averages['d4s'] * 100:.1f} %)."
+                f"On {place(results, panel)} the best average after {length} edits, the longest length that all methods share, is that "
+                f"of {method_name(best)} ({averages[best] * 100:.1f} %), not of D4S as released ({averages['d4s'] * 100:.1f} %)."
             )
+
+
+def _averages(results: Results, panel: Panel, editor: str) -> dict[int, float]:
+    """Mean of an editor's retained headline scores by length, where it has them all."""
+    curves = [summary_curve(results, panel, editor, "retained", metric).set_index("step")["mean"] for metric in HEADLINE]
+    means = pd.concat(curves, axis=1).mean(axis=1, skipna=False).dropna()
+    return {int(step): mean for step, mean in zip(means.index, means.tolist(), strict=True)}
 
 
 def _limits(results: Results, verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
