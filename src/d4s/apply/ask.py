@@ -5,12 +5,21 @@ from pathlib import Path
 
 from d4s.apply.folder import Folder
 from d4s.apply.requests import Wordings
+from d4s.errors import SettingsError
 
 
 def ask(path: Path, prompts: Sequence[str], tokens: int, device: str) -> list[str]:
-    """Greedy answers of at most so many tokens, in the order of the prompts; put as a chat where the edits were."""
+    """Greedy answers of at most so many tokens, in the order of the prompts; put as a chat where the edits were.
+
+    Raises:
+        SettingsError: if prompts are empty or too long for the model, naming all of them.
+    """
     folder = Folder.open(path)
     model, prepared = folder.loaded(device)
     wordings = Wordings(model, folder.description.chat)
+    lengths = {prompt: wordings.tokens(prompt) for prompt in prompts}
+    if unfit := {prompt: tokens for prompt, tokens in lengths.items() if not 1 <= tokens <= model.max_positions}:
+        lines = "\n".join(f"  {prompt!r} has {tokens}" for prompt, tokens in unfit.items())
+        raise SettingsError(f"a prompt must have 1 to {model.max_positions} tokens for this model; word these otherwise:\n{lines}")
     with folder.editor.edited(model, prepared, folder.state()) as view:
         return [text.strip() for text in view.generate([wordings.text(prompt) for prompt in prompts], tokens)]

@@ -46,8 +46,7 @@ def replace(path: Path, number: int, target: str, device: str) -> Outcome:
             raise SettingsError(f"edit {number} has the target {target!r} already")
         wish = wish.model_copy(update={"target": target, "averaged": (), "replaces": (number,)})
         model, prepared = folder.loaded(device)
-        if flaws := list(Wordings(model, folder.description.chat).flaws(wish)):
-            raise SettingsError("; ".join(f"{flaw.field}: found {flaw.found}, expected {flaw.expected}" for flaw in flaws))
+        Wordings(model, folder.description.chat).refuse_flaws(wish)
         return extended(folder, model, prepared, [wish])
 
 

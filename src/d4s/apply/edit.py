@@ -84,7 +84,8 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
     machine = this_machine()
     refuse_what_cannot_fit(loading(options.model, options.revision, dtype, options.device), machine, OPTIONS)
     model = Origin(source=options.model, dtype=dtype, revision=options.revision).load(options.device)
-    rejects = [*lines.rejects, *Wordings(model, options.chat).unfit(lines.sound)]
+    wordings = Wordings(model, options.chat)
+    rejects = [*lines.rejects, *wordings.unfit(lines.sound)]
     broken = {reject.problem.line for reject in rejects}
     sound = [line for line in lines.sound if line.number not in broken]
     if rejects and not (options.skip_bad and sound):
@@ -92,7 +93,7 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
     with alone(options.out):
         folder = Folder.create(options.out, described(options, model, dtype))
         wishes, present = planned(sound, folder.edits(), options.on_conflict)
-        _check(folder, wishes)
+        _check(folder, wishes, wordings)
         needs = [*editing(folder, model, options.text, len(wishes))]
         announce(Plan(folder, model, wishes, present, lines.seen - len(sound), needs))
         refuse_what_cannot_fit(needs, machine, OPTIONS)
@@ -210,11 +211,12 @@ def _goals(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: Seq
     return Targets.joined(parts)
 
 
-def _check(folder: Folder, wishes: Sequence[Wish]) -> None:
+def _check(folder: Folder, wishes: Sequence[Wish], wordings: Wordings) -> None:
     """Refuse what the editor cannot do.
 
     Raises:
-        SettingsError: if earlier edits cannot be replaced, targets cannot be averaged, or an answer is missing; says why.
+        SettingsError: if earlier edits cannot be replaced, targets cannot be averaged or are too long beside new paraphrases,
+            or an answer is missing; says why.
     """
     if folder.description.settings.family == "knowledge_neurons" and (
         open_ended := [wish.prompt for wish in wishes if not wish.target_true]
@@ -223,8 +225,11 @@ def _check(folder: Folder, wishes: Sequence[Wish]) -> None:
             f"{folder.description.editor} looks for the neurons of the present answer: target_true is missing for {open_ended}"
         )
     folder.check_removable([old for wish in wishes for old in wish.replaces], "replacing an edit")
-    if any(wish.averaged for wish in wishes) and folder.description.settings.shared_targets() is None:
+    means = [wish for wish in wishes if wish.averaged]
+    if means and folder.description.settings.shared_targets() is None:
         raise SettingsError(
             f"averaging is not possible with {folder.description.editor}: it has no targets at the original weights to be averaged; "
             "use --on-conflict replace, or an editor such as d4s"
         )
+    for wish in means:
+        wordings.refuse_flaws(wish)

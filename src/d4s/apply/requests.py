@@ -9,7 +9,9 @@ from d4s.errors import SettingsError
 from d4s.facts.collect import Reject
 from d4s.facts.jsonl import Flaw, Line, shown
 from d4s.facts.record import Fact, Probe
+from d4s.metrics.scoring import SHORT_ANSWER
 from d4s.models.language_model import LanguageModel
+from d4s.models.tokens import encode, encode_pair
 from d4s.requests.draw import EditRequest
 
 
@@ -51,17 +53,49 @@ class Wordings:
             neighborhood=tuple(Probe("unrelated", self.text(prompt), None, "pre_edit") for prompt in wish.locality),
         )
 
+    def tokens(self, prompt: str) -> int:
+        """How many tokens a prompt has as the model reads it."""
+        return len(encode(self._model, self.text(prompt)))
+
     def flaws(self, wish: Wish) -> Iterator[Flaw]:
         """Defects that only the model's tokens show: too long, or with words that the tokenizer does not know."""
-        unknown = self._model.tokenizer.unk_token_id
+        unknown, most = self._model.tokenizer.unk_token_id, self._model.max_positions
         try:
             bare = rewriting(self._model, self.request(wish, 1), ()).wordings[0]
+            measured = list(self._measured(wish))
         except (PromptTooLong, ValueError) as error:
             yield Flaw("prompt", shown(wish.prompt), f"a prompt for this model: {error}")
             return
         for field, text, ids in (("prompt", wish.prompt, bare.ids), ("target_new", wish.target, bare.target)):
             if unknown is not None and unknown in ids:
                 yield Flaw(field, shown(text), "words that the tokenizer knows; it has none for a part of this")
+        for field, text, tokens in measured:
+            if tokens > most:
+                yield Flaw(field, shown(text), f"at most the {most} tokens that the model takes, prompt and answer together, not {tokens}")
+
+    def refuse_flaws(self, wish: Wish) -> None:
+        """Refuse a wish with such defects.
+
+        Raises:
+            SettingsError: naming all of them.
+        """
+        if flaws := list(self.flaws(wish)):
+            raise SettingsError("; ".join(f"{flaw.field}: found {flaw.found}, expected {flaw.expected}" for flaw in flaws))
+
+    def _measured(self, wish: Wish) -> Iterator[tuple[str, str, int]]:
+        """What is measured of a wish beside its prompt and target: field, text, and tokens with the longest answer."""
+        answers = [wish.target] if wish.target_true is None else [wish.target, wish.target_true]
+        if wish.target_true is not None:
+            yield "target_true", wish.target_true, self._with_answer(wish.prompt, wish.target_true)
+        for prompt in wish.paraphrases:
+            yield "paraphrase", prompt, max(self._with_answer(prompt, answer) for answer in answers)
+        for prompt in wish.locality:
+            yield "locality", prompt, self.tokens(prompt) + SHORT_ANSWER
+
+    def _with_answer(self, prompt: str, answer: str) -> int:
+        """Tokens that the model reads to score an answer: all but its last one."""
+        ids, target = encode_pair(self._model, self.text(prompt), answer)
+        return len(ids) + len(target) - 1
 
     def unfit(self, lines: Sequence[Line[RawFact]]) -> Iterator[Reject]:
         """Rows with such defects."""
