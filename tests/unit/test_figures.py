@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +20,7 @@ from d4s.figures.draw import NotDrawn, curve, edits_axis, ratio_axis
 from d4s.figures.style import LOOKS, NARROW, RC, SPARE, TASK_LOOKS, WIDE, Page, look
 from d4s.studies.names import METHODS as NAMES
 from d4s.studies.results import Panel, Results
-from tests.synthetic import METHODS, Made, write_study
+from tests.synthetic import METHODS, Made, Method, write_study
 
 PAPER, DARK = "#ffffff", "#14171b"
 
@@ -135,6 +136,21 @@ def test_edits_are_shown_up_to_the_longest_run_of_any_editor(name: str, study_di
     results.__dict__["index"] = index[~index["editor"].isin(["unedited", "rome"]) | (index["step"] <= 100)]
     axes = FIGURES[name](results).draw(WIDE).axes
     assert {ax.get_xlim() for ax in axes if "number" in ax.get_xlabel() or "position" in ax.get_xlabel()} == {(0, 300 * 1.03)}
+
+
+@pytest.mark.parametrize(
+    ("methods", "layers"),
+    [
+        ({"one_time_batch": METHODS["one_time_batch"]}, [0, 1, 2]),
+        ({"rome": METHODS["rome"], "prune": replace(METHODS["memit"], layers=(0, 1))}, [0, 1, 2]),
+    ],
+    ids=["batch alone", "finished together"],
+)
+def test_every_layer_that_an_editor_changed_has_a_panel(methods: dict[str, Method], layers: list[int], tmp_path: Path) -> None:
+    made = Made(methods={"unedited": METHODS["unedited"], **methods}, lengths=(10, 20), forms=False, summed=False)
+    axes = FIGURES["fig_l1_norm"](Results(write_study(tmp_path, made))).draw(WIDE).axes
+    assert [ax.get_title()[3:] for ax in axes if ax.axison] == [*(f"Layer {layer}" for layer in layers), "Benchmarks"]
+    assert [sum(len(line.get_xydata()) > 0 for line in ax.lines) for ax in axes[: len(layers)]] == [1] * len(layers)
 
 
 def test_all_figures_are_written_for_paper_and_phone(finished_dir: Path) -> None:

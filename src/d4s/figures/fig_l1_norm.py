@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from d4s.figures.draw import Drawing, NotDrawn, curve, edits_axis, letter, methods_legend, panels, percent_axis, ratio_axis
 from d4s.figures.style import Page
 from d4s.figures.words import places, seeds_words
-from d4s.studies.curves import benchmark_curve, norm_curve
+from d4s.studies.curves import benchmark_curve, layer_norms, norm_curve
 from d4s.studies.results import Panel, Results
 
 HEIGHT = 1.85
@@ -26,8 +26,8 @@ def figure(results: Results) -> Drawing:
     if not editors:
         raise NotDrawn("no run logged norms, or those of the unedited model are not known")
     caption = (
-        "L1 norm (mean absolute weight) of each edited matrix relative to the unedited one, after every edit (the batch: at the lengths), "
-        "and the mean benchmark score with its 95 % interval from the tasks' standard errors"
+        "L1 norm (mean absolute weight) of each edited matrix relative to the unedited one, after every edit (where all edits are "
+        "made or finished together: at the lengths), and the mean benchmark score with its 95 % interval from the tasks' standard errors"
         f"{places(results, [shown])}. Log axes for the norms; a method that edits fewer layers is drawn only there. {seeds_words(results)}"
     )
     return Drawing("L1 norm by layer, and the benchmarks", caption, lambda page: _draw(results, shown, editors, page))
@@ -39,7 +39,7 @@ def _normed(results: Results, panel: Panel) -> list[str]:
 
 def _draw(results: Results, panel: Panel, editors: list[str], page: Page) -> Figure:
     layers = sorted(
-        {int(layer) for editor in editors for run in results.runs_of(panel, editor) for layer in results.norm_path(run).columns}
+        {int(layer) for editor in editors for run in results.runs_of(panel, editor) for layer in layer_norms(results, run).columns}
     )
     has_benchmarks = any(len(benchmark_curve(results, panel, editor)) > 1 for editor in editors)
     fig, axes = panels(page, len(layers) + has_benchmarks, 4, HEIGHT)

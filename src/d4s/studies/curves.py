@@ -81,7 +81,7 @@ def _in_bins(samples: Sequence[tuple[np.ndarray, np.ndarray]], bins: int) -> pd.
 
 def norm_curve(results: Results, panel: Panel, editor: str, layer: int | None = None) -> pd.DataFrame:
     """Relative L1 norm of one layer, or the mean over edited layers, after every edit or at the lengths; no interval with one seed."""
-    paths = [_path(results, run, layer) for run in results.runs_of(panel, editor)]
+    paths = [_of_layer(layer_norms(results, run), layer) for run in results.runs_of(panel, editor)]
     paths = [path for path in paths if len(path)]
     if not paths:
         return curve_of([])
@@ -89,9 +89,13 @@ def norm_curve(results: Results, panel: Panel, editor: str, layer: int | None = 
     return curve_of((float(step), [Estimate(float(path[step]), np.nan, np.nan, 1) for path in paths]) for step in steps)
 
 
-def _path(results: Results, run: Run, layer: int | None) -> "pd.Series[float]":
+def layer_norms(results: Results, run: Run) -> pd.DataFrame:
+    """Relative L1 norm after every edit, or at the lengths where that is not known: a column per edited layer."""
     path = results.norm_path(run)
-    path = results.norms_at_lengths(run) if path.empty else path
+    return results.norms_at_lengths(run) if path.empty else path
+
+
+def _of_layer(path: pd.DataFrame, layer: int | None) -> "pd.Series[float]":
     if layer is None:
         return path.mean(axis=1) if len(path.columns) else pd.Series(dtype=float)
     return path[layer] if layer in path else pd.Series(dtype=float)
