@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from d4s import __version__
 from d4s.config import Study, load_study, validate
-from d4s.errors import D4SError, SettingsError
+from d4s.errors import ArtifactError, D4SError, SettingsError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,23 +29,40 @@ StudyOption = Annotated[str, typer.Option("--study", help="The study as JSON tex
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step.")]
 
 
-def parsed(text: str) -> Any:
-    """JSON text, or the content of a YAML or JSON file.
+def parsed(text: str, what: str) -> dict[str, Any]:
+    """The mapping that JSON text spells, or the content of a YAML or JSON file.
 
     Raises:
-        SettingsError: if it is neither.
+        SettingsError: if it is neither, cannot be read, or is no mapping; `what` says what was to be read.
     """
-    if text.lstrip().startswith(("{", "[")):
-        return json.loads(text)
-    path = Path(text)
-    if not path.is_file():
-        raise SettingsError(f"{text!r} is neither JSON nor a file")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    is_json = text.lstrip().startswith(("{", "["))
+    if not is_json and not Path(text).is_file():
+        raise SettingsError(f"{what}: {text!r} is neither JSON nor a file")
+    try:
+        content = json.loads(text) if is_json else yaml.safe_load(Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SettingsError(f"{what}: {text!r} cannot be read as {'JSON' if is_json else 'YAML'}: {error}") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f'{what}: {text!r} holds {type(content).__name__}, expected a mapping such as {{"key": "value"}}')
+    return content
 
 
 def study_of(text: str) -> Study:
     """The study as JSON text, or in a YAML file."""
-    return validate(Study, parsed(text), "the study") if text.lstrip().startswith("{") else load_study(Path(text))
+    return validate(Study, parsed(text, "the study"), "the study") if text.lstrip().startswith("{") else load_study(Path(text))
+
+
+def manifest_content(path: Path) -> Mapping[str, Any] | None:
+    """What a manifest says; None where the JSON file is something else.
+
+    Raises:
+        ArtifactError: if it is torn.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"{path} is torn or no JSON ({error}); delete {path.parent} and make it anew") from None
+    return content if isinstance(content, dict) and "digest" in content else None
 
 
 def command(**options: Any) -> Callable[[Action], Action]:

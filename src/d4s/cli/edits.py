@@ -20,7 +20,7 @@ def _changes(pairs: list[str]) -> dict[str, Any]:
     """Settings from `key.key=value` pairs, values as YAML.
 
     Raises:
-        SettingsError: naming every pair that is none.
+        SettingsError: naming every pair that is none, or the first whose value is no YAML or whose key lies under a plain value.
     """
     if broken := [pair for pair in pairs if not pair.partition("=")[0].strip() or "=" not in pair]:
         raise SettingsError(f"--set takes key=value, such as preserve.weight=300; found {', '.join(map(repr, broken))}")
@@ -31,7 +31,12 @@ def _changes(pairs: list[str]) -> dict[str, Any]:
         place = found
         for name in path:
             place = place.setdefault(name, {})
-        place[last] = yaml.safe_load(value)
+            if not isinstance(place, dict):
+                raise SettingsError(f"--set {pair}: {name} is set to {place!r} already, which has no keys; leave one of the two out")
+        try:
+            place[last] = yaml.safe_load(value)
+        except (ValueError, yaml.YAMLError) as error:  # a date that is none is a ValueError
+            raise SettingsError(f"--set {pair}: the value cannot be read as YAML: {' '.join(str(error).split())}") from None
     return found
 
 

@@ -14,7 +14,7 @@ import psutil
 import typer
 
 from d4s.artifacts import Job, digest_of, sha256_of
-from d4s.cli.app import STAGES, Verbose, command, limit_threads, parsed
+from d4s.cli.app import STAGES, Verbose, command, limit_threads, manifest_content, parsed
 from d4s.config import validate
 from d4s.errors import SettingsError
 from d4s.log import setup_logging
@@ -33,13 +33,13 @@ def _input_digest(path: Path) -> str:
 
     Raises:
         SettingsError: if it is neither a file nor a finished artefact.
+        ArtifactError: if a manifest is torn.
     """
     if path.is_file():
         return sha256_of(path)
     names = sorted(path.glob("*.json")) if not (path / "manifest.json").is_file() else [path / "manifest.json"]
     for name in names:
-        content = json.loads(name.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and "digest" in content:
+        if content := manifest_content(name):
             return str(content["digest"])
     raise SettingsError(f"input {path} is neither a file nor a finished artefact")
 
@@ -55,8 +55,11 @@ def _job(name: str, settings: str, inputs: str, code: str, outputs: list[Path]) 
     if len(folders) != 1:
         raise SettingsError(f"outputs of one call belong to one folder, found {sorted(map(str, folders))}")
     folder = folders.pop()
-    chosen = validate(SETTINGS.load(name), parsed(settings), f"settings of {name!r}")
-    paths = {role: Path(path) for role, path in parsed(inputs).items()}
+    chosen = validate(SETTINGS.load(name), parsed(settings, "--settings"), f"settings of {name!r}")
+    given = parsed(inputs, "--inputs")
+    if pathless := {role: path for role, path in given.items() if not isinstance(path, str)}:
+        raise SettingsError(f"--inputs takes one folder or file for each role, found {pathless}")
+    paths = {role: Path(path) for role, path in given.items()}
     digests = {role: _input_digest(path) for role, path in paths.items()}
     code = code or code_digest(verb.module)
     plain: dict[str, Any] = chosen.model_dump(mode="json")

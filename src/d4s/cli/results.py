@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from d4s.artifacts import Artifact
-from d4s.cli.app import STAGES, StudyOption, Verbose, command, limit_threads, study_of
+from d4s.cli.app import STAGES, StudyOption, Verbose, command, limit_threads, manifest_content, study_of
 from d4s.config import canonical
+from d4s.errors import ArtifactError
 from d4s.log import setup_logging
 
 
@@ -102,10 +103,11 @@ def prune(remove: Annotated[bool, typer.Option("--yes", help="Remove them; witho
 @command()
 def check(folder: Annotated[Path, typer.Argument(help="An artefact's folder.")]) -> None:
     """Check every file of an artefact against its manifests and say what it is."""
-    for manifest in sorted(folder.glob("*.json")):
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and "digest" in content:
-            found = Artifact.open(folder, content["kind"], manifest.name)
-            for name in found.manifest.files:
-                found.path(name)
-            typer.echo(f"{manifest}: {content['kind']}, {len(found.manifest.files)} files, settings {canonical(found.manifest.settings)}")
+    named = {manifest: content for manifest in sorted(folder.glob("*.json")) if (content := manifest_content(manifest))}
+    if not named:
+        raise ArtifactError(f"{folder} holds no artefact; give a folder of the store, such as results/store/models/NAME")
+    for manifest, content in named.items():
+        found = Artifact.open(folder, str(content.get("kind")), manifest.name)
+        for name in found.manifest.files:
+            found.path(name)
+        typer.echo(f"{manifest}: {found.manifest.kind}, {len(found.manifest.files)} files, settings {canonical(found.manifest.settings)}")
