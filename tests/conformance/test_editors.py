@@ -93,10 +93,30 @@ def test_every_named_editor_keeps_the_contract(name: str) -> None:
     assert leaves_weights_alone == (not differing(case.weights(case.straight), case.before))
 
 
-@pytest.mark.parametrize("name", ["memit_seq", "alphaedit", "d4s"])
+@pytest.mark.parametrize("name", ["memit_seq", "alphaedit", "d4s", "d4s_refreshed_at_once"])
 def test_the_contract_holds_where_solvers_are_refactored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locate_then_edit, "REFACTOR_EVERY", 3)
     check_editor(case_for(settings_for(name), count=8))
+
+
+def changes_of(settings: Any, case: Case, batches: list[slice]) -> dict[int, torch.Tensor]:
+    """The changes of weights after some batches of a case's requests."""
+    model, editor = case.make_model(), build(settings)
+    with editor.editing(model, case.prepared, editor.start(model, case.prepared)) as session:
+        for batch in batches:
+            session.step(case.requests[batch], case.targets[batch])
+        return session.deltas()
+
+
+@pytest.mark.parametrize("anchor", [None, {"requests": 4}])
+def test_a_refresh_gives_the_batch(anchor: dict[str, int] | None) -> None:
+    changes = {"preset": "d4s_refreshed", "anchor": anchor} if anchor else {"preset": "d4s_refreshed"}
+    settings = resolve("tested", merged(changes, SMALL, {"keys": {"every": 2}}), "mini")
+    case = case_for(settings)
+    one_by_one = changes_of(settings, case, [slice(0, 1), slice(1, 2)])
+    at_once = changes_of(settings.model_copy(update={"batch": 2}), case, [slice(0, 2)])
+    for layer, change in at_once.items():
+        assert torch.allclose(one_by_one[layer], change, rtol=1e-6, atol=1e-9) and change.norm() > 0
 
 
 @pytest.mark.parametrize("family", ["llama", "gptj"])

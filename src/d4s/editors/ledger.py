@@ -9,6 +9,7 @@ kept state belongs to are dropped.
 import hashlib
 import json
 import logging
+import mmap
 import os
 import struct
 import zlib
@@ -23,13 +24,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from d4s.artifacts import Artifact, write_tensors
-from d4s.editors.protocol import Editor, Row, State, StateKind
+from d4s.editors.protocol import Editor, Row, Session, State, StateKind
 from d4s.errors import ArtifactError
 
 log = logging.getLogger(__name__)
 FILE, LATEST = "ledger", "latest.safetensors"
 MAGIC = b"d4s ledger 1\n"
 HEAD = struct.Struct("<QI")
+PIECE = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,7 @@ class Ledger:
             ArtifactError: if it is no ledger, or damaged before its end.
         """
         path = folder / FILE
-        content = path.read_bytes() if path.is_file() else MAGIC
-        if MAGIC.startswith(content):
-            content = MAGIC
-        if not content.startswith(MAGIC):
-            raise ArtifactError(f"{path} is no ledger of this version; delete {folder} and run again")
-        frames = _frames(content, path)
-        ledger = cls(folder, kind, frames)
+        ledger = cls(folder, kind, _read(path) if path.is_file() else ())
         if kind == "dense":
             ledger._drop_beyond(max([0, *(edits for edits in _kept_states(folder) if edits <= ledger.length)]))
         return ledger
@@ -96,6 +92,14 @@ class Ledger:
         self._frames.append(Frame(edits, {"edits": edits, **logged}, start + HEAD.size, start + HEAD.size + len(payload)))
         if dense is not None:
             write_tensors(self._folder / LATEST, dense, {"edits": str(self.length)})
+
+    def record(self, session: Session, edits: int, logged: Mapping[str, Any]) -> None:
+        """Record the batch that a session has just edited."""
+        state = session.state()
+        if self._kind == "dense":
+            self.append({}, edits, logged, state.dense)
+        else:
+            self.append(state.rows[-1], edits, logged)
 
     def logs(self, edits: int) -> list[Mapping[str, Any]]:
         """What was logged with the first edits, frame by frame."""
@@ -132,8 +136,17 @@ class Ledger:
         """What identifies the first edits: frames, bytes and their digest, for a manifest."""
         count = self._count(edits)
         end = self._frames[count - 1].end if count else len(MAGIC)
-        content = self._path.read_bytes()[:end] if self._path.is_file() else MAGIC
-        return {"edits": edits, "frames": count, "bytes": end, "sha256": hashlib.sha256(content).hexdigest()}
+        return {"edits": edits, "frames": count, "bytes": end, "sha256": self._digest(end)}
+
+    def _digest(self, end: int) -> str:
+        """The sha256 of the file's first bytes, read a piece at a time; of a file that is not there yet, that of an empty ledger."""
+        if not self._path.is_file():
+            return hashlib.sha256(MAGIC).hexdigest()
+        digest = hashlib.sha256()
+        with self._path.open("rb") as stream:
+            for start in range(0, end, PIECE):
+                digest.update(stream.read(min(PIECE, end - start)))
+        return digest.hexdigest()
 
     @property
     def _end(self) -> int:
@@ -165,12 +178,23 @@ class Ledger:
         return safetensors.torch.load_file(found[edits])
 
 
-def _frames(content: bytes, path: Path) -> list[Frame]:
-    """All whole frames of a file's content; a torn one at the end is left out.
+def _read(path: Path) -> list[Frame]:
+    """All whole frames of a file, which is mapped and not read at once; a torn one at the end is left out.
 
     Raises:
-        ArtifactError: if a frame before the last is damaged.
+        ArtifactError: if it is no ledger, or a frame before the last is damaged.
     """
+    with path.open("rb") as stream:
+        begin = stream.read(len(MAGIC))
+        if not MAGIC.startswith(begin):
+            raise ArtifactError(f"{path} is no ledger of this version; delete {path.parent} and run again")
+        if len(begin) < len(MAGIC):
+            return []
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return _frames(content, path)
+
+
+def _frames(content: mmap.mmap, path: Path) -> list[Frame]:
     frames: list[Frame] = []
     position = len(MAGIC)
     while position < len(content):

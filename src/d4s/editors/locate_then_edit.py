@@ -72,9 +72,9 @@ class LocateThenEditSession:
         Raises:
             Diverged: if numbers stop being finite on the way.
         """
-        row: dict[str, Tensor] = recorded(texts, goal) if self._settings.keys.mode == "refreshed" else {}
         if self._settings.anchor is not None:
             goal = anchored(goal, float(self._prepared.extras["anchor"]), self._settings.anchor.skip)
+        row: dict[str, Tensor] = recorded(texts, goal) if self._settings.keys.mode == "refreshed" else {}
         numbers = [*_target_numbers(goal)]
         for part, aims in self._rounds(texts, goal):
             numbers = [*_target_numbers(goal), *self._pass(part, aims, row)]
@@ -194,8 +194,12 @@ class LocateThenEditSession:
         self._refactor()
 
     def _refactor(self) -> Numbers:
-        """Every so many steps, what solvers hold is solved afresh; a drift that could be seen in results is told."""
-        if self._settings.history == "none" or len(self._rows) % REFACTOR_EVERY:
+        """Every so many steps, what solvers hold is solved afresh; a drift that could be seen in results is told.
+
+        Where keys are refreshed, every refresh does so, and rows hold keys as they were first read, not as they are now.
+        """
+        settings = self._settings
+        if settings.history == "none" or settings.keys.mode == "refreshed" or len(self._rows) % REFACTOR_EVERY:
             return []
         drifts = {layer: part.refactor(self._rows) for layer, part in self._layers.items()}
         found: Numbers = [("solver_drift", layer, drift) for layer, drift in drifts.items() if drift is not None]

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from d4s.editors.solve import SolveError
 from d4s.models.edited import EditedModel
 from d4s.models.language_model import LanguageModel
 from d4s.requests.draw import EditRequest
@@ -115,6 +116,21 @@ class Session(Protocol):
     def live(self) -> EditedModel | None:
         """The model as edited so far, valid until the next step; None where single steps change no weights yet."""
         ...
+
+
+def stepped(session: Session, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
+    """Edit a batch of requests with a session.
+
+    Raises:
+        Diverged: if its numbers are not finite, or too far apart to be solved for; the session is then at an end.
+    """
+    try:
+        found = session.step(batch, targets)
+    except SolveError as reason:
+        raise Diverged(str(reason)) from reason
+    if not found.is_finite:
+        raise Diverged("numbers that are not finite")
+    return found
 
 
 @runtime_checkable

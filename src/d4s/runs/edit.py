@@ -14,8 +14,7 @@ from d4s.artifacts import Job, write_table
 from d4s.editors.families import build
 from d4s.editors.ledger import Ledger
 from d4s.editors.prepared import load as load_prepared
-from d4s.editors.protocol import Diverged, Prepared, Session, StepLog, Targets
-from d4s.editors.solve import SolveError
+from d4s.editors.protocol import Diverged, Prepared, Session, StepLog, Targets, stepped
 from d4s.editors.targets import read_targets
 from d4s.errors import SettingsError
 from d4s.facts.record import Fact, from_frame
@@ -143,13 +142,12 @@ class Run:
     # --- one step -------------------------------------------------------------------------------------------------
 
     def _attempt(self, session: Session, batch: Drawn) -> StepLog | None:
-        """Edit a batch; None if its numbers are not finite, or too far apart to be solved for."""
+        """Edit a batch; None if it diverged."""
         try:
-            found = session.step([request for request, _ in batch], self._targets_of(batch))
-        except (Diverged, SolveError) as reason:
+            return stepped(session, [request for request, _ in batch], self._targets_of(batch))
+        except Diverged as reason:
             log.warning("%s: %s", self.job.folder.name, reason)
             return None
-        return found if found.is_finite else None
 
     def _record(self, session: Session, batch: Drawn, found: StepLog, exams: Sequence[tuple[set[str], Exam]]) -> None:
         """Put a batch into the ledger, with what it logged and how the model answers right now."""
@@ -162,11 +160,9 @@ class Run:
                 exam = next(exam for ids, exam in exams if fact.fact_id in ids)
                 means = exam.means(live, [fact.fact_id])[fact.fact_id]
                 rows += [[*cells, metric, None, means[metric]] for metric in IMMEDIATE if metric in means]
-        state = session.state()
-        is_dense = self.editor.kind == "dense"
-        self.ledger.append({} if is_dense else state.rows[-1], len(batch), {"rows": rows}, state.dense if is_dense else None)
-        if is_dense and self.ledger.length in self.lengths:
-            self.ledger.keep_dense(self.ledger.length, state.dense)
+        self.ledger.record(session, len(batch), {"rows": rows})
+        if self.editor.kind == "dense" and self.ledger.length in self.lengths:
+            self.ledger.keep_dense(self.ledger.length, session.state().dense)
 
     def _note_divergence(self, step: int) -> None:
         log.warning("%s: edit %d diverged; the run ends at its last finite state", self.job.folder.name, step)
