@@ -51,9 +51,8 @@ def _controls(results: Results) -> Iterator[tuple[Panel, Control]]:
 
 def _length(results: Results, panel: Panel, control: Control) -> int | None:
     """The longest length at which both have benchmarks, else the longest that both have."""
-    runs = [run for editor in (control.base, control.editor) for run in results.runs_of(panel, editor)]
-    shared = set.intersection(*(set(results.benchmark_lengths(run)) for run in runs))
-    return max(shared) if shared else results.shared_length(panel, [control.base, control.editor])
+    editors = (control.base, control.editor)
+    return results.shared_benchmark_length(panel, editors) or results.shared_length(panel, editors)
 
 
 def _effects(results: Results, panel: Panel, control: Control, length: int) -> tuple[Estimate, ...]:

@@ -81,12 +81,11 @@ def least_benchmark_damage(results: Results) -> Finding:
     conditions, why = [], []
     for panel in _panels_with(results, OURS):
         for rival in results.editors(panel, references=False):
-            runs = [run for editor in (OURS, rival) for run in results.runs_of(panel, editor)]
-            shared = set.intersection(*(set(results.benchmark_lengths(run)) for run in runs))
-            if rival == OURS or not shared:
+            length = results.shared_benchmark_length(panel, [OURS, rival])
+            if rival == OURS or length is None:
                 continue
-            gap = by_seed(results, panel, [OURS, rival], _benchmark_gap(results, max(shared)))
-            name = f"D4S − {method_name(rival)}, {max(shared)} edits, {place(results, panel)}"
+            gap = by_seed(results, panel, [OURS, rival], _benchmark_gap(results, length))
+            name = f"D4S − {method_name(rival)}, {length} edits, {place(results, panel)}"
             if gap is not None and rival in PAPER_METHODS:
                 conditions.append(Condition(name, gap))
             elif gap is not None:

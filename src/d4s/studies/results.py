@@ -211,9 +211,7 @@ class Results:
 
     def shared_length(self, panel: Panel, editors: Iterable[str]) -> int | None:
         """The longest length that all runs of some editors share, None if they share none."""
-        lengths = [set(self.lengths(run)) for editor in editors for run in self.runs_of(panel, editor)]
-        shared = set.intersection(*lengths) if lengths else set()
-        return max(shared, default=None)
+        return _longest_shared(self.lengths(run) for editor in editors for run in self.runs_of(panel, editor))
 
     def targets(self, panel: Panel, which: str) -> pd.DataFrame:
         """Targets (`new` or `true`) of a panel's facts under the unedited model."""
@@ -310,6 +308,15 @@ class Results:
     def benchmark_lengths(self, run: Run) -> list[int]:
         """Lengths at which the benchmarks ran."""
         return sorted(int(step) for step in self.benchmark[self.rows_of(self.benchmark, run)]["step"].unique())
+
+    def shared_benchmark_length(self, panel: Panel, editors: Iterable[str]) -> int | None:
+        """The longest length at which all runs of some editors have benchmarks, None if there is none."""
+        return _longest_shared(self.benchmark_lengths(run) for editor in editors for run in self.runs_of(panel, editor))
+
+
+def _longest_shared(lengths: Iterable[Iterable[int]]) -> int | None:
+    each = [set(of_run) for of_run in lengths]
+    return max(set.intersection(*each), default=None) if each else None
 
 
 def _by_run(rows: pd.DataFrame) -> list[tuple[Run, pd.DataFrame]]:
