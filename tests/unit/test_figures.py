@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from d4s.config import FigureSettings
-from d4s.figures import fig_form_matrix
+from d4s.figures import fig_form_matrix, fig_objectives
 from d4s.figures.build import FIGURES, figures
 from d4s.figures.draw import NotDrawn, curve, edits_axis, ratio_axis
 from d4s.figures.style import LOOKS, NARROW, RC, SPARE, TASK_LOOKS, WIDE, Page, look
+from d4s.studies.curves import benchmark_curve
 from d4s.studies.names import METHODS as NAMES
 from d4s.studies.results import Panel, Results
 from tests.synthetic import METHODS, Made, Method, write_study
@@ -151,6 +152,19 @@ def test_every_layer_that_an_editor_changed_has_a_panel(methods: dict[str, Metho
     axes = FIGURES["fig_l1_norm"](Results(write_study(tmp_path, made))).draw(WIDE).axes
     assert [ax.get_title()[3:] for ax in axes if ax.axison] == [*(f"Layer {layer}" for layer in layers), "Benchmarks"]
     assert [sum(len(line.get_xydata()) > 0 for line in ax.lines) for ax in axes[: len(layers)]] == [1] * len(layers)
+
+
+def test_damage_is_that_of_one_length_that_the_caption_names(study_dir: Path) -> None:
+    results, panel = Results(study_dir), Panel("mini", "mqd_dg")
+    benchmark = results.benchmark
+    is_missing = benchmark["dataset"].eq("mqd_dg") & benchmark["editor"].eq("memit") & benchmark["step"].eq(150)
+    results.__dict__["benchmark"] = benchmark[~is_missing]
+    for editor, found in fig_objectives._damages(results, panel).items():
+        points = benchmark_curve(results, panel, editor).set_index("step")["mean"]
+        assert found.value == pytest.approx(points[0] - points[50])
+    assert "after 300 / 150 / 150 / 50 / 150 / 150 / 150 / 150 edits" in FIGURES["fig_objectives"](results).caption
+    results.__dict__["benchmark"] = benchmark[benchmark["editor"] == "unedited"]
+    assert "Damage" not in FIGURES["fig_objectives"](results).caption
 
 
 def test_all_figures_are_written_for_paper_and_phone(finished_dir: Path) -> None:

@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from d4s.figures.draw import Drawing, NotDrawn, handle, legend, letter, panels
 from d4s.figures.style import INK, MUTED, PAPER, Page, look
 from d4s.figures.words import panel_names, seeds_words
-from d4s.studies.curves import benchmark_curve
+from d4s.studies.curves import at_step, benchmark_curve
 from d4s.studies.intervals import Estimate
 from d4s.studies.names import DAMAGE_METHODS, in_order
 from d4s.studies.results import Panel, Results
@@ -30,19 +30,21 @@ def figure(results: Results) -> Drawing:
         raise NotDrawn("no targets were scored under the unedited model")
     numbers = {panel: target_numbers(results.targets(panel, "new")) for panel in shown}
     true = {panel: target_numbers(results.targets(panel, "true")) for panel in shown if len(results.targets(panel, "true"))}
+    damages = {panel: _damages(results, panel) for panel in shown}
     counts = " / ".join(str(number.n) for number in numbers.values())
     caption = (
         "The edit targets under the unedited model. Perplexity (log axis) is exp of the mean negative log-likelihood: per token, of the "
         "first token, and of the whole target. Filled: counterfactual targets, with 95 % bootstrap intervals over facts; hollow: true "
-        "targets, per token. Diversity is the entropy of the target texts. Damage is the loss of the mean benchmark score at the longest "
-        f"length measured. n = {counts} targets. {seeds_words(results)}"
+        f"targets, per token. Diversity is the entropy of the target texts. {_damage_words(results, damages)}n = {counts} targets. "
+        f"{seeds_words(results)}"
     )
-    return Drawing("What the targets are like, and what editing them costs", caption, lambda page: _draw(results, numbers, true, page))
+    return Drawing("What the targets are like, and what editing them costs", caption, lambda page: _draw(numbers, true, damages, page))
 
 
-def _draw(results: Results, numbers: dict[Panel, TargetNumbers], true: dict[Panel, TargetNumbers], page: Page) -> Figure:
+def _draw(
+    numbers: dict[Panel, TargetNumbers], true: dict[Panel, TargetNumbers], damages: dict[Panel, dict[str, Estimate]], page: Page
+) -> Figure:
     shown = list(numbers)
-    damages = {panel: _damages(results, panel) for panel in shown}
     has_damage = any(damages.values())
     columns = 2 if page.columns < 4 else 4
     fig, axes = panels(page, 3 + has_damage, columns, 0.75 + ROW * len(shown), sharey=True)
@@ -87,14 +89,26 @@ def _power(value: float, _: object) -> str:
 
 
 def _damages(results: Results, panel: Panel) -> dict[str, Estimate]:
-    """Loss of the benchmark mean at the longest length by editor."""
+    """Loss of the benchmark mean by editor, at the longest length that these editors share."""
+    editors = [name for name in (*DAMAGE_METHODS, "d4s") if any(map(results.benchmark_lengths, results.runs_of(panel, name)))]
+    length = results.shared_benchmark_length(panel, editors)
+    if length is None:
+        return {}
     found = {}
-    for editor in (*DAMAGE_METHODS, "d4s"):
-        points = benchmark_curve(results, panel, editor)
-        if len(points) > 1 and points["step"].iloc[0] == 0:
-            start, end = points["mean"].iloc[0], points.iloc[-1]
-            found[editor] = Estimate(start - end["mean"], start - end["high"], start - end["low"], int(end["n"]))
+    for editor in editors:
+        start, end = (at_step(benchmark_curve(results, panel, editor), step) for step in (0, length))
+        if start is not None and end is not None:
+            found[editor] = Estimate(start.value - end.value, start.value - end.high, start.value - end.low, end.n)
     return found
+
+
+def _damage_words(results: Results, damages: dict[Panel, dict[str, Estimate]]) -> str:
+    """After how many edits the damage was measured, in the order of the rows; nothing where none was."""
+    lengths = [str(results.shared_benchmark_length(panel, by_editor) or "–") for panel, by_editor in damages.items()]
+    if set(lengths) == {"–"}:
+        return ""
+    edits = " / ".join(lengths if len(set(lengths)) > 1 else lengths[:1])
+    return f"Damage is the loss of the mean benchmark score after {edits} edits, the longest length that the editors shown share. "
 
 
 def _damage_dots(ax: Axes, damages: dict[Panel, dict[str, Estimate]]) -> None:
