@@ -1,14 +1,17 @@
 """What about the data does the damage: rows that differ in their data alone, and regressions with a known answer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 
 from d4s.figures import fig_drivers
-from d4s.figures.draw import NotDrawn
-from d4s.figures.style import NARROW, WIDE
+from d4s.figures.draw import NotDrawn, label_points
+from d4s.figures.style import NARROW, RC, WIDE, Page
 from d4s.studies.drivers import PREDICTORS, Damages, damages, effects
 from d4s.studies.results import Results
 from d4s.tables import tab_drivers
@@ -73,6 +76,22 @@ def test_table_and_figure_say_the_same(results: Results) -> None:
     for page in (WIDE, NARROW):
         figure = drawing.draw(page)
         assert sum(len(axis.texts) for axis in figure.axes) == 3 * len(PERPLEXITY)
+
+
+@pytest.mark.parametrize("page", [WIDE, NARROW], ids=lambda page: page.name)
+def test_labels_are_placed_in_the_finished_layout(results: Results, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    placed: list[tuple[Axes, list[float]]] = []
+
+    def seen(ax: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
+        label_points(ax, points)
+        placed.append((ax, [*ax.get_window_extent().extents, *ax.get_xlim(), *ax.get_ylim()]))
+
+    monkeypatch.setattr(fig_drivers, "label_points", seen)
+    with matplotlib.rc_context(dict(RC)):  # type: ignore[arg-type]
+        fig_drivers.figure(results).draw(page).draw_without_rendering()
+    assert len(placed) == len(PREDICTORS)
+    for ax, extents in placed:
+        assert [*ax.get_window_extent().extents, *ax.get_xlim(), *ax.get_ylim()] == pytest.approx(extents, abs=1)
 
 
 def test_a_study_of_one_data_set_gets_neither(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -53,23 +54,9 @@ def _draw(results: Results, found: Damages, page: Page) -> Figure:
     rows = found.rows.to_dict(orient="records")
     colours = [TASK_LOOKS[number % len(TASK_LOOKS)][0] for number in range(len(rows))]
     markers = [KINDS[_kind(results, str(row["dataset"]))] for row in rows]
-    for number, (ax, name) in enumerate(zip(axes, PREDICTORS, strict=True)):
-        x, y = found.rows[name].to_numpy(dtype=float), 100 * found.rows["damage"].to_numpy(dtype=float)
-        slope, start = np.polyfit(x, y, 1)
-        ends = np.array([x.min(), x.max()])
-        shown = np.exp if name == "tokens" else np.asarray
-        ax.plot(shown(ends), start + slope * ends, color=MUTED, linewidth=0.9, zorder=1)
-        for place, (at, height) in enumerate(zip(shown(x), y, strict=True)):
-            ax.plot(at, height, marker=markers[place], color=colours[place], markersize=6, markeredgecolor=PAPER, markeredgewidth=0.5)
-        if name == "tokens":
-            ax.set_xscale("log", base=2)
-            ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.set_xlabel(LABELS[name])
-        label_points(
-            ax, [(float(at), float(height), str(place + 1), INK) for place, (at, height) in enumerate(zip(shown(x), y, strict=True))]
-        )
-        if number % columns == 0:
-            ax.set_ylabel("points lost")
+    points = [_panel(ax, found, name, markers, colours) for ax, name in zip(axes, PREDICTORS, strict=True)]
+    for ax in axes[::columns]:
+        ax.set_ylabel("points lost")
     letter(axes, list(PREDICTORS.values()))
     handles = [
         Line2D(
@@ -78,7 +65,27 @@ def _draw(results: Results, found: Damages, page: Page) -> Figure:
         for place in range(len(rows))
     ]
     legend(fig, page, handles, columns=4 if page.columns > 2 else 2)
+    fig.draw_without_rendering()  # labels are placed where they fit, which needs the final size of the panels
+    for ax, along in zip(axes, points, strict=True):
+        label_points(ax, [(x, y, str(place), INK) for place, (x, y) in enumerate(along, start=1)])
     return fig
+
+
+def _panel(ax: Axes, found: Damages, name: str, markers: Sequence[str], colours: Sequence[str]) -> list[tuple[float, float]]:
+    """Damage against one property, with its line; the points drawn."""
+    x, y = found.rows[name].to_numpy(dtype=float), 100 * found.rows["damage"].to_numpy(dtype=float)
+    slope, start = np.polyfit(x, y, 1)
+    ends = np.array([x.min(), x.max()])
+    shown = np.exp if name == "tokens" else np.asarray
+    ax.plot(shown(ends), start + slope * ends, color=MUTED, linewidth=0.9, zorder=1)
+    points = [(float(at), float(height)) for at, height in zip(shown(x), y, strict=True)]
+    for (at, height), marker, colour in zip(points, markers, colours, strict=True):
+        ax.plot(at, height, marker=marker, color=colour, markersize=6, markeredgecolor=PAPER, markeredgewidth=0.5)
+    if name == "tokens":
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.set_xlabel(LABELS[name])
+    return points
 
 
 def _name(rows: Sequence[Mapping[Any, Any]], place: int) -> str:
