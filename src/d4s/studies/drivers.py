@@ -24,7 +24,7 @@ FEWEST_ROWS = 6
 
 @dataclass(frozen=True, slots=True)
 class Damages:
-    """Rows with `model, dataset, damage` (share of the benchmark mean lost), the predictors, and a column per editor."""
+    """Rows with `model, dataset, damage` (benchmark mean before less after), the predictors, and a column per editor."""
 
     rows: pd.DataFrame
     editors: list[str]
