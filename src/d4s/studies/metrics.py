@@ -7,8 +7,7 @@ import pandas as pd
 
 from d4s.artifacts import read_table, write_json, write_text
 from d4s.schemas import CELL, SUMMARY
-
-HEADLINE = ("efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
+from d4s.studies.names import HEADLINE
 
 
 def write_metrics(results: Path) -> None:

@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 
 from d4s.studies.intervals import Estimate, mean_interval, over_seeds
-from d4s.studies.names import HEADLINE, dataset_name, method_name
+from d4s.studies.names import HEADLINE, METRIC_NAMES, dataset_name, method_name
 from d4s.studies.results import Panel, Results, Run
 from d4s.tables.table import Best, Column, NotTabled, Table
 
-NAMES = {"efficacy_accuracy": "Efficacy", "paraphrase_accuracy": "Paraphrase", "locality_accuracy": "Specificity"}
 SHOWN = {"now": "At once", "later": "Retained", "gap": "Gap"}
 
 
@@ -24,7 +23,9 @@ def table(results: Results) -> Table:
     rows = [row for row in rows if not np.isnan(row["efficacy_accuracy_now"])]
     if not rows:
         raise NotTabled("no run logged scores right after its edits")
-    columns = [_column(metric, kind) for metric in NAMES for kind in SHOWN if not np.isnan([row[f"{metric}_{kind}"] for row in rows]).all()]
+    columns = [
+        _column(metric, kind) for metric in HEADLINE for kind in SHOWN if not np.isnan([row[f"{metric}_{kind}"] for row in rows]).all()
+    ]
     caption = (
         "Scores (%) right after each edit and after the whole sequence, on the same edits, and the gap between them in points, with half "
         "of its 95 % interval (paired by edit). Specificity is asked of fewer probes right after an edit than after "
@@ -36,7 +37,7 @@ def table(results: Results) -> Table:
 def _column(metric: str, kind: str) -> Column:
     is_gap = kind == "gap"
     best: Best = "low" if is_gap else "high"
-    return Column(f"{metric}_{kind}", SHOWN[kind], NAMES[metric], best, factor=100.0, signed=is_gap, interval=is_gap)
+    return Column(f"{metric}_{kind}", SHOWN[kind], METRIC_NAMES[metric], best, factor=100.0, signed=is_gap, interval=is_gap)
 
 
 def _row(results: Results, panel: Panel, editor: str) -> dict[str, Any]:
