@@ -1,5 +1,6 @@
 """Undo, replace, merge and export: equal to fresh runs where the state allows it, refused with the reason where not."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,13 @@ from transformers import AutoModelForCausalLM
 
 from d4s.apply.ask import ask
 from d4s.apply.change import merge, replace, undo
-from d4s.apply.export import export, factors
+from d4s.apply.export import export, factors, rank_of
 from d4s.apply.folder import DELTA, MODEL, Folder
 from d4s.apply.history import Conflict
 from d4s.errors import SettingsError
 from d4s.models.loading import load
 from d4s.models.tokens import encode
-from tests.applying import FACTS, FROZEN, applied, delta_of, fact_file, gap, saved_model
+from tests.applying import FACTS, FROZEN, SMALL, applied, delta_of, fact_file, gap, saved_model
 
 ROUNDING = 1e-3  # targets are optimised in other blocks
 
@@ -170,6 +171,28 @@ def test_a_lower_rank_states_what_it_leaves_out(model: Path, tmp_path: Path) -> 
     assert errors["transformer.h.0.mlp.c_proj"] == pytest.approx(float(values[1:].norm() / values.norm()), rel=1e-5)
     (right, left), error = factors(torch.zeros(4, 6), 2)
     assert (right.shape, left.shape, error) == ((2, 6), (4, 2), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("editor", "changes"),
+    [("nse", SMALL | {"rounds": {"most": 3, "above": 1e-4, "below": 1e9}}), ("d4s", SMALL | {"finish": {"kind": "scramble"}})],
+)
+def test_edits_of_a_higher_rank_are_exported_whole(model: Path, tmp_path: Path, editor: str, changes: dict) -> None:
+    path = edited(model, tmp_path / "all", [0, 1, 2], editor, changes=changes)
+    errors = export(path, "lora", tmp_path / "lora", None, "cpu")
+    assert len(errors) == 2 and max(errors.values()) < 1e-5
+    assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text(encoding="utf-8"))["r"] > 3
+
+
+def test_a_rank_is_counted_above_what_is_rounded() -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, right, weight = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((48, 5), (5, 96), (48, 96)))
+    for size in (1.0, 1e-3):
+        edited = (weight.float().double() + size * left @ right).float()
+        change = edited - weight.float()
+        assert int(torch.linalg.matrix_rank(change.double())) == 48  # rounding has every rank
+        assert rank_of(change, edited) == 5
+    assert rank_of(torch.zeros(4, 6), torch.ones(4, 6)) == 0
 
 
 def test_a_low_rank_survives_bfloat16(tmp_path: Path) -> None:

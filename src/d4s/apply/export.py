@@ -1,8 +1,8 @@
 """An edited folder's state as a change of weights, a LoRA adapter, or a whole model.
 
-A LoRA adapter holds ΔW = B A by singular values, largest first. The change of n edits has rank n at most where edits are
-rows or factors, so `min(n, d_out)` is exact; a dense change needs every rank. It is taken from the state in float32, whatever
-the model's precision, since a change rounded to bfloat16 has no low rank.
+A LoRA adapter holds ΔW = B A by singular values, largest first. Its rank is counted among them: that of one edit is 1 for most
+editors, but more where an edit goes in rounds or a whole change is scrambled. The change is taken from the state in float32,
+whatever the model's precision, since one rounded to bfloat16 has no low rank; what float32 rounds is not counted either.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,10 +53,10 @@ def export(path: Path, kind: Format, out: Path, rank: int | None, device: str) -
 
 
 def _write_lora(folder: Folder, model: LanguageModel, changes: Changes, out: Path, rank: int | None) -> dict[str, float]:
-    """Write an adapter in the format of `peft`; the relative error of each module that its rank is too low for."""
+    """Write an adapter in the format of `peft`; what its rank leaves out of each changed module, relative to the change."""
     smallest = min([min(change.shape) for change in changes.values()], default=1)
-    enough = smallest if folder.editor.kind == "dense" else max(1, len(folder.active()))
-    chosen = min(rank or enough, smallest)
+    needed = rank or max([1, *(rank_of(change, model.weight(layer)) for layer, change in changes.items())])
+    chosen = min(needed, smallest)
     tensors: dict[str, Tensor] = {}
     errors: dict[str, float] = {}
     for layer, change in changes.items():
@@ -66,6 +66,16 @@ def _write_lora(folder: Folder, model: LanguageModel, changes: Changes, out: Pat
     write_tensors(out / "adapter_model.safetensors", tensors, {"format": "pt"})
     write_json(out / "adapter_config.json", _adapter_config(folder, model, [*errors], chosen))
     return errors
+
+
+def rank_of(change: Float[Tensor, "d_out d_in"], edited: Float[Tensor, "d_out d_in"]) -> int:
+    """The rank of a change, as far as the edited weight's precision shows it.
+
+    Edited and unedited weights are rounded, which moves their difference by at most ε‖W + ΔW‖ in Frobenius' norm, ε being
+    the step after 1: no smaller singular value can be told from rounding.
+    """
+    rounding = torch.finfo(edited.dtype).eps * float(edited.double().norm())
+    return int((torch.linalg.svdvals(change.double()) > rounding).sum())
 
 
 def factors(change: Float[Tensor, "d_out d_in"], rank: int) -> tuple[Factors, float]:

@@ -157,7 +157,7 @@ def export(
         Literal["delta", "lora", "full"],
         typer.Option("--format", help="`delta` (float32), `lora` (for peft) or `full` (a Hugging Face folder)."),
     ],
-    rank: Annotated[int | None, typer.Option(min=1, help="Rank of a LoRA adapter; the exact one if omitted.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of a LoRA adapter; if omitted, the lowest that leaves nothing out.")] = None,
     verbose: Verbose = False,
 ) -> None:
     """Write the edits as a change of weights, a LoRA adapter, or a whole model."""
