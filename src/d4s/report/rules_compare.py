@@ -7,13 +7,12 @@ import numpy as np
 from d4s.report.rules_model import place
 from d4s.report.verdicts import Condition, Finding, NotMeasured, show_estimate
 from d4s.studies.intervals import Estimate, average_difference, normal_interval
-from d4s.studies.names import HEADLINE, METRIC_NAMES, PAPER_METHODS, REFERENCES, method_name
+from d4s.studies.names import HEADLINE, LONG, METRIC_NAMES, PAPER_METHODS, REFERENCES, method_name
 from d4s.studies.norms import change_ratio
 from d4s.studies.pairs import by_seed, score_gap, shared_scores
 from d4s.studies.results import Panel, Results, Run
 from d4s.studies.summaries import task_score
 
-LONG = 100
 SAME = 0.05
 OURS = "d4s"
 

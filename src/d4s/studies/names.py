@@ -40,6 +40,7 @@ METHODS: Mapping[str, str] = {
 }
 ORDER = tuple(METHODS)
 REFERENCES = ("unedited", "one_time_batch")
+LONG = 100  # edits from which on the paper compares averages
 PAPER_METHODS = ("ft", "ft_l", "ft_m", "kn", "rome", "memit", "pmet", "grace")
 DAMAGE_METHODS = ("kn", "rome", "memit")
 

@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 
 from d4s.studies.intervals import Estimate, average_interval, over_seeds
-from d4s.studies.names import FORM_NAMES, HEADLINE, REFERENCES, dataset_name, method_name
+from d4s.studies.names import FORM_NAMES, HEADLINE, LONG, REFERENCES, dataset_name, method_name
 from d4s.studies.results import Panel, Results, Run
 from d4s.tables.table import Column, NotTabled, Table
 
-LONG = 100
 SHOWN = 3
 HEADERS = {"efficacy_accuracy": "Eff", "paraphrase_accuracy": "Par", "locality_accuracy": "Spe"}
 
@@ -62,7 +61,7 @@ def average_table(results: Results, shown: Sequence[Panel], title: str) -> Table
 
 
 def _lengths(results: Results, shown: Sequence[Panel]) -> list[int]:
-    """The longest lengths measured, at most three, of at least 100 edits if there are such."""
+    """The longest lengths measured, at most three, of at least `LONG` edits if there are such."""
     found = sorted({length for run in results.runs if run.panel in shown for length in results.lengths(run)})
     return ([length for length in found if length >= LONG] or found)[-SHOWN:] if len(found) > SHOWN else found
 
