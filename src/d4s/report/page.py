@@ -22,7 +22,7 @@ from d4s.figures.build import FIGURES
 from d4s.report.embed import data_uri, inline_svg
 from d4s.report.examples import examples
 from d4s.report.shortcomings import shortcomings
-from d4s.report.verdicts import show
+from d4s.report.verdicts import show, show_interval
 from d4s.studies.collect import CRITERIA_FILE
 from d4s.studies.names import dataset_name, in_order, method_name
 from d4s.studies.results import Results
@@ -117,11 +117,10 @@ def _shown(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _written(entry: Mapping[str, Any]) -> dict[str, Any]:
     unit, (low, high) = entry["unit"], entry["ci"]
-    numbers = [show(limit, unit).rpartition(" ")[0] or show(limit, unit) for limit in (low, high)]
     return {
         **entry,
         "number": show(entry["effect"], unit),
-        "interval": f"[{numbers[0]}, {numbers[1]}]",
+        "interval": show_interval(low, high, unit),
         "needed": show(entry["margin"], unit, signed=False),
         "strip": _strip(low, entry["effect"], high, entry["margin"]),
     }

@@ -1,6 +1,6 @@
 """What a rule finds and what follows from it: conditions with effect, interval and margin; the verdict over them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,6 +8,13 @@ from d4s.studies.intervals import Estimate
 
 Verdict = Literal["holds", "does not hold", "undecided", "not measured"]
 Unit = Literal["points", "percent", "nats", "correlation", "standardised"]
+_UNITS: Mapping[Unit, tuple[int, int, str]] = {  # factor, digits, mark
+    "points": (100, 1, " pp"),
+    "percent": (100, 0, " %"),
+    "nats": (1, 2, " nats"),
+    "correlation": (1, 2, ""),
+    "standardised": (1, 3, ""),
+}
 
 
 class NotMeasured(Exception):
@@ -57,20 +64,20 @@ class Finding:
 
 def show(value: float, unit: Unit, signed: bool = True) -> str:
     """A number in its unit, with a true minus sign."""
-    factor, digits, mark = {
-        "points": (100, 1, " pp"),
-        "percent": (100, 0, " %"),
-        "nats": (1, 2, " nats"),
-        "correlation": (1, 2, ""),
-        "standardised": (1, 3, ""),
-    }[unit]
-    rounded = round(value * factor, digits) + 0.0  # no negative zero
-    text = f"{rounded:{'+' if signed else ''}.{digits}f}"
-    return text.replace("-", "−") + mark
+    return _number(value, unit, signed) + _UNITS[unit][2]
+
+
+def show_interval(low: float, high: float, unit: Unit, signed: bool = True) -> str:
+    """An interval, whose unit stands at the number before it."""
+    return f"[{_number(low, unit, signed)}, {_number(high, unit, signed)}]"
 
 
 def show_estimate(estimate: Estimate, unit: Unit, signed: bool = True) -> str:
     """A number with its interval."""
-    number = show(estimate.value, unit, signed)
-    low, high = (show(limit, unit, signed).rpartition(" ")[0] or show(limit, unit, signed) for limit in (estimate.low, estimate.high))
-    return f"{number} [{low}, {high}]"
+    return f"{show(estimate.value, unit, signed)} {show_interval(estimate.low, estimate.high, unit, signed)}"
+
+
+def _number(value: float, unit: Unit, signed: bool) -> str:
+    factor, digits, _ = _UNITS[unit]
+    rounded = round(value * factor, digits) + 0.0  # no negative zero
+    return f"{rounded:{'+' if signed else ''}.{digits}f}".replace("-", "−")
