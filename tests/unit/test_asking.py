@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections import Counter
@@ -155,6 +156,13 @@ def test_an_ill_server_ends_the_work_and_the_answers_before_are_kept(faulty: Fau
     assert set(AnswerStore(tmp_path / "a.jsonl").records) == {key_of(request(1))}
     faulty.turns, faulty.well = [ok], True
     assert asked(faulty.url, tmp_path / "a.jsonl", 1, 2)[1]["cached"] == 1
+
+
+def test_a_web_page_in_the_place_of_a_server_ends_the_work(faulty: Faulty, tmp_path: Path) -> None:
+    faulty.server.clear()
+    faulty.server.expect_request(re.compile(".*")).respond_with_data("<html>Welcome</html>", content_type="text/html")
+    with pytest.raises(D4SError, match=r"<html>Welcome.*base_url, then run the same command again: 0 answers"):
+        asked(faulty.url, tmp_path / "a.jsonl", 1)
 
 
 @pytest.mark.parametrize(("code", "remedy"), [(401, "set OPENAI_API_KEY"), (403, "check OPENAI_API_KEY"), (404, "model"), (429, "lower")])

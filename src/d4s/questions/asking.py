@@ -140,7 +140,7 @@ class Live:
         status = error.status_code if isinstance(error, openai.APIStatusError) else None
         told = _without_key(f"HTTP {status}: {error.message}" if isinstance(error, openai.APIStatusError) else str(error))[:SHOWN]
         if status in STOPPING or not await self._is_well():
-            remedy = STOPPING.get(status or 0, "check that it runs")
+            remedy = STOPPING.get(status or 0, "check that it runs, and base_url")
             raise D4SError(
                 f"the server {self._settings.base_url} cannot be used ({told}); {remedy}, then run the same command again: "
                 f"{len(self._store.records)} answers are kept in {self._store.path}"
@@ -148,12 +148,13 @@ class Live:
         return told
 
     async def _is_well(self) -> bool:
-        """Whether the server answers anything at all."""
+        """Whether the server answers anything at all, and in JSON: a web page is no such server."""
         try:
-            await self._client.with_options(max_retries=0).models.list()
+            found = await self._client.with_options(max_retries=0).models.with_raw_response.list()
+            json.loads(found.text)
         except openai.APIStatusError as error:
             return error.status_code < 500
-        except openai.APIConnectionError:
+        except (openai.APIConnectionError, ValueError):
             return False
         return True
 
