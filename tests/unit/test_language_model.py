@@ -333,3 +333,11 @@ def test_a_replay_reads_how_it_was_asked_from_the_store(items: list[Item], tmp_p
         writer_of(replayed(store, model="three"))
     found = writer_of(replayed(store, model="two")).write(items[:4], "true_false")
     assert [draft.template for draft in found] and {request.request["seed"] for request in AnswerStore(store).records.values()} >= {4}
+
+
+def test_a_replay_refuses_a_store_asked_with_and_without_a_temperature(items: list[Item], tmp_path: Path, url: str) -> None:
+    store = tmp_path / "a.jsonl"
+    for heat in (None, 0.7):
+        writer_of(settings(url, store, temperature=heat)).write(items[:2], "true_false")
+    with pytest.raises(SettingsError, match=r"asked in one way.*temperature 0\.7.*temperature None"):
+        writer_of(replayed(store, model=MODEL))

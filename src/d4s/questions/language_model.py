@@ -87,9 +87,11 @@ def recorded_as(store: AnswerStore, settings: ReplayWriting) -> Asked:
     """
     requests = [record.request for record in store.records.values()]
     found = {(request["model"], request.get("temperature"), request["max_completion_tokens"]) for request in requests}
-    fitting = sorted(choice for choice in found if settings.model in {None, choice[0]})
+    fitting = [choice for choice in found if settings.model in {None, choice[0]}]
     if len(fitting) != 1:
-        listed = "; ".join(f"model {model!r}, temperature {heat}, max_tokens {most}" for model, heat, most in sorted(found)) or "none"
+        listed = (
+            "; ".join(f"model {model!r}, temperature {heat}, max_tokens {most}" for model, heat, most in sorted(found, key=str)) or "none"
+        )
         raise SettingsError(f"{store.path} must hold answers of one model as asked in one way; set `model`. It holds: {listed}")
     model, temperature, most = fitting[0]
     lowest = min(request["seed"] for request in requests if request["model"] == model)
