@@ -5,7 +5,9 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-configfile: "params.yaml"
+if not workflow.overwrite_configfiles:
+
+    configfile: "params.yaml"
 
 
 include: "workflow/rules/common.smk"

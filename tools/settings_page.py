@@ -61,8 +61,8 @@ the file that `dvc repro` and plain `snakemake` read. `d4s plan --study FILE` sa
 * **Change anything, run again.** Each artefact lies under a name that is a hash of the settings that made it. What a change does not
   touch is found again; only the rest is computed (see [the pipeline](pipeline.md)).
 * **Lists combine, tables define.** The axes of the grid are lists of names; `models`, `datasets` and `editors` are tables that say
-  what a name means. A file given by `--configfile` is laid over `params.yaml`: its tables add to those there, its lists replace
-  them, and what it leaves out stays as it is there.
+  what a name means. A file given by `--configfile` stands in the place of `params.yaml`; `--config` changes single values of
+  either: `--config 'seeds=[1]'`.
 
 An editor with a YAML language server completes and checks these keys while you type, by the JSON schema beside this page: let
 the first line of the file be `# yaml-language-server: $schema=docs/settings.schema.json` (or a path to it).

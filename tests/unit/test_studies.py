@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from d4s.config import Study
-from d4s.errors import DataMissing, SettingsError
+from d4s.errors import ArtifactError, DataMissing, SettingsError
 from d4s.studies import codes
 from d4s.studies.graph import Node
 from d4s.studies.overview import overview
@@ -177,8 +177,68 @@ def test_prune_lists_first_and_removes_only_what_no_study_names(tmp_path: Path) 
         (tmp_path / "results/store" / name / "x").write_text("x")
     (tmp_path / "results/one").mkdir()
     (tmp_path / "results/one/store.json").write_text('["results/store/runs/kept-1"]')
-    assert [path.name for path in unused(tmp_path)] == ["stale-2"]
-    assert "could be removed" in list(prune(remove=False, root=tmp_path))[-1]
+    assert [path.name for path in unused([], tmp_path)] == ["stale-2"]
+    assert "could be removed" in list(prune([], remove=False, root=tmp_path))[-1]
     assert (tmp_path / "results/store/runs/stale-2").exists()
-    list(prune(remove=True, root=tmp_path))
+    list(prune([], remove=True, root=tmp_path))
     assert [path.name for path in (tmp_path / "results/store/runs").iterdir()] == ["kept-1"]
+
+
+def test_prune_keeps_what_an_unfinished_study_has_made_and_waits_for_a_running_one(tmp_path: Path) -> None:
+    plan = _plan()
+    begun = tmp_path / plan.of("pretrain")[0].folder
+    for folder in (begun, tmp_path / "results/store/runs/stale-2", tmp_path / "results/one", tmp_path / ".snakemake/locks"):
+        folder.mkdir(parents=True)
+    (tmp_path / "results/one/store.json").write_text("[]")
+    assert [path.name for path in unused([plan], tmp_path)] == ["stale-2"]
+    (tmp_path / ".snakemake/locks/0.input.lock").write_text("")
+    with pytest.raises(ArtifactError, match="is running"):
+        unused([plan], tmp_path)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_everything_wrong_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("D4S_DATA", str(tmp_path))
+    datasets = _study()["datasets"] | {
+        "wrong": {"source": "world", "style": "aq"},
+        "mquake": {"source": "mquake_hard"},
+        "ripple": {"source": "rippleedits", "limit": 3},
+    }
+    editors = {
+        "batches": {"preset": "memit", "batch": 7},
+        "deep": {"preset": "memit", "layers": [0, 1, 9], "target": {"layer": 9}},
+        "idle": {"preset": "d4sx"},
+    }
+    grid = [
+        {"models": ["mini"], "datasets": ["world_qa", "wrong"], "editors": ["batches", "deep", "memitt"], "lengths": [10, 14]},
+        {"models": ["mini"], "datasets": ["mquake", "ripple"], "editors": ["memit"], "lengths": [10]},
+    ]
+    with pytest.raises(SettingsError) as refused:
+        _plan(study="store", datasets=datasets, editors=editors, grid=grid)
+    for said in (
+        "study: 'store'",
+        "[10] do not end with a batch of 'batches'; make them multiples of 7",
+        "'deep' edits layers [9], but 'mini' has layers 0 to 5",
+        "'memitt'",
+        "editors.idle",
+        "'d4sx'",
+        "datasets.wrong",
+        "did you mean 'qa'",
+        "d4s fetch mquake_hard",
+        "d4s fetch rippleedits",
+    ):
+        assert said in str(refused.value), said
+    assert "facts to edit" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "most"),
+    [({"source": "world", "style": "qa"}, 24), ({"source": "questions", "events": "world", "form": "true_false"}, 18)],
+)
+def test_as_many_edits_as_there_are_facts_are_allowed(dataset: dict[str, str], most: int) -> None:
+    world, datasets = {"seed": 0, "people": 7, "events": 7}, {"all": dataset}
+    assert _plan(world=world, datasets=datasets, grid=_row(datasets=["all"], lengths=[most])).cells
+    with pytest.raises(SettingsError, match=f"at most {most} facts"):
+        _plan(world=world, datasets=datasets, grid=_row(datasets=["all"], lengths=[most + 1]))

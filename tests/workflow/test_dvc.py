@@ -56,6 +56,13 @@ def test_what_snakemake_made_dvc_records_and_skips_and_a_clone_pulls(mine: Workd
     assert clone.jobs().get("pretrain", 0) == 0
 
 
+def test_changed_code_makes_every_stage_stale(mine: Workdir) -> None:
+    with (mine.path / "src" / "d4s" / "figures" / "style.py").open("a", encoding="utf-8") as stream:
+        stream.write("\nCHANGED = True\n")
+    status = mine.run("dvc", "status")
+    assert all(f"{stage}:\n" in status for stage in ("inputs", "runs", "measures", "paper"))
+
+
 def test_what_dvc_made_snakemake_finds_done(mine: Workdir) -> None:
     shutil.rmtree(mine.path / "results" / "tiny")
     (mine.path / "dvc.lock").unlink()

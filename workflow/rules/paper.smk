@@ -27,7 +27,7 @@ rule summarize:
     params:
         study=lambda wildcards: DATA_TEXT,
         measured=[str(path) for path in MEASURED],
-        code=code_digest("d4s.studies.summarize"),
+        code=code_digest("d4s.studies.collect"),
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s summarize --study {params.study:q} 2> {log:q}"
 

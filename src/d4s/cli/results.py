@@ -92,11 +92,15 @@ def plan(
 
 
 @command()
-def prune(remove: Annotated[bool, typer.Option("--yes", help="Remove them; without this they are only listed.")] = False) -> None:
-    """List, then with --yes remove, artefacts in the store that no study's index names."""
+def prune(
+    study: Annotated[list[str] | None, typer.Option(help="A study to keep; may be repeated. params.yaml if omitted.")] = None,
+    remove: Annotated[bool, typer.Option("--yes", help="Remove them; without this they are only listed.")] = False,
+) -> None:
+    """List, then with --yes remove, artefacts in the store that no finished study and none of the named ones uses."""
     from d4s.studies.prune import prune as sweep
+    from d4s.studies.resolve import resolve
 
-    for line in sweep(remove=remove):
+    for line in sweep([resolve(study_of(text)) for text in study or ["params.yaml"]], remove=remove):
         typer.echo(line)
 
 

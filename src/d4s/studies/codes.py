@@ -31,7 +31,10 @@ LEFT_OUT = frozenset(
         "runs.settings",
     )
 )
-DATA_OF = {f"{PACKAGE}.metrics.lm_eval_bridge": ROOT / "metrics" / "tasks"}
+DATA_OF = {
+    f"{PACKAGE}.metrics.lm_eval_bridge": ("metrics/tasks",),
+    f"{PACKAGE}.report.page": ("report/page.html", "report/page.css"),
+}
 
 
 @cache
@@ -72,10 +75,9 @@ def _fingerprint(module: str) -> str:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
             node.body[0] = ast.Pass()
     text = ast.dump(tree)
-    folder = DATA_OF.get(module)
-    data = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc") if folder else []
-    for path in data:
-        text += f"\n{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    for path in sorted(path for name in DATA_OF.get(module, ()) for path in (ROOT / name, *(ROOT / name).rglob("*"))):
+        if path.is_file() and path.suffix != ".pyc":
+            text += f"\n{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 

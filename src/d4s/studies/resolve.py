@@ -13,7 +13,6 @@ from d4s.config import (
     FORMS,
     FactsDataset,
     FactsSettings,
-    GridRow,
     HFModel,
     QuestionsDataset,
     RecordsModel,
@@ -33,6 +32,7 @@ from d4s.metrics.items import FILES, role
 from d4s.questions.writers import WRITERS
 from d4s.registry import nearest
 from d4s.requests.draw import REQUESTS_PER_BLOCK
+from d4s.studies.checks import problems
 from d4s.studies.codes import code_digest
 from d4s.studies.controls import is_control
 from d4s.studies.graph import Node, RawFile, merged
@@ -94,56 +94,14 @@ def resolve(study: Study) -> Plan:
     """The plan of a study.
 
     Raises:
-        SettingsError: naming every unknown model, data set and editor, and every impossible length.
+        SettingsError: naming everything that is wrong with it.
         DataMissing: if records are needed and no data folder is given.
     """
-    problems = [*_unknown_names(study)]
-    if problems:
-        raise SettingsError("the grid cannot be resolved:\n" + "\n".join(f"  {problem}" for problem in problems))
+    if found := dict.fromkeys(problems(study)):
+        raise SettingsError("the study cannot be resolved:\n" + "\n".join(f"  {problem}" for problem in found))
     resolver = _Resolver(study)
     cells = [resolver.cell(key, lengths, benchmarks) for key, (lengths, benchmarks) in _lengths(study).items()]
     return Plan(study, tuple(cells), tuple(resolver.world_reports()))
-
-
-def _unknown_names(study: Study) -> Iterator[str]:
-    for number, row in enumerate(study.grid):
-        for axis, known in (("models", study.models), ("datasets", study.datasets)):
-            for name in getattr(row, axis):
-                if name not in known:
-                    yield f"grid[{number}].{axis}: unknown name {name!r}; {nearest(name, list(known))}"
-        for name in row.editors:
-            for model in row.models:
-                if model in study.models:
-                    yield from _editor_problems(study, name, model, f"grid[{number}].editors")
-        yield from _impossible_lengths(study, row, number)
-
-
-def _editor_problems(study: Study, name: str, model: str, where: str) -> Iterator[str]:
-    try:
-        resolve_editor(name, study.editors.get(name, {}), study.models[model].tuned_as)
-    except SettingsError as error:
-        yield f"{where}: {error}"
-
-
-def _impossible_lengths(study: Study, row: GridRow, number: int) -> Iterator[str]:
-    for name in row.datasets:
-        bound = _capacity(study, name) if name in study.datasets else None
-        longest = max(row.lengths)
-        if bound is not None and longest > bound:
-            yield f"grid[{number}].lengths: {longest} edits asked of {name!r}, which has at most {bound} facts to edit; lower the length"
-
-
-def _capacity(study: Study, name: str) -> int | None:
-    """An upper bound on the facts of a data set that can be edited, where settings alone tell it."""
-    dataset, world = study.datasets[name], study.world
-    editable = 1.0 - world.bystanders
-    if isinstance(dataset, FactsDataset) and dataset.source == "world":
-        whole = {"qa": world.people * 4, "labels": world.people * 4, "events": world.people, "commonsense": world.events * 3}
-        facts = whole.get(dataset.style, 0)
-        return max(0, min(facts, dataset.limit or facts) - round(facts * world.bystanders))  # bystanders come first
-    if isinstance(dataset, QuestionsDataset) and dataset.events == "world":
-        return min(int(world.events * editable) * 3, dataset.limit or world.events * 3)
-    return dataset.limit
 
 
 def _lengths(study: Study) -> dict[CellKey, tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -182,7 +140,7 @@ class _Resolver:
 
     def raw(self, name: str, file: str = "") -> RawFile:
         path = data_folder(self.study.data) / (file or f"{name}/{name}.jsonl")
-        return self._file(path, f"data set {name!r}", "put it there or point `data:` or D4S_DATA to its parent folder")
+        return self._files.setdefault(path, RawFile(path))
 
     def _file(self, path: Path, what: str, remedy: str) -> RawFile:
         if not path.is_file():
