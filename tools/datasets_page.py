@@ -3,6 +3,7 @@
 The records lie in the folder that `D4S_DATA` names; data sets that it does not hold have no row.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,37 +12,28 @@ from d4s.config import data_folder
 from d4s.facts.collect import Reading, Source, balance, repeats
 from d4s.facts.readers import READERS, READINGS, files_of
 from d4s.facts.record import Fact
+from tools.performance_page import inserted
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "datasets.md"
-BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 HEAD = """| source | style | records | kept | refused | left out | facts | to edit | repeats, conflicts | paraphrases | probes | portability | targets begin Aa / aa / other |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|
 """  # noqa: E501 - one row of a table
 
 
 def main() -> None:
-    """Write the table into the page."""
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), data_folder(None)), encoding="utf-8")
+    """Write the table into the page, between its marks."""
+    found = table(data_folder(None))
+    try:
+        PAGE.write_text(inserted(PAGE.read_text(encoding="utf-8"), found, BEGIN, END), encoding="utf-8")
+    except ValueError as error:
+        sys.exit(str(error))
 
 
-def page(text: str, data: Path) -> str:
-    """A page with the table of a data folder between its marks.
-
-    Raises:
-        ValueError: if the page has not both marks, once each and in order.
-    """
-    before, begun, rest = text.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not begun or not ended:
-        raise ValueError(f"the page has no part between {BEGIN.strip()} and {END.strip()}")
-    return "".join([before, BEGIN, HEAD, *rows(data), END, after])
-
-
-def rows(data: Path) -> Iterator[str]:
-    """A line per data set and style that the folder holds."""
-    for name, style, source in sources(data):
-        read = READERS.load(name)
-        yield _row(name, style, read(source))
+def table(data: Path) -> str:
+    """A row per data set and style that the folder holds."""
+    rows = [_row(name, style, READERS.load(name)(source)) for name, style, source in sources(data)]
+    return "".join([HEAD, *rows])
 
 
 def sources(data: Path) -> Iterator[tuple[str, str, Source]]:

@@ -7,7 +7,7 @@ import pytest
 
 from d4s.facts.readers import READERS, READINGS
 from tools import datasets_page
-from tools.datasets_page import BEGIN, END, PAGE, page, sources
+from tools.datasets_page import BEGIN, END, HEAD, PAGE, sources, table
 
 DATA = Path(__file__).resolve().parents[1] / "fixtures" / "data"
 ROW = re.compile(r"^\| (`.*) \| (ours|read|unverified) \|$", re.MULTILINE)
@@ -36,9 +36,8 @@ def test_read_sets_are_those_with_counts() -> None:
 
 
 def test_the_table_has_a_row_per_reading() -> None:
-    text = page(f"before\n{BEGIN}old\n{END}after\n", DATA)
-    assert text.startswith("before\n" + BEGIN + datasets_page.HEAD)
-    assert text.endswith(END + "after\n")
+    text = table(DATA)
+    assert text.startswith(HEAD)
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert len(rows) == len(list(sources(DATA))) == sum(len(READINGS.get(name, ("",))) for name in READERS if name != "world")
     [row] = [row for row in rows if row.startswith("| `csk_20q` | `set`")]
@@ -47,15 +46,26 @@ def test_the_table_has_a_row_per_reading() -> None:
     assert row == "| `mquake_hard` | – | 3 | 3 | 0 | 0 | 6 | 6 | 0, 1 | 6 | 0 | multihop 18 | 6 / 0 / 0 |"
 
 
-def test_a_page_without_marks_is_refused() -> None:
-    with pytest.raises(ValueError, match="no part between"):
-        page(f"{BEGIN} but no end", DATA)
-
-
-def test_the_page_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A page to be written from the fixtures."""
     path = tmp_path / "page.md"
-    path.write_text(BEGIN + END, encoding="utf-8")
     monkeypatch.setattr(datasets_page, "PAGE", path)
     monkeypatch.setenv("D4S_DATA", str(DATA))
+    return path
+
+
+def test_the_page_is_written(written: Path) -> None:
+    written.write_text(f"before\n{BEGIN}old\n{END}after\n", encoding="utf-8")
     datasets_page.main()
-    assert "| `elken` | `event` | 4 | 2 | 0 | 2 |" in path.read_text(encoding="utf-8")
+    text = written.read_text(encoding="utf-8")
+    assert text.startswith(f"before\n{BEGIN}\n\n{HEAD}| `") and text.endswith(f"|\n\n{END}after\n")
+    assert "| `elken` | `event` | 4 | 2 | 0 | 2 |" in text
+
+
+@pytest.mark.parametrize("text", [f"{BEGIN} but no end", f"{BEGIN}{BEGIN}{END}", f"{END}{BEGIN}{END}"])
+def test_a_page_with_other_marks_is_refused(text: str, written: Path) -> None:
+    written.write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit, match="once each"):
+        datasets_page.main()
+    assert written.read_text(encoding="utf-8") == text
