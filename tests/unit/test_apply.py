@@ -16,6 +16,7 @@ from d4s.apply.outcome import named
 from d4s.apply.prepared import TextSource
 from d4s.apply.requests import Wordings
 from d4s.apply.text import self_written
+from d4s.artifacts import library_versions
 from d4s.editors.protocol import Diverged
 from d4s.errors import ArtifactError, D4SError, RecordError, SettingsError
 from d4s.models.loading import load
@@ -215,6 +216,7 @@ def test_a_folder_without_edits_is_begun_anew(model: Path, tmp_path: Path) -> No
         applied(model, contradicting(tmp_path), tmp_path / "out")
     folder, _ = applied(model, fact_file(tmp_path / "facts.csv", FACTS[:1]), tmp_path / "out", "rome")
     assert folder.description.editor == "rome" and len(folder.active()) == 1
+    assert folder.description.versions == library_versions()
 
 
 def test_rows_that_do_not_fit_the_model_are_named_or_set_aside(model: Path, tmp_path: Path) -> None:

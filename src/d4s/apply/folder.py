@@ -163,7 +163,7 @@ class Folder:
             if differences and not found.ledger.length:
                 for name in (PREPARED, STATE):
                     shutil.rmtree(path / name, ignore_errors=True)
-                found._describe(**dict(description))
+                found._describe(**(dict(description) | {"versions": library_versions()}))
                 return cls.open(path)
             if differences:
                 raise SettingsError(
