@@ -60,7 +60,8 @@ def test_readers_keep_their_promises_on_real_records(source_of, name, style):
 
 def test_the_page_counts_what_is_read(data):
     text = datasets_page.PAGE.read_text(encoding="utf-8")
-    assert datasets_page.page(text, data) == text, "run `python -m tools.datasets_page` with D4S_DATA set and commit it"
+    table = f"{datasets_page.BEGIN}\n\n{datasets_page.table(data)}\n{datasets_page.END}"
+    assert table in text, "run `python -m tools.datasets_page` with D4S_DATA set and commit it"
 
 
 def test_edit_form_of_counterfact_agrees_with_the_original(read, raw):
