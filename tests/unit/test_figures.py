@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from d4s.config import FigureSettings
+from d4s.editors.presets import PRESETS
 from d4s.figures import fig_form_matrix, fig_objectives
 from d4s.figures.build import FIGURES, figures
 from d4s.figures.draw import NotDrawn, curve, edits_axis, ratio_axis
@@ -44,7 +45,7 @@ def test_every_colour_reads_on_white_and_on_dark(colour: str) -> None:
 
 
 def test_methods_differ_in_colour_or_in_marker_and_dash() -> None:
-    drawn = {name: (style.colour, style.marker, str(style.dash)) for name, style in LOOKS.items() if name not in ("ft", "r_rome")}
+    drawn = {name: (style.colour, style.marker, str(style.dash)) for name, style in LOOKS.items() if name != "r_rome"}
     assert len(set(drawn.values())) == len(drawn)
 
 
@@ -52,6 +53,10 @@ def test_methods_without_a_look_get_the_same_one_every_time() -> None:
     assert look("my_method") == look("my_method")
     assert look("my_method").colour in SPARE
     assert set(LOOKS) <= set(NAMES)
+
+
+def test_every_preset_has_a_name_and_nothing_else_has() -> None:
+    assert set(NAMES) == set(PRESETS)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox, BboxBase
 
-from d4s.figures.style import MUTED, PAPER, Page, look
+from d4s.figures.style import PAPER, Page, look
 from d4s.studies.names import method_name
 
 
@@ -123,11 +123,6 @@ def legend(figure: Figure, page: Page, handles: Sequence[Line2D | Patch], column
 def methods_legend(figure: Figure, page: Page, editors: Sequence[str], *more: Line2D | Patch) -> None:
     """The legend of methods, in the order in which they are always shown."""
     legend(figure, page, [*(handle(editor) for editor in editors), *more])
-
-
-def note(ax: Axes, text: str) -> None:
-    """A quiet remark inside a panel."""
-    ax.text(0.98, 0.03, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=6.5, color=MUTED)
 
 
 # Where a point's label may stand, in points from it, with its alignment: beside it first, then above and below.

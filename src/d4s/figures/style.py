@@ -26,7 +26,6 @@ class Look:
 
 LOOKS: Mapping[str, Look] = {
     "unedited": Look("#7d848c", "None", (0, (1, 1.6))),
-    "ft": Look("#b57d00", "v"),
     "ft_l": Look("#b57d00", "v"),
     "ft_m": Look("#8a6a3b", "<", (0, (4, 1.4))),
     "kn": Look("#6b7f3a", "P"),

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 METHODS: Mapping[str, str] = {
     "unedited": "Unedited",
-    "ft": "FT",
     "ft_l": "FT-L",
     "ft_m": "FT-M",
     "kn": "KN",
@@ -29,9 +28,6 @@ METHODS: Mapping[str, str] = {
     "nas": "NAS",
     "blue": "BLUE",
     "grace": "GRACE",
-    "serac": "SERAC",
-    "ike": "IKE",
-    "wise": "WISE",
     "d4s": "D4S",
     "d4s_even": "D4S (even spread)",
     "d4s_frozen": "D4S (frozen keys)",
@@ -41,7 +37,7 @@ METHODS: Mapping[str, str] = {
 ORDER = tuple(METHODS)
 REFERENCES = ("unedited", "one_time_batch")
 LONG = 100  # edits from which on the paper compares averages
-PAPER_METHODS = ("ft", "ft_l", "ft_m", "kn", "rome", "memit", "pmet", "grace")
+PAPER_METHODS = ("ft_l", "ft_m", "kn", "rome", "memit", "pmet", "grace")
 DAMAGE_METHODS = ("kn", "rome", "memit")
 
 FORM_NAMES: Mapping[str, str] = {
