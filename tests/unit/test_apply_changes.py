@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from d4s.apply import edit as chain
 from d4s.apply.ask import ask
 from d4s.apply.change import merge, replace, undo
 from d4s.apply.export import export, factors, rank_of
@@ -96,6 +97,45 @@ def test_replace_puts_another_target_in_place(model: Path, tmp_path: Path, edito
         replace(path, 4, "Atlantis", "cpu")
 
 
+@pytest.mark.parametrize("editor", ["d4s", "memit", "rome"])
+def test_undo_of_a_replacement_brings_the_edit_before_back(model: Path, tmp_path: Path, editor: str) -> None:
+    path = edited(model, tmp_path / "all", [0, 1, 2], editor)
+    before, written = delta_of(path), load_file(path / DELTA)
+    replace(path, 2, "Oslo", "cpu")
+    replace(path, 4, "Cairo", "cpu")
+    assert [edit.gone for edit in Folder.open(path).edits()] == ["", "replaced by 4", "", "replaced by 5", ""]
+    undo(path, [5], "cpu")
+    assert [edit.gone for edit in Folder.open(path).edits()] == ["", "replaced by 4", "", "", "undone"]
+    undo(path, [4], "cpu")
+    assert [edit.gone for edit in Folder.open(path).edits()] == ["", "", "", "undone", "undone"]
+    assert all(torch.equal(delta_of(path)[layer], change) for layer, change in before.items())
+    assert all(torch.equal(load_file(path / DELTA)[name], change) for name, change in written.items())
+    undo(path, [2], "cpu")
+    assert [edit.number for edit in Folder.open(path).active()] == [1, 3]
+
+
+def test_undo_of_a_replaced_memory_answers_as_before(model: Path, tmp_path: Path) -> None:
+    path = edited(model, tmp_path / "all", [0, 1], "grace")
+    prompts = [FACTS[0].prompt, FACTS[1].prompt]
+    with Folder.open(path).edited() as view:
+        before = view.score(prompts, [FACTS[0].target_new, FACTS[1].target_new]).nll
+    replace(path, 1, "Oslo", "cpu")
+    assert ask(path, prompts[:1], 1, "cpu") == ["Oslo"]
+    undo(path, [3], "cpu")
+    with Folder.open(path).edited() as view:
+        assert torch.equal(view.score(prompts, [FACTS[0].target_new, FACTS[1].target_new]).nll, before)
+
+
+def test_undo_of_a_mean_brings_the_edit_before_back(model: Path, tmp_path: Path) -> None:
+    path = edited(model, tmp_path / "all", [0, 1])
+    before = delta_of(path)
+    again = fact_file(tmp_path / "again.csv", FACTS[:1], n0="Oslo")
+    applied(model, again, path, changes=FROZEN, on_conflict="average")
+    undo(path, [3], "cpu")
+    assert [edit.gone for edit in Folder.open(path).edits()] == ["", "", "undone"]
+    assert all(torch.equal(delta_of(path)[layer], change) for layer, change in before.items())
+
+
 def test_a_dense_state_refuses_with_the_reason(model: Path, tmp_path: Path) -> None:
     one, other = (edited(model, tmp_path / name, numbers, "ft_l") for name, numbers in {"one": [0], "other": [1]}.items())
     for call in (lambda: undo(one, [1], "cpu"), lambda: replace(one, 1, "Oslo", "cpu")):
@@ -111,6 +151,30 @@ def test_a_batch_is_taken_out_as_one(model: Path, tmp_path: Path) -> None:
         undo(path, [1], "cpu")
     undo(path, [1, 2], "cpu")
     assert gap(delta_of(path), delta_of(edited(model, tmp_path / "fresh", [2]))) < ROUNDING
+
+
+def test_a_replaced_batch_comes_back_as_one(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs, record = {"changes": FROZEN | {"batch": 2}}, chain._record
+    path = edited(model, tmp_path / "all", [0, 1], **pairs)
+    before = delta_of(path)
+    again = fact_file(tmp_path / "again.csv", [FACTS[2], FACTS[0], FACTS[1], FACTS[3]], n1="Oslo", n2="Quito")
+
+    def stop_after_four(folder, session, batch) -> None:
+        record(folder, session, batch)
+        if folder.ledger.length == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(chain, "_record", stop_after_four)
+    with pytest.raises(KeyboardInterrupt):
+        applied(model, again, path, on_conflict="replace", **pairs)
+    monkeypatch.setattr(chain, "_record", record)
+    folder, _ = applied(model, again, path, on_conflict="replace", **pairs)
+    assert [edit.gone for edit in folder.edits()] == ["replaced by 4", "replaced by 5", "", "", "", ""]
+    with pytest.raises(SettingsError, match=r"undo: edits \[1, 2\] were made as one batch and can only come back together"):
+        undo(path, [3, 4], "cpu")
+    undo(path, [3, 4, 5, 6], "cpu")
+    assert [edit.number for edit in Folder.open(path).active()] == [1, 2]
+    assert all(torch.equal(delta_of(path)[layer], change) for layer, change in before.items())
 
 
 # --- merge ------------------------------------------------------------------------------------------------------------

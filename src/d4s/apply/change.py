@@ -15,7 +15,7 @@ from d4s.errors import SettingsError
 
 
 def undo(path: Path, numbers: Sequence[int], device: str) -> Outcome:
-    """Take edits back; those that are back already stay so.
+    """Take edits back; those that are back already stay so. What an edit taken back had replaced counts again.
 
     Raises:
         SettingsError: if there is no such edit, or the kind of state does not allow it; says why.
@@ -24,7 +24,7 @@ def undo(path: Path, numbers: Sequence[int], device: str) -> Outcome:
     with alone(path):
         folder = Folder.open(path)
         new = [number for number in numbers if number not in folder.description.undone]
-        folder.check_removable(new, "undo")
+        folder.check_undo(new)
         model, prepared = folder.loaded(device)
         folder.undo(new)
         return refresh(folder, model, prepared, since=folder.ledger.length)

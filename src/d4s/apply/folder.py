@@ -178,10 +178,10 @@ class Folder:
 
     # --- edits ----------------------------------------------------------------------------------------------------
 
-    def batches(self) -> list[list[Edit]]:
-        """All edits, in the batches they were made in."""
+    def batches(self, undone: Collection[int] = ()) -> list[list[Edit]]:
+        """All edits, in the batches they were made in; as they would be if some more were undone."""
         logs = [[Wish.model_validate(wish) for wish in log["wishes"]] for log in self.ledger.logs(self.ledger.length)]
-        edits = iter(edits_of(logs, self.description.undone))
+        edits = iter(edits_of(logs, {*self.description.undone, *undone}))
         return [[next(edits) for _ in batch] for batch in logs]
 
     def edits(self) -> list[Edit]:
@@ -215,12 +215,27 @@ class Folder:
                 "from the others; edit the unedited model anew without these facts, or use an editor that keeps a record, such as d4s"
             )
         for batch in self.batches():
-            inside = {edit.number for edit in batch}
+            inside = {edit.number for edit in batch if not edit.gone}
             if inside & set(numbers) and not inside <= set(numbers):
                 raise SettingsError(f"{what}: edits {sorted(inside)} were made as one batch and can only be taken out together")
 
+    def check_undo(self, numbers: Sequence[int]) -> None:
+        """Refuse to take edits back that cannot be taken out, or of which what they had replaced cannot count again.
+
+        Raises:
+            SettingsError: if an edit is not present, cannot be taken out, or had replaced a part of a batch only; says why.
+        """
+        self.check_removable(numbers, "undo")
+        before = {edit.number for edit in self.active()}
+        for batch in self.batches(numbers):
+            inside = [edit.number for edit in batch]
+            if any(edit.gone for edit in batch) and any(not edit.gone and edit.number not in before for edit in batch):
+                raise SettingsError(
+                    f"undo: edits {inside} were made as one batch and can only come back together; undo all that replaced them"
+                )
+
     def undo(self, numbers: Sequence[int]) -> None:
-        """Take edits back; checked beforehand."""
+        """Take edits back, checked beforehand; what they had replaced counts again."""
         self._describe(undone=tuple(sorted({*self.description.undone, *numbers})))
 
     # --- the model ------------------------------------------------------------------------------------------------

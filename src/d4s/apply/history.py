@@ -3,7 +3,7 @@
 A relation is a prompt's template. Two edits of the same subject and relation conflict: the model cannot hold both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,12 +71,12 @@ class Conflict(D4SError):
     """Facts that contradict each other or what was edited before; the message names all of them."""
 
 
-def edits_of(logged: Sequence[Sequence[Wish]], undone: Sequence[int]) -> list[Edit]:
-    """All edits of a ledger in order, with what became of each."""
-    wishes = [wish for batch in logged for wish in batch]
-    gone = {old: f"replaced by {number}" for number, wish in enumerate(wishes, start=1) for old in wish.replaces}
+def edits_of(logged: Sequence[Sequence[Wish]], undone: Collection[int]) -> list[Edit]:
+    """All edits of a ledger in order, with what became of each; an edit is back once the one in its place is undone."""
+    numbered = [*enumerate((wish for batch in logged for wish in batch), start=1)]
+    gone = {old: f"replaced by {number}" for number, wish in numbered if number not in undone for old in wish.replaces}
     gone |= dict.fromkeys(undone, "undone")
-    return [Edit(number, wish, gone.get(number, "")) for number, wish in enumerate(wishes, start=1)]
+    return [Edit(number, wish, gone.get(number, "")) for number, wish in numbered]
 
 
 def planned(lines: Sequence[Line[RawFact]], present: Sequence[Edit], mode: OnConflict) -> tuple[list[Wish], int]:
