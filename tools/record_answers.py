@@ -3,6 +3,7 @@
 `python -m tools.record_answers` writes the file again; a test holds it against what it would write.
 """
 
+import argparse
 import shutil
 import tempfile
 from pathlib import Path
@@ -39,6 +40,7 @@ def record(store: Path) -> None:
 
 def main() -> None:
     """Write the file."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         record(Path(folder) / "answers.jsonl")
         RECORDED.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ models:
 datasets:
   world_qa: {source: world, style: qa}
 editors:
-  memit_strict: {preset: memit, preserve: {weight: 1000}}
+  memit_strict: {preset: memit, preserve: {weight: 3000}}
 grid:
   - models: [mini]
     datasets: [world_qa]

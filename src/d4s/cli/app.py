@@ -79,6 +79,8 @@ def command(**options: Any) -> Callable[[Action], Action]:
             except D4SError as error:
                 typer.echo(f"error: {error}", err=True)
                 raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from None
+            except BrokenPipeError:
+                raise  # whoever read this, such as `head`, has enough; Typer ends quietly
             except (OSError, SafetensorError) as error:
                 typer.echo(f"error: {error}; where a disk was full or a folder closed, mend that and run the same command again", err=True)
                 raise typer.Exit(1) from None

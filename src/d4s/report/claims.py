@@ -1,6 +1,6 @@
 """The claims of the paper and ours, each with its rule as code; `claims` writes their verdicts as claims.json.
 
-The rules, in words and with their reasons, stand in docs/claims.md; they were written before any result was looked at.
+The rules, in words and with their reasons, stand in docs/claims.md; they were written before the first study ran.
 """
 
 import logging
