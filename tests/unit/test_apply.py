@@ -314,13 +314,30 @@ def test_settings_of_the_command_line() -> None:
 
 def test_two_commands_do_not_change_one_folder(model: Path, tmp_path: Path) -> None:
     facts = fact_file(tmp_path / "facts.csv", FACTS[:2])
-    with alone(tmp_path / "out"), pytest.raises(D4SError, match="another command is changing"):
-        applied(model, facts, tmp_path / "out")
+    with alone(tmp_path / "out", is_new=True):
+        with pytest.raises(D4SError, match="another command is changing"):
+            applied(model, facts, tmp_path / "out")
+        assert (tmp_path / "out").is_dir()  # which the one refused must leave to the one at work
     assert not (tmp_path / "out").exists()
     applied(model, facts, tmp_path / "out")
     with alone(tmp_path / "out"), pytest.raises(D4SError, match="another command is changing"):
         undo(tmp_path / "out", [1], "cpu")
     assert [edit.gone for edit in Folder.open(tmp_path / "out").edits()] == ["", ""]
+
+
+def test_a_folder_that_came_to_nothing_leaves_no_trace(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ArtifactError, match="holds no manifest"):
+        undo(tmp_path / "mistyped" / "out", [1], "cpu")
+    for out in (tmp_path / "mine", tmp_path / "new" / "parents" / "out"):
+        with pytest.raises(SettingsError):
+            applied(model, fact_file(tmp_path / "facts.csv"), out, "unedited", changes={})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["facts.csv", "mine"]
+
+
+def test_an_error_within_a_folder_is_not_taken_for_its_lock(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError), alone(tmp_path / "out", is_new=True):
+        raise BlockingIOError
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def undo(path: Path, numbers: Sequence[int], device: str) -> Outcome:
 
     Raises:
         SettingsError: if there is no such edit, or the kind of state does not allow it; says why.
-        D4SError: if another command is changing the folder.
+        D4SError: if there is no such folder, or another command is changing it.
     """
     with alone(path):
         folder = Folder.open(path)
@@ -36,7 +36,7 @@ def replace(path: Path, number: int, target: str, device: str) -> Outcome:
     Raises:
         SettingsError: if there is no such edit, it has this target, the target is none for the model, or the kind of state
             does not allow it; says why.
-        D4SError: if another command is changing the folder.
+        D4SError: if there is no such folder, or another command is changing it.
     """
     with alone(path):
         folder = Folder.open(path)

@@ -90,7 +90,7 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
     sound = [line for line in lines.sound if line.number not in broken]
     if rejects and not (options.skip_bad and sound):
         raise RecordError([reject.problem for reject in rejects])
-    with alone(options.out):
+    with alone(options.out, is_new=True):
         folder = Folder.create(options.out, described(options, model, dtype))
         wishes, present = planned(sound, folder.edits(), options.on_conflict)
         _check(folder, wishes, wordings)

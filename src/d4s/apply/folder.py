@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,27 +36,49 @@ from d4s.statistics.moments import SecondMoment
 
 MODEL, DELTA, HISTORY, STATE = "model", "delta.safetensors", "edits.jsonl", "state"
 PREPARED, NOTED = "prepared", "prepared.json"
+ABSENT = f"{{0}} holds no {MANIFEST}; make it with d4s apply --out {{0}}"
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Change what is in a folder while no other command does; the folder is made, and removed again if nothing came into it.
+def alone(path: Path, *, is_new: bool = False) -> Iterator[None]:
+    """Change what is in a folder while no other command does.
+
+    A new one is made with its parents where it is not there yet, and those made are removed again if nothing came into them.
 
     Raises:
+        ArtifactError: if the folder is not there and is no new one.
         D4SError: if another command is at it.
     """
-    if not path.exists():
-        path.mkdir(parents=True)
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    if made and not is_new:
+        raise ArtifactError(ABSENT.format(path))
+    if made:
+        path.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # a folder that is not empty stays
+                for folder in made:
+                    folder.rmdir()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a folder's lock; it is given up in any case when the process ends.
+
+    Raises:
+        D4SError: if another process holds it.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise D4SError(f"another command is changing {path}; run this one again when it is done") from None
         yield
-    except BlockingIOError:
-        raise D4SError(f"another command is changing {path}; run this one again when it is done") from None
     finally:
         os.close(handle)
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
 
 
 class Origin(Frozen):
@@ -141,7 +163,7 @@ class Folder:
         try:
             text = (path / MANIFEST).read_text(encoding="utf-8")
         except OSError:
-            raise ArtifactError(f"{path} holds no {MANIFEST}; make it with d4s apply --out {path}") from None
+            raise ArtifactError(ABSENT.format(path)) from None
         try:
             description = Description.model_validate_json(text)
         except ValueError as error:
