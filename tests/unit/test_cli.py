@@ -93,3 +93,7 @@ def test_check_says_what_an_artefact_is_or_what_is_wrong_with_it(world: Path, tm
     assert "is no manifest" in told("check", world, fails=1)
     (world / MANIFEST).write_text('{"kind": "wor', encoding="utf-8")
     assert f"{world / MANIFEST} is torn or no JSON" in told("check", world, fails=1)
+
+
+def test_an_input_that_was_not_given_is_named(tmp_path: Path) -> None:
+    assert "corpus needs an input with the role 'text'" in told("corpus", tmp_path / "made" / "manifest.json")

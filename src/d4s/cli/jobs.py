@@ -28,6 +28,17 @@ CodeOption = Annotated[str, typer.Option(help="Code digest to record; computed w
 Outputs = Annotated[list[Path], typer.Argument(help="Manifests to make, all in the artefact's folder.")]
 
 
+class _Inputs(dict[str, Path]):
+    """Inputs by role; one that a verb asks for and was not given is named."""
+
+    def __init__(self, verb: str, paths: dict[str, Path]) -> None:
+        super().__init__(paths)
+        self._verb = verb
+
+    def __missing__(self, role: str) -> Path:
+        raise SettingsError(f"{self._verb} needs an input with the role {role!r}: --inputs '{{\"{role}\": FOLDER_OR_FILE}}'")
+
+
 def _input_digest(path: Path) -> str:
     """Digest of an input: its manifest's, or else its content's.
 
@@ -59,7 +70,7 @@ def _job(name: str, settings: str, inputs: str, code: str, outputs: list[Path]) 
     given = parsed(inputs, "--inputs")
     if pathless := {role: path for role, path in given.items() if not isinstance(path, str)}:
         raise SettingsError(f"--inputs takes one folder or file for each role, found {pathless}")
-    paths = {role: Path(path) for role, path in given.items()}
+    paths = _Inputs(name, {role: Path(path) for role, path in given.items()})
     digests = {role: _input_digest(path) for role, path in paths.items()}
     code = code or code_digest(verb.module)
     plain: dict[str, Any] = chosen.model_dump(mode="json")
