@@ -8,6 +8,7 @@ import pytest
 from d4s.apply import change
 from d4s.apply.ask import ask
 from d4s.apply.folder import Folder
+from d4s.apply.prepared import TextSource
 from d4s.errors import RecordError, SettingsError
 from d4s.facts.record import Probe
 from tests.applying import FACTS, applied, fact_file, saved_model
@@ -62,3 +63,13 @@ def test_questions_that_do_not_fit_are_all_named(model: Path, tmp_path: Path) ->
     with pytest.raises(SettingsError, match="must have 1 to 64 tokens") as told:
         ask(tmp_path / "out", [f"Ada {LONG}", prompt, f"Ben {LONG}"], 3, "cpu")
     assert "'Ada The city" in str(told.value) and "'Ben The city" in str(told.value) and prompt not in str(told.value)
+
+
+def test_a_text_that_is_too_short_for_second_moments_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="need more than 16 tokens"):
+        applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "out", text=TextSource(tokens=16))
+
+
+def test_second_moments_come_from_one_place() -> None:
+    with pytest.raises(ValueError, match="not from both"):
+        TextSource(file=Path("text.txt"), name="wikitext")

@@ -4,6 +4,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import model_validator
+
 from d4s.apply.text import from_data, from_file, self_written
 from d4s.artifacts import sha256_of
 from d4s.config import ContextsSettings, Frozen
@@ -11,7 +13,7 @@ from d4s.editors.contexts import sample
 from d4s.editors.prepare import prepared_tensors
 from d4s.editors.protocol import Prepared
 from d4s.editors.settings import FamilySettings
-from d4s.errors import D4SError
+from d4s.errors import D4SError, SettingsError
 from d4s.models.language_model import LanguageModel
 from d4s.requests.draw import EditRequest
 from d4s.statistics.moments import collect, read_moments, spread_rows
@@ -19,6 +21,7 @@ from d4s.statistics.moments import collect, read_moments, spread_rows
 log = logging.getLogger(__name__)
 SELF = "self"
 ROWS_PER_PASS = 16
+AMPLE = 4  # times as many tokens as a key has entries
 
 
 class TextSource(Frozen):
@@ -27,6 +30,12 @@ class TextSource(Frozen):
     file: Path | None = None
     name: str = SELF
     tokens: int = 65_536
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "TextSource":
+        if self.file is not None and self.name != SELF:
+            raise ValueError(f"second moments come from the text {self.file} or from {self.name!r}, not from both; leave one out")
+        return self
 
     @property
     def is_folder(self) -> bool:
@@ -42,10 +51,24 @@ class TextSource(Frozen):
         if self.file is not None:
             if not self.file.is_file():
                 raise D4SError(f"{self.file} is no file; --text names a text in UTF-8")
-            return f"text {self.file.name} {sha256_of(self.file)[:10]}, {self.tokens} tokens"
+            return f"text {self.file.name} {sha256_of(self.file)[:10]}, at most {self.tokens} tokens"
         if self.is_folder:
             return f"moments {Path(self.name).name}"
         return f"self-written with seed {seed}, {self.tokens} tokens" if self.name == SELF else f"data {self.name}, {self.tokens} tokens"
+
+
+def _check_length(tokens: int, entries: int) -> None:
+    """Refuse text that says too little of what is to be preserved.
+
+    Raises:
+        SettingsError: if there are fewer tokens than a key has entries, so that some directions are never seen.
+    """
+    if tokens < entries:
+        raise SettingsError(
+            f"second moments of keys of {entries} entries need more than {tokens} tokens; give a longer text, or leave it out"
+        )
+    if tokens < AMPLE * entries:
+        log.warning("%d tokens for keys of %d entries are few; a longer text tells better what to preserve", tokens, entries)
 
 
 def prepare(model: LanguageModel, settings: FamilySettings, source: TextSource, seed: int, requests: Sequence[EditRequest]) -> Prepared:
@@ -60,6 +83,8 @@ def prepare(model: LanguageModel, settings: FamilySettings, source: TextSource, 
             rows = from_file(model, source.file)
         else:
             rows = self_written(model, source.tokens, seed) if source.name == SELF else from_data(model, source.name)
-        moments = collect(model, spread_rows(rows, source.tokens), settings.layers, ROWS_PER_PASS, source.label(seed))
+        rows = spread_rows(rows, source.tokens)
+        _check_length(rows.numel(), max(map(model.d_in, settings.layers)))
+        moments = collect(model, rows, settings.layers, ROWS_PER_PASS, source.label(seed))
     asked = settings.prepare_settings()
     return Prepared(contexts, moments, {} if asked is None else prepared_tensors(asked, moments, model, requests))
