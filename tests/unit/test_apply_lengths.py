@@ -12,6 +12,7 @@ from d4s.apply.prepared import TextSource
 from d4s.errors import RecordError, SettingsError
 from d4s.facts.record import Probe
 from tests.applying import FACTS, applied, fact_file, saved_model
+from tests.tiny import tiny_model
 
 LONG = " ".join(["The city of"] * 21)  # 64 tokens with BOS, all that the tiny model takes
 LOCAL = " ".join(["The city of"] * 19)  # 58 tokens: no room for a short answer
@@ -65,9 +66,12 @@ def test_questions_that_do_not_fit_are_all_named(model: Path, tmp_path: Path) ->
     assert "'Ada The city" in str(told.value) and "'Ben The city" in str(told.value) and prompt not in str(told.value)
 
 
-def test_a_text_that_is_too_short_for_second_moments_is_refused(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="need more than 16 tokens"):
-        applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "out", text=TextSource(tokens=16))
+def test_a_text_that_is_too_short_for_second_moments_is_refused(tmp_path: Path) -> None:
+    wide = tiny_model("gpt2", mlp_width=96)
+    wide.network.save_pretrained(tmp_path / "wide")
+    wide.tokenizer.save_pretrained(tmp_path / "wide")
+    with pytest.raises(SettingsError, match="keys of 96 entries need more than 64 tokens"):
+        applied(tmp_path / "wide", fact_file(tmp_path / "facts.csv"), tmp_path / "out", text=TextSource(tokens=16))
 
 
 def test_second_moments_come_from_one_place() -> None:
