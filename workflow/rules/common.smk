@@ -1,5 +1,6 @@
 """The study resolved into a plan, and everything that rules share: paths, settings, constraints."""
 
+import os
 import re
 import sys
 from base64 import urlsafe_b64decode
@@ -25,8 +26,14 @@ except D4SError as error:
 
 RESULTS = str(results_folder(STUDY))
 INPUT_KINDS = ("worlds", "facts", "corpora", "models", "objectives", "contexts", "moments", "targets", "prepared")
-for kind in (*INPUT_KINDS, "runs", "measures", "benchmarks", "reports"):
-    (STORE / kind).mkdir(parents=True, exist_ok=True)
+KINDS = [STORE / kind for kind in (*INPUT_KINDS, "runs", "measures", "benchmarks", "reports")]
+try:
+    for folder in KINDS:
+        folder.mkdir(parents=True, exist_ok=True)
+except OSError as error:
+    raise WorkflowError(f"results cannot be written: {error}; mend that and run the same command again")
+if closed := [str(folder) for folder in (Path("results"), *KINDS) if not os.access(folder, os.W_OK)]:
+    raise WorkflowError(f"results cannot be written: {closed[0]} is closed; open it and run the same command again")
 NODES = {node.name: node for node in PLAN.nodes}
 FORESEEN = Foreseen(PLAN, has_device=True)
 LOGS = "results/logs"
