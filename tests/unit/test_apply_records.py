@@ -98,6 +98,13 @@ def test_an_unknown_column_names_the_nearest(tmp_path: Path) -> None:
     assert problems(write(tmp_path / "facts.jsonl", [GOOD | {"paraphrases": "x"}])) == [(1, "paraphrases")]
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_cells_that_are_separated_otherwise_are_told(mark: str, tmp_path: Path) -> None:
+    (tmp_path / "facts.csv").write_text(mark.join(["subject", "prompt", "target_new"]) + "\n", encoding="utf-8")
+    (found,) = read_facts(tmp_path / "facts.csv").rejects
+    assert f"found names separated by {mark!r}, expected commas between cells" in str(found.problem)
+
+
 def test_what_is_no_file_of_facts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"\.csv, \*\.jsonl or \*\.parquet"):
         read_facts(tmp_path / "facts.xlsx")

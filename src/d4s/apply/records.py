@@ -104,9 +104,12 @@ def _table(path: Path, rows: Iterator[tuple[int, dict[str, Any] | Flaw]]) -> Lin
 
 
 def _header_flaws(names: Sequence[str]) -> Iterator[Flaw]:
+    if len(names) == 1 and (separators := [mark for mark in ";\t|" if mark in names[0]]):
+        yield Flaw("(header)", f"names separated by {separators[0]!r}", "commas between cells")
+        return
     for name in names:
         if name not in COLUMNS:
-            yield Flaw(shown(name), "a column of this name", nearest(name, COLUMNS))
+            yield Flaw(shown(name), "a column of this name", f"a known one ({nearest(name, COLUMNS)})")
         elif names.count(name) > 1:
             yield Flaw(name, f"{names.count(name)} columns of this name", "one")
     for name in COLUMNS[:3]:
