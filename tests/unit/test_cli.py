@@ -97,3 +97,14 @@ def test_check_says_what_an_artefact_is_or_what_is_wrong_with_it(world: Path, tm
 
 def test_an_input_that_was_not_given_is_named(tmp_path: Path) -> None:
     assert "corpus needs an input with the role 'text'" in told("corpus", tmp_path / "made" / "manifest.json")
+
+
+def test_what_is_not_there_is_told_in_the_words_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "facts.csv").write_text("subject,prompt,target_new\nAda,Ada is a,baker\n", encoding="utf-8")
+    row = {"models": ["mini"], "datasets": ["world_qa"], "editors": ["memit"], "lengths": [10]}
+    study = json.dumps(
+        {"study": "none", "models": {"mini": {"source": "world"}}, "datasets": {"world_qa": {"source": "world"}}, "grid": [row]}
+    )
+    assert "neither a folder nor a hub id" in told("apply", "--model", "/nope/x", "--facts", "facts.csv", "--out", "out", fails=1)
+    assert "run the study" in told("tables", "--study", study, fails=1)

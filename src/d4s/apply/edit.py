@@ -29,6 +29,7 @@ from d4s.errors import ArtifactError, D4SError, RecordError, SettingsError
 from d4s.facts.collect import reject_rows
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
+from d4s.models.loading import HUB_ID
 from d4s.planning.fit import refuse_what_cannot_fit, this_machine
 from d4s.planning.needs import Needs
 from d4s.requests.draw import EditRequest
@@ -110,6 +111,8 @@ def own_dtype(source: str, revision: str) -> str:
     Raises:
         ArtifactError: if there is no configuration that can be read.
     """
+    if not Path(source).is_dir() and not HUB_ID.fullmatch(source):
+        raise ArtifactError(f"{source} is neither a folder nor a hub id such as openai-community/gpt2-xl")
     try:
         config = AutoConfig.from_pretrained(source, **({} if Path(source).is_dir() else {"revision": revision}))
     except (OSError, ValueError) as error:

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from d4s.config import data_folder
-from d4s.errors import D4SError, SettingsError
+from d4s.errors import D4SError, DataMissing, SettingsError
 from d4s.facts.text import articles
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import encode, start_of_text
@@ -38,7 +38,10 @@ def from_data(model: LanguageModel, name: str) -> Int[Tensor, "n row"]:
     Raises:
         SettingsError: if the data folder has no such data set, or it holds no articles.
     """
-    folder = data_folder(None)
+    try:
+        folder = data_folder(None)
+    except DataMissing:
+        raise SettingsError(f"{name!r} is neither `self` nor a folder of moments, and D4S_DATA names no folder of data sets") from None
     found = sorted((folder / name).glob("*.jsonl"))
     if not found:
         raise SettingsError(

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from d4s.artifacts import read_table
+from d4s.errors import ArtifactError
 from d4s.schemas import (
     ANSWERS,
     BENCHMARK,
@@ -60,6 +61,15 @@ class Results:
     """Everything gathered for a study; tables are read and checked when first asked for."""
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        """Refuse a study that was not gathered yet.
+
+        Raises:
+            ArtifactError: if its index is not there.
+        """
+        if not (self.folder / "index.parquet").is_file():
+            raise ArtifactError(f"{self.folder} holds no gathered results; run the study, or d4s summarize, first")
 
     def _data(self, name: str, schema: pa.Schema) -> pd.DataFrame:
         return read_table(self.folder / "data" / f"{name}.parquet", collected(schema))
