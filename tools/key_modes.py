@@ -49,9 +49,10 @@ does on the embedded model (`{dataset}`, seed {seed}, weight of the second momen
 layer's weight to that of the one-time batch, relative to the batch's, in the Frobenius norm. Written by `python -m tools.key_modes`
 after the default study.
 
-Layer 0 is exact however keys are read. On the deeper layers three things can be read off: re-measuring what is missing is close to the
-batch at first and drifts as keys grow old; refreshing the keys brings it back to the batch at every refresh; and frozen keys, which make the
-result independent of the order of edits, are the farthest from it, since the batch itself reads deeper keys after shallower layers were edited.
+Layer 0 is exact however keys are read. On the deeper layers three things can be read off: re-measuring what is missing is close to
+the batch at first and drifts as keys grow old; refreshing the keys brings it back to the batch at every refresh; and frozen keys,
+which make the result independent of the order of edits, are the farthest from it, since the batch itself reads deeper keys after
+shallower layers were edited.
 
 | keys and residuals | edits | {layers} |
 |---|---|{rules}|
