@@ -17,7 +17,8 @@ from d4s.apply.prepared import TextSource
 from d4s.apply.requests import Wordings
 from d4s.apply.text import self_written
 from d4s.artifacts import library_versions
-from d4s.editors.protocol import Diverged
+from d4s.editors.ledger import Ledger
+from d4s.editors.protocol import Diverged, StepLog, stepped
 from d4s.errors import ArtifactError, D4SError, RecordError, SettingsError
 from d4s.models.loading import load
 from d4s.models.tokens import encode, lookup_position
@@ -109,18 +110,18 @@ def test_two_files_one_after_another_are_one(model: Path, tmp_path: Path, editor
 
 @pytest.mark.parametrize("editor", ["d4s", "ft_l"])
 def test_a_stop_in_the_middle_loses_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, editor: str) -> None:
-    facts, record = fact_file(tmp_path / "facts.csv"), chain._record
+    facts, record = fact_file(tmp_path / "facts.csv"), Ledger.record
     applied(model, facts, tmp_path / "straight", editor)
 
-    def stop_after_three(folder, session, batch) -> None:
-        record(folder, session, batch)
-        if folder.ledger.length == 3:
+    def stop_after_three(ledger, session, edits, logged) -> None:
+        record(ledger, session, edits, logged)
+        if ledger.length == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(chain, "_record", stop_after_three)
+    monkeypatch.setattr(Ledger, "record", stop_after_three)
     with pytest.raises(KeyboardInterrupt):
         applied(model, facts, tmp_path / "stopped", editor)
-    monkeypatch.setattr(chain, "_record", record)
+    monkeypatch.setattr(Ledger, "record", record)
     assert len(Folder.open(tmp_path / "stopped").active()) == 3 and not Folder.open(tmp_path / "stopped").is_written
     folder, _ = applied(model, facts, tmp_path / "stopped", editor)
     assert folder.is_written
@@ -131,28 +132,17 @@ def test_a_stop_in_the_middle_loses_nothing(model: Path, tmp_path: Path, monkeyp
 def test_an_edit_that_diverges_leaves_the_others_written(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
 
-    def fail_at_fourth(session, requests, targets) -> str:
+    def fail_at_fourth(session, requests, targets) -> StepLog:
         tried.append(1)
-        return "no number" if len(tried) == 4 else attempt(session, requests, targets)
+        if len(tried) == 4:
+            raise Diverged("no number")
+        return stepped(session, requests, targets)
 
-    attempt = chain._attempt
-    monkeypatch.setattr(chain, "_attempt", fail_at_fourth)
+    monkeypatch.setattr(chain, "stepped", fail_at_fourth)
     with pytest.raises(D4SError, match=r"edit 4 diverged \(no number\); it and 2 more were not made"):
         applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "out")
     assert [edit.number for edit in Folder.open(tmp_path / "out").active()] == [1, 2, 3]
     assert (tmp_path / "out" / MODEL).is_dir()
-
-
-def test_what_an_editor_raises_is_told() -> None:
-    class Broken:
-        def step(self, batch, targets):
-            raise Diverged("keys are not finite")
-
-        def state(self): ...
-
-        def live(self): ...
-
-    assert chain._attempt(Broken(), [], None) == "keys are not finite"  # type: ignore[arg-type]
 
 
 # --- conflicts --------------------------------------------------------------------------------------------------------

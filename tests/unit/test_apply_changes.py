@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from d4s.apply import edit as chain
 from d4s.apply.ask import ask
 from d4s.apply.change import merge, replace, undo
 from d4s.apply.export import export, factors, rank_of
 from d4s.apply.folder import DELTA, MODEL, Folder
 from d4s.apply.history import Conflict
+from d4s.editors.ledger import Ledger
 from d4s.errors import SettingsError
 from d4s.models.loading import load
 from d4s.models.tokens import encode
@@ -154,20 +154,20 @@ def test_a_batch_is_taken_out_as_one(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_replaced_batch_comes_back_as_one(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs, record = {"changes": FROZEN | {"batch": 2}}, chain._record
+    pairs, record = {"changes": FROZEN | {"batch": 2}}, Ledger.record
     path = edited(model, tmp_path / "all", [0, 1], **pairs)
     before = delta_of(path)
     again = fact_file(tmp_path / "again.csv", [FACTS[2], FACTS[0], FACTS[1], FACTS[3]], n1="Oslo", n2="Quito")
 
-    def stop_after_four(folder, session, batch) -> None:
-        record(folder, session, batch)
-        if folder.ledger.length == 4:
+    def stop_after_four(ledger, session, edits, logged) -> None:
+        record(ledger, session, edits, logged)
+        if ledger.length == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(chain, "_record", stop_after_four)
+    monkeypatch.setattr(Ledger, "record", stop_after_four)
     with pytest.raises(KeyboardInterrupt):
         applied(model, again, path, on_conflict="replace", **pairs)
-    monkeypatch.setattr(chain, "_record", record)
+    monkeypatch.setattr(Ledger, "record", record)
     folder, _ = applied(model, again, path, on_conflict="replace", **pairs)
     assert [edit.gone for edit in folder.edits()] == ["replaced by 4", "replaced by 5", "", "", "", ""]
     with pytest.raises(SettingsError, match=r"undo: edits \[1, 2\] were made as one batch and can only come back together"):

@@ -22,9 +22,8 @@ from d4s.apply.requests import Wordings
 from d4s.apply.targets import averaged, targets_of
 from d4s.artifacts import write_table
 from d4s.config import Frozen
-from d4s.editors.protocol import Diverged, Prepared, Session, Targets
+from d4s.editors.protocol import Diverged, Prepared, Targets, stepped
 from d4s.editors.settings import FamilySettings, resolve
-from d4s.editors.solve import SolveError
 from d4s.errors import ArtifactError, D4SError, RecordError, SettingsError
 from d4s.facts.collect import reject_rows
 from d4s.log import progress
@@ -32,7 +31,6 @@ from d4s.models.language_model import LanguageModel
 from d4s.models.loading import HUB_ID
 from d4s.planning.fit import refuse_what_cannot_fit, this_machine
 from d4s.planning.needs import Needs
-from d4s.requests.draw import EditRequest
 from d4s.schemas import REJECTS
 
 log = logging.getLogger(__name__)
@@ -173,30 +171,18 @@ def extended(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: S
         for at in progress(range(0, len(wishes), settings.batch), "edits", -(-len(wishes) // settings.batch)):
             batch = wishes[at : at + settings.batch]
             requests = [wordings.request(wish, first + at + offset) for offset, wish in enumerate(batch)]
-            if broken := _attempt(session, requests, None if goals is None else goals[at : at + len(batch)]):
+            try:
+                stepped(session, requests, None if goals is None else goals[at : at + len(batch)])
+            except Diverged as reason:
+                broken = str(reason)
                 break
-            _record(folder, session, batch)
+            folder.ledger.record(session, len(batch), {"wishes": [wish.model_dump(mode="json") for wish in batch]})
     shutil.rmtree(folder.path / STATE / TARGETS, ignore_errors=True)
     outcome = refresh(folder, model, prepared, since=first - 1)
     if broken:
         left = len(wishes) - (folder.ledger.length + 1 - first)
         raise D4SError(f"edit {folder.ledger.length + 1} diverged ({broken}); it and {left - 1} more were not made, the others are written")
     return outcome
-
-
-def _record(folder: Folder, session: Session, batch: Sequence[Wish]) -> None:
-    state, is_dense = session.state(), folder.editor.kind == "dense"
-    logged = {"wishes": [wish.model_dump(mode="json") for wish in batch]}
-    folder.ledger.append({} if is_dense else state.rows[-1], len(batch), logged, state.dense if is_dense else None)
-
-
-def _attempt(session: Session, requests: Sequence[EditRequest], targets: Targets | None) -> str:
-    """Edit a batch; why not, if its numbers are not finite."""
-    try:
-        found = session.step(requests, targets)
-    except (Diverged, SolveError) as reason:
-        return str(reason)
-    return "" if found.is_finite else "numbers that are not finite"
 
 
 def _goals(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: Sequence[Wish], settings: FamilySettings) -> Targets | None:
