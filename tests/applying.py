@@ -1,10 +1,12 @@
 """A tiny model's folder, files of facts, and `apply` with settings cut down to it."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -12,6 +14,7 @@ from d4s.apply.edit import Options, Plan, apply
 from d4s.apply.folder import MODEL, Folder
 from d4s.apply.outcome import Outcome
 from d4s.apply.prepared import TextSource
+from d4s.editors.ledger import Ledger
 from d4s.facts.record import Fact
 from tests.tiny import tiny_facts, tiny_model
 
@@ -52,6 +55,21 @@ def options(model: Path, facts: Path, out: Path, editor: str = "d4s", **changes:
     """What `d4s apply` would be asked for."""
     asked = {"changes": CHANGES.get(editor, SMALL), "tuned_as": "mini", "text": TextSource(tokens=1500), **changes}
     return Options(model=str(model), facts=facts, editor=editor, out=out, **asked)
+
+
+@contextmanager
+def stopped_after(edits: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What runs inside is interrupted as soon as a ledger holds so many edits, and must be."""
+    record = Ledger.record
+
+    def stop(ledger: Ledger, *recorded: Any) -> None:
+        record(ledger, *recorded)
+        if ledger.length == edits:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Ledger, "record", stop)
+        yield
 
 
 def applied(model: Path, facts: Path, out: Path, editor: str = "d4s", **changes: Any) -> tuple[Folder, Outcome | None]:

@@ -17,14 +17,13 @@ from d4s.apply.prepared import TextSource
 from d4s.apply.requests import Wordings
 from d4s.apply.text import self_written
 from d4s.artifacts import library_versions
-from d4s.editors.ledger import Ledger
 from d4s.editors.protocol import Diverged, StepLog, stepped
 from d4s.errors import ArtifactError, D4SError, RecordError, SettingsError
 from d4s.models.loading import load
 from d4s.models.tokens import encode, lookup_position
 from d4s.planning.fit import DoesNotFit, Machine
 from d4s.planning.needs import MIB
-from tests.applying import CHAT, FACTS, SMALL, applied, delta_of, fact_file, gap, options, reloaded, saved_model
+from tests.applying import CHAT, FACTS, SMALL, applied, delta_of, fact_file, gap, options, reloaded, saved_model, stopped_after
 from tests.tiny import tiny_model
 
 PROMPT = FACTS[0].prompt
@@ -110,18 +109,10 @@ def test_two_files_one_after_another_are_one(model: Path, tmp_path: Path, editor
 
 @pytest.mark.parametrize("editor", ["d4s", "ft_l"])
 def test_a_stop_in_the_middle_loses_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, editor: str) -> None:
-    facts, record = fact_file(tmp_path / "facts.csv"), Ledger.record
+    facts = fact_file(tmp_path / "facts.csv")
     applied(model, facts, tmp_path / "straight", editor)
-
-    def stop_after_three(ledger, session, edits, logged) -> None:
-        record(ledger, session, edits, logged)
-        if ledger.length == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Ledger, "record", stop_after_three)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(3, monkeypatch):
         applied(model, facts, tmp_path / "stopped", editor)
-    monkeypatch.setattr(Ledger, "record", record)
     assert len(Folder.open(tmp_path / "stopped").active()) == 3 and not Folder.open(tmp_path / "stopped").is_written
     folder, _ = applied(model, facts, tmp_path / "stopped", editor)
     assert folder.is_written

@@ -13,11 +13,10 @@ from d4s.apply.change import merge, replace, undo
 from d4s.apply.export import export, factors, rank_of
 from d4s.apply.folder import DELTA, MODEL, Folder
 from d4s.apply.history import Conflict
-from d4s.editors.ledger import Ledger
 from d4s.errors import SettingsError
 from d4s.models.loading import load
 from d4s.models.tokens import encode
-from tests.applying import FACTS, FROZEN, SMALL, applied, delta_of, fact_file, gap, saved_model
+from tests.applying import FACTS, FROZEN, SMALL, applied, delta_of, fact_file, gap, saved_model, stopped_after
 
 ROUNDING = 1e-3  # targets are optimised in other blocks
 
@@ -154,20 +153,13 @@ def test_a_batch_is_taken_out_as_one(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_replaced_batch_comes_back_as_one(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs, record = {"changes": FROZEN | {"batch": 2}}, Ledger.record
+    pairs = {"changes": FROZEN | {"batch": 2}}
     path = edited(model, tmp_path / "all", [0, 1], **pairs)
     before = delta_of(path)
     again = fact_file(tmp_path / "again.csv", [FACTS[2], FACTS[0], FACTS[1], FACTS[3]], n1="Oslo", n2="Quito")
 
-    def stop_after_four(ledger, session, edits, logged) -> None:
-        record(ledger, session, edits, logged)
-        if ledger.length == 4:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Ledger, "record", stop_after_four)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_after(4, monkeypatch):
         applied(model, again, path, on_conflict="replace", **pairs)
-    monkeypatch.setattr(Ledger, "record", record)
     folder, _ = applied(model, again, path, on_conflict="replace", **pairs)
     assert [edit.gone for edit in folder.edits()] == ["replaced by 4", "replaced by 5", "", "", "", ""]
     with pytest.raises(SettingsError, match=r"undo: edits \[1, 2\] were made as one batch and can only come back together"):
