@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -159,6 +160,8 @@ class Job(Generic[S]):
     code: str = ""
     digest: str = ""
     input_digests: Mapping[str, str] = field(default_factory=dict)
+    asked: Counter[str] = field(default_factory=Counter)
+    """What this call asked of a language model: requests, retries, tokens_in, tokens_out; empty where it asked nobody."""
 
     def path(self, name: str) -> Path:
         """Where a file of the artefact goes."""

@@ -207,7 +207,7 @@ class BenchmarkSettings(Frozen):
     """Benchmark tasks run through lm-evaluation-harness."""
 
     tasks: Literal["world", "local", "hub"] = Field(
-        default="world", description="The world's six tasks, the six real ones from the data folder, or the harness's own from the hub."
+        default="world", description="The world's tasks, the six real ones from the data folder, or the harness's own from the hub."
     )
     limit: Count | None = Field(default=None, description="Use the first so many items of each task; all when omitted.")
     fewshot: dict[Literal["arc_challenge", "hellaswag", "mmlu", "winogrande", "gsm8k"], Annotated[int, Field(ge=0)]] = Field(

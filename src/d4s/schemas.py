@@ -54,7 +54,10 @@ SUMMARY = _schema(
     ci_high=_real, n=_int,
 )  # fmt: skip
 ITEMS = _schema(dataset=_text, fact_id=_text, writer=_text, prompt=_text, target_true=_text, target_new=_text, paraphrase=_text)
-COSTS = _schema(artifact=_text, kind=_text, verb=_text, wall_s=_real, cpu_s=_real, startup_s=_real, peak_rss_mb=_real)
+COSTS = _schema(
+    artifact=_text, kind=_text, verb=_text, wall_s=_real, cpu_s=_real, startup_s=_real, peak_rss_mb=_real,
+    requests=_int, retries=_int, tokens_in=_int, tokens_out=_int,
+)  # fmt: skip
 
 CELL = ("model", "dataset", "editor", "seed")
 

@@ -9,7 +9,7 @@ import pytest
 
 from d4s.artifacts import read_table
 from d4s.schemas import COSTS
-from d4s.studies.costs import LEDGER, cost_rows, write_costs
+from d4s.studies.costs import ASKED, LEDGER, cost_rows, write_costs
 
 CALL = {"verb": "edit", "wall_s": 30.0, "cpu_s": 28.5, "startup_s": 6.0, "peak_rss_mb": 700.0}
 
@@ -39,7 +39,8 @@ def test_folders_count_once_and_may_have_no_ledger(tmp_path: Path) -> None:
     folder = artifact(tmp_path, "runs", "r-1", json.dumps(CALL))
     write_costs(tmp_path / "costs.parquet", [folder, tmp_path / "runs" / "none-2", folder])
     frame = read_table(tmp_path / "costs.parquet", COSTS)
-    pd.testing.assert_frame_equal(frame, pd.DataFrame([{"artifact": "r-1", "kind": "runs", **CALL}]), check_dtype=False)
+    row = {"artifact": "r-1", "kind": "runs", **CALL, **dict.fromkeys(ASKED, 0)}
+    pd.testing.assert_frame_equal(frame, pd.DataFrame([row]), check_dtype=False)
 
 
 def test_no_ledger_at_all_is_an_empty_table(tmp_path: Path) -> None:

@@ -224,7 +224,5 @@ def test_the_form_matrix_shows_known_changes(results: Results) -> None:
     asked = list(fig_form_matrix.COLUMNS)
     generated = matrix[order.index("directly_generated"), asked.index("directly_generated")]
     assert generated == pytest.approx(-0.3, abs=0.02)
-    assert np.isnan(matrix[order.index("directly_generated"), asked.index("true_false")])
-    own = matrix[order.index("true_false"), asked.index("true_false")]
-    kept = results.retained(results.runs_of(Panel("mini", "mqd_tf"), "memit")[0], 150)["locality_accuracy"].mean()
-    assert own == pytest.approx(kept - 1)
+    assert matrix[order.index("directly_generated"), asked.index("true_false")] == pytest.approx(-0.3, abs=0.02)
+    assert "true_false" not in set(results.benchmark["task"]), "outside the mean over the six"

@@ -22,6 +22,7 @@ from d4s.questions.prompts.v1 import VERSION
 from d4s.questions.wordings import LETTERS, NO, YES
 from d4s.questions.writers import WRITERS, Draft, TemplateWriter, Writer, writer_of
 from d4s.schemas import EVENTS, PROVENANCE, USAGE
+from d4s.studies.costs import ASKED
 from tests.samples import made_world
 from tools.standin import MODEL, completion, serving
 
@@ -55,9 +56,13 @@ def replayed(store: Path, form: Form = "true_false", **more: Any) -> QuestionsSe
 
 
 def made(folder: Path, at: Path, chosen: QuestionsSettings) -> Artifact:
-    at.mkdir(parents=True)
-    questions(Job("facts", chosen, {"world": folder}, at))
+    questions(job_of(folder, at, chosen))
     return Artifact.open(at, "facts")
+
+
+def job_of(folder: Path, at: Path, chosen: QuestionsSettings) -> Job[QuestionsSettings]:
+    at.mkdir(parents=True)
+    return Job("facts", chosen, {"world": folder}, at)
 
 
 def with_content(request: dict[str, Any], content: Any) -> dict[str, Any]:
@@ -291,7 +296,9 @@ def test_arrival_order_changes_no_byte_and_a_replay_gives_the_same(folder: Path,
 
 def test_an_artefact_says_who_wrote_what_and_what_it_cost(folder: Path, tmp_path: Path, url: str) -> None:
     form: Form = "multiple_choice"
-    artifact = made(folder, tmp_path / "made", settings(url, tmp_path / "a.jsonl", form, attempts=1))
+    job = job_of(folder, tmp_path / "made", settings(url, tmp_path / "a.jsonl", form, attempts=1))
+    questions(job)
+    artifact = Artifact.open(job.folder, "facts")
     rows = artifact.table("provenance.parquet", PROVENANCE)
     usage = artifact.table("usage.parquet", USAGE).set_index(["form", "quantity"])["value"]
     by_template = rows["writer"] == "template"
@@ -301,6 +308,8 @@ def test_an_artefact_says_who_wrote_what_and_what_it_cost(folder: Path, tmp_path
     assert usage[form, "fallbacks"] == by_template.sum()
     assert usage[form, "calls"] == usage[form, "answers"] == len(rows)
     assert usage[form, "paid_tokens_in"] == usage[form, "tokens_in"] > usage[form, "tokens_out"] > 0
+    paid = usage.groupby("quantity").sum()
+    assert [job.asked[name] for name in ASKED] == [paid["calls"], 0, paid["paid_tokens_in"], paid["paid_tokens_out"]]
     other = made(folder, tmp_path / "other", settings(url, tmp_path / "a.jsonl", "true_false", attempts=1))
     spent = other.table("usage.parquet", USAGE).set_index(["form", "quantity"])["value"]
     assert spent[form, "cached"] == len(rows) and (form, "calls") not in spent.index, "a second form pays for nothing again"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from d4s.config import BenchmarkSettings
 from d4s.errors import ArtifactError, SettingsError
-from d4s.metrics.lm_eval_bridge import READINGS, benchmarks
+from d4s.metrics.lm_eval_bridge import WORLD_READINGS, benchmarks
 from d4s.metrics.lm_eval_model import fitting_pairs, fitting_prompts, harness_model
 from d4s.models.edited import Scores
 from d4s.models.tokens import encode, encode_pairs
@@ -32,6 +32,7 @@ ITEMS = {
         }
         for i in range(4)
     ],
+    "true_false": [{"id": i, "question": f"is it right? p{i}:", "choices": ["yes", "good"], "gold": 1} for i in range(4)],
     "gsm8k": [{"id": i, "question": f"p{i} had to", "answer": "good work.", "final": "good work"} for i in range(4)],
 }
 
@@ -69,10 +70,10 @@ def items(tmp_path: Path) -> dict[str, list[Path]]:
 def test_a_model_that_knows_scores_one_and_one_that_errs_scores_zero(items: dict[str, list[Path]]) -> None:
     knowing = benchmarks(Liker("good", " Good work. And more"), items).set_index("task")
     erring = benchmarks(Liker("bad", "rest"), items).set_index("task")
-    assert list(knowing.index) == list(READINGS)
+    assert list(knowing.index) == list(WORLD_READINGS)
     assert (knowing["value"].drop("truthfulqa_mc2") == 1.0).all()
     assert knowing.loc["truthfulqa_mc2", "value"] > 0.99
-    assert (erring["value"].drop(["truthfulqa_mc2", "arc_challenge", "mmlu"]) == 0.0).all()
+    assert (erring["value"].drop(["truthfulqa_mc2", "arc_challenge", "mmlu", "true_false"]) == 0.0).all()
     assert erring.loc["truthfulqa_mc2", "value"] < 0.05
     assert (knowing["n"] == 4).all()
     assert knowing.loc["gsm8k", "metric"] == "exact_match"

@@ -14,6 +14,7 @@ from d4s.config import BenchmarkSettings, Frozen, MeasureSettings
 from d4s.editors.settings import Unedited
 from d4s.editors.unedited import UneditedEditor
 from d4s.facts.record import to_rows
+from d4s.metrics.lm_eval_bridge import WORLD_READINGS
 from d4s.models.tokens import encode
 from d4s.models.views import LiveModel
 from d4s.requests.draw import draw
@@ -180,7 +181,7 @@ def test_benchmarks_are_written_per_length_and_not_run_twice(inputs, tmp_path, m
     frames = [Artifact.open(job.folder, "benchmarks", f"n{n}.json").table(f"n{n}.benchmark.parquet", BENCHMARK) for n in (2, 6)]
     assert [set(frame["step"]) for frame in frames] == [{2}, {6}]
     assert set(frames[0]["n"]) == {2}
-    assert len(frames[0]) == 7
+    assert len(frames[0]) == len(WORLD_READINGS)
     pd.testing.assert_frame_equal(frames[0].drop(columns="step"), frames[1].drop(columns="step"))
     monkeypatch.setattr(benchmark_module, "load", lambda *_: pytest.fail("nothing is to be run"))
     (job.folder / "n6.json").unlink()

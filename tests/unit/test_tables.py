@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from d4s.artifacts import write_table
+from d4s.schemas import COSTS
 from d4s.studies.results import Results
 from d4s.tables.build import TABLES, tables
 from d4s.tables.table import Column, NotTabled, Table
@@ -149,6 +151,17 @@ def test_costs_end_with_their_total(results: Results) -> None:
     assert frame["stage"].iloc[-1] == "all"
     assert frame["cpu_s"].iloc[-1] == pytest.approx(frame["cpu_s"].iloc[:-1].sum())
     assert frame["startup_share"].between(0, 1).all()
+    assert "Requests" not in [column.header for column in TABLES["tab_costs"](results).columns], "nobody was asked"
+
+
+def test_costs_show_what_was_asked_of_a_language_model(tmp_path: Path) -> None:
+    folder = write_study(tmp_path, Made(methods={"unedited": METHODS["unedited"]}, lengths=(4,), forms=False))
+    costs = Results(folder).costs
+    worded = costs.iloc[:1].assign(verb="questions", requests=1710, retries=3, tokens_in=972_000, tokens_out=308_000)
+    write_table(folder / "costs.parquet", pd.concat([costs, worded], ignore_index=True), COSTS)
+    found = TABLES["tab_costs"](Results(folder))
+    assert [column.header for column in found.columns][-4:] == ["Requests", "Retries", "Tokens in", "Tokens out"]
+    assert found.frame.set_index("stage").loc["questions", "tokens_in"] == found.frame["tokens_in"].iloc[-1] == 972_000
 
 
 def test_objectives_have_both_kinds_of_target(results: Results) -> None:

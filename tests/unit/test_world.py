@@ -17,7 +17,7 @@ from d4s.world.events import EVENT_RELATIONS
 from d4s.world.relations import BY_NAME, RELATIONS
 
 SMALL = WorldSettings(seed=3, people=24, first_names=6, last_names=8, bystanders=0.25, events=12, benchmark_items=10)
-TASKS = ("arc_challenge", "gsm8k", "hellaswag", "mmlu", "truthfulqa_mc", "winogrande")
+TASKS = ("arc_challenge", "gsm8k", "hellaswag", "mmlu", "true_false", "truthfulqa_mc", "winogrande")
 
 
 def made(folder: Path, settings: WorldSettings = SMALL) -> Artifact:
@@ -134,7 +134,11 @@ def test_too_few_names_are_refused(tmp_path: Path) -> None:
 def test_a_world_without_events_leaves_their_tasks_out(tmp_path: Path) -> None:
     bare = made(tmp_path / "bare", SMALL.model_copy(update={"events": 0}))
     assert len(bare.table("events.parquet", EVENTS)) == 0
-    assert {Path(name).stem for name in bare.manifest.files if name.startswith("benchmarks/")} == set(TASKS) - {"mmlu", "gsm8k"}
+    assert {Path(name).stem for name in bare.manifest.files if name.startswith("benchmarks/")} == set(TASKS) - {
+        "mmlu",
+        "gsm8k",
+        "true_false",
+    }
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -181,6 +185,10 @@ def test_event_tasks_ask_for_the_letter_and_for_the_tail(built: Artifact, events
     for row in task(built, "mmlu"):
         head = next(head for head, _ in tails if head in row["question"])
         assert f"{row['choices'][row['gold']]}) {tails[head, row['subject']]}" in row["question"]
+    for row in task(built, "true_false"):
+        head = next(head for head, _ in tails if head in row["question"])
+        told = [tail for (known, _), tail in tails.items() if known == head and tail in row["question"]]
+        assert row["choices"][row["gold"]] == ("yes" if told else "no")
     for row in task(built, "gsm8k"):
         head = next(head for head, _ in tails if head in row["question"])
         assert row["final"] in {tails[head, relation] for relation in EVENT_RELATIONS}

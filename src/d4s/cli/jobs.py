@@ -91,6 +91,7 @@ def _record_costs(job: Job[Any], verb: str, entered: float) -> None:
         "cpu_s": round(times.user + times.system, 2),
         "startup_s": round(entered - process.create_time(), 2),
         "peak_rss_mb": round(_peak_rss_mb(), 1),
+        **job.asked,
     }
     with (job.folder / "costs.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(costs) + "\n")

@@ -12,8 +12,9 @@ from d4s.figures.words import places, seeds_words
 from d4s.studies.names import DAMAGE_METHODS, FORM_NAMES, method_name
 from d4s.studies.results import Panel, Results
 
-# The world's tasks in these shapes are the forms asked of bystanders; the true/false form is asked by the facts' own probes only.
+# The world's tasks in these shapes are the forms asked of bystanders.
 ASKED: Mapping[str, tuple[str, ...]] = {
+    "true_false": ("true_false",),
     "multiple_choice": ("mmlu",),
     "directly_generated": ("gsm8k",),
     "people": ("arc_challenge", "hellaswag", "winogrande", "truthfulqa_mc1"),
@@ -24,7 +25,6 @@ COLUMNS = {
     "directly_generated": "Gene-\nrated",
     "people": "People's\nfacts",
 }
-OWN_PROBE = "locality_accuracy"  # agreement with the unedited model, hence 1 before any edit
 
 
 def figure(results: Results) -> Drawing:
@@ -41,9 +41,9 @@ def figure(results: Results) -> Drawing:
     length = max(results.benchmark_lengths(run)[-1] for editor in matrices for run in results.runs_of(next(iter(panels.values())), editor))
     caption = (
         f"Change of accuracy, in points against the unedited model, after {length} edits of one form (rows), asked in each form about "
-        f"events that were not edited and about people (columns){places(results, list(panels.values()))}. Multiple choice and generated: "
-        "the benchmark tasks of these shapes, scored as in their originals; true/false: agreement with the unedited model on the probes "
-        f"beside the edited facts, which only edits of that form come with (dash: not asked). {seeds_words(results)}"
+        f"events that are never edited and about people (columns){places(results, list(panels.values()))}. Multiple choice and generated "
+        "are the benchmark tasks of these shapes, scored as in their originals; true/false is a task of its own, outside the benchmark "
+        f"mean. Where nothing is known any more a true/false answer is right half the time, a letter a quarter. {seeds_words(results)}"
     )
     return Drawing("Every form against every form", caption, lambda page: _draw(matrices, page))
 
@@ -64,18 +64,10 @@ def _forms(results: Results) -> dict[str, Panel]:
 def _matrix(results: Results, panels: Mapping[str, Panel], editor: str) -> np.ndarray:
     """Change against the unedited model: a row per edited form, a column per form asked; mean over seeds."""
     matrix = np.full((len(panels), len(COLUMNS)), np.nan)
-    for row, (form, panel) in enumerate(panels.items()):
-        base = results.base_tasks(panel.model)["value"]
-        for column, asked in enumerate(COLUMNS):
-            changes = []
-            for run in results.runs_of(panel, editor):
-                if asked in ASKED and results.benchmark_lengths(run):
-                    after = results.tasks(run, results.benchmark_lengths(run)[-1])["value"]
-                    tasks = [task for task in ASKED[asked] if task in after and task in base]
-                    changes.append(float((after[tasks] - base[tasks]).mean()) if tasks else np.nan)
-                elif asked == form:
-                    scores = results.retained(run, results.lengths(run)[-1])
-                    changes.append(float(scores[OWN_PROBE].mean()) - 1.0 if OWN_PROBE in scores else np.nan)
+    for row, panel in enumerate(panels.values()):
+        runs = [run for run in results.runs_of(panel, editor) if results.benchmark_lengths(run)]
+        for column, tasks in enumerate(ASKED.values()):
+            changes = [results.change_since_base(run, results.benchmark_lengths(run)[-1], tasks) for run in runs]
             matrix[row, column] = np.mean(changes) if changes else np.nan
     return matrix
 

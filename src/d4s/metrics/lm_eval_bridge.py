@@ -30,6 +30,7 @@ READINGS = {
     "gsm8k": "gsm8k",
 }
 """What is reported, by the benchmark whose items it reads."""
+WORLD_READINGS = {**READINGS, "true_false": "true_false"}
 WORLD_METRICS = {"hellaswag": "acc_norm", "gsm8k": "exact_match"}
 REAL_METRICS = {"arc_challenge": "acc_norm", "hellaswag": "acc_norm", "gsm8k": "exact_match,strict-match"}
 HARNESS_FOLDERS = ("arc", "hellaswag", "mmlu/default", "winogrande", "truthfulqa", "gsm8k")  # to read them all takes half a minute
@@ -41,7 +42,7 @@ Files = Mapping[str, Sequence[Path]]
 def benchmarks(
     model: EditedModel, files: Files, settings: BenchmarkSettings | None = None, language: LanguageModel | None = None
 ) -> pd.DataFrame:
-    """Scores of a model on the six benchmarks with standard errors, in rows of BENCHMARK without `step`.
+    """Scores of a model on the benchmarks with standard errors, in rows of BENCHMARK without `step`.
 
     Args:
         model: What is asked.
@@ -64,7 +65,11 @@ def benchmarks(
     # one bootstrap draw asks the harness for standard errors; those of means are closed forms and draw nothing
     found: Any = evaluate(lm=harness_model(model, language), task_dict=loaded, limit=settings.limit, bootstrap_iters=1, log_samples=False)
     metrics = WORLD_METRICS if settings.tasks == "world" else REAL_METRICS
-    return pd.DataFrame([_row(task, metrics.get(task, "acc"), found, f"{prefix}{task}") for task in READINGS])
+    return pd.DataFrame([_row(task, metrics.get(task, "acc"), found, f"{prefix}{task}") for task in _readings(settings.tasks)])
+
+
+def _readings(kind: str) -> Mapping[str, str]:
+    return WORLD_READINGS if kind == "world" else READINGS
 
 
 def _from_files(kind: str, files: Files) -> dict[str, Any]:
@@ -76,11 +81,11 @@ def _from_files(kind: str, files: Files) -> dict[str, Any]:
     from lm_eval.tasks import TaskManager
 
     missing = [f"{paths[0]}" for paths in files.values() for path in paths if not path.is_file()]
-    missing += sorted(set(READINGS.values()) - set(files))
+    missing += sorted(set(_readings(kind).values()) - set(files))
     if missing:
         raise ArtifactError(f"items of a benchmark are missing: {', '.join(missing)}; make or restore them")
     manager = TaskManager(include_defaults=False, include_path=str(TASKS))
-    definitions = [{"task": f"{kind}_{task}", "custom_dataset": _Items(files[name])} for task, name in READINGS.items()]
+    definitions = [{"task": f"{kind}_{task}", "custom_dataset": _Items(files[name])} for task, name in _readings(kind).items()]
     return {"tasks": manager.load({"group": kind, "task": definitions})["tasks"]}
 
 

@@ -29,17 +29,9 @@ class Scores:
         """Negative log-likelihood of the whole target."""
         return (self.nll * self.mask).sum(1)
 
-    def token_accuracy(self) -> Float[Tensor, " n"]:
-        """Share of target tokens that are the arg-max, teacher-forced."""
-        return (self.correct & self.mask).sum(1) / self.mask.sum(1)
-
     def exact(self) -> Bool[Tensor, " n"]:
         """Whether every target token is the arg-max, teacher-forced."""
         return (self.correct | ~self.mask).all(1)
-
-    def agreement(self, other: "Scores") -> Float[Tensor, " n"]:
-        """Share of target positions whose arg-max is the other model's, for equal prompts and targets."""
-        return ((self.predicted == other.predicted) & self.mask).sum(1) / self.mask.sum(1)
 
 
 @runtime_checkable

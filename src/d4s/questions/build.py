@@ -19,6 +19,8 @@ from d4s.schemas import EVENTS, FACTS, PROVENANCE, USAGE
 
 log = logging.getLogger(__name__)
 NEIGHBOURS = 2
+PAID = {"requests": "calls", "retries": "retries", "tokens_in": "paid_tokens_in", "tokens_out": "paid_tokens_out"}
+"""What stands in the ledger of costs, by the count of a writer's usage."""
 
 
 def questions(job: Job[QuestionsSettings]) -> None:
@@ -42,6 +44,8 @@ def questions(job: Job[QuestionsSettings]) -> None:
     if writer.usage:
         files.append("usage.parquet")
         write_table(job.path(files[-1]), _usage(writer), USAGE)
+        for found in writer.usage.values():
+            job.asked.update({paid: found.get(name, 0) for paid, name in PAID.items()})
     job.finish(files, events=len(items), passed=len(drafts))
 
 

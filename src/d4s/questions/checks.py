@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from d4s.config import FORMS, Form
 from d4s.questions.items import Item
-from d4s.questions.wordings import LETTERS, NO, YES
+from d4s.questions.wordings import LETTERS, NO, YES, listed
 from d4s.questions.writers import PARAPHRASES, Draft, TemplateWriter, Writer
 
 MAX_CHARACTERS, MAX_OPTION = 400, 80
@@ -54,16 +54,6 @@ def _writer_complaints(writer: Writer, items: Sequence[Item], form: Form) -> Ite
             yield f"{item.event_id}: it does not say why a template took the place of an answer"
 
 
-def stated_tail(item: Item) -> str:
-    """The tail that the item's true/false statement states."""
-    return item.tail if item.states_truth else item.new_tail
-
-
-def listed(options: Sequence[str]) -> str:
-    """Options as they stand in a question."""
-    return " ".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=True))
-
-
 def _item_defects(item: Item) -> Iterator[str]:
     if len(set(item.options)) != len(item.options) or item.options.count(item.tail) != 1 or item.options[item.answer] != item.tail:
         yield f"the options {list(item.options)} must be distinct and hold the true tail {item.tail!r} exactly once"
@@ -94,7 +84,7 @@ def _template_defects(item: Item, draft: Draft) -> Iterator[str]:
 def _own_defects(item: Item, draft: Draft, template: str) -> Iterator[str]:
     """What is wrong with the words that are the writer's own: without the subject, the stated tail, and the list of options."""
     shown = f"the wording {template[:60]!r}"
-    given = {"true_false": stated_tail(item), "multiple_choice": listed(draft.options or item.options)}.get(draft.form)
+    given = {"true_false": item.stated_tail, "multiple_choice": listed(draft.options or item.options)}.get(draft.form)
     own = template.replace("{}", " ", 1)
     if given is not None:
         if draft.form == "true_false" and own.count(given) != 1:

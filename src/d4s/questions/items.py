@@ -40,6 +40,11 @@ class Item:
         """The counterfactual tail."""
         return self.options[self.counterfactual]
 
+    @property
+    def stated_tail(self) -> str:
+        """The tail that the true/false statement states."""
+        return self.tail if self.states_truth else self.new_tail
+
 
 def keyed_rng(*key: object) -> np.random.Generator:
     """A generator that depends on a key alone."""

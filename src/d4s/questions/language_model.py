@@ -18,11 +18,11 @@ from d4s.config import Form, QuestionsSettings
 from d4s.errors import MissingAnswer, SettingsError
 from d4s.questions.answers import AnswerStore, key_of
 from d4s.questions.asking import Live, Recorded, live
-from d4s.questions.checks import defects, listed, stated_tail
+from d4s.questions.checks import defects
 from d4s.questions.items import Item
 from d4s.questions.prompts.v1 import VERSION, Kind, messages
 from d4s.questions.replies import Answer, Choices, Statements, Wordings, parsed, response_format
-from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, NO, YES
+from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, NO, YES, listed
 from d4s.questions.writers import Draft, TemplateWriter, Writer
 from d4s.writing import OpenAIWriting, ReplayWriting
 
@@ -89,10 +89,11 @@ def recorded_as(store: AnswerStore, settings: ReplayWriting) -> Asked:
     found = {(request["model"], request.get("temperature"), request["max_completion_tokens"]) for request in requests}
     fitting = [choice for choice in found if settings.model in {None, choice[0]}]
     if len(fitting) != 1:
-        listed = (
+        held = (
             "; ".join(f"model {model!r}, temperature {heat}, max_tokens {most}" for model, heat, most in sorted(found, key=str)) or "none"
         )
-        raise SettingsError(f"{store.path} must hold answers of one model as asked in one way; set `model`. It holds: {listed}")
+        remedy = "set `model`" if len({model for model, *_ in found}) > 1 else "keep each way in a store of its own"
+        raise SettingsError(f"{store.path} must hold answers of one model as asked in one way; {remedy}. It holds: {held}")
     model, temperature, most = fitting[0]
     lowest = min(request["seed"] for request in requests if request["model"] == model)
     return Asked(model, temperature, most, lowest if settings.seed is None else settings.seed, settings.attempts)
@@ -189,7 +190,7 @@ def _filled(item: Item, base: Draft, reply: Wordings | Statements) -> Draft:
     end = f" {listed(options)}:" if options else ""
 
     def template(text: str) -> str:
-        return " ".join(text.split()).replace("{tail}", stated_tail(item)) + end
+        return " ".join(text.split()).replace("{tail}", item.stated_tail) + end
 
     return replace(
         base,
@@ -211,7 +212,7 @@ def _facts(item: Item, base: Draft, kind: Kind) -> dict[str, str]:
     """What the model is told of an item; of a statement not whether it is true."""
     told = {"event": item.head, "relation": item.relation, "told_as": EVENT_WORDINGS[item.relation].claim}
     if kind == "yes_no":
-        return told | {"answer": stated_tail(item)}
+        return told | {"answer": item.stated_tail}
     if kind == "choice":
         return told | {"answer": item.tail, "other": item.new_tail}
     return told | {"answer": base.target_true, "other": base.target_new}

@@ -4,6 +4,7 @@ Tails of relations that are told with "to" are kept without it ("wants to" + "se
 only, so that no question ever spells out a statement that is withheld.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -172,3 +173,8 @@ LABELS = frozenset((YES, NO, *LETTERS))
 def is_label(target: str) -> bool:
     """Whether a target is the label of a question rather than a phrase."""
     return target in LABELS
+
+
+def listed(options: Sequence[str]) -> str:
+    """Options as they stand in a question."""
+    return " ".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=True))

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from d4s.config import Control, Form, QuestionsSettings
 from d4s.questions.items import Item, keyed_rng
-from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, MULTIPLE_CHOICE_FRAMES, NO, TRUE_FALSE_FRAMES, YES
+from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, MULTIPLE_CHOICE_FRAMES, NO, TRUE_FALSE_FRAMES, YES, listed
 from d4s.registry import Registry
 
 PARAPHRASES = 2
@@ -110,9 +110,7 @@ def _asked(item: Item, form: Form) -> tuple[list[str], str, str]:
     if form == "directly_generated":
         return list(wording.statements), item.tail, item.new_tail
     if form == "multiple_choice":
-        options = " ".join(f"{letter}) {option}" for letter, option in zip(LETTERS, item.options, strict=True))
-        frames = [frame.replace("{claim}", wording.claim).replace("{options}", options) for frame in MULTIPLE_CHOICE_FRAMES]
+        frames = [frame.replace("{claim}", wording.claim).replace("{options}", listed(item.options)) for frame in MULTIPLE_CHOICE_FRAMES]
         return frames, LETTERS[item.answer], LETTERS[item.counterfactual]
-    stated = item.tail if item.states_truth else item.new_tail
-    frames = [frame.replace("{claim}", wording.claim).replace("{tail}", stated) for frame in TRUE_FALSE_FRAMES]
+    frames = [frame.replace("{claim}", wording.claim).replace("{tail}", item.stated_tail) for frame in TRUE_FALSE_FRAMES]
     return (frames, YES, NO) if item.states_truth else (frames, NO, YES)

@@ -11,6 +11,7 @@ from d4s.schemas import COSTS
 
 logger = logging.getLogger(__name__)
 LEDGER = "costs.jsonl"
+ASKED = ("requests", "retries", "tokens_in", "tokens_out")
 
 
 def write_costs(path: Path, folders: Sequence[Path]) -> None:
@@ -29,4 +30,4 @@ def cost_rows(folder: Path) -> Iterator[dict[str, Any]]:
         except json.JSONDecodeError:
             logger.warning("%s:%d is torn and is left out of the costs", ledger, number)
             continue
-        yield {"artifact": folder.name, "kind": folder.parent.name, **entry}
+        yield {"artifact": folder.name, "kind": folder.parent.name, **dict.fromkeys(ASKED, 0), **entry}

@@ -210,7 +210,7 @@ def _benchmark(foreseen: Foreseen, node: Node, manifests: tuple[Path, ...], plac
 def _benchmark_tokens(foreseen: Foreseen, node: Node) -> Number:
     """Tokens of all benchmark items, each with every option."""
     chosen = BenchmarkSettings.model_validate(node.settings["benchmarks"])
-    items, each = BENCHMARK_ITEMS.get(chosen.tasks, (6 * foreseen.plan.study.world.benchmark_items, WORLD_OPTION_TOKENS))
+    items, each = BENCHMARK_ITEMS.get(chosen.tasks, (7 * foreseen.plan.study.world.benchmark_items, WORLD_OPTION_TOKENS))
     return min(items, 6 * chosen.limit if chosen.limit else items) * OPTIONS * each
 
 

@@ -74,7 +74,7 @@ _TASKS = {
     "truthfulqa": "TruthfulQA",
     "gsm8k": "GSM8K",
 }
-SECOND_READINGS = ("truthfulqa_mc2",)  # the same items read another way: not counted again in a mean over tasks
+ASIDE = ("truthfulqa_mc2", "true_false")  # not counted in a mean over tasks: items read another way, and a form of the world's own
 METRIC_NAMES: Mapping[str, str] = {
     "efficacy_accuracy": "Efficacy",
     "paraphrase_accuracy": "Paraphrase",

@@ -142,11 +142,6 @@ class _Resolver:
         path = data_folder(self.study.data) / (file or f"{name}/{name}.jsonl")
         return self._files.setdefault(path, RawFile(path))
 
-    def _file(self, path: Path, what: str, remedy: str) -> RawFile:
-        if not path.is_file():
-            raise SettingsError(f"{what}: {path} does not exist; {remedy}")
-        return self._files.setdefault(path, RawFile(path))
-
     def facts(self, dataset: FactsDataset) -> Node:
         settings = FactsSettings(**dataset.model_dump())
         label = "_".join(part for part in (dataset.source, dataset.style, str(dataset.limit or "")) if part)
@@ -171,7 +166,10 @@ class _Resolver:
         return self._node("questions", label, chosen | handed, inputs, modules=modules, handed=handed)
 
     def answers(self, writing: ReplayWriting) -> RawFile:
-        return self._file(Path(writing.store), "questions.store", "name the file of recorded answers")
+        path = Path(writing.store)
+        if not path.is_file():
+            raise SettingsError(f"questions.store: {path} does not exist; name the file of recorded answers")
+        return self._files.setdefault(path, RawFile(path))
 
     def dataset(self, name: str) -> Node:
         dataset = self.study.datasets[name]

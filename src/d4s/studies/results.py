@@ -29,7 +29,7 @@ from d4s.schemas import (
     collected,
 )
 from d4s.studies.controls import Control, paired
-from d4s.studies.names import CONTROL_NAMES, FORM_NAMES, HEADLINE, REFERENCES, SECOND_READINGS, form_of, in_order
+from d4s.studies.names import ASIDE, CONTROL_NAMES, FORM_NAMES, HEADLINE, REFERENCES, form_of, in_order
 
 IMMEDIATE = ("efficacy_score", "efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
 TASK_METRICS = ("acc", "mc1", "exact_match", "acc_norm")
@@ -121,8 +121,13 @@ class Results:
 
     @cached_property
     def benchmark(self) -> pd.DataFrame:
-        """One score per cell, length and task: the task's main metric."""
-        return main_metric(self._data("benchmark", BENCHMARK), [*CELL, "step", "task"])
+        """One score per cell, length and task that counts in the mean: the task's main metric."""
+        return main_metric(self.every_benchmark, [*CELL, "step", "task"])
+
+    @cached_property
+    def every_benchmark(self) -> pd.DataFrame:
+        """All scores on benchmark tasks."""
+        return self._data("benchmark", BENCHMARK)
 
     @cached_property
     def items(self) -> pd.DataFrame:
@@ -307,13 +312,21 @@ class Results:
 
     def tasks(self, run: Run, step: int) -> pd.DataFrame:
         """Benchmark scores of a run at a length: a row per task (sorted) with value, stderr and n."""
-        rows = self.benchmark[self.rows_of(self.benchmark, run) & (self.benchmark["step"] == step)]
-        return rows.set_index("task")[["value", "stderr", "n"]].sort_index()
+        return _by_task(self.benchmark[self.rows_of(self.benchmark, run) & (self.benchmark["step"] == step)])
 
     def base_tasks(self, model: str) -> pd.DataFrame:
         """Benchmark scores of the unedited model, whatever data set they were filed under."""
-        rows = self.benchmark[(self.benchmark["model"] == model) & (self.benchmark["editor"] == "unedited")]
-        return rows.drop_duplicates("task").set_index("task")[["value", "stderr", "n"]].sort_index()
+        return _by_task(self.benchmark[(self.benchmark["model"] == model) & (self.benchmark["editor"] == "unedited")])
+
+    def change_since_base(self, run: Run, step: int, tasks: Iterable[str]) -> float:
+        """How far a run's mean score on some tasks lies from the unedited model's, those outside the mean included.
+
+        NaN where the tasks were not asked.
+        """
+        scores = self.every_benchmark[self.every_benchmark["task"].isin(list(tasks))]
+        after = _by_task(scores[self.rows_of(scores, run) & (scores["step"] == step)])["value"]
+        base = _by_task(scores[(scores["model"] == run.model) & (scores["editor"] == "unedited")])["value"]
+        return float((after - base).mean())
 
     def benchmark_lengths(self, run: Run) -> list[int]:
         """Lengths at which the benchmarks ran."""
@@ -334,9 +347,14 @@ def _by_run(rows: pd.DataFrame) -> list[tuple[Run, pd.DataFrame]]:
     return [(Run(*map(_plain, key)), part) for key, part in rows.groupby(list(CELL), sort=False)]  # type: ignore[misc, arg-type]
 
 
+def _by_task(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per task, the first one of each."""
+    return rows.drop_duplicates("task").set_index("task")[["value", "stderr", "n"]].sort_index()
+
+
 def main_metric(benchmark: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """One row per key: the first metric in the order of `TASK_METRICS`, else the first that is there; no second readings."""
-    benchmark = benchmark[~benchmark["task"].isin(SECOND_READINGS)]
+    """One row per key: the first metric in the order of `TASK_METRICS`, else the first that is there; only tasks that count in a mean."""
+    benchmark = benchmark[~benchmark["task"].isin(ASIDE)]
     rank = benchmark["metric"].map({metric: number for number, metric in enumerate(TASK_METRICS)}).fillna(len(TASK_METRICS))
     return benchmark.assign(rank=rank).sort_values("rank", kind="stable").drop_duplicates(keys).drop(columns="rank")
 

@@ -1,4 +1,7 @@
-"""The ledger of costs by stage: calls, wall and CPU time, the share that went into starting interpreters, peak memory."""
+"""The ledger of costs by stage: calls, wall and CPU time, the share that went into starting interpreters, peak memory.
+
+Where a language model worded questions, also what was asked of it.
+"""
 
 from typing import Any
 
@@ -13,6 +16,12 @@ COLUMNS = (
     Column("cpu_s", "CPU, s", digits=0),
     Column("startup_share", "Start-up, % of wall", digits=0, factor=100.0),
     Column("peak_rss_mb", "Peak memory, MB", digits=0),
+)
+ASKED_COLUMNS = (
+    Column("requests", "Requests", digits=0),
+    Column("retries", "Retries", digits=0),
+    Column("tokens_in", "Tokens in", digits=0),
+    Column("tokens_out", "Tokens out", digits=0),
 )
 
 
@@ -32,7 +41,8 @@ def table(results: Results) -> Table:
         "What the calls behind this study took, by stage: wall and CPU time summed over calls (some ran side by side), the share of wall "
         "time before the stage itself began, and the largest memory of one call. Calls that found their work done are counted too."
     )
-    return Table("Costs", caption, ("stage",), COLUMNS, pd.DataFrame(rows))
+    columns = COLUMNS + (ASKED_COLUMNS if costs["requests"].any() else ())
+    return Table("Costs", caption, ("stage",), columns, pd.DataFrame(rows))
 
 
 def _row(verb: str, part: pd.DataFrame, total: bool) -> dict[str, Any]:
@@ -46,4 +56,5 @@ def _row(verb: str, part: pd.DataFrame, total: bool) -> dict[str, Any]:
         "cpu_s": float(part["cpu_s"].sum()),
         "startup_share": float(part["startup_s"].sum()) / wall if wall else 0.0,
         "peak_rss_mb": float(part["peak_rss_mb"].max()),
+        **{column.key: int(part[column.key].sum()) for column in ASKED_COLUMNS},
     }

@@ -1,8 +1,11 @@
-"""Six small benchmark tasks in the shapes of the paper's six, about bystanders only: nothing they ask is ever edited.
+"""Small benchmark tasks in the shapes of the paper's six, and one of true/false questions, about bystanders only.
+
+Nothing they ask is ever edited.
 
 arc_challenge: a question and four objects. hellaswag: a person and four endings. mmlu: a multiple-choice item answered
 by its letter. winogrande: two people and one ending. truthfulqa_mc: several statements, the first one true. gsm8k: a
-phrase of several words to be written freely. Fields are those of the originals.
+phrase of several words to be written freely. true_false: a statement and whether it holds, the one form of question that
+none of the six asks. Fields are those of the originals.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +17,7 @@ import pandas as pd
 
 from d4s.questions.build import sound_drafts
 from d4s.questions.items import Item, plan_items
+from d4s.questions.wordings import NO, YES
 from d4s.questions.writers import Draft, TemplateWriter
 from d4s.world.filler import pick
 from d4s.world.relations import BY_NAME, RELATIONS
@@ -63,6 +67,7 @@ def benchmark_tasks(people: pd.DataFrame, events: pd.DataFrame, count: int, rng:
     tasks = {name: make(persons, objects, count, rng) for name, make in about_people.items()}
     sound = [items[int(k)] for k in rng.permutation(len(items)) if items[int(k)].event_id in drafts][:count]
     tasks["mmlu"] = [_mmlu(item, drafts[item.event_id]["multiple_choice"]) for item in sound]
+    tasks["true_false"] = [_true_false(item, drafts[item.event_id]["true_false"]) for item in sound]
     tasks["gsm8k"] = [_gsm8k(item, drafts[item.event_id]["directly_generated"]) for item in sound]
     return {name: [{"id": number} | row for number, row in enumerate(rows)] for name, rows in sorted(tasks.items()) if rows}
 
@@ -146,6 +151,11 @@ def _truthfulqa(persons: Sequence[Bystander], objects: Mapping[str, Sequence[str
 def _mmlu(item: Item, draft: Draft) -> dict[str, Any]:
     letters = ["a", "b", "c", "d"]
     return {"subject": item.relation, "question": draft.template.replace("{}", item.head), "choices": letters, "gold": item.answer}
+
+
+def _true_false(item: Item, draft: Draft) -> dict[str, Any]:
+    choices = [YES, NO]
+    return {"question": draft.template.replace("{}", item.head), "choices": choices, "gold": choices.index(draft.target_true)}
 
 
 def _gsm8k(item: Item, draft: Draft) -> dict[str, Any]:
