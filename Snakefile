@@ -14,8 +14,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/world.smk"
 include: "workflow/rules/facts.smk"
 include: "workflow/rules/statistics.smk"
-include: "workflow/rules/runs.smk"
-include: "workflow/rules/measures.smk"
+include: "workflow/rules/parts.smk"
 include: "workflow/rules/paper.smk"
 
 

@@ -89,6 +89,10 @@ def inputs_of(wildcards):
     return settled(NODES[wildcards.name].input_files)
 
 
+def verb_of(wildcards):
+    return NODES[wildcards.name].verb
+
+
 def settings_of(wildcards):
     return NODES[wildcards.name].settings_text
 
@@ -118,9 +122,10 @@ def rule_name(node, shard=""):
     return re.sub(r"\W", "_", f"{node.verb}_{node.name}{shard}")
 
 
-def shards_of(verb):
-    """The jobs that share the artefacts of a verb: node, the manifests that the job makes, what its name adds to the node's."""
-    for node in PLAN.of(verb):
-        shards = node.shards(getattr(STUDY.execution.shards, verb))
-        for number, manifests in enumerate(shards, start=1):
-            yield node, manifests, f".{number}of{len(shards)}" if len(shards) > 1 else ""
+def parts_of(*verbs):
+    """The jobs that make artefacts in parts: node, the manifests that the job makes, what its name adds to the node's."""
+    for verb in verbs:
+        for node in PLAN.of(verb):
+            shards = node.shards(getattr(STUDY.execution.shards, verb, 1))
+            for number, manifests in enumerate(shards, start=1):
+                yield node, manifests, f".{number}of{len(shards)}" if len(shards) > 1 else ""

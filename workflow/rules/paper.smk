@@ -49,59 +49,40 @@ rule tables:
         runtime=10,
         gpu=0,
     params:
+        verb="tables",
         study=lambda wildcards: DATA_TEXT,
         code=code_digest("d4s.tables.build"),
     shell:
-        "OMP_NUM_THREADS={threads} python -m d4s tables --study {params.study:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s {params.verb} --study {params.study:q} 2> {log:q}"
 
 
-rule figures:
-    input:
-        rules.summarize.output,
+use rule tables as figures with:
     output:
         directory(f"{RESULTS}/figures"),
     log:
         f"{LOGS}/{STUDY.study}/figures.log",
     benchmark:
         f"{LOGS}/{STUDY.study}/figures.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-        gpu=0,
     params:
+        verb="figures",
         study=lambda wildcards: STUDY_TEXT,
         code=code_digest("d4s.figures.build"),
-    shell:
-        "OMP_NUM_THREADS={threads} python -m d4s figures --study {params.study:q} 2> {log:q}"
 
 
-rule claims:
-    input:
-        rules.summarize.output,
+use rule tables as claims with:
     output:
         f"{RESULTS}/claims.json",
     log:
         f"{LOGS}/{STUDY.study}/claims.log",
     benchmark:
         f"{LOGS}/{STUDY.study}/claims.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-        gpu=0,
     params:
+        verb="claims",
         study=lambda wildcards: DATA_TEXT,
         code=code_digest("d4s.report.claims"),
-    shell:
-        "OMP_NUM_THREADS={threads} python -m d4s claims --study {params.study:q} 2> {log:q}"
 
 
-rule report:
+use rule figures as report with:
     input:
         rules.tables.output,
         rules.figures.output,
@@ -112,15 +93,7 @@ rule report:
         f"{LOGS}/{STUDY.study}/report.log",
     benchmark:
         f"{LOGS}/{STUDY.study}/report.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=1000,
-        runtime=10,
-        gpu=0,
     params:
+        verb="report",
         study=lambda wildcards: STUDY_TEXT,
         code=code_digest("d4s.report.page"),
-    shell:
-        "OMP_NUM_THREADS={threads} python -m d4s report --study {params.study:q} 2> {log:q}"

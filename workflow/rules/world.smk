@@ -1,4 +1,7 @@
-"""The embedded world, what is taught from it or from records, the models trained here, and those from elsewhere."""
+"""The embedded world, what is taught from it or from records, the models trained here, and those from elsewhere.
+
+The first rule is the pattern of all that make an artefact with one manifest.
+"""
 
 
 rule world:
@@ -20,17 +23,16 @@ rule world:
         runtime=runtime_of,
         gpu=gpu_of,
     params:
+        verb=verb_of,
         settings=settings_of,
         inputs=roles_of,
         code=code_of,
     shell:
-        "OMP_NUM_THREADS={threads} python -m d4s world {output:q} --settings {params.settings:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s {params.verb} {output:q} --settings {params.settings:q}"
         " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 
-rule corpus:
-    input:
-        inputs_of,
+use rule world as corpus with:
     output:
         output_of("corpus"),
     log:
@@ -39,25 +41,9 @@ rule corpus:
         f"{LOGS}/corpus/{{name}}.tsv"
     wildcard_constraints:
         name=names("corpus"),
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=mem_mb_of,
-        runtime=runtime_of,
-        gpu=gpu_of,
-    params:
-        settings=settings_of,
-        inputs=roles_of,
-        code=code_of,
-    shell:
-        "OMP_NUM_THREADS={threads} python -m d4s corpus {output:q} --settings {params.settings:q}"
-        " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 
-rule pretrain:
-    input:
-        inputs_of,
+use rule world as pretrain with:
     output:
         output_of("pretrain"),
     log:
@@ -66,25 +52,10 @@ rule pretrain:
         f"{LOGS}/pretrain/{{name}}.tsv"
     wildcard_constraints:
         name=names("pretrain"),
-    conda:
-        ENVIRONMENT
     threads: 2
-    resources:
-        mem_mb=mem_mb_of,
-        runtime=runtime_of,
-        gpu=gpu_of,
-    params:
-        settings=settings_of,
-        inputs=roles_of,
-        code=code_of,
-    shell:
-        "OMP_NUM_THREADS={threads} python -m d4s pretrain {output:q} --settings {params.settings:q}"
-        " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 
-rule adopt:
-    input:
-        inputs_of,
+use rule world as adopt with:
     output:
         output_of("adopt"),
     log:
@@ -93,17 +64,15 @@ rule adopt:
         f"{LOGS}/adopt/{{name}}.tsv"
     wildcard_constraints:
         name=names("adopt"),
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=mem_mb_of,
-        runtime=runtime_of,
-        gpu=gpu_of,
-    params:
-        settings=settings_of,
-        inputs=roles_of,
-        code=code_of,
-    shell:
-        "OMP_NUM_THREADS={threads} python -m d4s adopt {output:q} --settings {params.settings:q}"
-        " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
+
+
+# Looks at single edits on seed 0.
+use rule world as world_report with:
+    output:
+        output_of("world_report"),
+    log:
+        f"{LOGS}/world_report/{{name}}.log",
+    benchmark:
+        f"{LOGS}/world_report/{{name}}.tsv"
+    wildcard_constraints:
+        name=names("world_report"),
