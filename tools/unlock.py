@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-LOCKS = Path(".snakemake/locks")
+from d4s.studies.prune import LOCKS
 
 
 def is_snakemake(arguments: Sequence[str]) -> bool:
