@@ -75,8 +75,6 @@ def test_summaries_of_scores_ignore_padding(tiny_model):
     for row, count in enumerate(scores.mask.sum(1).tolist()):
         assert float(scores.joint_nll()[row]) == pytest.approx(float(scores.nll[row, :count].sum()))
         assert float(scores.mean_nll()[row]) == pytest.approx(float(scores.nll[row, :count].mean()))
-        assert float(scores.token_accuracy()[row]) == pytest.approx(float(scores.correct[row, :count].float().mean()))
-    assert scores.agreement(scores).tolist() == [1.0] * 5
 
 
 def test_equal_sequences_run_once(tiny_model, monkeypatch):
