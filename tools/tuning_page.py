@@ -26,6 +26,7 @@ the study `grids/tuning.yaml`, and this page is written from its results by `pyt
 MEMIT's kin share one list of trials, five weights of the second moment. The others vary what they have: ROME the clamp of the
 target's shift and the layer, fine-tuning the rate and the bound, AlphaEdit the threshold and the weight of its free directions, PMET clamp
 and weight, NSE weight, rounds and neurons, GRACE radius and layer, KN the threshold. What is not named in a trial is as in the preset.
+Other presets take the values of the method that they are made from.
 FT-L and FT-M differ in which token predicts the target; every `world_qa` target is one token, where the two are the same.
 Kept trials are **bold**.
 

@@ -108,7 +108,7 @@ class FactsSettings(Frozen):
 class QuestionsSettings(Frozen):
     """The multi-question data set (MQD): one form of the same events."""
 
-    events: Literal["world", "atomic2020", "atomic"] = Field(default="world", description="Where the if-then events come from.")
+    events: Literal["world", "atomic2020", "atomic2019"] = Field(default="world", description="Where the if-then events come from.")
     form: Form | Control = Field(description="Which of the three forms of the same event, or which control of the generated one.")
     writer: Literal["template"] | AskingWriting = Field(default="template", description="Who words the questions.")
     limit: Count | None = Field(default=None, description="Keep the first so many events; all when omitted.")
@@ -279,7 +279,7 @@ class QuestionsDataset(Frozen):
     """A data set of questions about events in one form."""
 
     source: Literal["questions"]
-    events: Literal["world", "atomic2020", "atomic"] = Field(default="world", description="Where the if-then events come from.")
+    events: Literal["world", "atomic2020", "atomic2019"] = Field(default="world", description="Where the if-then events come from.")
     form: Form | Control = Field(description="Which of the three forms of the same event, or which control of the generated one.")
     limit: Count | None = Field(default=None, description="Keep the first so many events; all when omitted.")
     seed: int = Field(default=0, ge=0, description="Seed of counterfactual tails, distractors, positions and wordings.")

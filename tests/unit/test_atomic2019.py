@@ -47,7 +47,7 @@ def test_events_follow_the_rules_of_the_later_release(tmp_path: Path) -> None:
     lines = [atomic(number, event, relation, *tails) for number, (event, relation, tails) in enumerate(pairs)]
     expected = read_2020(write_lines(tmp_path / "b.jsonl", *lines))
     same = ["head", "relation", "tail", "bystander"]
-    assert list(found.columns) == EVENTS.names and set(found["source"]) == {"atomic"}
+    assert list(found.columns) == EVENTS.names and set(found["source"]) == {"atomic2019"}
     assert found[same].to_dict("records") == expected[same].to_dict("records")
     assert len(set(found["event_id"])) == len(found) and all(text.startswith("atomic:") for text in found["event_id"])
     assert "PersonX drops something" in set(found["head"])
@@ -81,9 +81,9 @@ def test_every_source_of_events_has_a_reader_and_a_file() -> None:
 
 
 def test_questions_are_made_of_them(tmp_path: Path) -> None:
-    path = write(tmp_path / EVENT_FILES["atomic"], *ROWS)
+    path = write(tmp_path / EVENT_FILES["atomic2019"], *ROWS)
     made = tmp_path / "made"
     made.mkdir()
-    questions(Job("facts", QuestionsSettings(events="atomic", form="multiple_choice"), {"records": path}, made))
+    questions(Job("facts", QuestionsSettings(events="atomic2019", form="multiple_choice"), {"records": path}, made))
     rows = Artifact.open(made, "facts").table("provenance.parquet", PROVENANCE)
     assert "PersonX bakes bread" in set(rows["head"])

@@ -226,8 +226,8 @@ def test_everything_wrong_is_named_at_once(tmp_path: Path, monkeypatch: pytest.M
         "'d4sx'",
         "datasets.wrong",
         "did you mean 'qa'",
-        "d4s fetch mquake_hard",
-        "d4s fetch rippleedits",
+        "mquake_hard.jsonl does not exist",
+        "rippleedits/labels.jsonl does not exist",
     ):
         assert said in str(refused.value), said
     assert "facts to edit" not in str(refused.value)

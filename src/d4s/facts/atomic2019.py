@@ -39,7 +39,7 @@ def read_events(path: Path) -> pd.DataFrame:
         problems += wrong
     if problems:
         raise RecordError(problems)
-    return event_frame(lines, "atomic")
+    return event_frame(lines, "atomic2019")
 
 
 def _column_problems(path: Path, columns: Sequence[str], count: int) -> Iterator[Problem]:

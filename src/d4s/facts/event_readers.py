@@ -8,12 +8,12 @@ EVENT_READERS = Registry(
     "source of events",
     {
         "atomic2020": "d4s.facts.atomic:read_events",
-        "atomic": "d4s.facts.atomic2019:read_events",
+        "atomic2019": "d4s.facts.atomic2019:read_events",
     },
 )
 
 EVENT_FILES: Mapping[str, str] = {
     "atomic2020": "atomic2020/atomic2020.jsonl",
-    "atomic": "atomic/v4_atomic_all_agg.csv",
+    "atomic2019": "atomic2019/v4_atomic_all_agg.csv",
 }
 """Where each stands in the data folder."""

@@ -102,6 +102,10 @@ def _benchmark_gap(results: Results, length: int) -> Callable[[Run, Run], Estima
     return gap
 
 
+def _solves_all_anew(results: Results, panel: Panel, editor: str) -> bool:
+    return results.editor_settings(panel.model, editor).get("history") == "rewind"
+
+
 def same_as_batch(results: Results) -> Finding:
     """X2: D4S gives the scores of one batch edit of the same requests.
 
@@ -112,7 +116,7 @@ def same_as_batch(results: Results) -> Finding:
     for panel in _panels_with(results, "one_time_batch"):
         for editor in results.editors(panel):
             length = results.shared_length(panel, [editor, "one_time_batch"])
-            if length is None or editor in REFERENCES or not editor.startswith(OURS):
+            if length is None or editor in REFERENCES or not (editor == OURS or _solves_all_anew(results, panel, editor)):
                 continue
             for metric in HEADLINE:
                 gap = score_gap(results, panel, (editor, "one_time_batch"), length, metric)

@@ -113,14 +113,14 @@ def _styles(study: Study) -> Iterator[str]:
 
 
 def _missing_files(study: Study) -> Iterator[str]:
-    """Files of the data folder that are not there, with the command that fetches each."""
+    """Files of the data folder that are not there."""
     needed = [*_needed_files(study)]
     if not needed:
         return
     folder = data_folder(study.data)
     for file in dict.fromkeys(needed):
         if not (folder / file).is_file():
-            yield f"data: {folder / file} does not exist; fetch it with d4s fetch {Path(file).parts[0]}, or let `data:` name another folder"
+            yield f"data: {folder / file} does not exist; get it (`d4s fetch`, docs/datasets.md), or let `data:` name another folder"
 
 
 def _needed_files(study: Study) -> Iterator[str]:
