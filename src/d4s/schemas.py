@@ -35,6 +35,8 @@ CRITERIA = _schema(criterion=_text, subject=_text, value=_real, threshold=_real,
 OBJECTIVES = _schema(fact_id=_text, target=_text, n_tokens=_int, nll_per_token=_real, nll_first_token=_real, nll_joint=_real, text=_text)
 
 # runs: quantities of one step (layer is null where a quantity has none)
+IMMEDIATE = ("efficacy_score", "efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
+"""Quantities of the edit log that are scores right after an edit."""
 EDIT_LOG = _schema(step=_int, request_id=_text, fact_id=_text, quantity=_text, layer=_int, value=_real)
 
 # measures at one length

@@ -18,7 +18,7 @@ from werkzeug import Request, Response
 
 from d4s.errors import D4SError
 from d4s.questions import asking
-from d4s.questions.answers import AnswerStore, key_of, writable
+from d4s.questions.answers import AnswerStore, Record, key_of, writable
 from d4s.questions.asking import Live, Recorded, live
 from d4s.questions.replies import Answer
 from d4s.writing import OpenAIWriting
@@ -107,6 +107,7 @@ PASSING: dict[str, Making] = {
     "HTML with status 200": lambda: Response("<html>Bad gateway</html>", content_type="text/html"),
     "200 that is no JSON": lambda: Response("{not json", content_type="application/json"),
     "200 that is no completion": lambda: Response('{"hello": 1}', content_type="application/json"),
+    "half an emoji": lambda: ok("ab\ud83d"),
 }
 
 
@@ -147,6 +148,16 @@ def test_a_server_that_answers_nothing_ends_the_work_and_leaves_no_trace(fault: 
     with pytest.raises(D4SError, match="answered none of 1 requests"):
         asked(faulty.url, tmp_path / "a.jsonl", 1)
     assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_answers_of_another_model_do_not_make_failures_final(faulty: Faulty, tmp_path: Path) -> None:
+    store = tmp_path / "a.jsonl"
+    other = request(1) | {"model": "other"}
+    store.write_text(Record(key=key_of(other), request=other, response=body()).line, encoding="utf-8")
+    faulty.turns = [lambda: status(400, "bad schema")]
+    with pytest.raises(D4SError, match="answered none of 1 requests"):
+        asked(faulty.url, store, 1)
+    assert set(AnswerStore(store).records) == {key_of(other)}
 
 
 def test_an_ill_server_ends_the_work_and_the_answers_before_are_kept(faulty: Faulty, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_events_follow_the_rules_of_the_later_release(tmp_path: Path) -> None:
     same = ["head", "relation", "tail", "bystander"]
     assert list(found.columns) == EVENTS.names and set(found["source"]) == {"atomic2019"}
     assert found[same].to_dict("records") == expected[same].to_dict("records")
-    assert len(set(found["event_id"])) == len(found) and all(text.startswith("atomic:") for text in found["event_id"])
+    assert len(set(found["event_id"])) == len(found) and all(text.startswith("atomic2019:") for text in found["event_id"])
     assert "PersonX drops something" in set(found["head"])
 
 

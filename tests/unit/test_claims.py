@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from d4s.report.claims import CLAIMS, claims, judge
 from d4s.report.verdicts import Condition, Finding, show, show_estimate
 from d4s.studies.intervals import Estimate
+from d4s.studies.norms import norm_points
 from d4s.studies.results import Results, Run
 from tests.synthetic import FORM_CONTROLS, FORM_DAMAGE, METHODS, PERPLEXITY, Made, Method, write_study
 
@@ -120,6 +122,14 @@ def test_c2_follows_the_order_of_damage(damage: dict[str, float], expected: str,
     assert verdict("C2", forms(form_damage=damage), tmp_path)["verdict"] == expected
 
 
+def test_c2_is_judged_by_the_editors_that_were_benchmarked(tmp_path: Path) -> None:
+    results = Results(write_study(tmp_path, forms()))
+    kn = results.index[results.index["editor"] == "rome"].assign(editor="kn", benchmark=None)
+    results.__dict__["index"] = pd.concat([results.index, kn], ignore_index=True)
+    assert results.runs_of(results.panels[-1], "kn")
+    assert judge(BY_ID["C2"], results)["verdict"] == "holds"
+
+
 def test_c3_is_undecided_with_few_data_sets_and_says_why(tmp_path: Path) -> None:
     entry = verdict("C3", forms(), tmp_path)
     assert entry["verdict"] == "undecided"
@@ -162,6 +172,19 @@ def test_c4_holds_only_where_both_methods_fall(tmp_path: Path) -> None:
     assert {c["name"]: c["verdict"] for c in entry["conditions"]} == {"ROME, World QA": "holds", "MEMIT, World QA": "does not hold"}
 
 
+@pytest.mark.parametrize("claim", ["C4", "C5", "C7", "C10"])
+def test_what_one_method_lacks_leaves_the_others_judged_and_lets_no_claim_hold(claim: str, tmp_path: Path) -> None:
+    results = Results(write_study(tmp_path, SMALL))
+    log = results.edit_log
+    results.__dict__["edit_log"] = log[log["editor"] != "memit"]
+    entry = judge(BY_ID[claim], results)
+    assert entry["verdict"] == "undecided" and all("ROME" in condition["name"] for condition in entry["conditions"])
+    assert any(line.startswith("Not measured in this study: ") and "MEMIT" in line for line in entry["why"])
+    nothing = Results(results.folder)
+    nothing.__dict__["edit_log"] = log[log["editor"] == "d4s"]
+    assert judge(BY_ID[claim], nothing)["verdict"] == "not measured"
+
+
 def test_c5_asks_for_five_percent_of_growth(tmp_path: Path) -> None:
     assert verdict("C5", SMALL, tmp_path / "a")["verdict"] == "holds"
     assert verdict("C5", changed(SMALL, "rome", growth=0.02), tmp_path / "b")["verdict"] == "does not hold"
@@ -193,6 +216,15 @@ def test_c7_takes_a_run_that_diverged_to_grow_no_more(tmp_path: Path) -> None:
     entry = judge(BY_ID["C7"], results)
     [condition] = [condition for condition in entry["conditions"] if condition["name"].startswith("ROME − D4S, 300 edits")]
     assert condition["effect"] == pytest.approx(gap["rome"] - gap["d4s"])
+
+
+def test_c6_counts_a_run_that_diverged_with_its_last_finite_state(tmp_path: Path) -> None:
+    results = Results(write_study(tmp_path, replace(SMALL, lengths=(50, 300))))
+    log = results.edit_log
+    results.__dict__["edit_log"] = log[(log["editor"] != "rome") | (log["step"] <= 100)]
+    points = norm_points(results, results.panels).set_index(["editor", "step"])["norm"]
+    last = results.norm_path(Run("mini", "world_qa", "rome", 1)).loc[100].mean()
+    assert points["rome", 300] == pytest.approx(last) and points["rome", 50] < last
 
 
 def test_c8_is_decided_by_the_papers_methods_alone(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ from d4s.models.loading import load
 from d4s.models.views import LiveModel
 from d4s.requests.draw import draw
 from d4s.runs import edit as stage
-from d4s.runs.edit import IMMEDIATE, edit
+from d4s.runs.edit import edit
 from d4s.runs.settings import RunSettings
-from d4s.schemas import EDIT_LOG, FACTS
+from d4s.schemas import EDIT_LOG, FACTS, IMMEDIATE
 from d4s.statistics.moments import moments
 from tests.conformance.test_editors import SINGLE, SMALL
 from tests.oracle.plain import PREFIXES

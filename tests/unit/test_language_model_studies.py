@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from d4s.artifacts import write_table
-from d4s.config import QuestionsSettings, Study, validate
+from d4s.config import QuestionsSettings, Study, canonical, plain, validate
 from d4s.errors import SettingsError
 from d4s.questions.answers import AnswerStore, key_of
 from d4s.schemas import EVENTS
@@ -62,6 +62,14 @@ def test_a_replay_is_known_by_the_content_of_its_store(tmp_path: Path) -> None:
     assert digest({"writer": "replay", "store": str(two)})[0] != first
     with pytest.raises(SettingsError, match="does not exist"):
         digest({"writer": "replay", "store": str(tmp_path / "none.jsonl")})
+
+
+@pytest.mark.parametrize(
+    "writing", [{}, {"writer": "openai", "model": "m", "temperature": None}, {"writer": "replay", "store": "somewhere.jsonl", "seed": 3}]
+)
+def test_the_last_stages_are_handed_the_same_study(writing: dict[str, Any]) -> None:
+    study = validate(Study, STUDY | ({"questions": writing} if writing else {}), "a study")
+    assert validate(Study, json.loads(canonical(plain(study, "figures", "execution"))), "again") == study
 
 
 @pytest.mark.parametrize(

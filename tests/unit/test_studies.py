@@ -206,6 +206,8 @@ def test_everything_wrong_is_named_at_once(tmp_path: Path, monkeypatch: pytest.M
         "mquake": {"source": "mquake_hard"},
         "ripple": {"source": "rippleedits", "limit": 3},
     }
+    models = _study()["models"] | {"pupil": {"source": "records", "datasets": ["gone"]}}
+    replay = {"writer": "replay", "store": str(tmp_path / "answers.jsonl")}
     editors = {
         "batches": {"preset": "memit", "batch": 7},
         "deep": {"preset": "memit", "layers": [0, 1, 9], "target": {"layer": 9}},
@@ -216,7 +218,7 @@ def test_everything_wrong_is_named_at_once(tmp_path: Path, monkeypatch: pytest.M
         {"models": ["mini"], "datasets": ["mquake", "ripple"], "editors": ["memit"], "lengths": [10]},
     ]
     with pytest.raises(SettingsError) as refused:
-        _plan(study="store", datasets=datasets, editors=editors, grid=grid)
+        _plan(study="store", datasets=datasets, editors=editors, grid=grid, models=models, questions=replay)
     for said in (
         "study: 'store'",
         "[10] do not end with a batch of 'batches'; make them multiples of 7",
@@ -226,6 +228,8 @@ def test_everything_wrong_is_named_at_once(tmp_path: Path, monkeypatch: pytest.M
         "'d4sx'",
         "datasets.wrong",
         "did you mean 'qa'",
+        "models.pupil.datasets: unknown name 'gone'",
+        "answers.jsonl does not exist",
         "mquake_hard.jsonl does not exist",
         "rippleedits/labels.jsonl does not exist",
     ):
@@ -235,9 +239,13 @@ def test_everything_wrong_is_named_at_once(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("dataset", "most"),
-    [({"source": "world", "style": "qa"}, 24), ({"source": "questions", "events": "world", "form": "true_false"}, 18)],
+    [
+        ({"source": "world", "style": "qa"}, 24),
+        ({"source": "questions", "events": "world", "form": "true_false"}, 18),
+        ({"source": "questions", "form": "true_false", "limit": 10}, 7),
+    ],
 )
-def test_as_many_edits_as_there_are_facts_are_allowed(dataset: dict[str, str], most: int) -> None:
+def test_as_many_edits_as_there_are_facts_are_allowed(dataset: dict[str, Any], most: int) -> None:
     world, datasets = {"seed": 0, "people": 7, "events": 7}, {"all": dataset}
     assert _plan(world=world, datasets=datasets, grid=_row(datasets=["all"], lengths=[most])).cells
     with pytest.raises(SettingsError, match=f"at most {most} facts"):

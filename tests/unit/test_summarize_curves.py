@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from d4s.studies.curves import age_curve, benchmark_curve, binned_curve, norm_curve, summary_curve
@@ -107,3 +108,19 @@ def test_several_seeds_give_intervals_over_seeds(tmp_path: Path) -> None:
     point = summary_curve(results, WORLD, "rome", "retained", "efficacy_accuracy").iloc[0]
     assert point["mean"] == pytest.approx(np.mean(one))
     assert point["high"] - point["mean"] == pytest.approx(4.303 * np.std(one, ddof=1) / np.sqrt(3), rel=1e-3)
+
+
+def test_ages_are_of_facts_that_have_the_score(results: Results) -> None:
+    some = Results(results.folder)
+    scores = results.scores
+    oldest = set(results.edited_at(Run(*WORLD, "rome", 1), 300).nsmallest(40).index)
+    some.__dict__["scores"] = scores[~(scores["metric"].str.startswith("paraphrase") & scores["fact_id"].isin(oldest))]
+    points = age_curve(some, WORLD, "rome", 300, metric="paraphrase_accuracy", bins=6)
+    assert len(points) == 6 and points["step"].max() < 260 and points["mean"].notna().all()
+
+
+def test_few_positions_are_binned_once_each(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = pd.DataFrame({"step": range(1, 8), "efficacy_accuracy": [1.0, 0, 1, 0, 1, 0, 1]})
+    monkeypatch.setattr(Results, "immediate", lambda self, run: log)
+    points = binned_curve(results, WORLD, "rome", "efficacy_accuracy", bins=10)
+    assert points["step"].is_unique and points["step"].max() < 7.01 and points["mean"].mean() == pytest.approx(4 / 7, abs=0.15)

@@ -1,8 +1,8 @@
 """The last stages, with plain names: they read Parquet only and rerun by time stamp, input set, settings and code."""
 
 MEASURED = [path for verb in ("measure", "benchmark", "objectives", "world_report") for node in PLAN.of(verb) for path in node.manifests]
-STUDY_TEXT = canonical(STUDY.model_dump(mode="json", exclude={"execution"}))
-DATA_TEXT = canonical(STUDY.model_dump(mode="json", exclude={"figures", "execution"}))
+STUDY_TEXT = canonical(plain(STUDY, "execution"))
+DATA_TEXT = canonical(plain(STUDY, "figures", "execution"))
 
 
 rule summarize:

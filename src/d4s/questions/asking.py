@@ -17,6 +17,7 @@ import openai
 from aiolimiter import AsyncLimiter
 from pydantic import ValidationError
 
+from d4s.config import canonical
 from d4s.errors import D4SError
 from d4s.questions.answers import AnswerStore, Record, key_of, writable
 from d4s.questions.replies import Answer, Response
@@ -83,9 +84,10 @@ class Live:
         """Record what failed for good, so that a replay knows; done last, since a server may fail everything.
 
         Raises:
-            D4SError: if nothing was ever answered.
+            D4SError: if no request to this model was ever answered.
         """
-        if self._failed and not any(record.response for record in self._store.records.values()):
+        answered = any(record.response and record.request["model"] == self._settings.model for record in self._store.records.values())
+        if self._failed and not answered:
             raise D4SError(
                 f"{self._settings.base_url} answered none of {len(self._failed)} requests ({self._failed[0].failure}); "
                 "check base_url, model and what the server supports"
@@ -126,8 +128,9 @@ class Live:
             try:
                 body = json.loads(text)
                 Response.model_validate(body)
+                canonical(body).encode()  # half an emoji is no text
                 return body
-            except (json.JSONDecodeError, ValidationError):
+            except (json.JSONDecodeError, ValidationError, UnicodeEncodeError):
                 await asyncio.sleep(PAUSE_S * 2**turn)
         raise ValueError(f"HTTP 200 with a body that is no chat completion: {text[:SHOWN]!r}")
 

@@ -136,7 +136,8 @@ def judge(claim: Claim, results: Results) -> dict[str, Any]:
         return {**entry, **_EMPTY, "verdict": "not measured", "why": [f"Not measured in this study: {missing}."]}
     weakest = finding.weakest
     numbers = _numbers(weakest) if weakest else _EMPTY
-    why = [_sentence(condition) for condition in finding.conditions] + list(finding.why)
+    lacking = [f"Not measured in this study: {lack}." for lack in finding.missing]
+    why = [_sentence(condition) for condition in finding.conditions] + lacking + list(finding.why)
     return {**entry, **numbers, "verdict": finding.verdict, "why": why, "conditions": [_condition(c) for c in finding.conditions]}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from d4s.report.rules_model import place
-from d4s.report.verdicts import Condition, Finding, NotMeasured, show
+from d4s.report.verdicts import Condition, Finding, NotMeasured, set_aside, show
 from d4s.studies.controls import Control
 from d4s.studies.intervals import Estimate, bootstrap, percentiles, weighted_means
 from d4s.studies.names import method_name
@@ -25,22 +25,25 @@ def norm_as_cause(results: Results) -> Finding:
     Raises:
         NotMeasured: if no editor has a scrambled control with scores at a length that both share.
     """
-    conditions, why, is_measured = [], [], False
+    conditions, why, missing, is_measured = [], [], [], False
     for panel, control in _controls(results):
         length = _length(results, panel, control)
         if length is None:
             continue
-        share, lost, left = _effects(results, panel, control, length)
-        where = f"{method_name(control.base)}, {length} edits, {place(results, panel)}"
-        why.append(f"{where}: {_loss(results, panel, control, length, (lost, left))}.")
-        is_measured |= control.kind == "scramble"
-        if control.kind == "scramble" and lost.value > FALL:
-            conditions.append(Condition(f"Loss scrambled over loss as edited, {where}", share, margin=HALF, unit="percent"))
-        elif control.kind == "scramble":
-            why.append(f"{where}: not judged, since these edits cost no more than {FALL * 100:.0f} pp.")
-    if not is_measured:
+        is_judged = control.kind == "scramble"
+        with set_aside(missing if is_judged else []):
+            share, lost, left = _effects(results, panel, control, length)
+            where = f"{method_name(control.base)}, {length} edits, {place(results, panel)}"
+            why.append(f"{where}: {_loss(results, panel, control, length, (lost, left))}.")
+            is_measured |= is_judged
+            if is_judged and lost.value > FALL:
+                conditions.append(Condition(f"Loss scrambled over loss as edited, {where}", share, margin=HALF, unit="percent"))
+            elif is_judged:
+                why.append(f"{where}: not judged, since these edits cost no more than {FALL * 100:.0f} pp.")
+    if not is_measured and not missing:
         raise NotMeasured("it needs an editor with the finish `scramble` beside the same editor without a finish")
-    return Finding(conditions, why, "" if conditions else "no editor with such a control loses enough accuracy to ask why")
+    none_lost = "no editor with such a control loses enough accuracy to ask why" if is_measured and not conditions else ""
+    return Finding(conditions, why, none_lost, missing)
 
 
 def _controls(results: Results) -> Iterator[tuple[Panel, Control]]:

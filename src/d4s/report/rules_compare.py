@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from d4s.report.rules_model import place
-from d4s.report.verdicts import Condition, Finding, NotMeasured, show_estimate
+from d4s.report.verdicts import Condition, Finding, NotMeasured, set_aside, show_estimate
 from d4s.studies.intervals import Estimate, average_difference, normal_interval
 from d4s.studies.names import HEADLINE, LONG, METRIC_NAMES, PAPER_METHODS, REFERENCES, method_name
 from d4s.studies.norms import change_ratio
@@ -23,21 +23,21 @@ def best_average(results: Results) -> Finding:
     Raises:
         NotMeasured: if D4S and another of the paper's methods were not both run.
     """
-    conditions, why = [], []
+    conditions, why, missing = [], [], []
     for panel in _panels_with(results, OURS):
         for length in _long(results.lengths(results.runs_of(panel, OURS)[0])):
             for rival in results.editors(panel, references=False):
-                gap = _average_gap(results, panel, rival, length)
-                if gap is None:
-                    continue
                 name = f"D4S − {method_name(rival)}, {length} edits, {place(results, panel)}"
-                if rival in PAPER_METHODS:
-                    conditions.append(Condition(name, gap))
-                else:
-                    why.append(f"Not in the paper's table: {name}: {show_estimate(gap, 'points')}.")
-    if not conditions:
+                is_judged = rival in PAPER_METHODS
+                with set_aside(missing if is_judged else []):
+                    gap = _average_gap(results, panel, rival, length)
+                    if gap is not None and is_judged:
+                        conditions.append(Condition(name, gap))
+                    elif gap is not None:
+                        why.append(f"Not in the paper's table: {name}: {show_estimate(gap, 'points')}.")
+    if not conditions and not missing:
         raise NotMeasured("no run of D4S beside one of the paper's other methods")
-    return Finding(conditions, why)
+    return Finding(conditions, why, missing=missing)
 
 
 def _panels_with(results: Results, editor: str) -> list[Panel]:

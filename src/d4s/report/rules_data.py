@@ -93,9 +93,9 @@ def damaging(results: Results, panels: Sequence[Panel]) -> tuple[list[str], int]
     Raises:
         NotMeasured: if they share none.
     """
-    editors = [editor for editor in DAMAGE_METHODS if all(results.runs_of(panel, editor) for panel in panels)]
-    lengths = [set(results.benchmark_lengths(run)) for panel in panels for editor in editors for run in results.runs_of(panel, editor)]
-    shared = set.intersection(*lengths) if lengths else set()
+    lengths = {editor: [results.lengths_of_benchmarks(panel, editor) for panel in panels] for editor in DAMAGE_METHODS}
+    editors = [editor for editor, of_panels in lengths.items() if all(of_panels)]
+    shared = set.intersection(*(found for editor in editors for found in lengths[editor])) if editors else set()
     if not shared:
         raise NotMeasured("no benchmark of ROME or MEMIT at a length that the data sets share")
     return editors, max(shared)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from d4s.report.verdicts import Condition, Finding, NotMeasured, show, show_estimate
+from d4s.report.verdicts import Condition, Finding, NotMeasured, set_aside, show, show_estimate
 from d4s.studies.intervals import Estimate, correlation_interval, fall_interval, mean_interval, sum_interval
 from d4s.studies.names import dataset_name, method_name
 from d4s.studies.norms import EFFICACY, norm_points
@@ -38,19 +38,24 @@ def judged(results: Results, editors: Sequence[str]) -> Iterator[tuple[Panel, st
 
 def falling_success(results: Results) -> Finding:
     """C4: immediate success falls along the sequence."""
-    conditions, why = [], []
+    conditions, why, missing = [], [], []
     for panel, editor in judged(results, SLOWED):
-        fall = by_seed(results, panel, [editor], lambda run: _fall(results, run, EFFICACY))
-        if fall is None:
-            continue
         name = f"{method_name(editor)}, {place(results, panel)}"
-        conditions.append(Condition(name, fall, margin=0.05))
-        drifts = [_fall(results, run, "target_probability_after") for run in results.runs_of(panel, editor)]
-        found = [drift for drift in drifts if not np.isnan(drift.value)]
-        if found:
-            change = show(-float(np.mean([drift.value for drift in found])), "points")
-            why.append(f"{name}: the target's probability at the end of its optimisation changes by {change} along the fitted line.")
-    return Finding(conditions, why)
+        with set_aside(missing):
+            fall = by_seed(results, panel, [editor], lambda run: _fall(results, run, EFFICACY))
+            if fall is not None:
+                conditions.append(Condition(name, fall, margin=0.05))
+                why += _drift(results, panel, editor, name)
+    return Finding(conditions, why, missing=missing)
+
+
+def _drift(results: Results, panel: Panel, editor: str, name: str) -> Iterator[str]:
+    """How the optimised probability of the targets changes along the sequence, where it was logged."""
+    drifts = [_fall(results, run, "target_probability_after") for run in results.runs_of(panel, editor)]
+    found = [drift.value for drift in drifts if not np.isnan(drift.value)]
+    if found:
+        change = show(-float(np.mean(found)), "points")
+        yield f"{name}: the target's probability at the end of its optimisation changes by {change} along the fitted line."
 
 
 def _fall(results: Results, run: Run, quantity: str) -> Estimate:
@@ -88,12 +93,13 @@ def increments(results: Results, run: Run, length: int | None = None) -> np.ndar
 
 def growing_norm(results: Results) -> Finding:
     """C5: the L1 norm grows."""
-    conditions = []
+    conditions, missing = [], []
     for panel, editor in judged(results, SLOWED):
-        growth = by_seed(results, panel, [editor], lambda run: sum_interval(increments(results, run)))
-        if growth is not None:
-            conditions.append(Condition(f"{method_name(editor)}, {place(results, panel)}", growth, margin=0.05, unit="percent"))
-    return Finding(conditions)
+        with set_aside(missing):
+            growth = by_seed(results, panel, [editor], lambda run: sum_interval(increments(results, run)))
+            if growth is not None:
+                conditions.append(Condition(f"{method_name(editor)}, {place(results, panel)}", growth, margin=0.05, unit="percent"))
+    return Finding(conditions, missing=missing)
 
 
 def lower_norm(results: Results) -> Finding:
@@ -102,7 +108,7 @@ def lower_norm(results: Results) -> Finding:
     Raises:
         NotMeasured: if D4S and one of them were not both run.
     """
-    conditions, why = [], []
+    conditions, why, missing = [], [], []
     for panel, rival in judged(results, NORM_RIVALS):
         length = results.shared_length(panel, ["d4s", rival])
         if not results.runs_of(panel, "d4s") or length is None:
@@ -111,15 +117,16 @@ def lower_norm(results: Results) -> Finding:
         def gap(theirs: Run, ours: Run, length: int = length) -> Estimate:
             return sum_interval(increments(results, theirs, length) - increments(results, ours, length))
 
-        growth = by_seed(results, panel, [rival, "d4s"], gap)
-        if growth is not None:
-            name = f"{method_name(rival)} − D4S, {length} edits, {place(results, panel)}"
-            conditions.append(Condition(name, growth, unit="percent"))
-    if not conditions:
+        with set_aside(missing):
+            growth = by_seed(results, panel, [rival, "d4s"], gap)
+            if growth is not None:
+                name = f"{method_name(rival)} − D4S, {length} edits, {place(results, panel)}"
+                conditions.append(Condition(name, growth, unit="percent"))
+    if not conditions and not missing:
         raise NotMeasured("no run of D4S beside one of ROME, MEMIT or PMET")
     for panel in results.main_panels:
         why.append(f"Growth of the L1 norm on {place(results, panel)}: {_growths(results, panel)}.")
-    return Finding(conditions, why)
+    return Finding(conditions, why, missing=missing)
 
 
 def _growths(results: Results, panel: Panel) -> str:
@@ -164,17 +171,18 @@ def _spearman(x: ArrayLike, y: ArrayLike) -> float:
 
 def hidden_forgetting(results: Results) -> Finding:
     """C10: retained accuracy is much lower than immediate accuracy of the same edits."""
-    conditions, why = [], []
+    conditions, why, missing = [], [], []
     for panel, editor in judged(results, SLOWED):
         length = max(results.lengths(results.runs_of(panel, editor)[0]))
-        gap = by_seed(results, panel, [editor], lambda run, length=length: forgotten(results, run, length))
-        if gap is not None:
-            conditions.append(Condition(f"{method_name(editor)}, {length} edits, {place(results, panel)}", gap, margin=0.10))
+        with set_aside(missing):
+            gap = by_seed(results, panel, [editor], lambda run, length=length: forgotten(results, run, length))
+            if gap is not None:
+                conditions.append(Condition(f"{method_name(editor)}, {length} edits, {place(results, panel)}", gap, margin=0.10))
     for panel in results.main_panels:
         for editor in results.editors(panel, references=False):
             if editor not in SLOWED:
                 why += _others_forgetting(results, panel, editor)
-    return Finding(conditions, why)
+    return Finding(conditions, why, missing=missing)
 
 
 def forgotten(results: Results, run: Run, length: int) -> Estimate:

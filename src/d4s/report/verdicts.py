@@ -1,6 +1,7 @@
 """What a rule finds and what follows from it: conditions with effect, interval and margin; the verdict over them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +19,16 @@ _UNITS: Mapping[Unit, tuple[int, int, str]] = {  # factor, digits, mark
 
 
 class NotMeasured(Exception):
-    """The study lacks the data that a rule needs; the message names them."""
+    """The study lacks the data that a rule, or one of its conditions, needs; the message names them."""
+
+
+@contextmanager
+def set_aside(missing: list[str]) -> Iterator[None]:
+    """Keep what one condition lacks, so that the others are judged all the same."""
+    try:
+        yield
+    except NotMeasured as lack:
+        missing.append(str(lack))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +50,27 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a rule found: its conditions, and sentences with the numbers beside them."""
+    """What a rule found: its conditions, sentences with the numbers beside them, and what conditions without data lack."""
 
     conditions: Sequence[Condition]
     why: Sequence[str] = field(default_factory=tuple)
     undecided_because: str = ""
+    missing: Sequence[str] = field(default_factory=tuple)
 
     @property
     def verdict(self) -> Verdict:
-        """All conditions hold, one does not hold, or undecided; a rule may also say that its data cannot decide."""
+        """All conditions hold, one does not hold, or undecided; a rule may also say that its data cannot decide.
+
+        A claim of which a condition has no data cannot hold, and is not measured where none has any.
+        """
         verdicts = {condition.verdict for condition in self.conditions}
         if self.undecided_because:
             return "undecided"
+        if self.missing and not verdicts:
+            return "not measured"
         if "does not hold" in verdicts:
             return "does not hold"
-        return "holds" if verdicts == {"holds"} else "undecided"
+        return "holds" if verdicts == {"holds"} and not self.missing else "undecided"
 
     @property
     def weakest(self) -> Condition | None:

@@ -26,10 +26,9 @@ from d4s.models.views import LiveModel
 from d4s.requests.draw import REQUESTS_PER_BLOCK, EditRequest, draw
 from d4s.runs.lengths import length_of
 from d4s.runs.settings import RunSettings
-from d4s.schemas import EDIT_LOG, FACTS
+from d4s.schemas import EDIT_LOG, FACTS, IMMEDIATE
 
 log = logging.getLogger(__name__)
-IMMEDIATE = ("efficacy_score", "efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
 PROBES, EXAM_BLOCK = 1, REQUESTS_PER_BLOCK
 Drawn = Sequence[tuple[EditRequest, Fact]]
 

@@ -13,6 +13,7 @@ from d4s.metrics.items import FILES
 from d4s.planning.shape import UnknownShape, shape_of_model
 from d4s.registry import nearest
 from d4s.world.reader import STYLES
+from d4s.writing import ReplayWriting
 
 RESERVED = ("store", "logs")  # folders of `results` that are no study's
 
@@ -31,7 +32,10 @@ def problems(study: Study) -> Iterator[str]:
         yield from _editors(study, row, where)
     yield from _unused_editors(study)
     yield from _styles(study)
+    yield from _taught(study)
     yield from _missing_files(study)
+    if isinstance(study.questions, ReplayWriting) and not Path(study.questions.store).is_file():
+        yield f"questions.store: {study.questions.store} does not exist; name the file of recorded answers"
 
 
 # --- editors ----------------------------------------------------------------------------------------------------------
@@ -95,12 +99,12 @@ def _editable(study: Study, name: str) -> int | None:
     each = {"qa": (world.people, 4), "labels": (world.people, 4), "events": (world.people, 1), "commonsense": (world.events, 3)}
     if isinstance(dataset, FactsDataset) and dataset.source == "world" and dataset.style in each:
         count, facts = each[dataset.style]
-        whole, bystanders = count * facts, round(world.bystanders * count) * facts
-        return max(0, min(whole, dataset.limit or whole) - bystanders)  # which come first
-    if isinstance(dataset, QuestionsDataset) and dataset.events == "world":
-        editable = (world.events - round(world.bystanders * world.events)) * 3
-        return min(editable, dataset.limit or editable)
-    return None
+    elif isinstance(dataset, QuestionsDataset) and dataset.events == "world":
+        count, facts = world.events, 3
+    else:
+        return None
+    whole, bystanders = count * facts, round(world.bystanders * count) * facts
+    return max(0, min(whole, dataset.limit or whole) - bystanders)  # which come first
 
 
 def _styles(study: Study) -> Iterator[str]:
@@ -110,6 +114,13 @@ def _styles(study: Study) -> Iterator[str]:
                 STYLES.module(dataset.style) if dataset.source == "world" else files_of(dataset.source, dataset.style)
             except SettingsError as error:
                 yield f"datasets.{name}: {error}"
+
+
+def _taught(study: Study) -> Iterator[str]:
+    for name, model in study.models.items():
+        for dataset in model.datasets if isinstance(model, RecordsModel) else ():
+            if dataset not in study.datasets:
+                yield f"models.{name}.datasets: unknown name {dataset!r}; {nearest(dataset, list(study.datasets))}"
 
 
 def _missing_files(study: Study) -> Iterator[str]:

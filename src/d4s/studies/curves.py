@@ -57,23 +57,25 @@ def age_curve(results: Results, panel: Panel, editor: str, length: int, *, metri
     for run in results.runs_of(panel, editor):
         kept = results.retained(run, length)
         if metric in kept:
-            age = length - results.edited_at(run, length).reindex(kept.index)
-            values = kept[metric][age.notna()].to_numpy(dtype=float)
-            samples.append((age.dropna().to_numpy(dtype=float), values))
+            values = kept[metric].dropna()
+            age = (length - results.edited_at(run, length).reindex(values.index)).dropna()
+            samples.append((age.to_numpy(dtype=float), values[age.index].to_numpy(dtype=float)))
     return _in_bins(samples, bins)
 
 
 def _in_bins(samples: Sequence[tuple[np.ndarray, np.ndarray]], bins: int) -> pd.DataFrame:
     """Means of values in bins of position, the bins being the same for all seeds."""
-    if not samples:
+    everything = np.concatenate([position for position, _ in samples]) if samples else np.empty(0)
+    if not len(everything):
         return curve_of([])
-    everything = np.concatenate([position for position, _ in samples])
-    edges = np.quantile(everything, np.linspace(0, 1, min(bins, len(everything)) + 1))
+    edges = np.unique(np.quantile(everything, np.linspace(0, 1, min(bins, len(everything)) + 1)))
     points = []
-    for low, high in itertools.pairwise(edges):
+    for low, high in itertools.pairwise(edges if len(edges) > 1 else np.repeat(edges, 2)):
         last = high == edges[-1]
         inside = [(position >= low) & ((position < high) | last) for position, _ in samples]
         parts = [values[chosen] for (_, values), chosen in zip(samples, inside, strict=True) if chosen.any()]
+        if not parts:
+            continue
         centre = np.concatenate([position[chosen] for (position, _), chosen in zip(samples, inside, strict=True)]).mean()
         points.append((float(centre), [mean_interval(part) for part in parts]))
     return curve_of(points)

@@ -49,23 +49,17 @@ class Effect:
 def damages(results: Results) -> Damages | None:
     """Damage by data set; None where no data set has benchmarks of the paper's editors and of the unedited model."""
     panels = [panel for panel in results.panels if len(results.targets(panel, "new")) and len(results.base_tasks(panel.model))]
-    panels = [panel for panel in panels if any(_lengths(results, panel, editor) for editor in DAMAGE_METHODS)]
-    editors = [editor for editor in DAMAGE_METHODS if all(_lengths(results, panel, editor) for panel in panels)]
+    panels = [panel for panel in panels if any(results.lengths_of_benchmarks(panel, editor) for editor in DAMAGE_METHODS)]
+    editors = [editor for editor in DAMAGE_METHODS if all(results.lengths_of_benchmarks(panel, editor) for panel in panels)]
     if not editors:
         return None
-    lengths = {panel: set.intersection(*(_lengths(results, panel, editor) for editor in editors)) for panel in panels}
+    lengths = {panel: set.intersection(*(results.lengths_of_benchmarks(panel, editor) for editor in editors)) for panel in panels}
     counts = Counter(length for found in lengths.values() for length in found)
     if not counts:
         return None
     length = max(counts, key=lambda length: (counts[length], length))
     rows = [_row(results, panel, editors, length) for panel in panels if length in lengths[panel]]
     return Damages(pd.DataFrame(rows), editors, length)
-
-
-def _lengths(results: Results, panel: Panel, editor: str) -> set[int]:
-    """Lengths at which all runs of an editor have benchmarks."""
-    found = [set(results.benchmark_lengths(run)) for run in results.runs_of(panel, editor)]
-    return set.intersection(*found) if found else set()
 
 
 def _row(results: Results, panel: Panel, editors: Sequence[str], length: int) -> dict[str, Any]:

@@ -14,14 +14,17 @@ EFFICACY = "efficacy_accuracy"
 
 
 def norm_points(results: Results, panels: Sequence[Panel]) -> pd.DataFrame:
-    """Relative L1 norm and retained efficacy of methods that edit one after another and log their norm."""
+    """Relative L1 norm and retained efficacy of methods that edit one after another and log their norm.
+
+    A run that diverged counts with its last finite state at every later length.
+    """
     rows = []
     for run in results.runs:
         path = results.norm_path(run) if run.panel in panels and run.editor not in REFERENCES else pd.DataFrame()
         for length in results.lengths(run) if not path.empty else ():
             scores = results.retained(run, length)
-            if length in path.index and len(scores):
-                norm, efficacy = float(path.loc[[length]].to_numpy().mean()), float(scores[EFFICACY].mean())
+            if len(scores):
+                norm, efficacy = float(path.loc[:length].iloc[-1].mean()), float(scores[EFFICACY].mean())
                 rows.append({**run._asdict(), "step": length, "norm": norm, "efficacy": efficacy})
     return pd.DataFrame(rows, columns=["model", "dataset", "editor", "seed", "step", "norm", "efficacy"])
 

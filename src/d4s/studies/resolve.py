@@ -30,7 +30,6 @@ from d4s.facts.event_readers import EVENT_FILES, EVENT_READERS
 from d4s.facts.readers import READERS, files_of
 from d4s.metrics.items import FILES, role
 from d4s.questions.writers import WRITERS
-from d4s.registry import nearest
 from d4s.requests.draw import REQUESTS_PER_BLOCK
 from d4s.studies.checks import problems
 from d4s.studies.codes import code_digest
@@ -161,15 +160,9 @@ class _Resolver:
             {"world": self.world()} if world else {"records": self.raw(dataset.events, EVENT_FILES[dataset.events])}
         )
         if isinstance(writing, ReplayWriting):
-            inputs["answers"] = self.answers(writing)
+            inputs["answers"] = self._files.setdefault(Path(writing.store), RawFile(Path(writing.store)))
         modules = (*(() if world else (EVENT_READERS.module(dataset.events),)), WRITERS.module(writing.writer))
         return self._node("questions", label, chosen | handed, inputs, modules=modules, handed=handed)
-
-    def answers(self, writing: ReplayWriting) -> RawFile:
-        path = Path(writing.store)
-        if not path.is_file():
-            raise SettingsError(f"questions.store: {path} does not exist; name the file of recorded answers")
-        return self._files.setdefault(path, RawFile(path))
 
     def dataset(self, name: str) -> Node:
         dataset = self.study.datasets[name]
@@ -178,11 +171,7 @@ class _Resolver:
     # --- models ---------------------------------------------------------------------------------------------------
 
     def taught(self, name: str) -> dict[str, Node | RawFile]:
-        """What the corpus of a model reads: the data sets that it is taught, and its free text.
-
-        Raises:
-            SettingsError: if it is to be taught a data set that the study does not define.
-        """
+        """What the corpus of a model reads: the data sets that it is taught, and its free text."""
         model = self.study.models[name]
         if isinstance(model, WorldModel):
             taught: dict[str, Node | RawFile] = {"teach_world_qa": self.facts(FactsDataset(source="world", style="qa"))}
@@ -192,9 +181,6 @@ class _Resolver:
                 taught["teach_world_labels"] = self.facts(FactsDataset(source="world", style="labels", limit=model.labels))
             return taught | {"world": self.world()}
         if isinstance(model, RecordsModel):
-            unknown = [dataset for dataset in model.datasets if dataset not in self.study.datasets]
-            if unknown:
-                raise SettingsError(f"models.{name}.datasets: unknown {unknown}; {nearest(unknown[0], list(self.study.datasets))}")
             return {f"teach_{dataset}": self.dataset(dataset) for dataset in model.datasets} | {"text": self.raw(model.text)}
         return {"model": self.model(name), "text": self.raw(model.text)}
 

@@ -31,7 +31,6 @@ from d4s.schemas import (
 from d4s.studies.controls import Control, paired
 from d4s.studies.names import ASIDE, CONTROL_NAMES, FORM_NAMES, HEADLINE, REFERENCES, form_of, in_order
 
-IMMEDIATE = ("efficacy_score", "efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
 TASK_METRICS = ("acc", "mc1", "exact_match", "acc_norm")
 
 
@@ -331,6 +330,11 @@ class Results:
     def benchmark_lengths(self, run: Run) -> list[int]:
         """Lengths at which the benchmarks ran."""
         return sorted(int(step) for step in self.benchmark[self.rows_of(self.benchmark, run)]["step"].unique())
+
+    def lengths_of_benchmarks(self, panel: Panel, editor: str) -> set[int]:
+        """Lengths at which all runs of an editor have benchmarks."""
+        found = [set(self.benchmark_lengths(run)) for run in self.runs_of(panel, editor)]
+        return set.intersection(*found) if found else set()
 
     def shared_benchmark_length(self, panel: Panel, editors: Iterable[str]) -> int | None:
         """The longest length at which all runs of some editors have benchmarks, None if there is none."""

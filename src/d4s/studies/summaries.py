@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from d4s.schemas import IMMEDIATE
 from d4s.studies.intervals import Estimate, mean_intervals, normal_interval
-from d4s.studies.results import IMMEDIATE, main_metric
+from d4s.studies.results import main_metric
 
 Row = dict[str, Any]
 
