@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from d4s.errors import DataMissing, SettingsError
 from d4s.registry import nearest
-from d4s.writing import AnyWriting, AskingWriting, ReplayWriting, TemplateWriting
+from d4s.writing import AnyWriting, AskingWriting, TemplateWriting
 
 Control = Literal["long_predictable", "short_surprising", "uniform", "diverse"]
 Form = Literal["true_false", "multiple_choice", "directly_generated"]
@@ -391,14 +391,6 @@ def data_folder(setting: str | None) -> Path:
     if not folder.is_dir():
         raise DataMissing(f"the data folder {folder} does not exist; set `data:` or D4S_DATA to the folder with the data sets")
     return folder
-
-
-def plain(study: Study, *without: str) -> dict[str, Any]:
-    """A study as plain values, but for some keys; validated again, they give the same study."""
-    values = study.model_dump(mode="json", exclude=set(without))
-    if isinstance(study.questions, ReplayWriting):
-        values["questions"]["store"] = study.questions.store  # enters no hash, and so no dump, but has no default
-    return values
 
 
 def canonical(value: Any) -> str:

@@ -48,9 +48,9 @@ class Problem:
 
 
 class RecordError(D4SError):
-    """A file of records with defects; carries all of them at once."""
+    """A file of records with defects; carries all of them at once, and says what can be done about them."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[Problem], remedy: str = "mend them") -> None:
         self.problems = tuple(problems)
         lines = "\n".join(f"  {problem}" for problem in self.problems)
-        super().__init__(f"{len(self.problems)} defects in the records (mend them, or pass --skip-bad to set them aside):\n{lines}")
+        super().__init__(f"{len(self.problems)} defects in the records ({remedy}):\n{lines}")

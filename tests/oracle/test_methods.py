@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from d4s.editors.families import build
+from d4s.editors.layers import layers_of
 from d4s.editors.prompts import Rewriting
 from d4s.editors.targets import optimise
 from tests.conformance.test_editors import SINGLE, SMALL
@@ -105,6 +106,17 @@ def finished(bench: Bench, texts: Sequence[Rewriting]) -> dict[int, torch.Tensor
 @pytest.mark.parametrize("slack", [60.0, 0.6])
 def test_lyaplock_is_the_step_of_its_source(slack: float) -> None:
     agrees("lyaplock", plain_methods.lyaplock, slack=slack, **WEAK)
+
+
+def test_the_queue_waits_for_an_edit_that_changes_something() -> None:
+    bench = Bench(settings_for("lyaplock", **WEAK), 3)
+    layer = next(iter(layers_of(bench.settings, bench.model, bench.prepared).values()))
+    keys = torch.randn(3, layer.delta.shape[1], dtype=torch.float64)
+    wanted = torch.randn(3, layer.delta.shape[0], dtype=torch.float64)
+    for number, size in enumerate((0.0, 1e-9, 1.0)):
+        _, log = layer.fit(keys[number : number + 1], keys[number : number + 1], size * wanted[number : number + 1])
+        assert log["queue"] == 1.0
+    assert float(layer.delta.norm()) > 1e-3
 
 
 def test_refreshed_keys_give_the_one_time_batch_whenever_they_are_refreshed() -> None:

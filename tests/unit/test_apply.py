@@ -11,9 +11,10 @@ from d4s.apply import edit as chain
 from d4s.apply.change import undo
 from d4s.apply.edit import apply
 from d4s.apply.folder import DELTA, HISTORY, MODEL, Folder, alone
-from d4s.apply.history import Conflict
+from d4s.apply.history import Conflict, Edit, planned
 from d4s.apply.outcome import named
 from d4s.apply.prepared import TextSource
+from d4s.apply.records import read_facts
 from d4s.apply.requests import Wordings
 from d4s.apply.text import self_written
 from d4s.artifacts import library_versions
@@ -161,6 +162,16 @@ def test_a_conflict_can_replace_what_was_there(model: Path, tmp_path: Path) -> N
     assert len(folder.state().rows) == 3
 
 
+def test_the_last_of_contradicting_rows_counts(tmp_path: Path) -> None:
+    fact = FACTS[0]
+    lines = read_facts(fact_file(tmp_path / "facts.csv", [fact, fact, fact], n0="Oslo", n1="Lima", n2="Oslo")).sound
+    [wish], present = planned(lines, [], "replace")
+    assert (wish.target, wish.replaces, present) == ("Oslo", (), 2)
+    assert planned(lines, [Edit(4, wish)], "replace") == ([], 3)
+    [other], _ = planned(lines, [Edit(4, wish.model_copy(update={"target": "Lima"}))], "replace")
+    assert (other.target, other.replaces) == ("Oslo", (4,))
+
+
 def test_a_conflict_can_be_averaged(model: Path, tmp_path: Path) -> None:
     folder, _ = applied(model, contradicting(tmp_path), tmp_path / "out", on_conflict="average")
     assert folder.active()[0].wish.averaged == ("Lima", "Oslo") and len(folder.active()) == 3
@@ -202,12 +213,14 @@ def test_a_folder_without_edits_is_begun_anew(model: Path, tmp_path: Path) -> No
 
 def test_rows_that_do_not_fit_the_model_are_named_or_set_aside(model: Path, tmp_path: Path) -> None:
     facts = fact_file(tmp_path / "facts.csv", FACTS[:3], n1="Atlantis")
-    with pytest.raises(RecordError, match=r"facts\.csv:3: target_new: found 'Atlantis', expected words that the tokenizer knows"):
+    with pytest.raises(RecordError, match=r"facts\.csv:3: target_new: found 'Atlantis', expected words that the tokenizer knows") as told:
         applied(model, facts, tmp_path / "out")
+    assert "(mend them, or pass --skip-bad to set them aside)" in str(told.value)
     folder, _ = applied(model, facts, tmp_path / "out", skip_bad=True)
     assert len(folder.active()) == 2 and (tmp_path / "out" / "rejects.parquet").is_file()
-    with pytest.raises(RecordError, match="1 defects"):
-        applied(model, fact_file(tmp_path / "bad.csv", FACTS[:1], n0="Atlantis"), tmp_path / "none", skip_bad=True)
+    for skip_bad in (True, False):  # with no sound row it would not help
+        with pytest.raises(RecordError, match=r"1 defects in the records \(mend them\)"):
+            applied(model, fact_file(tmp_path / "bad.csv", FACTS[:1], n0="Atlantis"), tmp_path / "none", skip_bad=skip_bad)
 
 
 @pytest.mark.parametrize(

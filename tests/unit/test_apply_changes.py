@@ -1,6 +1,8 @@
 """Undo, replace, merge and export: equal to fresh runs where the state allows it, refused with the reason where not."""
 
+import errno
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from d4s.apply import show
 from d4s.apply.ask import ask
 from d4s.apply.change import merge, replace, undo
 from d4s.apply.export import export, factors, rank_of
@@ -16,9 +19,11 @@ from d4s.apply.history import Conflict
 from d4s.errors import SettingsError
 from d4s.models.loading import load
 from d4s.models.tokens import encode
-from tests.applying import FACTS, FROZEN, SMALL, applied, delta_of, fact_file, gap, saved_model, stopped_after
+from d4s.models.views import LiveModel
+from tests.applying import CHANGES, FACTS, FROZEN, SMALL, applied, delta_of, fact_file, gap, saved_model, stopped_after
 
 ROUNDING = 1e-3  # targets are optimised in other blocks
+WIDE = CHANGES["grace"] | {"eps_init": 1e4}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +84,99 @@ def test_undo_of_a_memory_takes_its_entry_out(model: Path, tmp_path: Path) -> No
     undo(path, [1], "cpu")
     answers = ask(path, prompts, 1, "cpu")
     assert answers[0] != FACTS[0].target_new and answers[1] == FACTS[1].target_new
+
+
+def sharing(model: Path, folder: Path, numbers: Sequence[int] = (0, 1)) -> Path:
+    """Facts with one target, which with this radius share an entry of the codebook."""
+    targets = {f"n{place}": "Oslo" for place in range(len(numbers))}
+    return edited(model, folder, [*numbers], "grace", changes=WIDE, targets=targets)
+
+
+def entries_of(path: Path) -> list[dict[str, torch.Tensor]]:
+    return [dict(row) for row in Folder.open(path).state().rows]
+
+
+def equal(one: Sequence[dict[str, torch.Tensor]], other: Sequence[dict[str, torch.Tensor]]) -> bool:
+    return len(one) == len(other) and all(
+        mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+        for mine, theirs in zip(one, other, strict=True)
+    )
+
+
+def test_edits_that_share_an_entry_are_taken_out_with_all_that_continued_it(model: Path, tmp_path: Path) -> None:
+    path = sharing(model, tmp_path / "all", (0, 1, 3))
+    before = entries_of(path)
+    assert len({row["key"].numpy().tobytes() for row in before}) == 1
+    for call in (lambda: undo(path, [1], "cpu"), lambda: undo(path, [1, 3], "cpu"), lambda: replace(path, 1, "Lima", "cpu")):
+        with pytest.raises(SettingsError, match=r"edits \[1, 2, 3\] share an entry, .* can only be taken out together"):
+            call()
+    with pytest.raises(SettingsError, match=r"undo: edits \[2, 3\] share an entry"):
+        undo(path, [2], "cpu")
+    undo(path, [3], "cpu")  # the last one gives back the entry as it was
+    assert equal(entries_of(path), before[:2])
+    undo(path, [1, 2], "cpu")
+    assert entries_of(path) == []
+    prompts = [FACTS[number].prompt for number in (0, 1, 3)]
+    with Folder.open(path).edited() as view:
+        assert view.generate(prompts, 1) == LiveModel(load(model)).generate(prompts, 1)
+
+
+def test_all_edits_of_an_entry_can_be_replaced_at_once_and_come_back_together(model: Path, tmp_path: Path) -> None:
+    path = sharing(model, tmp_path / "all")
+    before = entries_of(path)
+    again = fact_file(tmp_path / "again.csv", FACTS[:2], n0="Lima", n1="Quito")
+    folder, _ = applied(model, again, path, "grace", changes=WIDE, on_conflict="replace")
+    assert [edit.gone for edit in folder.edits()] == ["replaced by 3", "replaced by 4", "", ""]
+    with pytest.raises(SettingsError, match=r"undo: edit 2 would come back with an entry that also holds edits \[1\], which are gone"):
+        undo(path, [4], "cpu")
+    undo(path, [3, 4], "cpu")
+    assert [edit.gone for edit in Folder.open(path).edits()] == ["", "", "undone", "undone"]
+    assert equal(entries_of(path), before)
+
+
+def test_an_entry_that_was_made_anew_comes_back_by_itself(model: Path, tmp_path: Path) -> None:
+    path = sharing(model, tmp_path / "all")
+    undo(path, [1, 2], "cpu")
+    applied(model, tmp_path / "all" / "facts.csv", path, "grace", changes=WIDE)  # 3 and 4 are 1 and 2 again, in the same place
+    replace(path, 4, "Lima", "cpu")
+    undo(path, [5], "cpu")
+    assert [edit.number for edit in Folder.open(path).active()] == [3, 4]
+
+
+def test_a_merge_keeps_entries_whole(model: Path, tmp_path: Path) -> None:
+    shared, one = sharing(model, tmp_path / "shared"), sharing(model, tmp_path / "one", (0,))
+    merge(one, shared, tmp_path / "both", prefer_second=False, device="cpu")
+    assert [edit.number for edit in Folder.open(tmp_path / "both").active()] == [1, 2]
+    with pytest.raises(SettingsError, match=r"undo: edits \[1, 2\] share an entry"):
+        undo(tmp_path / "both", [1], "cpu")
+    other = edited(model, tmp_path / "other", [0], "grace", changes=WIDE, targets={"n0": "Lima"})
+    with pytest.raises(SettingsError, match=r"merge: edits \[1, 2\] share an entry"):
+        merge(shared, other, tmp_path / "more", prefer_second=True, device="cpu")
+    elsewhere = sharing(model, tmp_path / "elsewhere", (3, 0))
+    with pytest.raises(SettingsError, match=r"merge: edits \[1, 2\] share an entry"):
+        merge(elsewhere, shared, tmp_path / "more", prefer_second=False, device="cpu")
+
+
+@pytest.mark.parametrize("change", ["undo", "replace"])
+def test_an_interrupted_change_is_finished_by_the_same_command(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    path = edited(model, tmp_path / "all", [0, 1])
+    call = (lambda: undo(path, [1], "cpu")) if change == "undo" else (lambda: replace(path, 1, "Oslo", "cpu"))
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("d4s.apply.change.refresh" if change == "undo" else "d4s.apply.edit.refresh", stop)
+        call()
+    show.history(Folder.open(path))
+    assert "run the same command again (d4s apply, undo or replace)" in " ".join(capsys.readouterr().out.split())
+    there = [(edit.number, edit.gone) for edit in Folder.open(path).edits()]
+    call()
+    assert Folder.open(path).is_written and [(edit.number, edit.gone) for edit in Folder.open(path).edits()] == there
+    show.history(Folder.open(path))
+    assert "was interrupted" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("editor", ["d4s", "memit", "grace"])
@@ -269,6 +367,22 @@ def test_whole_models_and_changes_are_those_of_the_folder(model: Path, tmp_path:
         export(path, "full", tmp_path / "other", 2, "cpu")
     with pytest.raises(SettingsError, match="is there already"):
         export(path, "full", tmp_path / "full", None, "cpu")
+
+
+@pytest.mark.parametrize(("kind", "last"), [("full", "write_model"), ("lora", "write_json"), ("delta", "write_json")])
+def test_an_export_that_failed_can_be_repeated(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind, last: str) -> None:
+    path = edited(model, tmp_path / "all", [0], "rome")
+
+    def full(where: Path, *_: object) -> None:
+        where.mkdir() if last == "write_model" else None
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(f"d4s.apply.export.{last}", full)
+        export(path, kind, tmp_path / "out", None, "cpu")
+    assert not (tmp_path / "out").exists()
+    export(path, kind, tmp_path / "out", None, "cpu")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["all", "out"] and any((tmp_path / "out").glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("kind", ["full", "lora", "delta"])

@@ -48,6 +48,14 @@ def test_every_format_gives_the_same_facts(tmp_path: Path, suffix: str) -> None:
     assert (second.target_true, second.paraphrase, second.locality) == (None, [], [])
 
 
+@pytest.mark.parametrize(("suffix", "expected"), [(".csv", ["a", "b c"]), (".jsonl", ["a| b c"]), (".parquet", ["a| b c"])])
+def test_bars_separate_texts_in_csv_alone(tmp_path: Path, suffix: str, expected: list[str]) -> None:
+    [line] = read_facts(
+        write(tmp_path / f"facts{suffix}", [GOOD | {"target_new": "x|y", "paraphrase": "a| b c", "locality": "a| b c"}])
+    ).sound
+    assert (line.raw.target_new, line.raw.paraphrase, line.raw.locality) == ("x|y", expected, expected)
+
+
 def test_a_prompt_may_hold_the_subject_itself(tmp_path: Path) -> None:
     found = read_facts(write(tmp_path / "facts.csv", [GOOD | {"prompt": "in the town of Ada Moss one eats"}]))
     assert found.sound[0].raw.template == "in the town of {} one eats"
@@ -122,6 +130,11 @@ def write_header(folder: Path) -> str:
     return "header.csv"
 
 
+def parts(texts: list[str]) -> list[str]:
+    """Texts as CSV would have them, where a bar separates."""
+    return [part.strip() for text in texts for part in text.split("|") if part.strip()]
+
+
 CELL = st.text(st.characters(codec="utf-8", exclude_characters="\x00", exclude_categories=("Cs",)), max_size=12)
 ANY = st.one_of(CELL, st.sampled_from(["", "Ada", "{}", "{} is", "Ada is", "{", "a|b", '"', "Ada\r\nMoss"]))
 
@@ -135,5 +148,5 @@ def test_any_row_is_a_fact_or_a_defect_and_formats_agree(tmp_path_factory: pytes
         defective = {reject.problem.line for reject in found.rejects}
         assert len(found.sound) + len(defective) == found.seen == len(rows)
         assert not defective & {line.number for line in found.sound}
-    texts = [[(line.raw.template, line.raw.target_new, *line.raw.paraphrase) for line in found.sound] for found in (as_csv, as_json)]
+    texts = [[(line.raw.template, line.raw.target_new, *parts(line.raw.paraphrase)) for line in found.sound] for found in (as_csv, as_json)]
     assert set(texts[1]) <= set(texts[0])  # an optional cell of nothing but spaces is left out in CSV, and a defect in JSON

@@ -238,6 +238,17 @@ def test_a_lost_dense_checkpoint_only_costs_steps(inputs: dict[str, Path], tmp_p
     assert {name: found[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize("longer", [(), (6,)])
+def test_a_kill_before_a_length_is_kept_loses_nothing(inputs: dict[str, Path], tmp_path: Path, longer: tuple[int, ...]) -> None:
+    run(inputs, tmp_path / "a" / "run", "ft_m", 4, *longer)
+    folder = tmp_path / "b" / "run"
+    run(inputs, folder, "ft_m", 4)
+    for name in ("n4.json", "n4.state.safetensors"):
+        (folder / name).unlink()
+    run(inputs, folder, "ft_m", 4, *longer)
+    assert contents(folder) == contents(tmp_path / "a" / "run")
+
+
 KILLED = """
 import sys
 sys.path.insert(0, sys.argv[1])

@@ -179,6 +179,23 @@ def test_a_kill_between_turning_and_recording_is_made_good(shelf: Shelf, tmp_pat
     assert tree(tmp_path) == before
 
 
+def test_a_kill_before_other_content_arrives_mixes_nothing(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.cut = HALF
+    with pytest.raises(FetchError):
+        download(shelf.url, tmp_path / "file.json")
+    shelf.content, shelf.tag = CONTENT.replace(b"Ada", b"Eva"), '"two"'
+    write = downloading.write_json
+
+    def killed(path: Path, value: object) -> None:
+        write(path, value)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(downloading, "write_json", killed)
+        download(shelf.url, tmp_path / "file.json")
+    assert download(shelf.url, tmp_path / "file.json").read_bytes() == shelf.content
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -344,6 +361,10 @@ def test_a_wrong_table_names_every_problem(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("a: {title: t, licence: l, home: h, files: [{kind: https, file: ../x, url: u}], extra: 1}\n")
     with pytest.raises(SettingsError, match=r"(?s)3 problem.*files\.0\.https\.file.*extra: unknown key"):
         load_sources(tmp_path / "s.yaml")
+    for content in (b"a: 2024-13-45\n", b"a: \xff\n", b"a: [\n"):
+        (tmp_path / "s.yaml").write_bytes(content)
+        with pytest.raises(SettingsError, match=r"s\.yaml cannot be read"):
+            load_sources(tmp_path / "s.yaml")
     with pytest.raises(SettingsError, match="did you mean 'made'"):
         Sources(sources={"made": source_of("https://example.org")}).find("mode")
 

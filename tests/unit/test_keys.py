@@ -74,6 +74,13 @@ def test_keys_of_a_batch_are_those_of_single_texts(tiny_model, family: str, aver
     assert found.hidden is None
 
 
+@pytest.mark.parametrize("average", ["grouped", "plain"])
+def test_keys_of_half_precision_are_averaged_in_single(average: str) -> None:
+    keys = torch.randn(2, 4, 8).bfloat16()
+    exact = averaged(keys.double(), KeySettings(average=average))
+    torch.testing.assert_close(averaged(keys, KeySettings(average=average)).double(), exact, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("hook", ["block_output", "mlp_output"])
 @pytest.mark.parametrize("layer", [0, 1])

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from d4s.artifacts import write_table
-from d4s.config import QuestionsSettings, Study, canonical, plain, validate
+from d4s.config import QuestionsSettings, Study, canonical, validate
 from d4s.errors import SettingsError
 from d4s.questions.answers import AnswerStore, key_of
 from d4s.schemas import EVENTS
-from d4s.studies.resolve import resolve
+from d4s.studies.resolve import plain, resolve
 from tests.unit.test_config import STUDY
 from tools.standin import MODEL, completion, serving
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from d4s.config import BenchmarkSettings
 from d4s.errors import ArtifactError, SettingsError
 from d4s.metrics.lm_eval_bridge import WORLD_READINGS, benchmarks
-from d4s.metrics.lm_eval_model import fitting_pairs, fitting_prompts, harness_model
+from d4s.metrics.lm_eval_model import _without_first, fitting_pairs, fitting_prompts, harness_model
 from d4s.models.edited import Scores
 from d4s.models.tokens import encode, encode_pairs
 from d4s.models.views import LiveModel
@@ -168,6 +168,13 @@ def test_contexts_that_do_not_fit_lose_their_beginning(tokenizer, positions, cap
     assert pairs[0][0].endswith(prompt)
     assert positions // 2 - 4 <= len(encode(model, prompt)) <= positions - positions // 2
     assert fitting_prompts(model, ["Eva is"], new_tokens=4) == ["Eva is"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_character_of_several_tokens_goes_as_a_whole(count) -> None:
+    model = tiny_model(positions=64, tokenizer=bpe_tokenizer())
+    assert len(encode(model, "é")) > 1
+    assert len(_without_first(model, "ééé – “Ada”", count)) < len("ééé – “Ada”")
 
 
 def test_a_continuation_that_does_not_fit_alone_is_refused() -> None:

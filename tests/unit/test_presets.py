@@ -122,6 +122,10 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mine", {"preset": "d4s", "after": {"kind": "rect"}}, "after changes a step"),
     ("mine", {"preset": "rect", "after": {"feedback": True}}, "history must be `keys`"),
     ("mine", {"preset": "d4s", "finish": {"kind": "interpolate"}}, "keeps requests for validation"),
+    ("mine", {"preset": "simie", "rounds": {"above": 1, "below": 2}}, "sees the keys of every step once"),
+    ("mine", {"preset": "simie", "finish": {"kind": "interpolate"}}, "sees the keys of every step once"),
+    ("mine", {"preset": "one_time_batch", "keys": {"mode": "refreshed"}}, "reads its keys once"),
+    ("mine", {"preset": "blue", "anchor": {}}, "has a target at each layer"),
     ("mine", {"preset": "lyaplock", "target": {"at": "original"}}, "so target.at must be `current`"),
     ("mine", {"preset": "lyaplock", "preserve": {"kind": "identity"}}, "preserve.kind must be `moments`"),
 ]

@@ -196,6 +196,13 @@ def test_edits_of_a_case_share_group_and_multihop_questions():
     assert first.portability[0] == Portability("multihop", "Wording 1 of case 5: which river?", ("Rhine", "Rhine river"))
 
 
+def test_an_edit_of_a_case_may_spell_its_subject(tmp_path):
+    record = json.loads((DATA / "mquake_hard" / "mquake_hard.jsonl").read_text(encoding="utf-8").split("\n")[0])
+    record["requested_rewrite"][0]["prompt"] = "Orlo Finch lives in"
+    first, second = READERS.load("mquake_hard")(Source(write_lines(tmp_path / "m.jsonl", record))).facts
+    assert (first.template, second.template) == ("{} lives in", "The river of {} is")
+
+
 def test_repeated_and_conflicting_edits_of_cases_are_named():
     assert repeats(facts_of("mquake_hard")) == {
         "duplicates": [],
@@ -291,6 +298,26 @@ def test_the_subset_of_pep3k_takes_subjects_from_the_annotated_set():
     assert "subject" in reading.rejects[0].problem.expected
 
 
+def test_a_broken_annotation_is_refused_by_name(tmp_path):
+    source = source_of("csk_pep3k", "subset")
+    whole = source.beside["annotated"].read_text(encoding="utf-8").splitlines()
+    annotated = write_lines(tmp_path / "annotated.jsonl", *whole, {"prompt": "Lamps drink tea", "label": 0})
+    with pytest.raises(RecordError, match=r"annotated\.jsonl:2: subject: found nothing"):
+        READERS.load("csk_pep3k")(replace(source, beside={"annotated": annotated}))
+
+
+@pytest.mark.parametrize(("label", "target"), [(1, "True"), (0.0, "False"), (1.0, "True"), (False, "False"), (" True", "True")])
+def test_a_label_is_a_truth_value_or_its_name(tmp_path, label, target):
+    path = write_lines(tmp_path / "set.jsonl", {"prompt": "Bakers eat bread.", "label": label, "subject": "Bakers"})
+    assert [fact.target_new for fact in READERS.load("csk_20q")(Source(path, "set")).facts] == [target]
+
+
+@pytest.mark.parametrize("label", [0.5, 2, -1, "1", None, [1], {}])
+def test_any_other_label_is_a_defect(tmp_path, label):
+    path = write_lines(tmp_path / "set.jsonl", {"prompt": "Bakers eat bread.", "label": label, "subject": "Bakers"})
+    assert defects(READERS.load("csk_20q")(Source(path, "set"))) == [(1, "label")]
+
+
 def test_ckebench_takes_targets_as_text_or_object():
     first, second = facts_of("ckebench")
     assert (first.template, first.subject) == ("{}, as a result, PersonX wants", "PersonX bakes bread")
@@ -316,6 +343,13 @@ def test_ripples_are_cut_before_their_object():
     assert (first.target_new, first.target_true, second.target_true) == ("Bremen", "Lisbon", "")
     assert [chain.kind for chain in first.portability] == ["logical", "alias", "multihop"]
     assert first.portability[2].answers == ("Weser", "Weser proper", "Wümme", "Wümme proper")
+
+
+def test_a_ripple_has_one_place_for_its_subject(tmp_path):
+    record = json.loads((DATA / "rippleedits" / "rippleedits.jsonl").read_text(encoding="utf-8").split("\n")[0])
+    record["edit"]["prompt"] = "{}, that is Orlo Finch, lives in Bremen."
+    source = replace(source_of("rippleedits"), path=write_lines(tmp_path / "r.jsonl", record))
+    assert [fact.template for fact in READERS.load("rippleedits")(source).facts] == ["{}, that is Orlo Finch, lives in"]
 
 
 def test_both_spellings_of_specificity_are_read():

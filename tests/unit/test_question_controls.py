@@ -13,7 +13,7 @@ from d4s.config import Control, Form, QuestionsSettings, WorldSettings
 from d4s.facts.record import Fact, from_frame
 from d4s.questions.build import questions
 from d4s.questions.controls import new_targets
-from d4s.questions.items import plan_items
+from d4s.questions.items import Item, plan_items
 from d4s.schemas import EVENTS, FACTS
 from tests.samples import made_world
 
@@ -76,6 +76,12 @@ def test_uniform_and_diverse_differ_in_diversity_alone(facts: dict[str, list[Fac
         counts = [Counter(fact.target_new for fact in some).most_common() for some in (same, many)]
         assert len(counts[0]) <= 2 and counts[0][0][1] > 0.9 * len(same)
         assert len(counts[1]) > 10 and counts[1][0][1] < 0.2 * len(many)
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_an_item_without_any_other_word_keeps_its_counterfactual(control: Control) -> None:
+    item = Item("e0", "PersonX", "xAttr", "kind", (), False, ("kind", "brave", "calm", "odd"), 0, 2, True)
+    assert new_targets([item], control, 0) == {"e0": "calm"}
 
 
 def test_items_without_another_tail_of_that_length_keep_their_counterfactual() -> None:

@@ -43,6 +43,12 @@ def test_every_shape_gives_the_same_records(tmp_path: Path, shape: str) -> None:
     assert converted(tmp_path, {"file": "a", "shape": shape}) == ROWS
 
 
+def test_a_row_without_a_column_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("head\ttails\nPersonX runs @@ xWant\tto sleep\nPersonX sings @@ xWant\n")
+    with pytest.raises(FetchError, match=r"a\.tsv, row 1: not csv as expected \(AttributeError"):
+        converted(tmp_path, {"file": "a.tsv", "shape": "csv", "delimiter": "\t", "turn": "comet"})
+
+
 def test_parts_follow_each_other_numbered_and_marked(tmp_path: Path) -> None:
     written(tmp_path / "a", "json_list")
     part = {"file": "a", "shape": "json_list", "number": "index"}

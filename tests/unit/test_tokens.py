@@ -38,6 +38,8 @@ def text_of(model, ids):
         ("Where does {} live ?", "Ada Moss", "Because I works . "),
         ("{} lives in the city of", "Quito", "Ada Moss lives in Quito . "),
         ("{}", "Ada", ""),
+        (" {} lives in the city of", "Ada Moss", ""),
+        ("  The home town of {} is", "Ada Moss", ""),
     ],
 )
 def test_the_position_is_the_subjects_last_token(model, template, subject, before):
@@ -88,6 +90,14 @@ def test_pairs_are_the_encoding_of_the_whole_text(model):
     assert prompt + target == encode(model, "Ada Moss lives in the city of Paris")
     assert text_of(model, target) == "Paris"
     assert encode_pair(model, "Ada Moss lives in the city of ", " Paris") == (prompt, target)
+
+
+def test_spaces_that_a_prompt_begins_with_stay(model):
+    template = "  {} lives in the city of"
+    text = template.replace("{}", "Ada Moss")
+    prompt, target = encode_pair(model, text, "Paris")
+    assert prompt + target == encode(model, f"{text} Paris") and text_of(model, target) == "Paris"
+    assert lookup_position(model, text, "Ada Moss", template) < len(prompt)
 
 
 def test_a_prompt_ending_in_a_question_mark_gets_the_space_too():

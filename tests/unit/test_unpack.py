@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
 import stat
 import struct
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from d4s.errors import FetchError
+from d4s.facts.fetch import fetch
+from d4s.facts.sources import Source
 from d4s.facts.unpack import unpack
 
 FILES = {"a.json": b"[1]", "deep/er/b.txt": b"two" * 1000, "deep/empty": b""}
@@ -180,3 +183,23 @@ def refused(path: Path, why: str, **limits: int) -> None:
         unpack(path, into, **limits)
     assert {place: place.lstat().st_mode for place in path.parent.rglob("*")} == before
     assert not (path.parent.parent / "out").exists()
+
+
+# --- within a data set ------------------------------------------------------------------------------------------------
+
+
+def test_an_archive_that_was_exchanged_is_unpacked_again(tmp_path: Path) -> None:
+    made = {"to": "made.jsonl", "of": [{"file": "a.zip.unpacked/rows.json", "shape": "json_list"}]}
+    file = {"kind": "by_hand", "file": "a.zip", "page": "https://example.org/form", "unpack": True}
+    source = Source.model_validate({"title": "t", "licence": "l", "home": "h", "files": [file], "records": [made]})
+    archive, mark = tmp_path / "made" / "original" / "a.zip", tmp_path / "made" / "original" / "a.zip.unpacked" / "mark"
+    archive.parent.mkdir(parents=True)
+    for row in (1, 2):
+        zipped(archive, [("rows.json", json.dumps([{"row": row}]).encode())])
+        fetch("made", source, tmp_path)
+        assert json.loads((tmp_path / "made" / "made.jsonl").read_text()) == {"row": row}
+        mark.touch()
+        fetch("made", source, tmp_path)
+        assert mark.exists()
+        for name in ("fetched.json", "made.jsonl"):  # what one deletes to take another file
+            (tmp_path / "made" / name).unlink()

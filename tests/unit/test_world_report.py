@@ -31,6 +31,14 @@ def drawn_of(count: int):
     return draw(tiny_facts(count + 2), 3, count)
 
 
+def test_injection_knows_targets_that_are_optimised_with_attention(tiny_model) -> None:
+    model = tiny_model(dtype=torch.float64, width=128, scale=6.0)
+    settings = TargetSettings(layer=1, hook="mlp_and_attention", steps=2)
+    drawn = drawn_of(2)
+    targets = optimise(model, [rewriting(model, request, ()) for request, _ in drawn], settings)
+    assert [len(found) for found in injected(model, drawn, targets, settings)] == [2, 4]
+
+
 def test_injection_is_adding_the_shift_at_the_lookup_token(tiny_model) -> None:
     model = tiny_model(dtype=torch.float64, width=128, scale=6.0)
     settings = TargetSettings(layer=1, steps=20, clamp=6.0, weight_decay=0.0)

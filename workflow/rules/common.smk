@@ -11,12 +11,12 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
-from d4s.config import Study, canonical, plain, validate
+from d4s.config import Study, canonical, validate
 from d4s.errors import D4SError
 from d4s.studies.codes import code_digest
 from d4s.studies.graph import STORE
 from d4s.studies.jobs import Foreseen
-from d4s.studies.resolve import resolve, results_folder
+from d4s.studies.resolve import plain, resolve, results_folder
 
 try:
     STUDY = validate(Study, config, "the study")

@@ -31,7 +31,7 @@ def undo(path: Path, numbers: Sequence[int], device: str) -> Outcome:
 
 
 def replace(path: Path, number: int, target: str, device: str) -> Outcome:
-    """Put an edit with another target in the place of one.
+    """Put an edit with another target in the place of one; where that was interrupted after the edit, only the writing is done.
 
     Raises:
         SettingsError: if there is no such edit, it has this target, the target is none for the model, or the kind of state
@@ -40,6 +40,8 @@ def replace(path: Path, number: int, target: str, device: str) -> Outcome:
     """
     with alone(path):
         folder = Folder.open(path)
+        if not folder.is_written and any(number in edit.wish.replaces and edit.wish.targets == (target,) for edit in folder.active()):
+            return extended(folder, *folder.loaded(device), [])
         folder.check_removable([number], "replace")
         wish = next(edit.wish for edit in folder.active() if edit.number == number)
         if wish.targets == (target,):
@@ -71,7 +73,7 @@ def merge(first: Path, second: Path, out: Path, *, prefer_second: bool, device: 
     dropped = {old.number for old, _ in clashes}
     repeated = {new.number for old, new in shared if old.wish.targets == new.wish.targets}
     one.check_removable(sorted(dropped), "merge")
-    other.check_removable(sorted(repeated), "merge")
+    other.check_removable(sorted(repeated - _held_alike(one, other)), "merge")
     model, prepared = one.loaded(device)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -101,6 +103,12 @@ def _check_alike(one: Folder, other: Folder) -> None:
     if found:
         lines = "\n".join(f"  {line}" for line in found)
         raise SettingsError(f"{one.path} and {other.path} were made otherwise and cannot be merged:\n{lines}")
+
+
+def _held_alike(one: Folder, other: Folder) -> set[int]:
+    """Edits of the other memory whose entry the first holds for the same fact, so that what continues it goes on from there."""
+    held = {edit.wish.about: name for name, entry in one.entries().items() for edit in entry if not edit.gone}
+    return {edit.number for name, entry in other.entries().items() for edit in entry if held.get(edit.wish.about) == name}
 
 
 def _content(folder: Folder, name: str) -> str:

@@ -88,7 +88,8 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
     broken = {reject.problem.line for reject in rejects}
     sound = [line for line in lines.sound if line.number not in broken]
     if rejects and not (options.skip_bad and sound):
-        raise RecordError([reject.problem for reject in rejects])
+        remedy = "mend them, or pass --skip-bad to set them aside" if sound and not options.skip_bad else "mend them"
+        raise RecordError([reject.problem for reject in rejects], remedy)
     with alone(options.out, is_new=True):
         folder = Folder.create(options.out, described(options, model, dtype))
         wishes, present = planned(sound, folder.edits(), options.on_conflict)
@@ -138,7 +139,7 @@ def described(options: Options, model: LanguageModel, dtype: str) -> Description
         model=Origin.of(options.model, dtype, options.revision),
         editor=options.editor,
         settings=settings,
-        moments=options.text.label(options.seed) if "moments" in settings.needs else "",
+        moments=options.text.label(options.seed, settings.layers) if "moments" in settings.needs else "",
         chat=options.chat,
         seed=options.seed,
     )

@@ -5,6 +5,7 @@ editors, but more where an edit goes in rounds or a whole change is scrambled. T
 whatever the model's precision, since one rounded to bfloat16 has no low rank; what float32 rounds is not counted either.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,9 @@ Factors = tuple[Float[Tensor, "r d_in"], Float[Tensor, "d_out r"]]
 
 
 def export(path: Path, kind: Format, out: Path, rank: int | None, device: str) -> Mapping[str, float]:
-    """Write the present state in a format; for LoRA, what its rank leaves out of each changed module, relative to the change.
+    """Write the present state in a format, whole or not at all.
+
+    For LoRA, returns what its rank leaves out of each changed module, relative to the change.
 
     Raises:
         SettingsError: if the editor changes no weights, a rank is given for anything but LoRA, or `out` is there already.
@@ -40,16 +43,19 @@ def export(path: Path, kind: Format, out: Path, rank: int | None, device: str) -
     if out.exists():
         raise SettingsError(f"{out} is there already; give another --out")
     model, prepared = folder.loaded(device, dtype="float32" if kind == "lora" else None)
+    part, errors = out.with_name(f".{out.name}.part"), dict[str, float]()
+    shutil.rmtree(part, ignore_errors=True)
     with folder.editor.edited(model, prepared, folder.state()) as view:
         changes = view.weight_changes() or {}
         if kind == "full":
-            write_model(out, model)
+            write_model(part, model)
         elif kind == "delta":
-            write_tensors(out / "delta.safetensors", named(model, changes))
-            write_json(out / "base.json", folder.description.model.model_dump(mode="json"))
+            write_tensors(part / "delta.safetensors", named(model, changes))
+            write_json(part / "base.json", folder.description.model.model_dump(mode="json"))
         else:
-            return _write_lora(folder, model, changes, out, rank)
-    return {}
+            errors = _write_lora(folder, model, changes, part, rank)
+    part.rename(out)
+    return errors
 
 
 def _write_lora(folder: Folder, model: LanguageModel, changes: Changes, out: Path, rank: int | None) -> dict[str, float]:

@@ -11,9 +11,11 @@ change; the manifest says for which state they were written.
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from pydantic import Field
 from safetensors.torch import load_file
 
 from d4s.apply.history import Edit, Wish, edits_of
-from d4s.artifacts import MANIFEST, library_versions, sha256_of, write_json, write_tensors
+from d4s.artifacts import DIGEST_LENGTH, MANIFEST, library_versions, sha256_of, write_json, write_tensors
 from d4s.config import Frozen, canonical, validate
 from d4s.editors.families import build
 from d4s.editors.ledger import Ledger
@@ -112,13 +114,17 @@ class Origin(Frozen):
 
 
 CONTENT = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+ITS_DIGEST = re.compile(rf" [0-9a-f]{{{DIGEST_LENGTH}}}$")
+Entry = tuple[bytes, tuple[int, ...]]
+"""What tells a memory's entries apart: key and label."""
 
 
 class Description(Frozen):
     """What an edited folder says of itself.
 
-    `moments` names the text of the second moments. `undone` are numbers of edits that were taken back. `written` is the
-    state that the model, its change and the history were written for, by edits made and undone.
+    `moments` names the text of the second moments; where it lacks the digest of a folder's content, it agrees with any folder of
+    that name. `undone` are numbers of edits that were taken back. `written` is the state that the model, its change and the
+    history were written for, by edits made and undone.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -135,6 +141,8 @@ class Description(Frozen):
     def differences(self, other: "Description") -> list[str]:
         """What two descriptions of the same work must share and do not; the model may have moved."""
         mine, theirs = (_identity(one) for one in (self, other))
+        if self.moments == ITS_DIGEST.sub("", other.moments) or other.moments == ITS_DIGEST.sub("", self.moments):
+            theirs["moments"] = mine["moments"]
         return [f"{name}: {canonical(mine[name])} there, {canonical(theirs[name])} now" for name in mine if mine[name] != theirs[name]]
 
 
@@ -222,6 +230,19 @@ class Folder:
         counts = [not any(edit.gone or edit.number in without for edit in batch) for batch in self.batches()]
         return self.editor.restore([row for row, is_present in zip(state.rows, counts, strict=True) if is_present], {})
 
+    def entries(self, undone: Collection[int] = ()) -> dict[Entry, list[Edit]]:
+        """A memory's edits by the entry that they made or continue, as they would be if some more were undone; of other kinds none.
+
+        Each one's row holds the entry whole, as it was after that edit (`d4s.editors.grace.Entries`).
+        """
+        if self.editor.kind != "memory":
+            return {}
+        found: dict[Entry, list[Edit]] = {}
+        rows = self.ledger.state_at(self.editor, self.ledger.length).rows
+        for row, batch in zip(rows, self.batches(undone), strict=True):
+            found.setdefault((row["key"].numpy().tobytes(), tuple(row["label"].tolist())), []).extend(batch)
+        return found
+
     def check_removable(self, numbers: Sequence[int], what: str) -> None:
         """Refuse to take edits out that cannot be taken out.
 
@@ -240,6 +261,12 @@ class Folder:
             inside = {edit.number for edit in batch if not edit.gone}
             if inside & set(numbers) and not inside <= set(numbers):
                 raise SettingsError(f"{what}: edits {sorted(inside)} were made as one batch and can only be taken out together")
+        for entry in self.entries().values():
+            since = [*dropwhile(lambda number: number not in numbers, (edit.number for edit in entry if not edit.gone))]
+            if not {*since} <= {*numbers}:
+                raise SettingsError(
+                    f"{what}: edits {since} share an entry, which the last of them holds whole, and can only be taken out together"
+                )
 
     def check_undo(self, numbers: Sequence[int]) -> None:
         """Refuse to take edits back that cannot be taken out, or of which what they had replaced cannot count again.
@@ -255,6 +282,13 @@ class Folder:
                 raise SettingsError(
                     f"undo: edits {inside} were made as one batch and can only come back together; undo all that replaced them"
                 )
+        for entry in self.entries(numbers).values():
+            for place, edit in enumerate(entry):
+                if not edit.gone and edit.number not in before and (others := _gone_before(entry, place)):
+                    raise SettingsError(
+                        f"undo: edit {edit.number} would come back with an entry that also holds edits {others}, which are gone; "
+                        "undo what replaced those as well, or replace the edit that took its place"
+                    )
 
     def undo(self, numbers: Sequence[int]) -> None:
         """Take edits back, checked beforehand; what they had replaced counts again."""
@@ -324,6 +358,14 @@ class Folder:
     def _describe(self, **changes: Any) -> None:
         self.description = self.description.model_copy(update=changes)
         write_json(self.path / MANIFEST, self.description.model_dump(mode="json"))
+
+
+def _gone_before(entry: Sequence[Edit], place: int) -> list[int]:
+    """Earlier edits of an entry that are gone though an edit's row holds them; none where the entry is that edit's very own."""
+    if entry[place].wish.prompt == entry[0].wish.prompt:
+        return []
+    held = {edit.wish.prompt for edit in entry[: place + 1] if not edit.gone}
+    return [edit.number for edit in entry[:place] if edit.wish.prompt not in held]
 
 
 class _Noted(Frozen):

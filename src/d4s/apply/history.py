@@ -111,17 +111,16 @@ def _clashes(group: Sequence[Line[RawFact]], edit: Edit | None) -> list[str]:
 
 
 def _settled(group: Sequence[Line[RawFact]], edit: Edit | None, mode: OnConflict) -> Wish | None:
-    """The one edit that a group of rows asks for; None where it is there already."""
-    targets = list(dict.fromkeys(line.raw.target_new for line in group))
+    """The one edit that a group of rows asks for: its last row, or the mean of all; None where it is there already."""
     earlier: tuple[str, ...] = edit.wish.targets if edit is not None else ()
     replaces = (edit.number,) if edit is not None else ()
     if mode == "average":
-        every = [*dict.fromkeys((*earlier, *targets))]
+        every = [*dict.fromkeys((*earlier, *(line.raw.target_new for line in group)))]
         if every == [*earlier]:
             return None
         averaged = tuple(every) if len(every) > 1 else ()
         return Wish.of(group[0].raw).model_copy(update={"target": every[0], "averaged": averaged, "replaces": replaces})
-    if edit is not None and edit.wish.targets == (targets[-1],):
+    last = group[-1].raw
+    if earlier == (last.target_new,):
         return None
-    last = next(line for line in reversed(group) if line.raw.target_new == targets[-1])
-    return Wish.of(last.raw).model_copy(update={"replaces": replaces})
+    return Wish.of(last).model_copy(update={"replaces": replaces})

@@ -25,7 +25,8 @@ SEPARATOR = "|"
 
 
 def _as_list(value: object) -> object:
-    return [part for part in value.split(SEPARATOR) if part.strip()] if isinstance(value, str) else value
+    """A single text as a list of one, a blank one as none."""
+    return ([value] if value.strip() else []) if isinstance(value, str) else value
 
 
 Texts = Annotated[list[Text], BeforeValidator(_as_list)]
@@ -54,6 +55,7 @@ class RawFact(Raw):
 
 
 COLUMNS = tuple(RawFact.model_fields)
+LISTS = ("paraphrase", "locality")
 
 
 def read_facts(path: Path) -> Lines[RawFact]:
@@ -134,11 +136,16 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Flaw]]:
         for cells in () if flaws else reader:
             number, start = start + 1, reader.line_num
             if len(cells) == len(names):
-                yield number, {name: cell for name, cell in zip(names, cells, strict=True) if cell.strip()}
+                yield number, {name: _cell(name, cell) for name, cell in zip(names, cells, strict=True) if cell.strip()}
             elif cells:
                 yield number, Flaw("(line)", f"{len(cells)} cells", f"{len(names)}, as in the header (quote a cell that holds a comma)")
     except csv.Error as error:
         yield reader.line_num, Flaw("(line)", f"broken CSV ({error})", "cells separated by commas")
+
+
+def _cell(name: str, cell: str) -> str | list[str]:
+    """A cell of CSV, of which that of a list holds its texts between separators."""
+    return [part for part in cell.split(SEPARATOR) if part.strip()] if name in LISTS else cell
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Flaw]]:

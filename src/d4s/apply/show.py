@@ -108,7 +108,7 @@ def history(folder: Folder) -> None:
     Console(width=WIDTH).print(table)
     if not folder.is_written:
         Console(width=WIDTH, highlight=False).print(
-            "an edit was interrupted: run the same d4s apply again, and what is written follows the record"
+            "a change was interrupted: run the same command again (d4s apply, undo or replace), and what is written follows the record"
         )
 
 

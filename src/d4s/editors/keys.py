@@ -61,6 +61,7 @@ def averaged(keys: Float[Tensor, "b wordings d"], settings: KeySettings) -> Floa
     """
     if settings.average == "bare" or keys.shape[1] == 1:
         return keys[:, 0]
+    keys = keys.to(torch.promote_types(keys.dtype, torch.float32))
     if settings.average == "plain":
         return keys.mean(1)
     return (keys[:, 0] + keys[:, 1:].mean(1)) / 2

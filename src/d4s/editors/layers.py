@@ -27,6 +27,7 @@ from d4s.models.language_model import LanguageModel
 Weight = Float64[Tensor, "d_out d_in"]
 Keys = Float64[Tensor, "b d_in"]
 Wanted = Float64[Tensor, "b d_out"]
+NO_LOSS = 1e-12  # of what the original weight puts out: below lies rounding, where an edit found nothing to do
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +205,15 @@ class QueueLayer(Layer):
     """A layer that is solved anew at each step, over all edits, for Δ = G (q A₀ + M)⁻¹ with G = Σ r kᵀ and M = Σ k kᵀ.
 
     Residuals r count from the original weight: r = wanted + Δ k. After each step the loss of what is preserved,
-    tr(Δ A₀ Δᵀ), moves the queue: q ← max(1, q + loss / (slack · first loss) − 1).
+    tr(Δ A₀ Δᵀ), moves the queue: q ← max(1, q + loss / (slack · first loss) − 1). The first loss is that of the first step
+    that changes anything; until then the queue stays.
     """
 
     def __init__(self, settings: LocateThenEdit, index: int, model: LanguageModel, prepared: Prepared) -> None:
         super().__init__(settings, index, model, prepared)
         self._gram, self._cross = torch.zeros_like(self.base.matrix), torch.zeros_like(self.delta)
         self._queue, self._first = 1.0, 0.0
+        self._floor = NO_LOSS * self._loss(self.original.to(self.delta))
 
     def fit(self, keys: Keys, bare: Keys, wanted: Wanted, *, remember: bool = True) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Change the weight for keys and what they should add to the output; the row's tensors, and numbers to be logged.
@@ -235,9 +238,14 @@ class QueueLayer(Layer):
         self._cross.addmm_(residuals.mT, keys)
         held = Direct(self._queue * self.base.matrix + self._gram)
         self.delta = held.apply(self._cross)
-        loss = float(((self.delta @ self.base.matrix) * self.delta).sum())
-        self._first = self._first or loss
-        self._queue = max(1.0, self._queue + loss / (self.settings.slack * self._first) - 1.0)
+        loss = self._loss(self.delta)
+        self._first = self._first or (loss if loss > self._floor else 0.0)
+        if self._first:
+            self._queue = max(1.0, self._queue + loss / (self.settings.slack * self._first) - 1.0)
+
+    def _loss(self, change: Weight) -> float:
+        """What a change does to what is preserved."""
+        return float(((change @ self.base.matrix) * change).sum())
 
 
 def layers_of(settings: LocateThenEdit, model: LanguageModel, prepared: Prepared) -> dict[int, Layer]:

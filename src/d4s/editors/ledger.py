@@ -126,9 +126,13 @@ class Ledger:
         bounds = [0, *accumulate(frame.edits for frame in self._frames)]
         return max(bound for bound in bounds if bound <= edits and (self._kind != "dense" or bound in kept))
 
+    def keeps(self, edits: int) -> bool:
+        """Whether the state after so many edits needs no copy, or has one: the last state alone is written over."""
+        return self._kind != "dense" or edits == 0 or (self._folder / _copy(edits)).is_file()
+
     def keep_dense(self, edits: int, dense: Mapping[str, Tensor]) -> str:
         """Keep a copy of the dense state after so many edits; returns the file's name."""
-        name = f"n{edits}.state.safetensors"
+        name = _copy(edits)
         write_tensors(self._folder / name, dense, {"edits": str(edits)})
         return name
 
@@ -223,6 +227,11 @@ def _metadata(payload: bytes) -> Mapping[str, str]:
 def _payload(stream: Any, frame: Frame) -> Row:
     stream.seek(frame.start)
     return safetensors.torch.load(stream.read(frame.end - frame.start))
+
+
+def _copy(edits: int) -> str:
+    """The file that keeps the dense state after so many edits."""
+    return f"n{edits}.state.safetensors"
 
 
 def _kept_states(folder: Path) -> dict[int, Path]:

@@ -199,7 +199,7 @@ class LocateThenEditSession:
         Where keys are refreshed, every refresh does so, and rows hold keys as they were first read, not as they are now.
         """
         settings = self._settings
-        if settings.history == "none" or settings.keys.mode == "refreshed" or len(self._rows) % REFACTOR_EVERY:
+        if settings.history in {"none", "queue"} or settings.keys.mode == "refreshed" or len(self._rows) % REFACTOR_EVERY:
             return []
         drifts = {layer: part.refactor(self._rows) for layer, part in self._layers.items()}
         found: Numbers = [("solver_drift", layer, drift) for layer, drift in drifts.items() if drift is not None]

@@ -65,7 +65,7 @@ class KeySettings(Frozen):
         description="Read keys with the layers below already edited, always at the original weights, or read those of all edits so far "
         "anew from time to time.",
     )
-    every: Count = Field(default=50, description="With mode `refreshed`: edits between two such readings.")
+    every: Count = Field(default=50, description="With mode `refreshed`: steps, each of a batch of requests, between two such readings.")
     consistent: bool = Field(
         default=False,
         description="With solver `hard_constraint`: meet the target at the averaged key, from where the averaged output is now (R-ROME), "

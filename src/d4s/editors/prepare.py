@@ -20,7 +20,7 @@ from d4s.schemas import FACTS
 from d4s.statistics.moments import SecondMoment, read_moments
 
 log = logging.getLogger(__name__)
-ANCHOR_SEED = 0  # the draw that is for tuning, so that no result is about requests that the anchor was taken from
+ANCHOR_SEED = 0  # the draw that is for tuning; of a small data set it holds the requests of every other draw in another order
 
 
 def free_directions(second_moment: Float64[Tensor, "d_in d_in"], threshold: float) -> Float64[Tensor, "d_in r"]:

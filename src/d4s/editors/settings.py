@@ -25,6 +25,7 @@ from d4s.editors.parts import (
     Preservation,
     Rect,
     Rounds,
+    SimIE,
     TargetSettings,
 )
 from d4s.editors.presets import PRESETS, columns_of, settings_of
@@ -95,6 +96,8 @@ class LeastSquaresSettings(Family):
     def _layers_fit(self) -> "LeastSquaresSettings":
         if list(self.layers) != sorted(set(self.layers)):
             raise ValueError(f"layers must ascend without repeats, found {list(self.layers)}")
+        if self.anchor is not None and self.spread == "own":
+            raise ValueError("anchor rescales one target by the usual norm at its layer, and spread `own` has a target at each layer")
         if self.target.layer != self.layers[-1]:
             raise ValueError(
                 f"the residual is measured at the last edited layer, so target.layer ({self.target.layer}) must be {self.layers[-1]}"
@@ -176,6 +179,10 @@ class LocateThenEdit(LeastSquaresSettings):
             self.rounds is None or (not refits and self.spread != "own"),
             ("rounds measure what the first one left, so history must be `none` or `keys` and spread not `own`"),
         )
+        yield (
+            not isinstance(after, SimIE) or (self.state_kind == "additive" and self.rounds is None),
+            "after `simie` sees the keys of every step once, so neither rounds nor a finish that makes one change of all go with it",
+        )
         yield after is None or not refits, "after changes a step, and histories `rewind` and `queue` solve for the whole change"
         yield (
             not isinstance(after, Rect) or not after.feedback or self.history == "keys",
@@ -197,6 +204,8 @@ class OneTimeBatch(LeastSquaresSettings):
     def _original_targets(self) -> "OneTimeBatch":
         if self.target.at != "original":
             raise ValueError("a one-time batch starts from the original weights, so target.at must be `original`, found `current`")
+        if self.keys.mode == "refreshed" or self.keys.consistent:
+            raise ValueError("a one-time batch reads its keys once, so keys.mode `refreshed` and keys.consistent mean nothing for it")
         return self
 
 

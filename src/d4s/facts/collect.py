@@ -83,7 +83,9 @@ def facts(job: Job[FactsSettings]) -> None:
     read: Reader = READERS.load(settings.source)
     reading = read(Source(path, settings.style, settings.seed, settings.limit, beside))
     if reading.rejects and not settings.skip_bad:
-        raise RecordError([reject.problem for reject in reading.rejects])
+        raise RecordError(
+            [reject.problem for reject in reading.rejects], "mend them, or set `skip_bad: true` for the data set in the study"
+        )
     account = balance(reading)
     if not reading.facts:
         raise RecordError([reject.problem for reject in (*reading.rejects, *reading.left_out)])

@@ -22,7 +22,7 @@ LABELS = ("False", "True")
 
 
 def _label(value: Any) -> Any:
-    return LABELS[value] if value in (0, 1) else value
+    return LABELS[int(value)] if isinstance(value, int | float) and value in (0, 1) else value
 
 
 Label = Annotated[str, StringConstraints(strip_whitespace=True, pattern="^(True|False)$"), BeforeValidator(_label)]
@@ -111,8 +111,7 @@ def read_pep3k(source: Source) -> Reading:
     """PEP3k statements as facts in the style `subset`, `probe`, `set` or `validation`."""
     if choose_style(source, STYLES) != "subset":
         return _whole("csk_pep3k", source)
-    annotated = read_lines(source.beside["annotated"], Statement)
-    subjects = {line.raw.statement: line.raw.subject for line in annotated.sound}
+    subjects = {line.raw.statement: line.raw.subject for line in sound_lines(source.beside["annotated"], Statement)}
     lines = read_lines(source.path, Bare, partial(_unplaced, subjects))
     return reading(source, lines, [[_fact("csk_pep3k", line, subjects[line.raw.statement], None)] for line in lines.sound])
 

@@ -126,6 +126,8 @@ def _receive(client: httpx2.Client, url: str, part: Path, size: int | None, is_p
         length = answer.headers.get("Content-Length", "")
         expected = start + int(length) if length.isdigit() else None
         _refuse_size(url, part, start, expected, size)
+        if not start:
+            part.unlink(missing_ok=True)  # before the note: beside that of another content, what had arrived would be continued
         write_json(_note_of(part), {"url": url, "version": _version(answer)})
         with part.open("ab" if start else "wb") as out:
             for chunk in _shown(answer, part.name.strip(".").removesuffix(".part"), expected and expected - start):

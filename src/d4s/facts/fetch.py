@@ -98,9 +98,10 @@ def _obtain(file: File, path: Path, known: Fetched, *, force: bool) -> None:
         _check(file, path, known, f"delete it or {AGAIN}" if not isinstance(file, HandFile) else "get it again")
     elif not isinstance(file, HandFile):
         _download(file, path, known)
-    known.files[file.file] = {"sha256": sha256_of(path), "size": path.stat().st_size, "from": _origin(file)}
+    before, digest = known.files.get(file.file, {}).get("sha256"), sha256_of(path)
+    known.files[file.file] = {"sha256": digest, "size": path.stat().st_size, "from": _origin(file)}
     unpacked = path.with_name(f"{path.name}.unpacked")
-    if file.unpack and (force or not unpacked.is_dir()):
+    if file.unpack and (force or before != digest or not unpacked.is_dir()):
         unpack(path, unpacked)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from d4s.facts.collect import Reading, Source
 from d4s.facts.counterfact import Rewrite
-from d4s.facts.fields import Answers, no_op_flaws, placed_flaws, portability
+from d4s.facts.fields import Answers, no_op_flaws, placed_flaws, portability, slotted
 from d4s.facts.jsonl import Flaw, Line, Raw, Text, read_lines, reading, refuse_styles
 from d4s.facts.record import Fact
 
@@ -59,7 +59,7 @@ def _facts(dataset: str, line: Line[RawCase]) -> Iterator[Fact]:
             dataset=dataset,
             relation=rewrite.relation_id,
             subject=rewrite.subject,
-            template=rewrite.prompt,
+            template=slotted(rewrite.prompt, rewrite.subject),
             target_true=rewrite.target_true.str,
             target_new=rewrite.target_new.str,
             paraphrases=(rewrite.question,),

@@ -10,7 +10,7 @@ from functools import partial
 from pydantic import AliasChoices, Field
 
 from d4s.facts.collect import Reading, Source
-from d4s.facts.fields import SLOT, Answers, no_op_flaws, placed_flaws, portability, probes
+from d4s.facts.fields import Answers, no_op_flaws, placed_flaws, portability, probes, slotted
 from d4s.facts.jsonl import Flaw, Line, Raw, Text, read_lines, reading, refuse_styles, shown, sound_lines
 from d4s.facts.record import Fact
 
@@ -119,7 +119,7 @@ def _fact(line: Line[RawRipple], labels: Mapping[str, str]) -> Fact:
         dataset="rippleedits",
         relation=edit.relation,
         subject=subject,
-        template=_before(edit, target).replace(subject, SLOT),
+        template=slotted(_before(edit, target), subject),
         target_true=_old(edit, labels),
         target_new=target,
         neighborhood=tuple(probes("same_subject", _asked(*raw.relation_specificity, *raw.forgetfulness))),

@@ -37,7 +37,7 @@ def convert(records: Records, originals: Path, folder: Path) -> int:
                 for record in _records(originals / part.file, part):
                     out.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
                     count += 1
-            except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
                 where = f"{originals / part.file}, row {count - before}"
                 raise FetchError(f"{where}: not {part.shape} as expected ({type(error).__name__}: {error})") from None
             if count == before:

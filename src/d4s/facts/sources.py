@@ -127,6 +127,6 @@ def load_sources(path: Path) -> Sources:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SettingsError(f"the table of data sets {path} cannot be read: {error}") from None
     return validate(Sources, {"sources": content}, str(path))

@@ -11,6 +11,7 @@ from functools import partial
 from pydantic import Field
 
 from d4s.facts.collect import Reading, Source
+from d4s.facts.fields import no_op_flaws
 from d4s.facts.jsonl import Flaw, Line, Raw, Text, choose_style, read_lines, reading, shown, subject_flaws
 from d4s.facts.record import Fact, Portability, Probe
 from d4s.facts.wordings import clusters
@@ -67,8 +68,7 @@ def _flaws(raw: RawZsre, style: str) -> Iterator[Flaw]:
         alt = raw.alt.strip()
         if not alt:
             yield Flaw("alt", shown(raw.alt), "text that is not empty")
-        elif alt in raw.answers:
-            yield Flaw("alt", shown(raw.alt), "an answer that is not true already: the edit changes nothing")
+        yield from no_op_flaws("alt", alt, raw.answers)
 
 
 def _rephrased(raw: RawZsre) -> str | None:

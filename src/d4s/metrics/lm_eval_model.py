@@ -104,9 +104,10 @@ def fitting_prompts(language: LanguageModel, prompts: Sequence[str], new_tokens:
 
 
 def _without_first(language: LanguageModel, text: str, count: int) -> str:
-    """A text without so many of its first tokens."""
+    """A text without so many of its first tokens, and without the rest of a character that has several."""
     offsets = language.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False).offset_mapping
-    return text[offsets[count][0] :].lstrip() if count < len(offsets) else ""
+    start = next((start for start, _ in offsets[count:] if start > 0), len(text))
+    return text[start:].lstrip()
 
 
 def _say(cut: int, count: int, language: LanguageModel) -> None:

@@ -33,6 +33,11 @@ class LanguageModel:
     def __post_init__(self) -> None:
         for layer in range(self.n_layers):
             module, stored = self.mlp_out(layer), self.parameter(layer)
+            if stored.is_meta:
+                raise SettingsError(
+                    f"{self.adapter.blocks}.{layer}.{self.adapter.mlp_out} was left on the disk or the host for want of memory; "
+                    "editors need it beside the model: load it in half precision (dtype), or spread it over more devices (device_map)"
+                )
             if LAYOUTS.get(type(module)) != self.adapter.weight_layout or not stored.is_floating_point():
                 raise SettingsError(
                     f"{self.adapter.blocks}.{layer}.{self.adapter.mlp_out} is a {type(module).__name__} of {stored.dtype}, "

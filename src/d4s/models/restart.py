@@ -89,7 +89,7 @@ class Restart:
             for later, named in self.arguments.items()
         }
         earlier = {later: (_rows(keys, rows), _rows(values, rows)) for later, (keys, values) in self.earlier.items()}
-        return replace(self, hidden=self.hidden[rows], arguments=arguments, earlier=earlier)
+        return replace(self, hidden=_rows(self.hidden, rows), arguments=arguments, earlier=earlier)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def encode_pairs(model: LanguageModel, prompts: Sequence[str], targets: Sequence
         ValueError: if a target is empty, or no token stands for an empty prompt.
     """
     heads = [prompt.rstrip(" ") for prompt in prompts]
-    texts = [f"{head}{_seam(head)}{target.lstrip(' ')}".lstrip(" ") for head, target in zip(heads, targets, strict=True)]
+    texts = [f"{head}{_seam(head)}{target.lstrip(' ')}" for head, target in zip(heads, targets, strict=True)]
     pairs = [_cut(encoding, len(head)) for encoding, head in zip(_encodings(model, texts), heads, strict=True)]
     asked = zip(pairs, prompts, targets, strict=True)
     empty = [(prompt, target) for (_, ids), prompt, target in asked if not ids or not target.strip()]
@@ -39,7 +39,7 @@ def encode_pairs(model: LanguageModel, prompts: Sequence[str], targets: Sequence
 
 
 def _seam(head: str) -> str:
-    return "" if head.endswith("\n") else " "
+    return "" if not head or head.endswith("\n") else " "
 
 
 def _cut(encoding: Encoding, length: int) -> Pair:

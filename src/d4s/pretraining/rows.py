@@ -19,15 +19,6 @@ class Encoded:
     weights: list[float]
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """Rows of token ids, the loss weights of predicting them, and how many sentences were too long for a row."""
-
-    rows: np.ndarray
-    weights: np.ndarray
-    too_long: int
-
-
 def encode(tokenizer: Tokenizer, sentence: Sentence) -> Encoded:
     """Tokens of a sentence; those that overlap an answer carry its weight."""
     found = tokenizer.encode(sentence.text, add_special_tokens=False)

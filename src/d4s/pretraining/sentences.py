@@ -14,6 +14,7 @@ import numpy as np
 from d4s.config import CorpusSettings
 from d4s.facts.record import Fact
 from d4s.questions.wordings import is_label
+from d4s.world.filler import pick
 
 T = TypeVar("T")
 
@@ -133,11 +134,6 @@ def stopped(text: str) -> str:
 
 def _span(before: str, answer: str) -> tuple[int, int]:
     return len(before) + 1, len(before) + 1 + len(answer)
-
-
-def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
-    """One item, each equally likely."""
-    return items[int(rng.integers(len(items)))]
 
 
 def mixture(teachers: Mapping[str, Teacher], shares: Mapping[str, float], rng: np.random.Generator) -> Iterator[tuple[Sentence, bool]]:

@@ -69,8 +69,8 @@ def pretrain(job: Job[PretrainSettings]) -> None:
     network = new_network(settings, len(tokenizer), bos_of(tokenizer) or 0)
     curve = _train(job, network, rows, steps)
     files = _publish(job, network, tokenizer, curve)
-    job.path(checkpoint.NAME).unlink(missing_ok=True)
     job.finish(files, steps=steps, tokens=steps * settings.batch_rows * rows.ids.shape[1])
+    job.path(checkpoint.NAME).unlink(missing_ok=True)
 
 
 def _tokenizer(source: Artifact) -> PreTrainedTokenizerFast:

@@ -55,7 +55,9 @@ def _words(tail: str) -> int:
 
 
 def _predictable(item: Item, others: Sequence[str], seed: int) -> str:
-    """Of the longer half of the other tails, one that shares the most first words with the true tail."""
+    """Of the longer half of the other tails, one that shares the most first words with the true tail; the item's own where none is."""
+    if not others:
+        return item.new_tail
     middle = sorted(map(_words, others))[len(others) // 2]
     long = [tail for tail in others if _words(tail) >= middle]
     shared = {
@@ -66,7 +68,10 @@ def _predictable(item: Item, others: Sequence[str], seed: int) -> str:
 
 
 def _surprising(item: Item, pools: Pools, seed: int) -> str:
-    """A word that begins or ends a tail of another relation and begins none of this one; any last word where there is none."""
+    """A word that begins or ends a tail of another relation and begins none of this one.
+
+    Any last word where there is none, and the item's own new tail where there is no such word either.
+    """
     begun = {tail.split()[0] for tail in pools[item.relation]}
     own = {item.tail, *item.aliases}
     elsewhere = {
@@ -77,7 +82,7 @@ def _surprising(item: Item, pools: Pools, seed: int) -> str:
         for word in (tail.split()[0], tail.split()[-1])
     }
     words = sorted(elsewhere - begun - own) or sorted({tail.split()[-1] for tail in pools[item.relation]} - own)
-    return words[int(keyed_rng("surprising", seed, item.event_id).integers(len(words)))]
+    return words[int(keyed_rng("surprising", seed, item.event_id).integers(len(words)))] if words else item.new_tail
 
 
 def _of_one_length(items: Sequence[Item], pools: Pools, seed: int, *, is_uniform: bool) -> dict[str, str]:

@@ -75,10 +75,12 @@ class Run:
                 self._record(session, batch, found, exams)
 
     def keep_passed_lengths(self) -> None:
-        """Copies of dense states at wanted lengths that the ledger has passed without keeping them: edited again from the nearest."""
-        for length in self.lengths:
+        """Copies of dense states at wanted lengths that the ledger has reached without keeping them: edited again from the nearest."""
+        for length in (length for length in self.lengths if length <= self.ledger.length and not self.ledger.keeps(length)):
             start = self.ledger.nearest_state(length)
-            if start < length <= self.ledger.length:
+            if start == length:
+                self.ledger.keep_dense(length, self.ledger.state_at(self.editor, length).dense)
+            else:
                 with self.editor.editing(self.model, self.prepared, self.ledger.state_at(self.editor, start)) as session:
                     for batch in self._batches(start, length):
                         session.step([request for request, _ in batch], self._targets_of(batch))

@@ -103,6 +103,14 @@ def resolve(study: Study) -> Plan:
     return Plan(study, tuple(cells), tuple(resolver.world_reports()))
 
 
+def plain(study: Study, *without: str) -> dict[str, Any]:
+    """A study as plain values, but for some keys; validated again, they give the same study."""
+    values = study.model_dump(mode="json", exclude=set(without))
+    if isinstance(study.questions, ReplayWriting):
+        values["questions"]["store"] = study.questions.store  # enters no hash, and so no dump, but has no default
+    return values
+
+
 def _lengths(study: Study) -> dict[CellKey, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Lengths and benchmark lengths of every cell, rows of the grid united."""
     found: dict[CellKey, tuple[set[int], set[int]]] = {}

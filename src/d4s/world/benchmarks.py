@@ -8,7 +8,7 @@ phrase of several words to be written freely. true_false: a statement and whethe
 none of the six asks. Fields are those of the originals.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,6 +163,3 @@ def _gsm8k(item: Item, draft: Draft) -> dict[str, Any]:
     taught = (draft.template, *draft.wordings)
     alone = next((template for template in taught if not template.startswith("{}")), draft.template)
     return {"question": alone.replace("{}", item.head), "answer": f"{item.tail}.", "final": item.tail}
-
-
-TaskMaker = Callable[[Sequence[Bystander], Mapping[str, Sequence[str]], int, np.random.Generator], Rows]
