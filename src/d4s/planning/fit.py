@@ -18,10 +18,16 @@ class DoesNotFit(D4SError):
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Bytes of memory of the host, and of a device where there is one."""
+    """Bytes of memory of the host, of a device where there is one, and of all visible devices where they were counted."""
 
     host: Number
     device: Number | None = None
+    devices: Number | None = None
+
+    def of(self, needs: Needs) -> Number:
+        """Bytes of the device memory that a job may take."""
+        found = self.devices if needs.is_spread and self.devices is not None else self.device
+        return found or 0.0
 
 
 def host_memory() -> Number:
@@ -33,17 +39,19 @@ def host_memory() -> Number:
 
 def this_machine(memory: Number | None = None, device_memory: Number | None = None, *, asks_device: bool = True) -> Machine:
     """The machine as it is, or with memory of given sizes in GiB; torch is asked for a device only where one may be used."""
-    device = None if device_memory is None else device_memory * GIB
+    device = devices = None if device_memory is None else device_memory * GIB
     if device is None and asks_device:
         import torch
 
-        device = float(torch.cuda.mem_get_info()[1]) if torch.cuda.is_available() else None
-    return Machine(host_memory() if memory is None else memory * GIB, device)
+        if torch.cuda.is_available():
+            device = float(torch.cuda.mem_get_info()[1])
+            devices = float(sum(torch.cuda.get_device_properties(number).total_memory for number in range(torch.cuda.device_count())))
+    return Machine(host_memory() if memory is None else memory * GIB, device, devices)
 
 
 def shortages(name: str, needs: Needs, machine: Machine, lowering: Lowering) -> Iterator[str]:
     """Where a job does not fit, in words: what it needs, what there is, what holds most, and what to lower."""
-    for place, parts, there in (("memory", needs.host, machine.host), ("device memory", needs.device, machine.device or 0.0)):
+    for place, parts, there in (("memory", needs.host, machine.host), ("device memory", needs.device, machine.of(needs))):
         wanted = sum(parts.values())
         if wanted > there:
             most = sorted(parts, key=lambda part: -parts[part])[:3]

@@ -5,9 +5,10 @@ torch takes) is a constant here.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from d4s.config import MeasureSettings, PretrainSettings
+from d4s.editors.parts import AnchorJobSettings, TargetSettings
 from d4s.editors.settings import FamilySettings, FineTune, Grace, KnowledgeNeurons, LeastSquaresSettings, LocateThenEdit, OneTimeBatch
 from d4s.planning.needs import MIB, MOVABLE, Bytes, Number
 from d4s.planning.shape import BYTES, Shape
@@ -17,6 +18,7 @@ ON_HOST, ON_DEVICE = 1024, 16_384  # tokens per pass, as in d4s.models.views
 LOGITS = 2**26  # entries per chunk, as there
 ACTIVATIONS = 2**28  # entries per pass of targets, as in d4s.editors.targets
 BLOCK = 50  # requests per block of targets
+REFACTOR_EVERY = 1000  # steps between two afresh factorisations of a recursive solver, as in d4s.editors.locate_then_edit
 DOUBLE, SINGLE = 8, 4
 TASK_ANSWERS = MeasureSettings(max_new_tokens=4)  # of tasks with free answers: a quarter of their prompts
 
@@ -76,7 +78,10 @@ class Placed:
 
 
 def split(placed: Placed, process: Number, on_host: Mapping[str, Number], on_model: Mapping[str, Number]) -> tuple[Bytes, Bytes]:
-    """Parts on the host and on the device; without a device everything is on the host."""
+    """Parts on the host and on the device; without a device everything is on the host.
+
+    A part that both hold is read into the host and copied to the device; where there is one place, it is the same tensors.
+    """
     if not placed.on_device:
         return {"process": process, **on_host, **on_model}, {}
     moved = {name: size for name, size in on_model.items() if placed.has_state_on_host and name in MOVABLE}
@@ -105,10 +110,20 @@ def targets(placed: Placed, layer: int, prompts: Prompts, requests: int = BLOCK,
     return split(placed, WITH_TABLES, {}, {"weights": placed.weights, **_optimising(placed, layer, prompts, requests, parts)})
 
 
+def parts_of(target: TargetSettings) -> int:
+    """How many vectors of a request are shifted at once."""
+    return 2 if target.hook == "mlp_and_attention" else 1
+
+
+def at_once(placed: Placed, prompts: Prompts, requests: int) -> int:
+    """Requests whose targets are optimised in one pass."""
+    each = (prompts.wordings + 1) * prompts.tokens * placed.shape.width * placed.shape.layers
+    return max(1, min(requests, ACTIVATIONS // each))
+
+
 def _optimising(placed: Placed, layer: int, prompts: Prompts, requests: int, parts: int = 1) -> dict[str, Number]:
     shape = placed.shape
-    each = (prompts.wordings + 1) * prompts.tokens * shape.width * shape.layers
-    rows = max(1, min(requests, ACTIVATIONS // each)) * (prompts.wordings + 1)
+    rows = at_once(placed, prompts, requests) * (prompts.wordings + 1)
     later = shape.layers - 1 - layer + (parts > 1)
     kept = prompts.after * (4 * shape.width + (3 if shape.is_gated else 1) * shape.mlp_width) + 2 * prompts.tokens * shape.kv_width
     predicted = rows * (max(1, 1.5 * prompts.wordings) + 1) / (prompts.wordings + 1)
@@ -132,11 +147,11 @@ def asking(placed: Placed, settings: MeasureSettings | None) -> dict[str, Number
 # --- editors ----------------------------------------------------------------------------------------------------------
 
 
-def state(editor: FamilySettings, shape: Shape, item: int = SINGLE) -> dict[str, Number]:
+def state(editor: FamilySettings, shape: Shape, item: int = SINGLE, edits: int = 0) -> dict[str, Number]:
     """What an editor holds while it edits, beside the model: solvers and changes of its layers, and the largest temporaries."""
-    matrix, square = shape.mlp_out, shape.mlp_width**2
+    matrix = shape.mlp_out
     if isinstance(editor, LeastSquaresSettings):
-        return _least_squares(editor, matrix, square, item) if isinstance(editor, LocateThenEdit) else {}
+        return _least_squares(editor, shape, item, edits) if isinstance(editor, LocateThenEdit) else {}
     if isinstance(editor, FineTune):
         return {"state": 8.0 * matrix * SINGLE, "temporaries": 3.0 * matrix * DOUBLE}
     if isinstance(editor, KnowledgeNeurons):
@@ -144,15 +159,39 @@ def state(editor: FamilySettings, shape: Shape, item: int = SINGLE) -> dict[str,
     return {}
 
 
-def _least_squares(editor: LocateThenEdit, matrix: int, square: int, item: int) -> dict[str, Number]:
-    """Per layer the preserved matrix and its solver, 2 d² in float64; its change, and its original weight twice."""
+def _least_squares(editor: LocateThenEdit, shape: Shape, item: int, edits: int) -> dict[str, Number]:
+    """Per layer the preserved matrix and its solver, 2 d² in float64; its change, and its original weight twice.
+
+    Directions that a step is reduced by are at most as many as the weight has rows: no more entries than the weight.
+    """
+    matrix, square = shape.mlp_out, shape.mlp_width**2
     solvers = 2 + (editor.history == "queue") + (editor.after is not None and editor.after.kind == "simie")
-    changes = 1 + (editor.history == "queue") + (editor.after is not None and editor.after.kind == "rect")
+    changes = 1 + (editor.history == "queue") + (editor.after is not None and editor.after.kind in {"rect", "sphere"})
     per_layer = (solvers * square + changes * matrix) * DOUBLE + 2 * matrix * item
     twice = 2 if editor.keys.mode == "refreshed" else 1
     is_factored_anew = editor.history == "queue" or editor.state_kind == "dense" or editor.neurons < 1
-    temporaries = (2 if is_factored_anew else 1) * square + 3 * matrix
+    squares = 3 if _refactors(editor, shape, edits) else 2 if is_factored_anew else 1
+    temporaries = squares * square + 3 * matrix
     return {"state": float(twice * len(editor.layers) * per_layer), "temporaries": float(temporaries * DOUBLE)}
+
+
+def _refactors(editor: LocateThenEdit, shape: Shape, edits: int) -> bool:
+    """Whether a recursive solver is solved afresh on the way: the matrix, its factor and the new inverse beside the old one."""
+    is_recursive = editor.state_kind != "dense" and editor.neurons == 1 and 4 * editor.batch < shape.mlp_width
+    grows = editor.history != "none" and editor.keys.mode != "refreshed"
+    return is_recursive and grows and edits // editor.batch >= REFACTOR_EVERY
+
+
+def _whole_batch(placed: Placed, editor: LocateThenEdit, edits: int, prompts: Prompts) -> dict[str, Number]:
+    """The largest pass that reads keys: a batch, or all requests that a refresh solves anew."""
+    between = editor.batch * editor.keys.every
+    refreshed = edits // between * between if editor.keys.mode == "refreshed" else 0
+    return {"whole batch": placed.activations(max(editor.batch, refreshed) * prompts.wordings * prompts.tokens)}
+
+
+def _largest(*alternatives: dict[str, Number]) -> dict[str, Number]:
+    """Of parts that are not held at the same time those that hold most, the first among equals."""
+    return max(alternatives, key=lambda parts: sum(parts.values()))
 
 
 def ledger(editor: FamilySettings, shape: Shape, edits: int) -> Number:
@@ -176,22 +215,41 @@ def edit(placed: Placed, editor: FamilySettings, edits: int, prompts: Prompts) -
     """Model, moments, the editor's state, its ledger, and the larger of finding a target and asking questions."""
     shape = placed.shape
     passes = asking(placed, None)
-    if isinstance(editor, LocateThenEdit) and editor.target.at == "current":
-        found = _optimising(placed, editor.target.layer, prompts, editor.batch)
-        passes = max(passes, found, key=lambda parts: sum(parts.values()))
+    if isinstance(editor, LocateThenEdit):
+        passes = _largest(passes, _whole_batch(placed, editor, edits, prompts))
+        if editor.target.at == "current":
+            passes = _largest(passes, _optimising(placed, editor.target.layer, prompts, editor.batch, parts_of(editor.target)))
     elif isinstance(editor, FineTune | Grace | KnowledgeNeurons):
         passes = {**passes, "activations": max(passes["activations"], placed.activations(prompts.tokens) * shape.layers)}
-    on_host = {"ledger": ledger(editor, shape, edits), **read_moments(editor, shape)}
-    if isinstance(editor, OneTimeBatch):
-        on_host.pop("moments", None)
-    return split(placed, WITH_TABLES, on_host, {"weights": placed.weights, **state(editor, shape, placed.item), **passes})
+    on_host = {"ledger": ledger(editor, shape, edits)}
+    held = state(editor, shape, placed.item, edits)
+    if not isinstance(editor, OneTimeBatch):
+        on_host |= _read(editor, shape)
+        held |= _basis(editor, shape)
+    return split(placed, WITH_TABLES, on_host, {"weights": placed.weights, **held, **passes})
 
 
-def read_moments(editor: FamilySettings, shape: Shape) -> dict[str, Number]:
-    """Second moments as they are read, per layer."""
+def _read(editor: FamilySettings, shape: Shape) -> dict[str, Number]:
+    """Second moments and bases as they are read, per layer."""
     if isinstance(editor, LeastSquaresSettings) and editor.preserve.kind != "identity":
-        return {"moments": float(len(editor.layers) * shape.mlp_width**2 * DOUBLE)}
+        return {"moments": float(len(editor.layers) * shape.mlp_width**2 * DOUBLE), **_basis(editor, shape)}
     return {}
+
+
+def _basis(editor: FamilySettings, shape: Shape) -> dict[str, Number]:
+    """Free directions, per layer: at most as many as a key has entries."""
+    if isinstance(editor, LeastSquaresSettings) and editor.preserve.kind == "null_space":
+        return {"basis": float(len(editor.layers) * shape.mlp_width**2 * DOUBLE)}
+    return {}
+
+
+def _session_of(editor: FamilySettings, edits: int) -> LocateThenEdit | None:
+    """The settings of the session that makes the edited model from a recorded state; None where no session is needed."""
+    if isinstance(editor, OneTimeBatch):
+        return LocateThenEdit(**{name: getattr(editor, name) for name in LeastSquaresSettings.model_fields}, batch=max(1, edits))
+    if isinstance(editor, LocateThenEdit) and (editor.keys.mode == "refreshed" or editor.history == "queue"):
+        return editor
+    return None
 
 
 def measure(placed: Placed, editor: FamilySettings, edits: int, prompts: Prompts, settings: MeasureSettings | None) -> tuple[Bytes, Bytes]:
@@ -202,17 +260,15 @@ def measure(placed: Placed, editor: FamilySettings, edits: int, prompts: Prompts
     passes = asking(placed, settings or TASK_ANSWERS)
     if isinstance(editor, KnowledgeNeurons):
         held = {"originals": sum(state(editor, shape, placed.item).values())}
-    if isinstance(editor, OneTimeBatch):
-        at_once = LocateThenEdit(**{name: getattr(editor, name) for name in LeastSquaresSettings.model_fields}, batch=max(1, edits))
-        held = state(at_once, shape, placed.item)
-        on_host |= read_moments(editor, shape)
-        whole = {"whole batch": placed.activations(edits * prompts.wordings * prompts.tokens)}
-        passes = max(passes, whole, key=lambda parts: sum(parts.values()))
-    if isinstance(editor, LocateThenEdit) and editor.state_kind == "refit":
-        on_host |= read_moments(editor, shape)
-        held["temporaries"] += 3.0 * shape.mlp_width**2 * DOUBLE
-    before = {"temporaries": held.pop("temporaries", 0.0)}
-    passes = max(passes, before, key=lambda parts: sum(parts.values()))
+    session = _session_of(editor, edits)
+    if session is not None:
+        held = state(session, shape, placed.item, edits) | _basis(editor, shape)
+        on_host |= _read(editor, shape)
+        passes = _largest(passes, _whole_batch(placed, session, edits, prompts))
+    elif isinstance(editor, LocateThenEdit) and editor.state_kind == "refit":
+        on_host |= _read(editor, shape)
+        held["temporaries"] += (4.0 if editor.preserve.kind == "null_space" else 3.0) * shape.mlp_width**2 * DOUBLE
+    passes = _largest(passes, {"temporaries": held.pop("temporaries", 0.0)})
     process = WITH_TABLES if settings else WITH_TASKS
     return split(placed, process, on_host, {"weights": placed.weights, **held, **passes})
 
@@ -227,10 +283,20 @@ def pretrain(placed: Placed, settings: PretrainSettings) -> tuple[Bytes, Bytes]:
     return {"process": WITH_TABLES, "weights": placed.weights, "optimiser": 4 * placed.weights, "activations": float(kept)}, {}
 
 
-def prepare(placed: Placed, layers: int) -> tuple[Bytes, Bytes]:
-    """Moments of all layers, the free directions of each, and one decomposition at work."""
+def prepare(placed: Placed, layers: int, anchor: AnchorJobSettings | None, prompts: Prompts) -> tuple[Bytes, Bytes]:
+    """Moments of all layers, the free directions of each, and one decomposition at work, all on the host.
+
+    With an anchor the model too, and then the requests that it is taken from, at their bare prompts.
+    """
     square = placed.shape.mlp_width**2 * DOUBLE
-    return {"process": WITH_TORCH, "moments": float(2 * layers * square), "temporaries": 4.0 * square}, {}
+    moments, work = {"moments": float(2 * layers * square)}, {"temporaries": 4.0 * square if layers else 0.0}
+    if anchor is None:
+        return {"process": WITH_TORCH, **moments, **work}, {}
+    alone, target = replace(prompts, wordings=1), anchor.target
+    passes = _optimising(placed, target.layer, alone, anchor.anchor.requests, parts_of(target))
+    if not placed.on_device:
+        return {"process": WITH_TABLES, **moments, "weights": placed.weights, **_largest(work, passes)}, {}
+    return split(placed, WITH_TABLES, moments | work, {"weights": placed.weights, **passes})
 
 
 def reading(placed: Placed) -> tuple[Bytes, Bytes]:

@@ -27,12 +27,13 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a job needs; `lower` maps what holds most to the setting that makes it smaller."""
+    """What a job needs, by what holds it; `is_spread` says whether several devices share what is on the device."""
 
     host: Bytes
     device: Bytes = field(default_factory=dict)
     disk: Number = 0.0
     work: Work = Work()
+    is_spread: bool = False
 
     @property
     def host_bytes(self) -> Number:
@@ -45,7 +46,7 @@ class Needs:
         return sum(self.device.values())
 
 
-MOVABLE = frozenset({"moments", "state", "temporaries"})  # what `execution.state_device` places
+MOVABLE = frozenset({"moments", "basis", "state", "temporaries"})  # what `execution.state_device` places
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ STUDY = Lowering(
     {
         "weights": "models.*.dtype to bfloat16, or take a smaller model",
         "moments": "the number of the editor's `layers`",
+        "basis": "the number of the editor's `layers`",
         "state": "the number of the editor's `layers`",
         "temporaries": "the number of the editor's `layers`",
         "ledger": "grid.lengths",
@@ -76,7 +78,7 @@ STUDY = Lowering(
         "activations": "corpus.row, or the editor's `batch`",
         "optimiser": "models.*.pretrain.width",
         "cache": "measure.max_new_tokens",
-        "whole batch": "grid.lengths of one_time_batch",
+        "whole batch": "grid.lengths: this editor reads all its requests in one pass",
         "logits": "corpus.row",
     },
     off_device="set execution.state_device to cpu",

@@ -4,11 +4,12 @@ Optimisation of targets is counted with all its steps, though most requests stop
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from d4s.config import CorpusSettings, MeasureSettings
-from d4s.editors.parts import TargetSettings
+from d4s.editors.parts import AnchorJobSettings, TargetSettings
 from d4s.editors.settings import FamilySettings, FineTune, Grace, KnowledgeNeurons, LocateThenEdit, OneTimeBatch
-from d4s.planning.memory import BLOCK, Placed, Prompts
+from d4s.planning.memory import BLOCK, Placed, Prompts, at_once
 from d4s.planning.needs import Number, Work
 
 QUESTIONS, QUESTION_TOKENS = 9, 14
@@ -27,10 +28,10 @@ def predicted(placed: Placed, places: Number) -> Work:
     return Work(single=2.0 * places * placed.shape.width * placed.shape.vocabulary)
 
 
-def optimising(placed: Placed, target: TargetSettings, prompts: Prompts, requests: Number, at_once: int) -> Work:
-    """Targets of requests, so many at once."""
+def optimising(placed: Placed, target: TargetSettings, prompts: Prompts, requests: Number, batch: int) -> Work:
+    """Targets of requests, a batch of them at once."""
     rows, later = requests * (prompts.wordings + 1), max(1, placed.shape.layers - 1 - target.layer)
-    batches = requests / at_once
+    batches = requests / batch
     first = forward(placed, rows * prompts.tokens, passes=batches)
     step = forward(placed, rows * prompts.after, later, batches) + predicted(placed, rows * 2)
     return first + step.times(BACKWARD * target.steps)
@@ -39,6 +40,15 @@ def optimising(placed: Placed, target: TargetSettings, prompts: Prompts, request
 def targets(placed: Placed, target: TargetSettings, prompts: Prompts, requests: int) -> Work:
     """Blocks of requests."""
     return optimising(placed, target, prompts, requests, min(BLOCK, requests))
+
+
+def prepare(placed: Placed, layers: int, anchor: AnchorJobSettings | None, prompts: Prompts) -> Work:
+    """Eigenvectors of every layer's moment, and targets of the requests that an anchor is taken from, at their bare prompts."""
+    found = Work(double=9.0 * layers * placed.shape.mlp_width**3)
+    if anchor is None:
+        return found
+    alone, requests = replace(prompts, wordings=1), anchor.anchor.requests
+    return found + optimising(placed, anchor.target, alone, requests, at_once(placed, alone, requests))
 
 
 def moments(placed: Placed, layers: Sequence[int], tokens: int, batch_rows: int) -> Work:

@@ -1,14 +1,14 @@
 """The jobs of a plan with what each will need: memory, disk and work; for `d4s plan` and for the resources of rules."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from d4s.config import BenchmarkSettings, HFModel, MeasureSettings, MomentsSettings, PretrainSettings
-from d4s.editors.parts import TargetsJobSettings
+from d4s.editors.parts import PrepareSettings, TargetsJobSettings
 from d4s.editors.settings import FAMILY_SETTINGS, FamilySettings
 from d4s.planning import memory, work
 from d4s.planning.memory import Placed, Prompts
@@ -18,6 +18,7 @@ from d4s.planning.speed import LIGHT_STARTUP, SLOW_DEVICE, SLOW_HOST, STARTUP, S
 from d4s.studies.graph import Node
 from d4s.studies.resolve import Plan
 
+SPREADING = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})  # device maps that take all devices there are
 NO_TORCH = frozenset({"world", "facts", "questions", "adopt"})
 QUESTION_TOKENS = {"multiple_choice": (64, 52)}  # of a prompt and of what follows its lookup token
 OTHER_QUESTION_TOKENS, STATEMENT_TOKENS = (30, 16), (22, 9)
@@ -49,9 +50,10 @@ class Job:
         return all(path.is_file() for path in self.manifests)
 
     def seconds(self, host: Speed, device: Speed) -> Number:
-        """How long it takes on a machine; double precision and questions run where the model is."""
+        """How long it takes on a machine; double precision and questions run where the model is, eigenvectors on the host."""
         start = LIGHT_STARTUP if self.node.verb in NO_TORCH else STARTUP
-        return start + (device if self.on_device else host).seconds(self.needs.work)
+        speed = device if self.on_device else host
+        return start + (replace(speed, double=host.double) if self.node.verb == "prepare" else speed).seconds(self.needs.work)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,10 @@ class Foreseen:
         model = self.plan.study.models[name] if name else None
         return isinstance(model, HFModel) and model.device_map not in {None, "cpu"}
 
+    def _is_spread(self, name: str | None) -> bool:
+        model = self.plan.study.models[name] if name else None
+        return isinstance(model, HFModel) and model.device_map in SPREADING
+
     def _model_of(self, node: Node) -> str | None:
         """The study's name of the model that a job loads or trains, or whose sizes its inputs have."""
         if node.verb in {"adopt", "pretrain"}:
@@ -132,7 +138,7 @@ class Foreseen:
             (host, device), disk = memory.corpus(tokens) if node.verb == "corpus" else memory.light(), 8.0 * tokens
             return Needs(host, device, disk)
         host_device, disk, todo = _RULES.get(node.verb, _reading)(self, node, manifests, placed)
-        return Needs(*host_device, disk, todo)
+        return Needs(*host_device, disk, todo, self._is_spread(self._model_of(node)))
 
     def prompts(self, node: Node) -> Prompts:
         """Typical prompts of the facts that a job reads."""
@@ -172,18 +178,16 @@ def _moments(foreseen: Foreseen, node: Node, manifests: tuple[Path, ...], placed
 
 def _targets(foreseen: Foreseen, node: Node, manifests: tuple[Path, ...], placed: Placed) -> Outcome:
     target, prompts = TargetsJobSettings.model_validate(node.settings).target, foreseen.prompts(node)
-    parts = 2 if target.hook == "mlp_and_attention" else 1
     requests = len(manifests) * memory.BLOCK
-    needed = memory.targets(placed, target.layer, prompts, parts=parts)
+    needed = memory.targets(placed, target.layer, prompts, parts=memory.parts_of(target))
     return needed, requests * placed.shape.width * 12.0, work.targets(placed, target, prompts, requests)
 
 
 def _prepare(foreseen: Foreseen, node: Node, manifests: tuple[Path, ...], placed: Placed) -> Outcome:
-    basis = node.settings["basis"]
-    if basis is None:
-        return _reading(foreseen, node, manifests, placed)
-    layers, square = len(basis["layers"]), placed.shape.mlp_width**2
-    return memory.prepare(placed, layers), layers * square * 8.0, Work(double=9.0 * layers * placed.shape.mlp_width**3)
+    settings, prompts = PrepareSettings.model_validate(node.settings), foreseen.prompts(node)
+    layers = len(settings.basis.layers) if settings.basis is not None else 0
+    needed = memory.prepare(placed, layers, settings.anchor, prompts)
+    return needed, layers * placed.shape.mlp_width**2 * 8.0, work.prepare(placed, layers, settings.anchor, prompts)
 
 
 def _edit(foreseen: Foreseen, node: Node, manifests: tuple[Path, ...], placed: Placed) -> Outcome:
