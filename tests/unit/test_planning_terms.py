@@ -10,11 +10,15 @@ import torch
 import yaml
 from transformers import GPT2Config
 
+from d4s.apply.edit import described
+from d4s.apply.folder import Folder
+from d4s.apply.needs import editing
 from d4s.config import MeasureSettings, Study
 from d4s.editors import locate_then_edit
 from d4s.editors.after import main_directions
 from d4s.editors.parts import NullSpacePreservation
 from d4s.editors.settings import LocateThenEdit, resolve
+from d4s.models.loading import load
 from d4s.planning import memory
 from d4s.planning.fit import DoesNotFit, Machine, refuse_what_cannot_fit, this_machine
 from d4s.planning.memory import Placed, Prompts
@@ -23,6 +27,7 @@ from d4s.planning.shape import Shape
 from d4s.planning.speed import Speed
 from d4s.studies.jobs import Foreseen, Job
 from d4s.studies.resolve import resolve as resolve_study
+from tests.applying import fact_file, options, saved_model
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Shape(12, 768, 3072, 12, 12, 64, 50_257, 1024, is_gated=False, is_tied=True)
@@ -277,3 +282,17 @@ def test_only_a_model_that_is_spread_may_take_all_of_them() -> None:
         refuse_what_cannot_fit([("edit a", Needs({}, parts))], machine)
     with pytest.raises(DoesNotFit, match=r"there are 24\.0"):
         refuse_what_cannot_fit([("edit a", Needs({}, parts, is_spread=True))], Machine(GIB, 24 * GIB))
+
+
+@pytest.mark.parametrize(
+    ("editor", "steps"), [("memit", ["second moments", "edits"]), ("alphaedit", ["second moments", "what the editor prepares", "edits"])]
+)
+def test_applying_names_each_step_that_takes_memory(editor: str, steps: list[str], tmp_path: Path) -> None:
+    base = saved_model(tmp_path / "base")
+    changes = {"layers": [0, 1], "target": {"layer": 1}}
+    asked = options(base, fact_file(tmp_path / "facts.csv"), tmp_path / "out", editor, changes=changes)
+    model = load(base)
+    folder = Folder.create(asked.out, described(asked, model, "float32"))
+    needed = dict(editing(folder, model, asked.text, 2))
+    assert list(needed) == steps
+    assert ("basis" in needed["edits"].host) == (editor == "alphaedit")

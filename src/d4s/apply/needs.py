@@ -18,6 +18,8 @@ OPTIONS = Lowering(
         "moments": FEWER_LAYERS,
         "state": FEWER_LAYERS,
         "temporaries": FEWER_LAYERS,
+        "basis": FEWER_LAYERS,
+        "whole batch": "the number of facts, or the editor's batch",
         "originals": "--dtype to bfloat16: this editor changes all layers",
         "activations": "the editor's batch: --set batch=1",
         "ledger": "the number of facts",
@@ -40,7 +42,9 @@ def editing(folder: Folder, model: LanguageModel, text: TextSource, facts: int) 
     placed = Placed(shape_of(model.network.config.to_dict()), description.model.dtype, model.device.type != "cpu", LONGEST_ROW)
     if "moments" in settings.needs and not text.is_folder and folder.prepared() is None:
         yield "second moments", Needs(*memory.moments(placed, settings.layers, text.tokens, ROWS_PER_PASS))
+    if (asked := settings.prepare_settings()) and folder.prepared() is None:
+        layers = len(asked.basis.layers) if asked.basis is not None else 0
+        yield "what the editor prepares", Needs(*memory.prepare(placed, layers, asked.anchor, Prompts()))
     if target := settings.shared_targets():
-        parts = 2 if target.hook == "mlp_and_attention" else 1
-        yield "targets", Needs(*memory.targets(placed, target.layer, Prompts(), min(facts, memory.BLOCK), parts))
+        yield "targets", Needs(*memory.targets(placed, target.layer, Prompts(), min(facts, memory.BLOCK), memory.parts_of(target)))
     yield "edits", Needs(*memory.edit(placed, settings, folder.ledger.length + facts, Prompts()))
