@@ -28,6 +28,7 @@ COSTS = ("cost", "report.html", "provenance.json", "store.json", ".snakemake_tim
 LAST_SHARE = 0.97  # of the study's files; later there may be nothing left to kill
 LONGEST_DELAY = 5.0
 POLL = 0.1
+SNAKEMAKE = "snakemake"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def strike(process: subprocess.Popen[bytes], draw: random.Random) -> str:
     words = victim.cmdline()
     victim.kill()
     if victim.pid == process.pid:
-        return "snakemake"
+        return SNAKEMAKE
     return " ".join(words[2:4]) if words[1:3] == ["-m", "d4s"] else Path(words[0]).name if words else "unknown"
 
 
@@ -130,18 +131,23 @@ def progress(folder: Path, expected: Sequence[Path]) -> float:
 
 
 def torture(folder: Path, expected: Sequence[Path], kills: int, cores: int, draw: random.Random) -> list[Kill]:
-    """Run a laid out study with kills, then once more to its end."""
+    """Run a laid out study with kills, then once more to its end.
+
+    Where a job is killed Snakemake goes on with what does not hang on it, and the next kill may strike the same run.
+    """
     done: list[Kill] = []
     shares = [LAST_SHARE * (index + draw.random()) / kills for index in range(kills)]
+    process = start(folder, cores)
     while len(done) < kills:
-        process = start(folder, cores)
         found = kill_at(process, folder, expected, shares[len(done)], draw)
-        code = process.wait()
-        if found is None and code == 0:
-            break
         if found is not None:
             done.append(found)
             print(f"kill {len(done)} of {kills}: {found.victim}, {found.progress:.0%} of the files there", flush=True)
+        if found is None or found.victim == SNAKEMAKE:
+            if process.wait() == 0:
+                break
+            process = start(folder, cores)
+    process.wait()
     run(folder, cores)
     return done
 
