@@ -200,6 +200,8 @@ def test_the_same_data_give_the_same_bytes(results: Results, tmp_path: Path, mon
 def test_formats_that_are_not_asked_for_are_not_written(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("d4s.figures.build.FIGURES", {"fig_form_matrix": FIGURES["fig_form_matrix"]})
     monkeypatch.setattr("d4s.figures.build.Results", lambda _: results)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "fig_form_matrix.svg").write_text("of an earlier run")
     figures(tmp_path, FigureSettings(format=("png",), dpi=50))
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["fig_form_matrix.png", "figures.json"]
 

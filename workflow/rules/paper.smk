@@ -36,7 +36,7 @@ rule tables:
     input:
         rules.summarize.output,
     output:
-        directory(f"{RESULTS}/tables"),
+        f"{RESULTS}/tables/tables.json",
     log:
         f"{LOGS}/{STUDY.study}/tables.log",
     benchmark:
@@ -58,7 +58,7 @@ rule tables:
 
 use rule tables as figures with:
     output:
-        directory(f"{RESULTS}/figures"),
+        f"{RESULTS}/figures/figures.json",
     log:
         f"{LOGS}/{STUDY.study}/figures.log",
     benchmark:

@@ -5,6 +5,7 @@ shows that one on phones.
 """
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,9 @@ _METADATA: Mapping[str, dict[str, Any]] = {
 
 
 def figures(study_dir: Path, settings: FigureSettings) -> None:
-    """Draw every figure that a study has the data for into its folder `figures`, and write figures.json."""
+    """Draw every figure that a study has the data for into its folder `figures`, emptied before, and write figures.json last."""
     results = Results(study_dir)
+    shutil.rmtree(study_dir / "figures", ignore_errors=True)
     record: dict[str, Any] = {}
     for name, make in progress(FIGURES.items(), "drawing", len(FIGURES)):
         try:

@@ -1,6 +1,7 @@
 """The verb `tables`: every table of the registry as CSV, LaTeX and Parquet, and reasons for what was left out."""
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ TABLES: Mapping[str, Callable[[Results], Table]] = {
 
 
 def tables(study_dir: Path) -> None:
-    """Write every table that a study has the data for into its folder `tables`, and tables.json."""
+    """Write every table that a study has the data for into its folder `tables`, emptied before, and tables.json last."""
     results = Results(study_dir)
+    shutil.rmtree(study_dir / "tables", ignore_errors=True)
     record: dict[str, Any] = {}
     for name, make in TABLES.items():
         try:
