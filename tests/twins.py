@@ -64,6 +64,7 @@ def twin(
     for name, model in small["models"].items():
         family, layers = FAMILIES[model["tuned_as"]]
         tokenizer = metaspace_tokenizer() if family == "llama" else bpe_tokenizer()
+        tokenizer.unk_token = tokenizer.unk_token or tokenizer.bos_token  # Qwen2's class adds a token of its own where there is none
         tiny = tiny_model(family, layers=layers, width=16, mlp_width=48, positions=256, tokenizer=tokenizer, scale=2.0)
         tiny.network.save_pretrained(folder / name)
         tiny.tokenizer.save_pretrained(folder / name)
