@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from d4s.studies.prune import LOCKS
+LOCKS = Path(".snakemake/locks")
 
 
 def is_snakemake(arguments: Sequence[str]) -> bool:
