@@ -185,5 +185,5 @@ def test_merging_two_records_is_solving_all_rows() -> None:
             for step in steps:
                 session.apply([bench.texts[step]], targets[step : step + 1])
             states.append(session.state())
-    merged = editor.deltas(bench.model, bench.prepared, states[0].merged(states[1]))
+    merged = editor.deltas(bench.model, bench.prepared, editor.restore([*states[0].rows, *states[1].rows], {}))
     agree([merged], [editor.deltas(bench.model, bench.prepared, states[2])], 1e-10)

@@ -108,20 +108,25 @@ def test_two_files_one_after_another_are_one(model: Path, tmp_path: Path, editor
     assert gap(delta_of(tmp_path / "twice"), delta_of(tmp_path / "once")) < 1e-3  # targets of other blocks differ by rounding
 
 
-@pytest.mark.parametrize("editor", ["d4s", "ft_l"])
-def test_a_stop_in_the_middle_loses_nothing(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, editor: str) -> None:
+@pytest.mark.parametrize(("editor", "pause", "kept"), [("d4s", 1e9, 3), ("ft_l", 0, 3), ("ft_l", 1e9, 1)])
+def test_a_stop_in_the_middle_loses_nothing(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, editor: str, pause: float, kept: int
+) -> None:
+    monkeypatch.setattr("d4s.editors.ledger.PAUSE", pause)
     facts = fact_file(tmp_path / "facts.csv")
     applied(model, facts, tmp_path / "straight", editor)
     with stopped_after(3, monkeypatch):
         applied(model, facts, tmp_path / "stopped", editor)
-    assert len(Folder.open(tmp_path / "stopped").active()) == 3 and not Folder.open(tmp_path / "stopped").is_written
+    assert len(Folder.open(tmp_path / "stopped").active()) == kept and not Folder.open(tmp_path / "stopped").is_written
     folder, _ = applied(model, facts, tmp_path / "stopped", editor)
     assert folder.is_written
     for name, change in delta_of(tmp_path / "straight").items():
         assert torch.equal(delta_of(tmp_path / "stopped")[name], change)
 
 
-def test_an_edit_that_diverges_leaves_the_others_written(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("editor", ["d4s", "ft_l"])
+def test_an_edit_that_diverges_leaves_the_others_written(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, editor: str) -> None:
+    monkeypatch.setattr("d4s.editors.ledger.PAUSE", 1e9)
     tried: list[int] = []
 
     def fail_at_fourth(session, requests, targets) -> StepLog:
@@ -132,9 +137,12 @@ def test_an_edit_that_diverges_leaves_the_others_written(model: Path, tmp_path: 
 
     monkeypatch.setattr(chain, "stepped", fail_at_fourth)
     with pytest.raises(D4SError, match=r"edit 4 diverged \(no number\); it and 2 more were not made"):
-        applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "out")
+        applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "out", editor)
     assert [edit.number for edit in Folder.open(tmp_path / "out").active()] == [1, 2, 3]
     assert (tmp_path / "out" / MODEL).is_dir()
+    applied(model, fact_file(tmp_path / "three.csv", FACTS[:3]), tmp_path / "straight", editor)
+    for name, change in delta_of(tmp_path / "straight").items():
+        assert torch.equal(delta_of(tmp_path / "out")[name], change)
 
 
 # --- conflicts --------------------------------------------------------------------------------------------------------
@@ -286,6 +294,9 @@ def test_moments_come_from_a_text_file(model: Path, tmp_path: Path) -> None:
     folder, _ = applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "out", text=TextSource(file=text, tokens=500))
     prepared = folder.prepared()
     assert prepared is not None and prepared.moments[0].n_tokens == 512 and folder.description.moments.startswith("text text.txt ")
+    confined, _ = applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "confined", "alphaedit", text=TextSource(file=text, tokens=500))
+    kept = confined.prepared()
+    assert kept is not None and not kept.moments and {*kept.extras} == {f"{layer}.basis" for layer in confined.description.settings.layers}
     text.write_text("too short", encoding="utf-8")
     with pytest.raises(D4SError, match="too few for one row of 64"):
         applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "short", text=TextSource(file=text))

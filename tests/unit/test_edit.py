@@ -13,7 +13,7 @@ import torch
 from d4s.artifacts import Artifact, Job, read_table, write_json, write_table, write_tensors
 from d4s.config import ContextsSettings, CorpusSettings, FactsSettings, MomentsSettings
 from d4s.editors.families import build
-from d4s.editors.ledger import FILE, LATEST, Ledger, recorded_state
+from d4s.editors.ledger import FILE, Ledger, recorded_state
 from d4s.editors.parts import TargetsJobSettings
 from d4s.editors.protocol import Diverged
 from d4s.editors.settings import resolve
@@ -145,12 +145,14 @@ def test_the_one_time_batch_has_no_score_right_after_an_edit(inputs: dict[str, P
 # --- what can go wrong ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kept", [(3,), ()])
 @pytest.mark.parametrize(("name", "reason"), [("d4s", Diverged), ("d4s", SolveError), ("ft_m", Diverged)])
 def test_a_run_that_diverges_stands_at_its_last_finite_state(
     inputs: dict[str, Path],
     tmp_path: Path,
     name: str,
     reason: type[Exception],
+    kept: tuple[int, ...],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -172,18 +174,21 @@ def test_a_run_that_diverges_stands_at_its_last_finite_state(
         context.__enter__ = lambda: session
         return _Entered(session, context)
 
+    run(inputs, tmp_path / "straight", name, 3)
+    monkeypatch.setattr("d4s.editors.ledger.PAUSE", 1e9)
     monkeypatch.setattr(editor, "editing", breaking)
-    run(inputs, tmp_path / "run", name, 2, 3, 5, 6)
+    run(inputs, tmp_path / "run", name, 2, *kept, 5, 6)
     assert "edit 4 diverged" in caplog.text
-    manifests = {n: Artifact.open(tmp_path / "run", "runs", f"n{n}.json") for n in (2, 3, 5, 6)}
-    assert [manifest.manifest.notes.get("diverged_at") for manifest in manifests.values()] == [None, None, 4, 4]
+    manifests = {n: Artifact.open(tmp_path / "run", "runs", f"n{n}.json") for n in (2, *kept, 5, 6)}
+    assert [manifest.manifest.notes.get("diverged_at") for manifest in manifests.values()] == [*[None for _ in (2, *kept)], 4, 4]
     assert manifests[6].manifest.notes["ledger"]["edits"] == 3
     log = read_table(tmp_path / "run" / "n6.edit_log.parquet", EDIT_LOG)
     assert sorted(set(log["step"])) == [1, 2, 3]
     monkeypatch.setattr(stage, "load", lambda folder: pytest.fail("a diverged run goes on"))
     run(inputs, tmp_path / "run", name, 6, 8)
-    state = recorded_state(tmp_path / "run", 8, build(settings_for(name).editor))
-    assert len(state.rows) == 3 if name == "d4s" else state.dense
+    state, expected = (recorded_state(tmp_path / run, at, build(settings_for(name).editor)) for run, at in (("run", 8), ("straight", 3)))
+    assert len(state.rows) == len(expected.rows) and state.dense.keys() == expected.dense.keys()
+    assert all(torch.equal(state.dense[key], tensor) for key, tensor in expected.dense.items())
 
 
 class _Entered:
@@ -231,7 +236,6 @@ def test_missing_targets_are_refused_by_name(inputs: dict[str, Path], tmp_path: 
 def test_a_lost_dense_checkpoint_only_costs_steps(inputs: dict[str, Path], tmp_path: Path) -> None:
     run(inputs, tmp_path / "a" / "run", "ft_m", 2, 5)
     run(inputs, tmp_path / "b" / "run", "ft_m", 2, 4)
-    (tmp_path / "b" / "run" / LATEST).unlink()
     (tmp_path / "b" / "run" / "n4.state.safetensors").unlink()
     run(inputs, tmp_path / "b" / "run", "ft_m", 2, 5)
     found, expected = contents(tmp_path / "b" / "run"), contents(tmp_path / "a" / "run")

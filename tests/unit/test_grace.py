@@ -117,15 +117,6 @@ def test_taking_out_the_edit_that_split_gives_the_earlier_one_its_radius_back(ti
     assert len(kept) == 1 and kept[0].label == entries(model, state)[1].label
 
 
-def test_joined_records_hold_the_entries_of_both(tiny_model) -> None:
-    model, requests = tiny_model(), requests_of(4)
-    whole, _ = edited(model, SETTINGS, requests)
-    (first, _), (last, _) = edited(model, SETTINGS, requests[:2]), edited(model, SETTINGS, requests[2:])
-    joined = first.merged(last)
-    for ours, theirs in zip(joined.rows, whole.rows, strict=True):
-        assert torch.equal(ours["key"], theirs["key"]) and torch.equal(ours["value"], theirs["value"])
-
-
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,14 +1,15 @@
 import logging
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from d4s.artifacts import Job
+from d4s.artifacts import Job, write_tensors
 from d4s.config import Frozen
-from d4s.editors.ledger import FILE, LATEST, MAGIC, Ledger, recorded_state
+from d4s.editors.ledger import FILE, MAGIC, Ledger, recorded_state
 from d4s.editors.protocol import StateKind
 from d4s.editors.states import DenseState, RowState
 from d4s.errors import ArtifactError
@@ -29,6 +30,21 @@ class Editor:
     editing = edited = start
 
 
+class Edited:
+    """A session with a dense state, which says how many edits it has seen."""
+
+    def __init__(self, edits: int) -> None:
+        self._edits = edits
+
+    def step(self, batch, targets):
+        raise NotImplementedError
+
+    live = step
+
+    def state(self) -> DenseState:
+        return DenseState({"weight": torch.tensor([float(self._edits)])})
+
+
 def row(step: int) -> dict[str, Tensor]:
     return {"keys": torch.arange(3, dtype=torch.float64) / (step + 3), "residuals": torch.tensor([0.1 * step])}
 
@@ -36,8 +52,12 @@ def row(step: int) -> dict[str, Tensor]:
 def filled(folder: Path, steps: int = 4, kind: StateKind = "refit") -> Ledger:
     ledger = Ledger.open(folder, kind)
     for step in range(ledger.length, steps):
-        dense = {"weight": torch.tensor([float(step + 1)])} if kind == "dense" else None
-        ledger.append({} if kind == "dense" else row(step), 1, {"rows": [{"step": step + 1, "value": step / 3}]}, dense)
+        logged = {"rows": [{"step": step + 1, "value": step / 3}]}
+        if kind == "dense":
+            ledger.record(Edited(step + 1), 1, logged)
+            ledger.keep_latest(Edited(step + 1))
+        else:
+            ledger.append(row(step), 1, logged)
     return ledger
 
 
@@ -118,14 +138,30 @@ def test_divergence_is_remembered_and_holds_no_edit(tmp_path: Path) -> None:
 
 def test_dense_states_follow_the_latest_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     ledger = filled(tmp_path, 3, "dense")
-    checkpoint = (tmp_path / LATEST).read_bytes()
-    ledger.append({}, 1, {"rows": []}, {"weight": torch.tensor([4.0])})
-    (tmp_path / LATEST).write_bytes(checkpoint)
+    ledger.append({}, 1, {"rows": []})
     with caplog.at_level(logging.WARNING):
         found = Ledger.open(tmp_path, "dense")
     assert found.length == 3 and "1 edits were recorded after the last kept state" in caplog.text
     assert found.state_at(Editor("dense"), 3).dense["weight"].tolist() == [3.0]
     assert found.state_at(Editor("dense"), 0).dense == {}
+
+
+def test_dense_states_are_written_as_often_as_a_share_of_the_time_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+
+    def written(path: Path, *state: Any) -> None:
+        now[0] += 1.0
+        write_tensors(path, *state)
+
+    monkeypatch.setattr("d4s.editors.ledger.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("d4s.editors.ledger.write_tensors", written)
+    ledger, kept = Ledger.open(tmp_path, "dense"), []
+    for edits in range(1, 41):
+        now[0] += 1.0
+        ledger.record(Edited(edits), 1, {})
+        kept.append(Ledger.open(tmp_path, "dense").length)
+    assert sorted(set(kept)) == [1, 11, 21, 31]
+    assert ledger.forget_unkept() == 9 and ledger.length == 31 and ledger.forget_unkept() == 0
 
 
 def test_dense_copies_serve_inserted_lengths(tmp_path: Path) -> None:
@@ -174,13 +210,11 @@ def test_readers_get_dense_states_checked(tmp_path: Path) -> None:
         recorded_state(tmp_path, 4, Editor("dense"))
 
 
-def test_row_states_undo_and_merge_as_row_operations() -> None:
+def test_row_states_undo_row_by_row() -> None:
     state = RowState("refit", tuple(row(step) for step in range(4)))
     kept = state.without({1, 3})
     assert [float(entry["residuals"]) for entry in kept.rows] == pytest.approx([0.0, 0.2])
-    assert len(kept.merged(state).rows) == 6 and len(state.rows) == 4 and not kept.dense
+    assert len(state.rows) == 4 and not kept.dense
     with pytest.raises(ValueError, match=r"steps \[4\] cannot be undone: .* 0 to 3"):
         state.without([4])
-    with pytest.raises(ValueError, match="'refit' cannot be merged with one of kind 'additive'"):
-        state.merged(RowState("additive"))
     assert SimpleNamespace(kind=DenseState().kind, rows=DenseState().rows) == SimpleNamespace(kind="dense", rows=())

@@ -5,9 +5,9 @@ import torch
 
 from d4s.artifacts import Artifact, Job, write_tensors
 from d4s.config import CorpusSettings, MomentsSettings
-from d4s.errors import ArtifactError
+from d4s.errors import ArtifactError, SettingsError
 from d4s.models.trace import trace
-from d4s.statistics.moments import SecondMoment, collect, moments, read_moments, spread_rows
+from d4s.statistics.moments import check_ample, collect, moments, read_moments, spread_rows
 
 
 def rows_of(count: int, width: int = 12, seed: int = 0) -> torch.Tensor:
@@ -39,16 +39,21 @@ def test_layers_together_and_alone_give_the_same_bits(tiny_model) -> None:
     assert torch.equal(together[1].sum_kk, alone[1].sum_kk)
 
 
-def test_parts_add_up(tiny_model) -> None:
-    model, rows = tiny_model(), rows_of(8)
-    whole = collect(model, rows, (1,), 4, "text")[1]
-    parts = collect(model, rows[:4], (1,), 4, "text")[1] + collect(model, rows[4:], (1,), 4, "text")[1]
-    assert torch.equal(parts.sum_kk, whole.sum_kk)
-    assert (parts.n_tokens, parts.source) == (whole.n_tokens, "text")
-    other = SecondMoment(torch.eye(3, dtype=torch.float64), 5, "other")
-    assert (SecondMoment(torch.eye(3, dtype=torch.float64), 5, "text") + other).source == "text + other"
-    with pytest.raises(ValueError, match="sizes 64 and 3"):
-        whole + other
+def test_text_with_fewer_tokens_than_a_key_has_entries_is_refused(
+    tiny_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(SettingsError, match="keys of 64 entries need more than 63 tokens"):
+        check_ample(63, 64)
+    check_ample(64, 64)
+    assert "64 tokens for keys of 64 entries are few" in caplog.text
+    caplog.clear()
+    check_ample(4 * 64, 64)
+    assert not caplog.text
+    monkeypatch.setattr("d4s.statistics.moments.load", lambda folder: tiny_model())
+    inputs = {"model": tmp_path / "model", "text": corpus_at(tmp_path / "corpus")}
+    with pytest.raises(SettingsError, match="keys of 64 entries need more than 60 tokens"):
+        moments(Job("moments", MomentsSettings(tokens=60), inputs, tmp_path / "moments", ("l0.json",)))
+    assert not (tmp_path / "moments").exists()
 
 
 def test_rows_are_spread_over_the_whole_text() -> None:

@@ -16,8 +16,9 @@ from d4s.apply.needs import editing
 from d4s.config import MeasureSettings, Study
 from d4s.editors import locate_then_edit
 from d4s.editors.after import main_directions
-from d4s.editors.parts import NullSpacePreservation
+from d4s.editors.parts import BasisSettings, NullSpacePreservation, PrepareSettings
 from d4s.editors.settings import LocateThenEdit, resolve
+from d4s.metrics.lm_eval_bridge import WORLD_READINGS
 from d4s.models.loading import load
 from d4s.planning import memory
 from d4s.planning.fit import DoesNotFit, Machine, refuse_what_cannot_fit, this_machine
@@ -25,7 +26,7 @@ from d4s.planning.memory import Placed, Prompts
 from d4s.planning.needs import GIB, MOVABLE, STUDY, Needs
 from d4s.planning.shape import Shape
 from d4s.planning.speed import Speed
-from d4s.studies.jobs import Foreseen, Job
+from d4s.studies.jobs import WORLD_TASKS, Foreseen, Job
 from d4s.studies.resolve import resolve as resolve_study
 from tests.applying import fact_file, options, saved_model
 
@@ -227,7 +228,7 @@ def test_an_anchor_is_prepared_with_the_model(model: str) -> None:
 def test_an_anchor_on_the_host_holds_either_a_decomposition_or_a_pass(model: str) -> None:
     host = _preparing(_foreseen(model, "nas", None)).needs.host
     assert host["weights"] > 6 * 10**9 and {"cache", "activations"} <= set(host) and "temporaries" not in host
-    few = memory.prepare(HOST, 5, None, PROMPTS)[0]
+    few = memory.prepare(HOST, PrepareSettings(basis=BasisSettings(layers=tuple(range(5)), threshold=0.02)), PROMPTS)[0]
     assert set(few) == {"process", "moments", "temporaries"}
 
 
@@ -235,6 +236,10 @@ def test_an_anchor_alone_needs_no_moments_prepared(model: str) -> None:
     job = _preparing(_foreseen(model, "anchored", None))
     assert job.needs.host["moments"] == 0 and job.needs.host["weights"] > 6 * 10**9
     assert job.needs.work.double == 0 < job.needs.work.single
+
+
+def test_as_many_tasks_are_planned_as_the_world_has() -> None:
+    assert len({*WORLD_READINGS.values()}) == WORLD_TASKS
 
 
 def test_a_basis_is_prepared_without_the_model(model: str) -> None:

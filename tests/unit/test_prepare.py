@@ -62,8 +62,9 @@ def test_editors_get_what_they_need_and_no_more(tmp_path: Path) -> None:
     prepare(Job("prepared", PrepareSettings(basis=BasisSettings(layers=(1, 3), threshold=0.02)), {"moments": moments}, tmp_path / "p"))
     inputs = {"contexts": contexts_at(tmp_path / "c"), "moments": moments, "prepared": tmp_path / "p"}
     found = load(inputs, settings)
-    assert found.contexts == ("So.", "Then.") and set(found.moments) == {1, 3} and set(found.extras) == {"1.basis", "3.basis"}
-    assert found.moments[1].n_tokens == 7
+    assert (found.contexts, set(found.moments), set(found.extras)) == (("So.", "Then."), set(), {"1.basis", "3.basis"})
+    solving = load(inputs, resolve("tested", {"preset": "memit", "layers": [1, 3], "target": {"layer": 3}}, "mini"))
+    assert set(solving.moments) == {1, 3} and solving.moments[1].n_tokens == 7 and not solving.extras
     nothing = load(inputs, resolve("unedited", {}, "mini"))
     assert (nothing.contexts, dict(nothing.moments), dict(nothing.extras)) == ((), {}, {})
 

@@ -162,10 +162,23 @@ def extended(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: S
     Raises:
         D4SError: if an edit diverges; what was edited before it is written.
     """
+    goals, before = _goals(folder, model, prepared, wishes, folder.description.settings), folder.ledger.length
+    broken = _edited(folder, model, prepared, wishes, goals)
+    made = folder.ledger.length - before
+    if broken and (again := folder.ledger.forget_unkept()):
+        _edited(folder, model, prepared, wishes[made - again : made], None if goals is None else goals[made - again : made])
+    shutil.rmtree(folder.path / STATE / TARGETS, ignore_errors=True)
+    outcome = refresh(folder, model, prepared, since=before)
+    if broken:
+        left = len(wishes) - made
+        raise D4SError(f"edit {before + made + 1} diverged ({broken}); it and {left - 1} more were not made, the others are written")
+    return outcome
+
+
+def _edited(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: Sequence[Wish], goals: Targets | None) -> str:
+    """Edit wishes one batch after another; returns why a batch diverged, or nothing. The last state is kept but for that case."""
     settings = folder.description.settings
-    goals = _goals(folder, model, prepared, wishes, settings)
     wordings, first = Wordings(model, folder.description.chat), folder.ledger.length + 1
-    broken = ""
     # a replaced edit is out of the state from the first step on, though the ledger says so only with the edit in its place
     start = folder.state({old for wish in wishes for old in wish.replaces})
     with folder.editor.editing(model, prepared, start) as session:
@@ -175,15 +188,10 @@ def extended(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: S
             try:
                 stepped(session, requests, None if goals is None else goals[at : at + len(batch)])
             except Diverged as reason:
-                broken = str(reason)
-                break
+                return str(reason)
             folder.ledger.record(session, len(batch), {"wishes": [wish.model_dump(mode="json") for wish in batch]})
-    shutil.rmtree(folder.path / STATE / TARGETS, ignore_errors=True)
-    outcome = refresh(folder, model, prepared, since=first - 1)
-    if broken:
-        left = len(wishes) - (folder.ledger.length + 1 - first)
-        raise D4SError(f"edit {folder.ledger.length + 1} diverged ({broken}); it and {left - 1} more were not made, the others are written")
-    return outcome
+        folder.ledger.keep_latest(session)
+    return ""
 
 
 def _goals(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: Sequence[Wish], settings: FamilySettings) -> Targets | None:

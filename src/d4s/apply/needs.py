@@ -43,8 +43,7 @@ def editing(folder: Folder, model: LanguageModel, text: TextSource, facts: int) 
     if "moments" in settings.needs and not text.is_folder and folder.prepared() is None:
         yield "second moments", Needs(*memory.moments(placed, settings.layers, text.tokens, ROWS_PER_PASS))
     if (asked := settings.prepare_settings()) and folder.prepared() is None:
-        layers = len(asked.basis.layers) if asked.basis is not None else 0
-        yield "what the editor prepares", Needs(*memory.prepare(placed, layers, asked.anchor, Prompts()))
+        yield "what the editor prepares", Needs(*memory.prepare(placed, asked, Prompts()))
     if target := settings.shared_targets():
         yield "targets", Needs(*memory.targets(placed, target.layer, Prompts(), min(facts, memory.BLOCK), memory.parts_of(target)))
     yield "edits", Needs(*memory.edit(placed, settings, folder.ledger.length + facts, Prompts()))

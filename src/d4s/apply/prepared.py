@@ -17,12 +17,11 @@ from d4s.editors.settings import FamilySettings
 from d4s.errors import D4SError, SettingsError
 from d4s.models.language_model import LanguageModel
 from d4s.requests.draw import EditRequest
-from d4s.statistics.moments import SecondMoment, collect, read_moments, spread_rows
+from d4s.statistics.moments import SecondMoment, check_ample, collect, read_moments, spread_rows
 
 log = logging.getLogger(__name__)
 SELF = "self"
 ROWS_PER_PASS = 16
-AMPLE = 4  # times as many tokens as a key has entries
 
 
 class TextSource(Frozen):
@@ -77,20 +76,6 @@ def _read(model: LanguageModel, folder: Path, layers: Sequence[int]) -> dict[int
     return found
 
 
-def _check_length(tokens: int, entries: int) -> None:
-    """Refuse text that says too little of what is to be preserved.
-
-    Raises:
-        SettingsError: if there are fewer tokens than a key has entries, so that some directions are never seen.
-    """
-    if tokens < entries:
-        raise SettingsError(
-            f"second moments of keys of {entries} entries need more than {tokens} tokens; give a longer text, or leave it out"
-        )
-    if tokens < AMPLE * entries:
-        log.warning("%d tokens for keys of %d entries are few; a longer text tells better what to preserve", tokens, entries)
-
-
 def prepare(model: LanguageModel, settings: FamilySettings, source: TextSource, seed: int, requests: Sequence[EditRequest]) -> Prepared:
     """Prefixes sampled from the model, second moments of its layers over text, and what the editor computes from them."""
     contexts = tuple(sample(model, ContextsSettings(seed=seed))) if "contexts" in settings.needs else ()
@@ -105,7 +90,8 @@ def prepare(model: LanguageModel, settings: FamilySettings, source: TextSource, 
         else:
             rows = self_written(model, source.tokens, seed) if source.name == SELF else from_data(model, source.name)
         rows = spread_rows(rows, source.tokens)
-        _check_length(rows.numel(), max(map(model.d_in, settings.layers)))
+        check_ample(rows.numel(), max(map(model.d_in, settings.layers)))
         moments = collect(model, rows, settings.layers, ROWS_PER_PASS, label)
     asked = settings.prepare_settings()
-    return Prepared(contexts, moments, {} if asked is None else prepared_tensors(asked, moments, model, requests))
+    extras = {} if asked is None else prepared_tensors(asked, moments, model, requests)
+    return Prepared(contexts, moments if settings.solves_with_moments else {}, extras)

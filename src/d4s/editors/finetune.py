@@ -17,7 +17,8 @@ from d4s.editors.prompts import check_length, padded
 from d4s.editors.protocol import Diverged, Prepared, Row, State, StateKind, StepLog, Targets
 from d4s.editors.settings import FineTune
 from d4s.editors.states import DenseState
-from d4s.editors.weights import changed, mean_absolute
+from d4s.editors.weights import changed
+from d4s.metrics.norms import l1_per_element
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import Pair, encode_pairs
 from d4s.models.views import LiveModel
@@ -110,7 +111,7 @@ class FineTuneSession:
         yield "target_probability_after", None, math.exp(-losses[-1])
         yield "target_steps", None, float(len(losses) - 1)
         yield "delta_norm", layer, float((self._master.double() - self._original.double()).norm())
-        yield "l1", layer, mean_absolute(self._model.weight(layer))
+        yield "l1", layer, l1_per_element(self._model.weight(layer))
 
 
 class FineTuneEditor:

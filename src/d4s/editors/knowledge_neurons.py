@@ -23,8 +23,9 @@ from torch import Tensor
 from d4s.editors.protocol import Diverged, Prepared, Row, State, StateKind, StepLog, Targets
 from d4s.editors.settings import KnowledgeNeurons
 from d4s.editors.states import RowEditor, RowState
-from d4s.editors.weights import changed, mean_absolute, write
+from d4s.editors.weights import changed, write
 from d4s.errors import D4SError
+from d4s.metrics.norms import l1_per_element
 from d4s.models.language_model import LanguageModel
 from d4s.models.restart import restart_within
 from d4s.models.tokens import encode_pair
@@ -96,7 +97,7 @@ class KnowledgeNeuronsSession:
         self._originals = {layer: model.weight(layer).clone() for layer in self._deltas}
         for layer in self._deltas:
             self._write(layer)
-        self._l1 = {layer: mean_absolute(model.weight(layer)) for layer in range(model.n_layers)}
+        self._l1 = {layer: l1_per_element(model.weight(layer)) for layer in range(model.n_layers)}
 
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
         """Write a request's target into the neurons that its original answer hangs on.
@@ -119,7 +120,7 @@ class KnowledgeNeuronsSession:
         for layer in _add(model, self._deltas, self._rows[-1]):
             self._originals.setdefault(layer, model.weight(layer).clone())
             self._write(layer)
-            self._l1[layer] = mean_absolute(model.weight(layer))
+            self._l1[layer] = l1_per_element(model.weight(layer))
         numbers = {"target_probability_before": before, "target_probability_after": self._probability(prompt, target)}
         log = [(quantity, None, value) for quantity, value in {**numbers, "neurons": float(len(neurons))}.items()]
         norms = {layer: float(delta.norm()) for layer, delta in self._deltas.items()}

@@ -2,16 +2,18 @@
 
 A frame is length, CRC and a safetensors payload: the state's row, with what was logged as JSON in its metadata. Each
 append is on disk before the next step begins. A frame torn by a kill is dropped with a warning and its step done again.
-Dense states are no rows: the latest one stands beside the file, a copy at each length asked for, and frames that no
-kept state belongs to are dropped.
+Dense states are no rows: a late one stands beside the file, written as often as a tenth of the time allows, and a copy at
+each length asked for. Frames beyond the last kept state are dropped, and their steps done again to the same bits.
 """
 
 import hashlib
 import json
 import logging
+import math
 import mmap
 import os
 import struct
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from d4s.errors import ArtifactError
 
 log = logging.getLogger(__name__)
 FILE, LATEST = "ledger", "latest.safetensors"
+PAUSE = 10  # times as long as writing a dense state took is waited before the next one is written
 MAGIC = b"d4s ledger 1\n"
 HEAD = struct.Struct("<QI")
 PIECE = 2**24
@@ -52,6 +55,7 @@ class Ledger:
         self._folder = folder
         self._kind = kind
         self._frames = list(frames)
+        self._due = -math.inf
 
     @classmethod
     def open(cls, folder: Path, kind: StateKind) -> "Ledger":
@@ -62,8 +66,8 @@ class Ledger:
         """
         path = folder / FILE
         ledger = cls(folder, kind, _read(path) if path.is_file() else ())
-        if kind == "dense":
-            ledger._drop_beyond(max([0, *(edits for edits in _kept_states(folder) if edits <= ledger.length)]))
+        if dropped := ledger.forget_unkept():
+            log.warning("%s: %d edits were recorded after the last kept state; they are done again", path, dropped)
         return ledger
 
     @property
@@ -76,8 +80,8 @@ class Ledger:
         """The step whose numbers stopped being finite, if one did."""
         return self._frames[-1].log.get("diverged_at") if self._frames else None
 
-    def append(self, row: Row, edits: int, logged: Mapping[str, Any], dense: Mapping[str, Tensor] | None = None) -> None:
-        """Record a batch; on disk when this returns. `dense` is the state after it, where states are no rows."""
+    def append(self, row: Row, edits: int, logged: Mapping[str, Any]) -> None:
+        """Record a batch; on disk when this returns."""
         text = json.dumps({"edits": edits, **logged}, sort_keys=True, ensure_ascii=False)
         payload = safetensors.torch.save({name: tensor.contiguous() for name, tensor in row.items()}, {"log": text})
         start = self._end
@@ -90,16 +94,32 @@ class Ledger:
             stream.flush()
             os.fsync(stream.fileno())
         self._frames.append(Frame(edits, {"edits": edits, **logged}, start + HEAD.size, start + HEAD.size + len(payload)))
-        if dense is not None:
-            write_tensors(self._folder / LATEST, dense, {"edits": str(self.length)})
 
     def record(self, session: Session, edits: int, logged: Mapping[str, Any]) -> None:
-        """Record the batch that a session has just edited."""
-        state = session.state()
-        if self._kind == "dense":
-            self.append({}, edits, logged, state.dense)
-        else:
-            self.append(state.rows[-1], edits, logged)
+        """Record the batch that a session has just edited; of dense states only what is logged, unless one is due."""
+        if self._kind != "dense":
+            self.append(session.state().rows[-1], edits, logged)
+            return
+        self.append({}, edits, logged)
+        if time.monotonic() >= self._due:
+            self.keep_latest(session)
+
+    def keep_latest(self, session: Session) -> None:
+        """Put the present state of a session on disk, in the place of the one before, where states are no rows."""
+        if self._kind != "dense":
+            return
+        begin = time.monotonic()
+        write_tensors(self._folder / LATEST, session.state().dense, {"edits": str(self.length)})
+        end = time.monotonic()
+        self._due = end + PAUSE * (end - begin)
+
+    def forget_unkept(self) -> int:
+        """Drop the batches beyond the last state that can be read; returns how many edits they held."""
+        last = self.nearest_state(self.length)
+        dropped = self.length - last
+        if dropped:
+            del self._frames[self._count(last) :]
+        return dropped
 
     def logs(self, edits: int) -> list[Mapping[str, Any]]:
         """What was logged with the first edits, frame by frame."""
@@ -131,9 +151,11 @@ class Ledger:
         return self._kind != "dense" or edits == 0 or (self._folder / _copy(edits)).is_file()
 
     def keep_dense(self, edits: int, dense: Mapping[str, Tensor]) -> str:
-        """Keep a copy of the dense state after so many edits; returns the file's name."""
+        """Keep a copy of the dense state after so many edits, in place of the latest one where none came after; returns its name."""
         name = _copy(edits)
         write_tensors(self._folder / name, dense, {"edits": str(edits)})
+        if edits == self.length:
+            (self._folder / LATEST).unlink(missing_ok=True)
         return name
 
     def prefix(self, edits: int) -> dict[str, Any]:
@@ -166,12 +188,6 @@ class Ledger:
         if edits not in bounds:
             raise ArtifactError(f"{self._path} records {self.length} edits, but no batch ends after {edits}; run the rule that edits")
         return bounds.index(edits)
-
-    def _drop_beyond(self, edits: int) -> None:
-        dropped = self.length - edits
-        if dropped:
-            log.warning("%s: %d edits were recorded after the last kept state; they are done again", self._path, dropped)
-            del self._frames[self._count(edits) :]
 
     def _dense_at(self, edits: int) -> Mapping[str, Tensor]:
         if edits == 0:

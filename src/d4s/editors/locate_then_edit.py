@@ -24,7 +24,8 @@ from d4s.editors.settings import LocateThenEdit
 from d4s.editors.spread import REMEASURED, share
 from d4s.editors.states import DenseState, RowState
 from d4s.editors.targets import anchored, optimise
-from d4s.editors.weights import mean_absolute, write
+from d4s.editors.weights import write
+from d4s.metrics.norms import l1_per_element
 from d4s.models.language_model import LanguageModel
 from d4s.models.views import LiveModel
 from d4s.requests.draw import EditRequest
@@ -173,7 +174,7 @@ class LocateThenEditSession:
         self._write(layer)
         numbers["key_norm"] = float(keys.double().norm(dim=1).mean())
         numbers["delta_norm"] = float(part.delta.norm())
-        numbers["l1"] = mean_absolute(self._model.weight(layer))
+        numbers["l1"] = l1_per_element(self._model.weight(layer))
         return [(name, layer, value) for name, value in numbers.items()]
 
     def _remember(self, texts: Sequence[Rewriting], row: dict[str, Tensor]) -> None:

@@ -197,3 +197,8 @@ class PrepareSettings(Frozen):
 
     basis: BasisSettings | None = None
     anchor: AnchorJobSettings | None = None
+
+    @property
+    def basis_layers(self) -> int:
+        """Number of layers whose free directions are asked for."""
+        return 0 if self.basis is None else len(self.basis.layers)

@@ -44,6 +44,11 @@ class Family(Frozen):
         """Which artefacts the editor reads."""
         return frozenset()
 
+    @property
+    def solves_with_moments(self) -> bool:
+        """Whether an edit itself asks for second moments, beyond what was prepared from them."""
+        return False
+
     def shared_targets(self) -> TargetSettings | None:
         """Settings of the targets that the `targets` stage computes; None where there are none at the original weights."""
         return None
@@ -78,6 +83,11 @@ class LeastSquaresSettings(Family):
         if self.target.at == "original":
             found.add("targets")
         return frozenset(found)
+
+    @property
+    def solves_with_moments(self) -> bool:
+        """Whether an edit itself asks for second moments: a null space is taken from them once, when it is prepared."""
+        return self.preserve.kind == "moments"
 
     def shared_targets(self) -> TargetSettings | None:
         """Settings of the targets that the `targets` stage computes; None where targets follow the edited model."""

@@ -36,16 +36,6 @@ class RowState:
             raise ValueError(f"steps {unknown} cannot be undone: the state has steps 0 to {len(self.rows) - 1}")
         return RowState(self.kind, tuple(row for step, row in enumerate(self.rows) if step not in steps))
 
-    def merged(self, other: "RowState") -> "RowState":
-        """The rows of both, this state's first.
-
-        Raises:
-            ValueError: if the states are of different kinds.
-        """
-        if other.kind != self.kind:
-            raise ValueError(f"a state of kind {self.kind!r} cannot be merged with one of kind {other.kind!r}")
-        return RowState(self.kind, (*self.rows, *other.rows))
-
 
 class RowEditor:
     """What editors have in common whose states are rows and nothing else; `kind` says what the rows are."""

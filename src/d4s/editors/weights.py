@@ -24,8 +24,3 @@ def changed(model: LanguageModel, deltas: Mapping[int, Float[Tensor, "d_out d_in
 def write(model: LanguageModel, layer: int, original: Float[Tensor, "d_out d_in"], delta: Float[Tensor, "d_out d_in"]) -> None:
     """Set a layer's weight to its original plus a change, added in float64."""
     model.set_weight(layer, original.to(delta.device, torch.float64) + delta)
-
-
-def mean_absolute(weight: Float[Tensor, "d_out d_in"]) -> float:
-    """The L1 norm per element."""
-    return float(weight.abs().mean(dtype=torch.float64))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from d4s.config import MeasureSettings, PretrainSettings
-from d4s.editors.parts import AnchorJobSettings, TargetSettings
+from d4s.editors.parts import PrepareSettings, TargetSettings
 from d4s.editors.settings import FamilySettings, FineTune, Grace, KnowledgeNeurons, LeastSquaresSettings, LocateThenEdit, OneTimeBatch
 from d4s.planning.needs import MIB, MOVABLE, Bytes, Number
 from d4s.planning.shape import BYTES, Shape
@@ -230,10 +230,10 @@ def edit(placed: Placed, editor: FamilySettings, edits: int, prompts: Prompts) -
 
 
 def _read(editor: FamilySettings, shape: Shape) -> dict[str, Number]:
-    """Second moments and bases as they are read, per layer."""
-    if isinstance(editor, LeastSquaresSettings) and editor.preserve.kind != "identity":
-        return {"moments": float(len(editor.layers) * shape.mlp_width**2 * DOUBLE), **_basis(editor, shape)}
-    return {}
+    """Second moments or bases as they are read, per layer."""
+    if isinstance(editor, LeastSquaresSettings) and editor.solves_with_moments:
+        return {"moments": float(len(editor.layers) * shape.mlp_width**2 * DOUBLE)}
+    return _basis(editor, shape)
 
 
 def _basis(editor: FamilySettings, shape: Shape) -> dict[str, Number]:
@@ -283,12 +283,12 @@ def pretrain(placed: Placed, settings: PretrainSettings) -> tuple[Bytes, Bytes]:
     return {"process": WITH_TABLES, "weights": placed.weights, "optimiser": 4 * placed.weights, "activations": float(kept)}, {}
 
 
-def prepare(placed: Placed, layers: int, anchor: AnchorJobSettings | None, prompts: Prompts) -> tuple[Bytes, Bytes]:
+def prepare(placed: Placed, settings: PrepareSettings, prompts: Prompts) -> tuple[Bytes, Bytes]:
     """Moments of all layers, the free directions of each, and one decomposition at work, all on the host.
 
     With an anchor the model too, and then the requests that it is taken from, at their bare prompts.
     """
-    square = placed.shape.mlp_width**2 * DOUBLE
+    square, layers, anchor = placed.shape.mlp_width**2 * DOUBLE, settings.basis_layers, settings.anchor
     moments, work = {"moments": float(2 * layers * square)}, {"temporaries": 4.0 * square if layers else 0.0}
     if anchor is None:
         return {"process": WITH_TORCH, **moments, **work}, {}

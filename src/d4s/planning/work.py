@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from d4s.config import CorpusSettings, MeasureSettings
-from d4s.editors.parts import AnchorJobSettings, TargetSettings
+from d4s.editors.parts import PrepareSettings, TargetSettings
 from d4s.editors.settings import FamilySettings, FineTune, Grace, KnowledgeNeurons, LocateThenEdit, OneTimeBatch
 from d4s.planning.memory import BLOCK, Placed, Prompts, at_once
 from d4s.planning.needs import Number, Work
@@ -42,9 +42,9 @@ def targets(placed: Placed, target: TargetSettings, prompts: Prompts, requests: 
     return optimising(placed, target, prompts, requests, min(BLOCK, requests))
 
 
-def prepare(placed: Placed, layers: int, anchor: AnchorJobSettings | None, prompts: Prompts) -> Work:
+def prepare(placed: Placed, settings: PrepareSettings, prompts: Prompts) -> Work:
     """Eigenvectors of every layer's moment, and targets of the requests that an anchor is taken from, at their bare prompts."""
-    found = Work(double=9.0 * layers * placed.shape.mlp_width**3)
+    found, anchor = Work(double=9.0 * settings.basis_layers * placed.shape.mlp_width**3), settings.anchor
     if anchor is None:
         return found
     alone, requests = replace(prompts, wordings=1), anchor.anchor.requests

@@ -70,21 +70,26 @@ class Run:
             for batch in progress(self._batches(start, stop), "edits", (stop - start) // self.batch):
                 found = self._attempt(session, batch)
                 if found is None:
-                    self._note_divergence(batch[0][0].step)
-                    return
+                    break
                 self._record(session, batch, found, exams)
+        if self.ledger.length < stop:
+            self._note_divergence()
 
     def keep_passed_lengths(self) -> None:
-        """Copies of dense states at wanted lengths that the ledger has reached without keeping them: edited again from the nearest."""
+        """Copies of dense states at wanted lengths that the ledger has reached without keeping them."""
         for length in (length for length in self.lengths if length <= self.ledger.length and not self.ledger.keeps(length)):
-            start = self.ledger.nearest_state(length)
-            if start == length:
-                self.ledger.keep_dense(length, self.ledger.state_at(self.editor, length).dense)
-            else:
-                with self.editor.editing(self.model, self.prepared, self.ledger.state_at(self.editor, start)) as session:
-                    for batch in self._batches(start, length):
-                        session.step([request for request, _ in batch], self._targets_of(batch))
-                    self.ledger.keep_dense(length, session.state().dense)
+            self._keep(length)
+
+    def _keep(self, length: int) -> None:
+        """Keep a copy of the dense state after so many edits, edited again from the nearest one."""
+        start = self.ledger.nearest_state(length)
+        if start == length:
+            self.ledger.keep_dense(length, self.ledger.state_at(self.editor, length).dense)
+            return
+        with self.editor.editing(self.model, self.prepared, self.ledger.state_at(self.editor, start)) as session:
+            for batch in self._batches(start, length):
+                session.step([request for request, _ in batch], self._targets_of(batch))
+            self.ledger.keep_dense(length, session.state().dense)
 
     def finish(self, length: int) -> None:
         """Write the edit log and the manifest of a length."""
@@ -165,9 +170,9 @@ class Run:
         if self.editor.kind == "dense" and self.ledger.length in self.lengths:
             self.ledger.keep_dense(self.ledger.length, session.state().dense)
 
-    def _note_divergence(self, step: int) -> None:
-        log.warning("%s: edit %d diverged; the run ends at its last finite state", self.job.folder.name, step)
+    def _note_divergence(self) -> None:
         last = self.ledger.length
-        if self.editor.kind == "dense" and last:
-            self.ledger.keep_dense(last, self.ledger.state_at(self.editor, last).dense)
-        self.ledger.append({}, 0, {"diverged_at": step})
+        log.warning("%s: edit %d diverged; the run ends at its last finite state", self.job.folder.name, last + 1)
+        if not self.ledger.keeps(last):
+            self._keep(last)
+        self.ledger.append({}, 0, {"diverged_at": last + 1})

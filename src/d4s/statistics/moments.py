@@ -14,12 +14,14 @@ from torch import Tensor
 
 from d4s.artifacts import Artifact, Job, write_tensors
 from d4s.config import MomentsSettings
+from d4s.errors import SettingsError
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.models.trace import trace
 
 log = logging.getLogger(__name__)
+AMPLE = 4  # times as many tokens as a key has entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +31,6 @@ class SecondMoment:
     sum_kk: Float64[Tensor, "d_in d_in"]
     n_tokens: int
     source: str
-
-    def __add__(self, other: "SecondMoment") -> "SecondMoment":
-        """The moment over both texts.
-
-        Raises:
-            ValueError: if the keys differ in size.
-        """
-        if self.sum_kk.shape != other.sum_kk.shape:
-            raise ValueError(f"moments of keys of sizes {len(self.sum_kk)} and {len(other.sum_kk)} cannot be added")
-        source = self.source if self.source == other.source else f"{self.source} + {other.source}"
-        return SecondMoment(self.sum_kk + other.sum_kk, self.n_tokens + other.n_tokens, source)
 
     def mean(self) -> Float64[Tensor, "d_in d_in"]:
         """E[k kᵀ], the matrix that papers call C₀."""
@@ -72,6 +63,18 @@ def _keys(model: LanguageModel, batch: Int[Tensor, "b row"], layers: Sequence[in
     return {layer: keys.flatten(0, 1).to(precision) for layer, keys in found.inputs.items()}
 
 
+def check_ample(tokens: int, entries: int) -> None:
+    """Refuse text that says too little of what is to be preserved.
+
+    Raises:
+        SettingsError: if there are fewer tokens than a key has entries, so that some directions are never seen.
+    """
+    if tokens < entries:
+        raise SettingsError(f"second moments of keys of {entries} entries need more than {tokens} tokens; ask for more, of a longer text")
+    if tokens < AMPLE * entries:
+        log.warning("%d tokens for keys of %d entries are few; a longer text tells better what to preserve", tokens, entries)
+
+
 def spread_rows(rows: Int[Tensor, "n row"], tokens: int) -> Int[Tensor, "m row"]:
     """Enough rows for a number of tokens, evenly spread over all of them: neighbouring text is strongly correlated."""
     wanted = min(len(rows), -(-tokens // rows.shape[1]))
@@ -83,6 +86,9 @@ def moments(job: Job[MomentsSettings]) -> None:
 
     A layer's sums do not depend on which others are read in the same pass, so any number of jobs may share the layers of a
     folder, at the same time too.
+
+    Raises:
+        SettingsError: if the text has fewer tokens than a key has entries.
     """
     layers = sorted(int(Path(name).stem.removeprefix("l")) for name in job.pending())
     if not layers:
@@ -90,6 +96,7 @@ def moments(job: Job[MomentsSettings]) -> None:
     model = load(job.inputs["model"])
     text = job.artifact("text", "corpora")
     rows = spread_rows(text.tensors("tokens.safetensors")["rows"], job.settings.tokens)
+    check_ample(rows.numel(), max(map(model.d_in, layers)))
     log.info("second moments of layers %s over %d tokens; %d others are there", layers, rows.numel(), len(job.wanted) - len(layers))
     for layer, moment in collect(model, rows, layers, job.settings.batch_rows, text.manifest.name).items():
         tensors = {"sum_kk": moment.sum_kk.cpu(), "n_tokens": torch.tensor(moment.n_tokens)}

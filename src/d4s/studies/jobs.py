@@ -23,6 +23,7 @@ NO_TORCH = frozenset({"world", "facts", "questions", "adopt"})
 QUESTION_TOKENS = {"multiple_choice": (64, 52)}  # of a prompt and of what follows its lookup token
 OTHER_QUESTION_TOKENS, STATEMENT_TOKENS = (30, 16), (22, 9)
 OPTIONS, WORLD_OPTION_TOKENS = 4, 15
+WORLD_TASKS = 7  # as d4s.world.benchmarks makes them
 BENCHMARK_ITEMS = {"local": (1800, 700.0), "hub": (28_700, 700.0)}  # of six tasks with their examples, and tokens of an option
 SPARE = 1.25  # memory that a rule asks for beyond what is foreseen
 SLACK, SHORTEST = 4, 10  # time that a rule asks for, as a multiple and at least, in minutes
@@ -185,9 +186,8 @@ def _targets(foreseen: Foreseen, node: Node, manifests: tuple[Path, ...], placed
 
 def _prepare(foreseen: Foreseen, node: Node, manifests: tuple[Path, ...], placed: Placed) -> Outcome:
     settings, prompts = PrepareSettings.model_validate(node.settings), foreseen.prompts(node)
-    layers = len(settings.basis.layers) if settings.basis is not None else 0
-    needed = memory.prepare(placed, layers, settings.anchor, prompts)
-    return needed, layers * placed.shape.mlp_width**2 * 8.0, work.prepare(placed, layers, settings.anchor, prompts)
+    disk = settings.basis_layers * placed.shape.mlp_width**2 * 8.0
+    return memory.prepare(placed, settings, prompts), disk, work.prepare(placed, settings, prompts)
 
 
 def _edit(foreseen: Foreseen, node: Node, manifests: tuple[Path, ...], placed: Placed) -> Outcome:
@@ -214,7 +214,7 @@ def _benchmark(foreseen: Foreseen, node: Node, manifests: tuple[Path, ...], plac
 def _benchmark_tokens(foreseen: Foreseen, node: Node) -> Number:
     """Tokens of all benchmark items, each with every option."""
     chosen = BenchmarkSettings.model_validate(node.settings["benchmarks"])
-    items, each = BENCHMARK_ITEMS.get(chosen.tasks, (7 * foreseen.plan.study.world.benchmark_items, WORLD_OPTION_TOKENS))
+    items, each = BENCHMARK_ITEMS.get(chosen.tasks, (WORLD_TASKS * foreseen.plan.study.world.benchmark_items, WORLD_OPTION_TOKENS))
     return min(items, 6 * chosen.limit if chosen.limit else items) * OPTIONS * each
 
 
