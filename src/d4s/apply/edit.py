@@ -157,7 +157,7 @@ def prepared_for(folder: Folder, model: LanguageModel, text: TextSource, wishes:
 
 
 def extended(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: Sequence[Wish]) -> Outcome:
-    """Edit wishes one batch after another, each on disk before the next; then measure and write what came out.
+    """Edit wishes one batch after another, each in the ledger before the next; then measure and write what came out.
 
     Raises:
         D4SError: if an edit diverges; what was edited before it is written.

@@ -1,6 +1,6 @@
 """The verb `edit`: one sequence of requests, edited batch by batch into a ledger that any later length continues.
 
-Every batch is on disk, with what it logged and how the model answered right after it, before the next begins. A length is
+Every batch is in the ledger, with what it logged and how the model answered right after it, before the next begins. A length is
 a view of the ledger: its edit log and a manifest that says which prefix of the ledger it stands for. A step whose numbers
 stop being finite ends the run at the last finite state; longer lengths then stand for that state and say so.
 """
