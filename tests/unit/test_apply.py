@@ -294,7 +294,9 @@ def test_moments_come_from_a_text_file(model: Path, tmp_path: Path) -> None:
     folder, _ = applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "out", text=TextSource(file=text, tokens=500))
     prepared = folder.prepared()
     assert prepared is not None and prepared.moments[0].n_tokens == 512 and folder.description.moments.startswith("text text.txt ")
-    confined, _ = applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "confined", "alphaedit", text=TextSource(file=text, tokens=500))
+    confined, _ = applied(
+        model, fact_file(tmp_path / "facts.csv"), tmp_path / "confined", "alphaedit", text=TextSource(file=text, tokens=500)
+    )
     kept = confined.prepared()
     assert kept is not None and not kept.moments and {*kept.extras} == {f"{layer}.basis" for layer in confined.description.settings.layers}
     text.write_text("too short", encoding="utf-8")
