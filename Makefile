@@ -68,8 +68,8 @@ record: setup  ## after a run by Snakemake alone: hand its results to DVC, so th
 	$(BIN)/dvc commit -f
 
 .PHONY: prune
-prune: setup  ## list what no finished study uses in results/store (YES=1 removes it)
-	@$(BIN)/d4s prune $(if $(YES),--yes)
+prune: setup  ## list what no finished study uses in results/store (YES=1 removes it; CONFIG=FILE keeps what that one needs too)
+	@$(BIN)/d4s prune $(if $(CONFIG),--study params.yaml --study "$(CONFIG)") $(if $(YES),--yes)
 
 ##@ Checks
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "tuning"
+GRID = ROOT / "grids" / "tuning.yaml"
 PAGE = ROOT / "docs" / "tuning.md"
 SCORES = ("efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
 HEAD = """# Tuning of the editors on the embedded model
@@ -37,11 +39,11 @@ Kept trials are **bold**.
 
 def main() -> None:
     """Write the page."""
-    study = json.loads((RESULTS / "study.json").read_text(encoding="utf-8"))
+    editors = yaml.safe_load(GRID.read_text(encoding="utf-8"))["editors"]
     summary = pd.read_parquet(RESULTS / "summary.parquet")
     (report,) = json.loads((RESULTS / "criteria.json").read_text(encoding="utf-8")).values()
     singles = {entry["subject"]: entry for entry in report["criteria"] if entry["criterion"] == "single_edit"}
-    PAGE.write_text(HEAD + "".join(rows(study["editors"], summary, singles)), encoding="utf-8")
+    PAGE.write_text(HEAD + "".join(rows(editors, summary, singles)), encoding="utf-8")
 
 
 def rows(editors: Mapping[str, Mapping[str, Any]], summary: pd.DataFrame, singles: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -17,7 +17,7 @@ from d4s.editors.settings import LocateThenEdit, resolve
 from d4s.planning import memory
 from d4s.planning.fit import DoesNotFit, Machine, refuse_what_cannot_fit
 from d4s.planning.memory import Placed, Prompts
-from d4s.planning.needs import GIB, MIB, STUDY, Needs
+from d4s.planning.needs import GIB, MIB, STUDY, Needs, Work
 from d4s.planning.shape import Shape, UnknownShape, shape_at, shape_of
 from d4s.planning.speed import Speed
 from d4s.studies.forecast import Forecast
@@ -197,3 +197,26 @@ def test_a_machine_that_is_too_small_is_refused_with_every_job_named(tmp_path: P
     named = str(caught.value).splitlines()[1:]
     assert len(named) == sum(job.needs.host_bytes > 0.6 * GIB for job in tight.foreseen.jobs) > 3
     _forecast().refuse_what_cannot_fit()
+
+
+def test_time_is_foreseen_for_what_is_not_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {
+        verb: next(job for job in _forecast().foreseen.jobs if job.node.verb == verb and len(job.manifests) > 2)
+        for verb in ("edit", "measure")
+    }
+    for job in before.values():
+        job.node.folder.mkdir(parents=True)
+        for manifest in sorted(job.manifests, key=lambda path: int(path.stem[1:]))[:-1]:
+            manifest.touch()
+    found = _forecast()
+    for verb, whole in before.items():
+        job = next(job for job in found.foreseen.jobs if job.node == whole.node)
+        assert not job.is_done and job.seconds(SPEED, SPEED) == whole.seconds(SPEED, SPEED)
+        assert 0 < found.seconds(job) < 0.9 * found.seconds(whole), verb
+    longest = max(before["edit"].manifests, key=lambda path: int(path.stem[1:]))
+    for manifest in before["edit"].manifests:
+        manifest.unlink(missing_ok=True)
+    longest.touch()
+    edit = next(job for job in _forecast().foreseen.jobs if job.node == before["edit"].node)
+    assert edit.left == Work()

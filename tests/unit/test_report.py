@@ -150,6 +150,16 @@ def test_names_from_a_study_cannot_break_out(tmp_path: Path) -> None:
     assert parsed.tags["script"] == parsed.tags["i"] == 0
 
 
+def test_figures_that_a_page_cannot_show_are_named(tmp_path: Path) -> None:
+    study = write_study(tmp_path, Made(methods={"rome": METHODS["rome"]}, lengths=(4,), forms=False))
+    (study / "figures").mkdir()
+    (study / "figures" / "figures.json").write_text('{"fig_curves": {"title": "t", "caption": "c"}}')
+    (study / "figures" / "fig_curves.pdf").touch()
+    (study / "claims.json").write_text("[]")
+    report(study, study_of(study))
+    assert "Drawn as figures/fig_curves.pdf." in (study / "report.html").read_text(encoding="utf-8")
+
+
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 

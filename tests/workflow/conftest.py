@@ -15,7 +15,7 @@ import yaml
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("Snakefile", "workflow", "profiles", "src", "environment.yml", "dvc.yaml", ".dvc", ".dvcignore", "grids", ".gitignore")
+PARTS = ("Snakefile", "workflow", "profiles", "src", "environment.yml", "dvc.yaml", ".dvc", ".dvcignore", "grids", "data", ".gitignore")
 TINY: dict[str, Any] = {
     "study": "tiny",
     "seeds": [1],

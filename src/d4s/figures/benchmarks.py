@@ -8,9 +8,9 @@ from matplotlib.lines import Line2D
 
 from d4s.figures.draw import Drawing, NotDrawn, edits_axis, legend, panels, percent_axis
 from d4s.figures.style import INK, PAPER, TASK_LOOKS, Page
-from d4s.figures.words import benchmark_words, places, seeds_words
+from d4s.figures.words import benchmark_interval_words, benchmark_words, panel_name, places
 from d4s.studies.curves import benchmark_curve
-from d4s.studies.names import DAMAGE_METHODS, dataset_name, method_name, task_name
+from d4s.studies.names import DAMAGE_METHODS, method_name, task_name
 from d4s.studies.results import Panel, Results
 
 HEIGHT = 1.55
@@ -30,8 +30,8 @@ def benchmark_figure(results: Results, shown: Sequence[Panel], title: str) -> Dr
     lengths = sorted({length for panel, editor in cells for length in _lengths(results, panel, editor)})
     caption = (
         f"Benchmark scores of the unedited model (at 0) and after {', '.join(map(str, lengths))} edits"
-        f"{places(results, list(dict(cells)))}: {benchmark_words(results)} (thin), and their mean with its 95 % interval from the "
-        f"tasks' standard errors (thick). {seeds_words(results)}"
+        f"{places(results, list(dict(cells)))}: {benchmark_words(results)} (thin), and their mean (thick). "
+        + benchmark_interval_words(results)
     )
     return Drawing(title, caption, lambda page: _draw(results, cells, page))
 
@@ -51,11 +51,11 @@ def _draw(results: Results, cells: list[tuple[Panel, str]], page: Page) -> Figur
             ax.plot(points["step"], points["mean"], color=colour, marker=marker, **THIN)
         mean = benchmark_curve(results, panel, editor)
         ax.fill_between(mean["step"], mean["low"], mean["high"], color=INK, alpha=0.12, linewidth=0)
-        ax.plot(mean["step"], mean["mean"], color=INK, linewidth=1.8)
+        ax.plot(mean["step"], mean["mean"], color=INK, marker="o", markersize=3.5, markeredgewidth=0, linewidth=1.8)
         percent_axis(ax, "score, %" if number % columns == 0 else "")
         edits_axis(ax, float(mean["step"].max()), "number of edits" if number >= len(cells) - columns else "")
-        ax.set_title(f"{method_name(editor)}\n{dataset_name(panel.dataset)}")
-    thick = Line2D([], [], color=INK, linewidth=1.8, label="mean over tasks")
+        ax.set_title(f"{method_name(editor)}\n{panel_name(results, panel)}")
+    thick = Line2D([], [], color=INK, marker="o", markersize=3.5, markeredgewidth=0, linewidth=1.8, label="mean over tasks")
     legend(fig, page, [*_handles(tasks), thick], columns=4 if page.columns > 2 else 2)
     return fig
 

@@ -98,10 +98,19 @@ def ratio_axis(ax: Axes, label: str, axis: str = "y") -> None:
     (ax.set_ylabel if axis == "y" else ax.set_xlabel)(label)
 
 
+def ratio_range(axes: Sequence[Axes]) -> None:
+    """One vertical range for panels of ratios, that of their curves: bands may reach below zero, which no logarithmic axis shows."""
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for ax in axes for line in ax.lines] or [np.empty(0)])
+    values = values[np.isfinite(values) & (values > 0)]
+    for ax in axes if len(values) else ():
+        ax.set_ylim(0.94 * values.min(), 1.08 * values.max())
+
+
 def letter(axes: Sequence[Axes], titles: Sequence[str]) -> None:
-    """Titles with letters a, b, c … where there are several panels."""
+    """Titles with letters a, b … z, aa, ab … where there are several panels."""
     for number, (ax, title) in enumerate(zip(axes, titles, strict=True)):
-        ax.set_title(f"{chr(97 + number)}  {title}" if len(axes) > 1 else title)
+        first = chr(96 + number // 26) if number >= 26 else ""
+        ax.set_title(f"{first}{chr(97 + number % 26)}  {title}" if len(axes) > 1 else title)
 
 
 def handle(editor: str, label: str = "") -> Line2D:

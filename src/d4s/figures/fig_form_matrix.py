@@ -38,12 +38,14 @@ def figure(results: Results) -> Drawing:
     matrices = {editor: matrix for editor, matrix in matrices.items() if not np.isnan(matrix).all()}
     if not matrices:
         raise NotDrawn("no world-made benchmark tasks were run after edits of the three forms")
-    length = max(results.benchmark_lengths(run)[-1] for editor in matrices for run in results.runs_of(next(iter(panels.values())), editor))
+    runs = [run for panel in panels.values() for editor in matrices for run in results.runs_of(panel, editor)]
+    lengths = sorted({found[-1] for run in runs if (found := results.benchmark_lengths(run))})
     caption = (
-        f"Change of accuracy, in points against the unedited model, after {length} edits of one form (rows), asked in each form about "
-        f"events that are never edited and about people (columns){places(results, list(panels.values()))}. Multiple choice and generated "
-        "are the benchmark tasks of these shapes, scored as in their originals; true/false is a task of its own, outside the benchmark "
-        f"mean. Where nothing is known any more a true/false answer is right half the time, a letter a quarter. {seeds_words(results)}"
+        f"Change of accuracy, in points against the unedited model, after {' or '.join(map(str, lengths))} edits of one form (rows), "
+        f"asked in each form about events that are never edited and about people (columns){places(results, list(panels.values()))}. "
+        "Multiple choice and generated are the benchmark tasks of these shapes, scored as in their originals; true/false is a task of its "
+        "own, outside the benchmark mean. Where nothing is known any more a true/false answer is right half the time, a letter a quarter. "
+        + seeds_words(results)
     )
     return Drawing("Every form against every form", caption, lambda page: _draw(matrices, page))
 

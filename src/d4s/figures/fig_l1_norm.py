@@ -1,13 +1,10 @@
 """L1 norm of every edited layer against the number of edits, with the benchmark score beside it."""
 
-from collections.abc import Sequence
-
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from d4s.figures.draw import Drawing, NotDrawn, curve, edits_axis, letter, methods_legend, panels, percent_axis, ratio_axis
+from d4s.figures.draw import Drawing, NotDrawn, curve, edits_axis, letter, methods_legend, panels, percent_axis, ratio_axis, ratio_range
 from d4s.figures.style import Page
-from d4s.figures.words import places, seeds_words
+from d4s.figures.words import benchmark_interval_words, places
 from d4s.studies.curves import benchmark_curve, layer_norms, norm_curve
 from d4s.studies.results import Panel, Results
 
@@ -27,8 +24,8 @@ def figure(results: Results) -> Drawing:
         raise NotDrawn("no run logged norms, or those of the unedited model are not known")
     caption = (
         "L1 norm (mean absolute weight) of each edited matrix relative to the unedited one, after every edit (where all edits are "
-        "made or finished together: at the lengths), and the mean benchmark score with its 95 % interval from the tasks' standard errors"
-        f"{places(results, [shown])}. Log axes for the norms; a method that edits fewer layers is drawn only there. {seeds_words(results)}"
+        f"made or finished together: at the lengths), and the mean benchmark score{places(results, [shown])}. Log axes for the norms, as "
+        f"far as the curves reach; a method that edits fewer layers is drawn only there. {benchmark_interval_words(results)}"
     )
     return Drawing("L1 norm by layer, and the benchmarks", caption, lambda page: _draw(results, shown, editors, page))
 
@@ -48,7 +45,7 @@ def _draw(results: Results, panel: Panel, editors: list[str], page: Page) -> Fig
         for editor in editors:
             points = norm_curve(results, panel, editor, layer)
             curve(ax, points, editor, **({"marker": "None"} if len(points) > FEW else {}))
-    _same_range(axes[: len(layers)])
+    ratio_range(axes[: len(layers)])
     for number, ax in enumerate(axes[: len(layers)]):
         ratio_axis(ax, "relative to unedited" if number % page.columns == 0 else "")
         edits_axis(ax, longest)
@@ -60,9 +57,3 @@ def _draw(results: Results, panel: Panel, editors: list[str], page: Page) -> Fig
     letter(axes, [f"Layer {layer}" for layer in layers] + ["Benchmarks"] * has_benchmarks)
     methods_legend(fig, page, editors)
     return fig
-
-
-def _same_range(axes: Sequence[Axes]) -> None:
-    limits = [ax.dataLim.intervaly for ax in axes]
-    for ax in axes:
-        ax.set_ylim(0.94 * min(low for low, _ in limits), 1.08 * max(high for _, high in limits))

@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from d4s.figures.draw import Drawing, NotDrawn, handle, legend, letter, panels
 from d4s.figures.style import INK, MUTED, PAPER, Page, look
-from d4s.figures.words import panel_names, seeds_words
+from d4s.figures.words import panel_name, seeds_words
 from d4s.studies.curves import at_step, benchmark_curve
 from d4s.studies.intervals import Estimate
 from d4s.studies.names import DAMAGE_METHODS, in_order
@@ -38,11 +38,18 @@ def figure(results: Results) -> Drawing:
         f"targets, per token. Diversity is the entropy of the target texts. {_damage_words(results, damages)}n = {counts} targets. "
         f"{seeds_words(results)}"
     )
-    return Drawing("What the targets are like, and what editing them costs", caption, lambda page: _draw(numbers, true, damages, page))
+    names = [panel_name(results, panel) for panel in shown]
+    return Drawing(
+        "What the targets are like, and what editing them costs", caption, lambda page: _draw(names, numbers, true, damages, page)
+    )
 
 
 def _draw(
-    numbers: dict[Panel, TargetNumbers], true: dict[Panel, TargetNumbers], damages: dict[Panel, dict[str, Estimate]], page: Page
+    names: list[str],
+    numbers: dict[Panel, TargetNumbers],
+    true: dict[Panel, TargetNumbers],
+    damages: dict[Panel, dict[str, Estimate]],
+    page: Page,
 ) -> Figure:
     shown = list(numbers)
     has_damage = any(damages.values())
@@ -59,7 +66,7 @@ def _draw(
         ax.set_xlim(0, ax.get_xlim()[1] * 1.22)
     if has_damage:
         _damage_dots(axes[3], damages)
-    axes[0].set_yticks(range(len(shown)), panel_names(shown, {panel.model for panel in shown}))
+    axes[0].set_yticks(range(len(shown)), names)
     axes[0].set_ylim(len(shown) - 0.5, -0.5)
     letter(axes, ["Perplexity", "Length", "Diversity"] + ["Damage"] * has_damage)
     legend(fig, page, _handles(damages), columns=4 if page.columns > 2 else 2)
@@ -108,7 +115,10 @@ def _damage_words(results: Results, damages: dict[Panel, dict[str, Estimate]]) -
     if set(lengths) == {"–"}:
         return ""
     edits = " / ".join(lengths if len(set(lengths)) > 1 else lengths[:1])
-    return f"Damage is the loss of the mean benchmark score after {edits} edits, the longest length that the editors shown share. "
+    return (
+        f"Damage is the loss of the mean benchmark score after {edits} edits, the longest length that the editors shown share; bars leave "
+        "out the unedited model's own error. "
+    )
 
 
 def _damage_dots(ax: Axes, damages: dict[Panel, dict[str, Estimate]]) -> None:

@@ -1,6 +1,6 @@
 """Sentences that captions share: where, how many, and what the bands are."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from d4s.studies.names import dataset_name
 from d4s.studies.results import Panel, Results
@@ -8,13 +8,15 @@ from d4s.studies.results import Panel, Results
 
 def places(results: Results, shown: Sequence[Panel]) -> str:
     """` on World QA (model mini)`, naming models where the study has several."""
-    models = sorted({panel.model for panel in results.panels})
-    return f" on {', '.join(panel_names(shown, models))}" + (f", model {models[0]}" if len(models) == 1 else "")
+    models = {panel.model for panel in results.panels}
+    names = ", ".join(panel_name(results, panel) for panel in shown)
+    return f" on {names}" + (f", model {min(models)}" if len(models) == 1 else "")
 
 
-def panel_names(shown: Sequence[Panel], models: Collection[str]) -> list[str]:
-    """Display names of panels' data sets, with the model where there are several."""
-    return [dataset_name(panel.dataset) + (f" ({panel.model})" if len(models) > 1 else "") for panel in shown]
+def panel_name(results: Results, panel: Panel) -> str:
+    """Display name of a panel's data set, with the model where the study has several."""
+    several = len({other.model for other in results.panels}) > 1
+    return dataset_name(panel.dataset) + (f" ({panel.model})" if several else "")
 
 
 def sizes(results: Results, shown: Sequence[Panel]) -> str:
@@ -33,6 +35,13 @@ def interval_words(results: Results, what: str = "facts") -> str:
     if len(results.seeds) == 1:
         return f"Bands: 95 % bootstrap intervals over {what}; one seed, so they do not cover another draw of the sequence."
     return f"Bands: 95 % t-intervals over {len(results.seeds)} seeds."
+
+
+def benchmark_interval_words(results: Results) -> str:
+    """What the bands of benchmark means show, and the note on seeds."""
+    if len(results.seeds) == 1:
+        return "Bands of benchmark scores: 95 % intervals from the tasks' standard errors; one seed."
+    return f"Bands of benchmark scores: 95 % t-intervals over {len(results.seeds)} seeds."
 
 
 def benchmark_words(results: Results) -> str:

@@ -142,7 +142,9 @@ def _figure(folder: Path, name: str, entry: Mapping[str, str]) -> dict[str, Any]
             "wide": inline_svg(wide, f"{name}-wide", entry["title"]),
             "narrow": inline_svg(narrow, f"{name}-narrow", entry["title"]),
         }
-    return figure | {"png": data_uri(png)} if png.is_file() else figure
+    if png.is_file():
+        return figure | {"png": data_uri(png)}
+    return figure | {"files": [f"figures/{path.name}" for path in sorted(folder.glob(f"{name}.*"))]}
 
 
 def _tables(results: Results) -> list[dict[str, Any]]:

@@ -97,7 +97,7 @@ def damaging(results: Results, panels: Sequence[Panel]) -> tuple[list[str], int]
     editors = [editor for editor, of_panels in lengths.items() if all(of_panels)]
     shared = set.intersection(*(found for editor in editors for found in lengths[editor])) if editors else set()
     if not shared:
-        raise NotMeasured("no benchmark of ROME or MEMIT at a length that the data sets share")
+        raise NotMeasured("no benchmark of KN, ROME or MEMIT at a length that the data sets share")
     return editors, max(shared)
 
 
@@ -163,17 +163,17 @@ def drivers(results: Results) -> Finding:
     """C3: length and diversity of the targets go with damage when perplexity is held fixed.
 
     Raises:
-        NotMeasured: if no data set has benchmarks of ROME or MEMIT and of the unedited model.
+        NotMeasured: if no data set has benchmarks of KN, ROME or MEMIT and of the unedited model.
     """
     found = damages(results)
     if found is None:
-        raise NotMeasured("no data set with benchmarks of ROME or MEMIT and of the unedited model")
+        raise NotMeasured("no data set with benchmarks of KN, ROME or MEMIT and of the unedited model")
     why = [_driver_line(row, found) for row in found.rows.sort_values("damage").to_dict(orient="records")]
     if len(found.rows) < FEWEST_ROWS:
         needed = f"{FEWEST_ROWS} data sets × models are needed to tell the three predictors apart, {len(found.rows)} have benchmarks"
         return Finding([], [*why, f"Undecided by the rule: {needed}."], undecided_because=needed)
     if not found.is_enough:
-        return Finding([], why, undecided_because="a predictor has the same value everywhere")
+        return Finding([], why, undecided_because="a predictor is the same everywhere, or follows from the two others")
     each = effects(found)
     why += [
         f"{PREDICTORS[effect.predictor]} alone: {show_estimate(effect.estimate, 'standardised')}, R² {effect.r_squared:.2f}."

@@ -1,6 +1,7 @@
 """Rules about the model side (C4–C7, C10): success along the sequence, norms, their correlation, and forgetting."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -62,7 +63,7 @@ def _fall(results: Results, run: Run, quantity: str) -> Estimate:
     """Fall of a quantity along the sequence; NaN where it was not logged.
 
     Raises:
-        NotMeasured: if it is the efficacy and was not logged.
+        NotMeasured: if it is the efficacy and was not logged, or there is one edit only.
     """
     log = results.immediate(run)
     if quantity not in log:
@@ -70,6 +71,8 @@ def _fall(results: Results, run: Run, quantity: str) -> Estimate:
             return Estimate(np.nan, np.nan, np.nan, 0)
         raise NotMeasured(f"{method_name(run.editor)} logged no {quantity} right after its edits")
     log = log.dropna(subset=quantity)
+    if log["step"].nunique() < 2:
+        raise NotMeasured(f"one edit of {method_name(run.editor)} has no slope")
     return fall_interval(log["step"].to_numpy(dtype=float), log[quantity].to_numpy(dtype=float))
 
 
@@ -143,14 +146,17 @@ def norm_against_accuracy(results: Results) -> Finding:
     """C6: norm and retained accuracy are strongly negatively correlated over runs and lengths.
 
     Raises:
-        NotMeasured: if too few runs have both.
+        NotMeasured: if too few runs have both, or one of them does not vary.
     """
     points = norm_points(results, results.main_panels)
     runs = [tuple(row) for row in points[["model", "dataset", "editor", "seed"]].itertuples(index=False)] if len(points) else []
     if len(set(runs)) < FEWEST_RUNS:
         raise NotMeasured(f"{len(set(runs))} runs with norms and retained accuracy, {FEWEST_RUNS} needed")
     log_norm, efficacy = np.log(points["norm"].to_numpy()), points["efficacy"].to_numpy()
-    pooled = correlation_interval(log_norm, efficacy, runs).scaled(-1.0)
+    if constant := [name for name, values in (("norm", log_norm), ("retained efficacy", efficacy)) if np.ptp(values) == 0]:
+        raise NotMeasured(f"all {len(points)} points have the same {' and the same '.join(constant)}")
+    seeds = points["seed"].nunique()
+    pooled = replace(correlation_interval(log_norm, efficacy, runs).scaled(-1.0), seeds=seeds)
     condition = Condition(f"−(Pearson correlation), {len(points)} points of {len(set(runs))} runs", pooled, margin=0.5, unit="correlation")
     rank = _spearman(log_norm, efficacy)
     within = [
@@ -158,7 +164,9 @@ def norm_against_accuracy(results: Results) -> Finding:
         for editor, part in points.groupby("editor", sort=False)
         if len(part) > 2 and part["efficacy"].nunique() > 1
     ]
-    why = [f"Pooled Spearman {show(rank, 'correlation')}.", f"Spearman within each editor: {' · '.join(within)}."]
+    why = [f"Pooled Spearman {show(rank, 'correlation')}."]
+    if within:
+        why.append(f"Spearman within each editor: {' · '.join(within)}.")
     return Finding([condition], why)
 
 

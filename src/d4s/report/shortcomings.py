@@ -15,7 +15,7 @@ COLLAPSE = 10.0
 
 def shortcomings(results: Results, verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sentences in the order in which they matter."""
-    return [*_against(verdicts), *_collapsed(results), *_best_elsewhere(results), *_limits(results, verdicts)]
+    return [*_against(verdicts), *_collapsed(results), *_same(results), *_best_elsewhere(results), *_limits(results, verdicts)]
 
 
 def _against(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -41,6 +41,20 @@ def _by_editor(results: Results, rows: pd.DataFrame) -> Iterator[tuple[str, pd.D
     """Rows of each editor in each panel, by a name for both."""
     for (model, dataset, editor), part in rows.groupby(["model", "dataset", "editor"], sort=False):  # type: ignore[misc]
         yield f"{method_name(str(editor))} on {place(results, Panel(str(model), str(dataset)))}", part
+
+
+def _same(results: Results) -> Iterator[str]:
+    """Methods that are one and the same on a data set, and so count for one there."""
+    for panel in results.main_panels:
+        rows = results.summary
+        rows = rows[(rows["model"] == panel.model) & (rows["dataset"] == panel.dataset) & (rows["protocol"] == "retained")]
+        numbers: dict[bytes, list[str]] = {}
+        for editor, part in rows.groupby("editor", sort=False):
+            scores = part.sort_values(["seed", "step", "metric"])[["seed", "step", "metric", "mean"]]
+            numbers.setdefault(scores.to_csv(index=False).encode(), []).append(method_name(str(editor)))
+        for names in numbers.values():
+            if len(names) > 1:
+                yield f"{' and '.join(names)} give the very same scores on {place(results, panel)}: they count for one method there."
 
 
 def _best_elsewhere(results: Results) -> Iterator[str]:

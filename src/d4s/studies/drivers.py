@@ -20,6 +20,7 @@ from d4s.studies.targets import target_numbers
 
 PREDICTORS = {"perplexity": "Log perplexity", "tokens": "Log length", "diversity": "Diversity"}
 FEWEST_ROWS = 6
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,11 @@ class Damages:
 
     @property
     def is_enough(self) -> bool:
-        """Whether three predictors can be told apart: enough rows, and none has the same value everywhere."""
-        return len(self.rows) >= FEWEST_ROWS and bool((self.rows[list(PREDICTORS)].std() > 0).all())
+        """Whether three predictors can be told apart: enough rows, and none is the same everywhere or follows from the others."""
+        values = self.rows[list(PREDICTORS)].to_numpy(dtype=float)
+        centred = values - values.mean(0)
+        scale = np.maximum(np.abs(centred).max(0), np.finfo(float).tiny)
+        return len(self.rows) >= FEWEST_ROWS and int(np.linalg.matrix_rank(centred / scale, tol=ROUNDING)) == len(PREDICTORS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,8 @@ class Forecast:
         return {verb: median(found) for verb, found in ratios.items()}
 
     def seconds(self, job: Job) -> Number:
-        """How long a job takes, corrected by what its verb took before."""
-        return job.seconds(self.host, self.device) * self.corrections.get(job.node.verb, 1.0)
+        """How long a job takes, or what is left of it, corrected by what its verb took before."""
+        return job.seconds(self.host, self.device, whole=job.is_done) * self.corrections.get(job.node.verb, 1.0)
 
     def lines(self) -> Iterator[str]:
         """A table by verb, totals, and models about which nothing can be said."""

@@ -32,12 +32,13 @@ UNFORESEEN_MB, UNFORESEEN_MINUTES = 64_000, 600  # what a rule asks for where th
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One call of a verb."""
+    """One call of a verb; `left` is the work of those outputs that are not there yet."""
 
     node: Node
     manifests: tuple[Path, ...]
     needs: Needs
     on_device: bool
+    left: Work
 
     @property
     def name(self) -> str:
@@ -50,11 +51,16 @@ class Job:
         """Whether all its outputs are there."""
         return all(path.is_file() for path in self.manifests)
 
-    def seconds(self, host: Speed, device: Speed) -> Number:
-        """How long it takes on a machine; double precision and questions run where the model is, eigenvectors on the host."""
+    def seconds(self, host: Speed, device: Speed, *, whole: bool = True) -> Number:
+        """How long all of it or what is left of it takes on a machine.
+
+        Double precision and questions run where the model is, eigenvectors on the host.
+        """
         start = LIGHT_STARTUP if self.node.verb in NO_TORCH else STARTUP
         speed = device if self.on_device else host
-        return start + (replace(speed, double=host.double) if self.node.verb == "prepare" else speed).seconds(self.needs.work)
+        return start + (replace(speed, double=host.double) if self.node.verb == "prepare" else speed).seconds(
+            self.needs.work if whole else self.left
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +97,9 @@ class Foreseen:
             return
         count = getattr(self.plan.study.execution.shards, node.verb, 1)
         for manifests in node.shards(count):
-            needs = self._needs(node, tuple(manifests), None if name is None else self._placed[name])
-            yield Job(node, tuple(manifests), needs, bool(needs.device))
+            placed = None if name is None else self._placed[name]
+            needs = self._needs(node, tuple(manifests), placed)
+            yield Job(node, tuple(manifests), needs, bool(needs.device), self._left(node, tuple(manifests), placed, needs.work))
 
     def resources(self, node: Node) -> Resources:
         """What the rule of an artefact asks for: the largest of its jobs, with room to spare."""
@@ -140,6 +147,17 @@ class Foreseen:
             return Needs(host, device, disk)
         host_device, disk, todo = _RULES.get(node.verb, _reading)(self, node, manifests, placed)
         return Needs(*host_device, disk, todo, self._is_spread(self._model_of(node)))
+
+    def _left(self, node: Node, manifests: tuple[Path, ...], placed: Placed | None, whole: Work) -> Work:
+        """The work of outputs that are not there yet; a run goes on from its longest finished length."""
+        pending = tuple(path for path in manifests if not path.is_file())
+        if len(pending) in {0, len(manifests)}:
+            return whole if pending else Work()
+        if node.verb != "edit":
+            return self._needs(node, pending, placed).work
+        longest = max(manifests, key=lambda path: _lengths((path,))[0])
+        done = max((path for path in manifests if path not in pending), key=lambda path: _lengths((path,))[0])
+        return Work() if longest not in pending else whole + self._needs(node, (done,), placed).work.times(-1)
 
     def prompts(self, node: Node) -> Prompts:
         """Typical prompts of the facts that a job reads."""

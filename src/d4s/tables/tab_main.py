@@ -1,5 +1,6 @@
 """The paper's main table: lengths × efficacy, paraphrase, specificity and their average, all methods, two references set apart."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,9 +62,10 @@ def average_table(results: Results, shown: Sequence[Panel], title: str) -> Table
 
 
 def _lengths(results: Results, shown: Sequence[Panel]) -> list[int]:
-    """The longest lengths measured, at most three, of at least `LONG` edits if there are such."""
-    found = sorted({length for run in results.runs if run.panel in shown for length in results.lengths(run)})
-    return ([length for length in found if length >= LONG] or found)[-SHOWN:] if len(found) > SHOWN else found
+    """At most three lengths: those that most runs have, the longest first, of at least `LONG` edits if there are such."""
+    counts = Counter(length for run in results.runs if run.panel in shown for length in results.lengths(run))
+    found = [length for length in counts if length >= LONG] or list(counts)
+    return sorted(counts if len(counts) <= SHOWN else sorted(found, key=lambda length: (counts[length], length))[-SHOWN:])
 
 
 def _row(results: Results, panel: Panel, editor: str, lengths: Sequence[int]) -> dict[str, Any]:

@@ -23,6 +23,12 @@ def table(results: Results) -> Table:
     rows = [row for row in rows if not np.isnan(row["efficacy_accuracy_now"])]
     if not rows:
         raise NotTabled("no run logged scores right after its edits")
+    places = list(dict.fromkeys(row["block"] for row in rows))
+    rows.sort(key=lambda row: (places.index(row["block"]), row["edits"]))
+    for place in places:
+        of_place = [row for row in rows if row["block"] == place]
+        for row in of_place if len({row["edits"] for row in of_place}) > 1 else ():
+            row["block"] += f", {row['edits']} edits"
     columns = [
         _column(metric, kind) for metric in HEADLINE for kind in SHOWN if not np.isnan([row[f"{metric}_{kind}"] for row in rows]).all()
     ]
