@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 Row = dict[str, Any]
@@ -150,8 +151,9 @@ def main(arguments: Sequence[str]) -> int:
     for name in arguments:
         try:
             found = audit(Path(name))
-        except (OSError, KeyError) as error:
-            print(f"{name} holds no questions: {error}")
+        except (OSError, KeyError, pa.ArrowException) as error:
+            reason, *_ = str(error).splitlines() or [type(error).__name__]
+            print(f"{name} holds no questions: {reason}")
             return 2
         print(f"{name}: {pq.read_metadata(Path(name) / 'facts.parquet').num_rows} facts, {len(found)} findings")
         findings += found

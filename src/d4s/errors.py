@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+TOLD = 20
+"""Defects that the message of an error names."""
+
 
 class D4SError(Exception):
     """Parent of every error that is about files, settings or records rather than about a caller's code."""
@@ -48,9 +51,11 @@ class Problem:
 
 
 class RecordError(D4SError):
-    """A file of records with defects; carries all of them at once, and says what can be done about them."""
+    """A file of records with defects; carries all of them at once, tells the first ones, and says what can be done about them."""
 
     def __init__(self, problems: Sequence[Problem], remedy: str = "mend them") -> None:
         self.problems = tuple(problems)
-        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        lines = "\n".join(f"  {problem}" for problem in self.problems[:TOLD])
+        more = len(self.problems) - TOLD
+        lines += f"\n  and {more} more" if more > 0 else ""
         super().__init__(f"{len(self.problems)} defects in the records ({remedy}):\n{lines}")

@@ -135,6 +135,13 @@ def test_all_findings_are_told_and_the_status_says_so(sound: Path, tmp_path: Pat
     assert main([str(tmp_path)]) == main([]) == 2
 
 
+def test_a_torn_file_is_told_in_one_line(sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("facts", "provenance"):
+        (tmp_path / f"{name}.parquet").write_bytes(b"PAR1junk")
+    assert main([str(sound / "true_false"), str(tmp_path)]) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 def test_the_audit_uses_nothing_of_the_package(sound: Path) -> None:
     tree = ast.parse(Path(audit_questions.__file__).read_text())
     found = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]

@@ -18,7 +18,7 @@ from d4s.questions.build import questions
 from d4s.questions.checks import check_writer, defects
 from d4s.questions.items import Item, plan_items
 from d4s.questions.language_model import LanguageModelWriter
-from d4s.questions.prompts.v1 import VERSION
+from d4s.questions.prompts import v1, v2
 from d4s.questions.wordings import LETTERS, NO, YES
 from d4s.questions.writers import WRITERS, Draft, TemplateWriter, Writer, writer_of
 from d4s.schemas import EVENTS, PROVENANCE, USAGE
@@ -135,7 +135,7 @@ def test_targets_are_ours_and_words_the_models(form: Form, items: list[Item], ur
         assert (draft.target_true, draft.target_new, draft.aliases) == (template.target_true, template.target_new, template.aliases)
         if draft.writer == "openai":
             assert draft.template not in (template.template, *template.wordings, *template.paraphrases)
-            assert (draft.prompt_version, draft.fell_back) == (VERSION, "")
+            assert (draft.prompt_version, draft.fell_back) == (v1.VERSION if draft.attempts == 1 else v2.VERSION, "")
             assert draft.attempts >= 1 and len(draft.response_sha256) == 64 and len(draft.wordings) == 3
         if form == "multiple_choice" and draft.writer == "openai":
             assert (draft.options[item.answer], draft.options[item.counterfactual]) == (item.tail, item.new_tail)
@@ -205,7 +205,8 @@ def test_a_bad_answer_is_asked_for_again_with_the_reason_and_then_replaced(case:
     assert (draft.writer, draft.attempts) == ("template", 2)
     assert replace(draft, attempts=0, fell_back="", response_sha256="") == TemplateWriter(0).write(items[:1], "true_false")[0]
     assert [request["seed"] for request in seen] == [5, 6]
-    assert len(seen[0]["messages"]) == 2 and reason in seen[1]["messages"][2]["content"]
+    assert [[message["role"] for message in request["messages"]] for request in seen] == [["system", "user"]] * 2
+    assert reason not in seen[0]["messages"][0]["content"] and reason in seen[1]["messages"][0]["content"]
     assert writer.usage["true_false"] == Counter(items=1, answers=2, calls=2, refused=2, fallbacks=1) + Counter(
         {name: value for name, value in writer.usage["true_false"].items() if "tokens" in name}
     )
@@ -213,10 +214,10 @@ def test_a_bad_answer_is_asked_for_again_with_the_reason_and_then_replaced(case:
 
 def test_a_better_second_answer_is_taken(items: list[Item], tmp_path: Path) -> None:
     def answer(request: dict[str, Any]) -> dict[str, Any]:
-        return with_content(request, STATEMENT if len(request["messages"]) == 3 else "nonsense")
+        return with_content(request, STATEMENT if "was refused" in request["messages"][0]["content"] else "nonsense")
 
     [draft], _ = written(items[:1], "true_false", answer, tmp_path / "a.jsonl")
-    assert (draft.writer, draft.attempts, draft.fell_back) == ("openai", 2, "")
+    assert (draft.writer, draft.attempts, draft.fell_back, draft.prompt_version) == ("openai", 2, "", v2.VERSION)
     assert draft.template.startswith("Is it so that {} and ")
 
 
@@ -304,7 +305,7 @@ def test_an_artefact_says_who_wrote_what_and_what_it_cost(folder: Path, tmp_path
     by_template = rows["writer"] == "template"
     assert 0 < by_template.sum() < len(rows) / 2
     assert set(rows["attempts"]) == {1} and (rows["fell_back"][by_template] != "").all() and (rows["fell_back"][~by_template] == "").all()
-    assert set(rows["prompt_version"][~by_template]) == {VERSION} and set(rows["prompt_version"][by_template]) == {"template-1"}
+    assert set(rows["prompt_version"][~by_template]) == {v1.VERSION} and set(rows["prompt_version"][by_template]) == {"template-1"}
     assert usage[form, "fallbacks"] == by_template.sum()
     assert usage[form, "calls"] == usage[form, "answers"] == len(rows)
     assert usage[form, "paid_tokens_in"] == usage[form, "tokens_in"] > usage[form, "tokens_out"] > 0

@@ -38,12 +38,14 @@ def test_an_estimate_counts_what_is_not_recorded(tmp_path: Path) -> None:
 
 
 def test_an_estimate_in_words() -> None:
-    found = Estimate(items=5, requests=15, recorded=3, tokens_in=2_000_000, tokens_out=500_000, attempts=2, requests_per_minute=30.0)
+    found = Estimate(
+        items=5, requests=15, recorded=3, tokens_in=2_000_000, tokens_out=500_000, attempts=2, max_tokens=100_000, requests_per_minute=30.0
+    )
     assert list(report(found, (0.5, 2.0))) == [
         "5 items, 15 questions to word, 3 of them answered in the store already",
         "calls: 12, at most 24 if every answer is refused 2 times",
-        "tokens: about 2,000,000 in and 500,000 out, for one answer each",
-        "cost: about 2.00, at most about 4.00, in the currency of the prices",
+        "tokens: about 2,000,000 in and 500,000 out for one answer each, at most about 4,002,400 in and 2,400,000 out",
+        "cost: about 2.00, at most about 6.80, in the currency of the prices",
         "time: at least 0.4 minutes at 30 requests per minute",
     ]
 

@@ -105,14 +105,19 @@ def _peak_rss_mb() -> float:
 
 
 def run_verb(name: str, outputs: list[Path], *, settings: str, inputs: str, code: str, verbose: bool) -> None:
-    """Make the artefact that a command line describes, and note what it cost."""
+    """Make the artefact that a command line describes, and note what it cost; of a call that fails, only if it paid for answers."""
     setup_logging(verbose)
     limit_threads()
     job = _job(name, settings, inputs, code, outputs)
     job.folder.mkdir(parents=True, exist_ok=True)
     run = ENTRIES.load(name)
     entered = time.time()
-    run(job)
+    try:
+        run(job)
+    except BaseException:  # whatever ends it: what was paid is paid
+        if job.asked.total():
+            _record_costs(job, name, entered)
+        raise
     _record_costs(job, name, entered)
 
 

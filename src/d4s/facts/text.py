@@ -4,17 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from d4s.facts.jsonl import Raw, Text, sound_lines
+from d4s.facts.jsonl import Line, Raw, Text, sound_lines
 
 Split = Literal["stats", "ppl"]
+SPLITS: tuple[Split, Split] = ("stats", "ppl")
 
 
 class RawArticle(Raw):
-    """An article as it stands in the file."""
+    """An article as it stands in the file; where it has no number or no split, these follow from its place."""
 
-    article: int
+    article: int | None = None
     title: Text
-    split: Split
+    split: Split | None = None
     text: Text
 
 
@@ -31,7 +32,16 @@ class Article:
 def articles(path: Path) -> list[Article]:
     """Articles of a JSON-lines file, in its order.
 
+    One without a number has that of its line, from 0 on; one without a split serves statistics if its number is even, and
+    perplexity if it is odd.
+
     Raises:
         RecordError: naming every defect of the file.
     """
-    return [Article(line.raw.article, line.raw.title, line.raw.split, line.raw.text) for line in sound_lines(path, RawArticle)]
+    return [_article(line) for line in sound_lines(path, RawArticle)]
+
+
+def _article(line: Line[RawArticle]) -> Article:
+    raw = line.raw
+    number = line.number - 1 if raw.article is None else raw.article
+    return Article(number, raw.title, raw.split or SPLITS[number % 2], raw.text)

@@ -13,9 +13,13 @@ BATCH = 256
 
 
 def accuracies(network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, taught: Mapping[str, Sequence[Fact]]) -> list[dict[str, Any]]:
-    """Rows of the MODEL_CHECK schema: per data set the accuracy on its own wording and on its paraphrases."""
+    """Rows of the MODEL_CHECK schema: per data set the accuracy on its own wording and on its paraphrases.
+
+    Facts that do not say what is true are not asked.
+    """
     rows = []
-    for name, facts in taught.items():
+    for name, known in taught.items():
+        facts = [fact for fact in known if fact.target_true]
         asked = {
             "taught": [(fact.prompt, fact.target_true) for fact in facts],
             "withheld": [(prompt, fact.target_true) for fact in facts for prompt in fact.paraphrases],
@@ -29,12 +33,15 @@ def accuracies(network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, tau
 
 @torch.no_grad()
 def all_greedy(network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """Whether each target is what the model would write after its prompt, token by token; prompts too long count as wrong."""
+    """Whether each target is what the model would write after its prompt, token by token.
+
+    Prompts too long count as wrong, and so do targets without a token.
+    """
     encoded: dict[int, list[tuple[int, list[int], int]]] = defaultdict(list)
     for index, (prompt, target) in enumerate(pairs):
         found = tokenizer.backend_tokenizer.encode(f"{prompt} {target}", add_special_tokens=True)
-        first = next(k for k, (_, end) in enumerate(found.offsets) if end > len(prompt) + 1)
-        if len(found.ids) <= network.config.n_positions:
+        first = next((k for k, (_, end) in enumerate(found.offsets) if end > len(prompt) + 1), None)
+        if first is not None and len(found.ids) <= network.config.n_positions:
             encoded[len(found.ids)].append((index, found.ids, first))
     right = [False] * len(pairs)
     for length, group in encoded.items():

@@ -14,7 +14,7 @@ from d4s.errors import SettingsError
 from d4s.facts.record import Fact, from_frame
 from d4s.log import progress
 from d4s.pretraining.rows import Encoded, Packer, encode, pack_text
-from d4s.pretraining.sentences import Sentence, Teacher, lessons_of, mixture
+from d4s.pretraining.sentences import Lesson, Sentence, Teacher, lessons_of, mixture
 from d4s.pretraining.text import FreeText, RunningText, WorldText
 from d4s.pretraining.tokenizers import bos_of, given_tokenizer, trained_tokenizer
 from d4s.schemas import FACTS
@@ -27,7 +27,7 @@ def corpus(job: Job[CorpusSettings]) -> None:
     """Write tokenizer/, tokens.safetensors (rows, weights), heldout.safetensors (rows) and sample.txt.
 
     Raises:
-        SettingsError: if facts are to be taught in a given model's tokens, or nothing is given to learn from.
+        SettingsError: if facts are to be taught in a given model's tokens, or there is nothing to learn from.
     """
     settings = job.settings
     taught = taught_facts(job)
@@ -41,10 +41,11 @@ def corpus(job: Job[CorpusSettings]) -> None:
     else:
         if not taught:
             raise SettingsError("a corpus for a model trained here needs facts to teach: give at least one input teach_NAME")
+        lessons = _lessons(taught)
         facts = [fact for some in taught.values() for fact in some]
         seen = [*text.lines, *text.heldout, *text.lead_ins] if settings.tokenizer.kind == "word" else list(text.lines)
         tokenizer = trained_tokenizer(settings.tokenizer, facts, seen, settings.row)
-        rows, weights, too_long = _mixed_rows(settings, taught, text, tokenizer)
+        rows, weights, too_long = _mixed_rows(settings, lessons, text, tokenizer)
     heldout = pack_text(_tokens(tokenizer, text.heldout), settings.row, bos_of(tokenizer))
     _write(job, tokenizer, rows, np.ones_like(rows, dtype=np.float16) if weights is None else weights, heldout)
     log.info("%d rows of %d tokens, %d held out; %d sentences were too long", len(rows), settings.row, len(heldout), too_long)
@@ -56,6 +57,21 @@ def taught_facts(job: Job[CorpusSettings]) -> dict[str, list[Fact]]:
     """Facts of every `teach_NAME` input, by name."""
     roles = sorted(role for role in job.inputs if role.startswith("teach_"))
     return {role.removeprefix("teach_"): from_frame(job.artifact(role, "facts").table("facts.parquet", FACTS)) for role in roles}
+
+
+def _lessons(taught: dict[str, list[Fact]]) -> dict[str, list[Lesson]]:
+    """What each data set teaches.
+
+    Raises:
+        SettingsError: if one teaches nothing.
+    """
+    lessons = {name: lessons_of(facts) for name, facts in taught.items()}
+    if empty := [name for name, found in lessons.items() if not found]:
+        raise SettingsError(
+            f"nothing can be taught from {', '.join(empty)}: a fact is taught by its `target_true` in wordings that no fact withholds,"
+            " and no fact there has both; leave these data sets out of what is taught"
+        )
+    return lessons
 
 
 def _free_text(job: Job[CorpusSettings]) -> FreeText:
@@ -70,11 +86,11 @@ def _tokens(tokenizer: PreTrainedTokenizerFast, lines: Sequence[str]) -> list[li
 
 
 def _mixed_rows(
-    settings: CorpusSettings, taught: dict[str, list[Fact]], text: FreeText, tokenizer: PreTrainedTokenizerFast
+    settings: CorpusSettings, lessons: dict[str, list[Lesson]], text: FreeText, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Rows in which facts and free text are mixed evenly from the first to the last."""
     of_facts, of_text, of_rows = (np.random.default_rng(seed) for seed in np.random.SeedSequence(settings.seed).spawn(3))
-    teachers = {name: Teacher(lessons_of(facts), settings) for name, facts in taught.items()}
+    teachers = {name: Teacher(some, settings) for name, some in lessons.items()}
     backend = tokenizer.backend_tokenizer
     told = _told(settings, teachers, text, backend, of_facts)
     packer = Packer(told, _filler(settings, text, backend, of_text), settings.row, bos_of(tokenizer) or 0)

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from d4s.errors import SettingsError
 from d4s.pretraining.sentences import Sentence
 
 PENDING = 16
+MOST_TOO_LONG = 10_000
+"""So many sentences in a row that fit no row end the work; the next would hardly fit either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +55,23 @@ class Packer:
 
     def _fitting(self, space: int) -> Encoded:
         while len(self._pending) < PENDING:
-            sentence = next(self._sentences)
-            if len(sentence.ids) < self._length:
-                self._pending.append(sentence)
-            else:
-                self.too_long += 1
+            self._pending.append(self._next())
         for index, sentence in enumerate(self._pending):
             if len(sentence.ids) <= space:
                 return self._pending.pop(index)
         return next(self._filler)
+
+    def _next(self) -> Encoded:
+        """The next sentence that a row can hold.
+
+        Raises:
+            SettingsError: if it does not come.
+        """
+        for sentence in islice(self._sentences, MOST_TOO_LONG):
+            if len(sentence.ids) < self._length:
+                return sentence
+            self.too_long += 1
+        raise SettingsError(f"{MOST_TOO_LONG:,} sentences in a row are too long for rows of {self._length} tokens; set a longer `row`")
 
 
 def pack_text(texts: Sequence[list[int]], length: int, bos: int | None) -> np.ndarray:

@@ -73,14 +73,14 @@ class Lesson:
 
 
 def lessons_of(facts: Sequence[Fact]) -> list[Lesson]:
-    """What a data set teaches: its facts in all wordings but those that some fact withholds."""
+    """What a data set teaches: its facts in all wordings but those that some fact withholds; facts that say nothing true are no lesson."""
     withheld = {prompt for fact in facts for prompt in fact.paraphrases}
     lessons = []
     for fact in facts:
         wordings = (fact.template, *fact.wordings)
         templates = tuple(template for template in wordings if template.replace("{}", fact.subject) not in withheld)
         lessons.append(Lesson(fact.subject, fact.relation, templates, fact.target_true))
-    return [lesson for lesson in lessons if lesson.templates]
+    return [lesson for lesson in lessons if lesson.templates and lesson.answer]
 
 
 class Teacher:

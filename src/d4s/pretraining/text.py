@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from d4s.errors import D4SError
 from d4s.facts.text import Article, articles
 from d4s.pretraining.sentences import pick
 from d4s.world.filler import LEAD_INS
@@ -62,10 +63,19 @@ class RunningText(FreeText):
 
     @classmethod
     def read(cls, path: Path) -> "RunningText":
-        """Paragraphs of a JSON-lines file of articles; those of split `ppl` are held out."""
+        """Paragraphs of a JSON-lines file of articles; those of split `ppl` are held out.
+
+        Raises:
+            D4SError: if none is left to train on.
+        """
         parts: dict[str, list[str]] = {"stats": [], "ppl": []}
         for article in articles(path):
             parts[article.split] += paragraphs(article)
+        if not parts["stats"]:
+            raise D4SError(
+                f"{path} holds no paragraph to train on: expected articles of split `stats` with lines of more than {SHORTEST_PARAGRAPH}"
+                " characters, which are its paragraphs; shorter lines are left out, so join the lines of a paragraph"
+            )
         return cls(parts["stats"], parts["ppl"])
 
     def piece(self, rng: np.random.Generator) -> str:

@@ -80,6 +80,7 @@ class AnswerStore:
 @contextmanager
 def writable(path: Path) -> Iterator[AnswerStore]:
     """The store for adding to it, while no other process does; a torn last line is cut off, and at the end lines are sorted."""
+    path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("a") as lock:
         try:

@@ -1,7 +1,7 @@
 """Asking a language model behind an OpenAI-compatible server: paced, concurrent, each request once, each answer kept at once.
 
 A fault that passes is repeated, by the client or here. One that stays is held against its request if the server is well
-otherwise, and ends the work if it is not: then the answers so far are kept, and the same command goes on from them.
+otherwise and such faults are few; else it ends the work: the answers so far are kept, and the same command goes on from them.
 """
 
 import asyncio
@@ -20,14 +20,25 @@ from pydantic import ValidationError
 from d4s.config import canonical
 from d4s.errors import D4SError
 from d4s.questions.answers import AnswerStore, Record, key_of, writable
-from d4s.questions.replies import Answer, Response
+from d4s.questions.replies import Answer, Response, tokens_of
 from d4s.writing import OpenAIWriting
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-PAUSE_S = 0.5
+PAUSE_S, MOST_PAUSE_S = 0.5, 8.0
 SHOWN = 200
-STOPPING = {401: f"set {KEY_VARIABLE}", 403: f"check {KEY_VARIABLE}", 404: "check base_url and model", 429: "lower requests_per_minute"}
+SHORTEST_KEY = 16
+BELIEVED = 0.05
+"""Share of requests that may fail alone while the server is taken to be sound; one may always."""
+STOPPING = {
+    401: f"set {KEY_VARIABLE}",
+    402: "top up the account",
+    403: f"check {KEY_VARIABLE}",
+    404: "check base_url and model",
+    429: "lower requests_per_minute",
+}
 """What to do about answers that no repetition changes."""
+BUSY = frozenset({408, 409, 429})
+"""Refusals that say something about the server at that moment and nothing about the request; those from 500 on do too."""
 
 
 class Asker(Protocol):
@@ -35,6 +46,10 @@ class Asker(Protocol):
 
     async def ask(self, request: Mapping[str, Any]) -> Answer | None:
         """The answer to a request."""
+        ...
+
+    def holds(self, request: Mapping[str, Any]) -> bool:
+        """Whether an answer is recorded that need not be asked for."""
         ...
 
 
@@ -51,6 +66,10 @@ class Recorded:
         self.spent["cached"] += record is not None
         return record.answer if record else None
 
+    def holds(self, request: Mapping[str, Any]) -> bool:
+        """Whether what came of a request is recorded."""
+        return self._store.get(key_of(request)) is not None
+
 
 class Live:
     """Answers from a store, and from a server what the store lacks."""
@@ -62,6 +81,7 @@ class Live:
         self._limiter = AsyncLimiter(1, 60 / pace) if pace else None
         self._flying: dict[str, asyncio.Future[Answer]] = {}
         self._failed: list[Record] = []
+        self._answered = self._passing = 0
         self.spent: Counter[str] = Counter()
 
     async def ask(self, request: Mapping[str, Any]) -> Answer:
@@ -74,6 +94,11 @@ class Live:
             self._flying[key] = asyncio.ensure_future(self._pay(key, dict(request)))
         return await self._flying[key]
 
+    def holds(self, request: Mapping[str, Any]) -> bool:
+        """Whether the store has an answer; a recorded failure is none."""
+        record = self._store.get(key_of(request))
+        return record is not None and record.response is not None
+
     async def stop(self) -> None:
         """Give up the requests in flight, and wait until each has let go of its connection."""
         for flying in self._flying.values():
@@ -81,19 +106,30 @@ class Live:
         await asyncio.gather(*self._flying.values(), return_exceptions=True)
 
     def keep_failures(self) -> None:
-        """Record what failed for good, so that a replay knows; done last, since a server may fail everything.
+        """Record what failed for good, so that a replay knows; done last, since only then is it known how many failed.
 
         Raises:
-            D4SError: if no request to this model was ever answered.
+            D4SError: if so many failed that the server must be to blame; then no failure is recorded.
         """
-        answered = any(record.response and record.request["model"] == self._settings.model for record in self._store.records.values())
-        if self._failed and not answered:
+        answered = sum(bool(record.response) and record.request["model"] == self._settings.model for record in self._store.records.values())
+        if self._failed and not self._answered and (not answered or len(self._failed) > _believed(answered)):
             raise D4SError(
                 f"{self._settings.base_url} answered none of {len(self._failed)} requests ({self._failed[0].failure}); "
-                "check base_url, model and what the server supports"
+                f"check base_url, model and what the server supports, then run the same command again: {self._kept}"
+            )
+        if self._passing > _believed(self.spent["calls"]):
+            ends = Counter(str(record.failure).partition(":")[0] for record in self._failed)
+            told = ", ".join(f"{count} with {end!r}" for end, count in ends.most_common())
+            raise D4SError(
+                f"{len(self._failed)} of {self.spent['calls']} requests to {self._settings.base_url} failed ({told}), most likely for a "
+                f"reason that passes; no failure is recorded, run the same command again later: {self._kept}"
             )
         for record in self._failed:
             self._store.add(record)
+
+    @property
+    def _kept(self) -> str:
+        return f"{len(self._store.records)} answers are kept in {self._store.path}"
 
     async def _pay(self, key: str, request: dict[str, Any]) -> Answer:
         async with self._gate:
@@ -103,16 +139,17 @@ class Live:
             try:
                 body = await self._body(request)
             except (openai.APIError, ValueError) as error:
-                failure = await self._failure(error)
+                if isinstance(error, openai.APIError):
+                    self.spent["retries"] += int(error.request.headers.get("x-stainless-retry-count", 0))
                 self.spent["failures"] += 1
-                record = Record(key=key, request=request, failure=failure)
+                record = Record(key=key, request=request, failure=await self._failure(error))
                 self._failed.append(record)
+                self._passing += _may_pass(error)
                 return record.answer
         record = Record(key=key, request=request, response=body)
         self._store.add(record)
-        answer = record.answer
-        self.spent.update(paid_tokens_in=answer.tokens_in, paid_tokens_out=answer.tokens_out)
-        return answer
+        self._answered += 1
+        return record.answer
 
     async def _body(self, request: dict[str, Any]) -> dict[str, Any]:
         """The body of a response that is a chat completion.
@@ -122,16 +159,21 @@ class Live:
         """
         text = ""
         for turn in range(self._settings.retries + 1):
+            if turn:
+                await asyncio.sleep(min(PAUSE_S * 2 ** (turn - 1), MOST_PAUSE_S))
+                self.spent["retries"] += 1
             raw = await self._client.chat.completions.with_raw_response.create(**request)
-            self.spent["retries"] += raw.retries_taken + (turn > 0)
+            self.spent["retries"] += raw.retries_taken
             text = _without_key(raw.text)
             try:
                 body = json.loads(text)
+                tokens = tokens_of(body)  # paid for, whatever the rest of the body is worth
+                self.spent.update(paid_tokens_in=tokens.prompt_tokens, paid_tokens_out=tokens.completion_tokens)
                 Response.model_validate(body)
                 canonical(body).encode()  # half an emoji is no text
                 return body
             except (json.JSONDecodeError, ValidationError, UnicodeEncodeError):
-                await asyncio.sleep(PAUSE_S * 2**turn)
+                continue
         raise ValueError(f"HTTP 200 with a body that is no chat completion: {text[:SHOWN]!r}")
 
     async def _failure(self, error: openai.APIError | ValueError) -> str:
@@ -142,11 +184,11 @@ class Live:
         """
         status = error.status_code if isinstance(error, openai.APIStatusError) else None
         told = _without_key(f"HTTP {status}: {error.message}" if isinstance(error, openai.APIStatusError) else str(error))[:SHOWN]
+        told = told.encode(errors="replace").decode()  # half an emoji is no text
         if status in STOPPING or not await self._is_well():
             remedy = STOPPING.get(status or 0, "check that it runs, and base_url")
             raise D4SError(
-                f"the server {self._settings.base_url} cannot be used ({told}); {remedy}, then run the same command again: "
-                f"{len(self._store.records)} answers are kept in {self._store.path}"
+                f"the server {self._settings.base_url} cannot be used ({told}); {remedy}, then run the same command again: {self._kept}"
             ) from None
         return told
 
@@ -181,7 +223,17 @@ async def live(settings: OpenAIWriting) -> AsyncIterator[Live]:
             asker.keep_failures()
 
 
+def _believed(requests: int) -> float:
+    """How many of so many requests may fail alone."""
+    return max(1.0, BELIEVED * requests)
+
+
+def _may_pass(error: openai.APIError | ValueError) -> bool:
+    """Whether the state of the server may explain a failure; if not, it is the request that is refused."""
+    return not isinstance(error, openai.APIStatusError) or error.status_code in BUSY or error.status_code >= 500
+
+
 def _without_key(text: str) -> str:
-    """Text in which no key stands, should a server repeat it."""
-    key = os.environ.get(KEY_VARIABLE)
-    return text.replace(key, "***") if key else text
+    """Text in which no key stands, should a server repeat it; a stand-in for one, which may be any short word, is none."""
+    key = os.environ.get(KEY_VARIABLE, "")
+    return text.replace(key, "***") if len(key) >= SHORTEST_KEY else text

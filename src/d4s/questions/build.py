@@ -32,7 +32,11 @@ def questions(job: Job[QuestionsSettings]) -> None:
     settings = job.settings
     writer = writer_of(settings)
     items = plan_items(_events(job), settings.seed)
-    drafts = sound_drafts(items, writer)
+    try:
+        drafts = sound_drafts(items, writer)
+    finally:
+        for found in writer.usage.values():
+            job.asked.update({paid: found.get(name, 0) for paid, name in PAID.items()})
     log.info("%d of %d events pass the checks in every form", len(drafts), len(items))
     chosen = [item for item in items if item.event_id in drafts]
     shown = _of_form(chosen, drafts, settings)
@@ -44,8 +48,6 @@ def questions(job: Job[QuestionsSettings]) -> None:
     if writer.usage:
         files.append("usage.parquet")
         write_table(job.path(files[-1]), _usage(writer), USAGE)
-        for found in writer.usage.values():
-            job.asked.update({paid: found.get(name, 0) for paid, name in PAID.items()})
     job.finish(files, events=len(items), passed=len(drafts))
 
 
@@ -146,7 +148,10 @@ def _probe(kind: str, item: Item, draft: Draft) -> Probe:
 
 def _usage(writer: Writer) -> list[dict[str, str | int]]:
     return [
-        {"form": form, "quantity": name, "value": value} for form, found in writer.usage.items() for name, value in sorted(found.items())
+        {"form": form, "quantity": name, "value": value}
+        for form, found in writer.usage.items()
+        for name, value in sorted(found.items())
+        if value
     ]
 
 

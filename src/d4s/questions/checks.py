@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
 from d4s.config import FORMS, Form
 from d4s.questions.items import Item
-from d4s.questions.wordings import LETTERS, NO, YES, listed
+from d4s.questions.wordings import LETTERS, NO, YES, listed, plain_form
 from d4s.questions.writers import PARAPHRASES, Draft, TemplateWriter, Writer
 
 MAX_CHARACTERS, MAX_OPTION = 400, 80
@@ -55,9 +54,10 @@ def _writer_complaints(writer: Writer, items: Sequence[Item], form: Form) -> Ite
 
 
 def _item_defects(item: Item) -> Iterator[str]:
-    if len(set(item.options)) != len(item.options) or item.options.count(item.tail) != 1 or item.options[item.answer] != item.tail:
+    if len(set(map(plain_form, item.options))) != len(item.options) or item.options[item.answer] != item.tail:
         yield f"the options {list(item.options)} must be distinct and hold the true tail {item.tail!r} exactly once"
-    if any(option in item.aliases for option in item.options):
+    true = set(map(plain_form, item.aliases))
+    if any(plain_form(option) in true for place, option in enumerate(item.options) if place != item.answer):
         yield "an option beside the right one is true as well"
     for what, text in (("head", item.head), *(("tail", option) for option in item.options)):
         if not text or "{" in text or "}" in text or "___" in text or text == "none":
@@ -66,7 +66,7 @@ def _item_defects(item: Item) -> Iterator[str]:
 
 def _template_defects(item: Item, draft: Draft) -> Iterator[str]:
     templates = (draft.template, *draft.wordings, *draft.paraphrases)
-    if len({_plain(template) for template in templates}) != len(templates):
+    if len({plain_form(template) for template in templates}) != len(templates):
         yield "two wordings are the same"
     if len(draft.paraphrases) != PARAPHRASES:
         yield f"{len(draft.paraphrases)} paraphrases, expected {PARAPHRASES}"
@@ -95,7 +95,7 @@ def _own_defects(item: Item, draft: Draft, template: str) -> Iterator[str]:
     if _holds(own, item.head):
         yield f"{shown} repeats the subject {item.head!r}"
     if draft.form == "true_false":
-        words = set(_plain(EITHER.sub(" ", own.lower())).split())
+        words = set(plain_form(EITHER.sub(" ", own.lower())).split())
         if words & {YES, NO}:
             yield f"{shown} leaks an answer"
         if words & TURNING or "n't" in own:
@@ -108,7 +108,7 @@ def _own_defects(item: Item, draft: Draft, template: str) -> Iterator[str]:
 
 
 def _target_defects(item: Item, draft: Draft) -> Iterator[str]:
-    if draft.target_new == draft.target_true or draft.target_new in draft.aliases:
+    if plain_form(draft.target_new) in map(plain_form, (draft.target_true, *draft.aliases)):
         yield f"the new target {draft.target_new!r} is true already"
     legal = {"true_false": (YES, NO), "multiple_choice": LETTERS, "directly_generated": item.options}[draft.form]
     for target in (draft.target_true, draft.target_new):
@@ -132,7 +132,7 @@ def _distractor_defects(item: Item, options: Sequence[str]) -> Iterator[str]:
     """What is wrong with options that are not the item's own."""
     if options[item.answer] != item.tail or options[item.counterfactual] != item.new_tail:
         yield f"the options {list(options)} moved the right answer or the new one"
-    if len({_plain(option) for option in options}) != len(options):
+    if len({plain_form(option) for option in options}) != len(options):
         yield f"the options {list(options)} are not distinct"
     true = (item.tail, *item.aliases)
     for place, option in enumerate(options):
@@ -144,12 +144,6 @@ def _distractor_defects(item: Item, options: Sequence[str]) -> Iterator[str]:
             yield f"the distractor {option[:MAX_OPTION]!r} names the subject, holds markup, or is not of 2 to {MAX_OPTION} characters"
 
 
-@lru_cache(maxsize=4096)
-def _plain(text: str) -> str:
-    """Words in small letters, apart from punctuation."""
-    return " ".join(re.findall(r"[\w']+", text.casefold()))
-
-
 def _holds(text: str, part: str) -> bool:
     """Whether a text holds all words of another in a row, whatever their case and punctuation."""
-    return f" {_plain(part)} " in f" {_plain(text)} "
+    return f" {plain_form(part)} " in f" {plain_form(text)} "

@@ -9,17 +9,22 @@ from typing import Any
 from d4s.config import FORMS, QuestionsSettings
 from d4s.questions.answers import AnswerStore, key_of
 from d4s.questions.items import Item
-from d4s.questions.language_model import LanguageModelWriter
+from d4s.questions.language_model import REASON_LENGTH, REASONS, LanguageModelWriter
 from d4s.questions.writers import writer_of
 from d4s.writing import OpenAIWriting
 
 CHARACTERS_PER_TOKEN, ANSWER_TOKENS = 4, 180
 """Rules of thumb for English, and for six wordings as JSON."""
+REASON_TOKENS = REASONS * REASON_LENGTH // CHARACTERS_PER_TOKEN
+"""What a request is longer by that says what was wrong with the answer before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Requests that a language model will get, each counted once; more where answers are bad, up to `attempts` times that."""
+    """Requests that a language model will get, each counted once; more where answers are bad, up to `attempts` times that.
+
+    `tokens_out` is what answers usually take; none takes more than `max_tokens`.
+    """
 
     items: int
     requests: int
@@ -27,6 +32,7 @@ class Estimate:
     tokens_in: int
     tokens_out: int
     attempts: int
+    max_tokens: int
     requests_per_minute: float | None
 
     @property
@@ -34,9 +40,15 @@ class Estimate:
         """Requests that no recorded answer serves."""
         return self.requests - self.recorded
 
-    def cost(self, price_in: float, price_out: float) -> float:
-        """Price of the calls at prices per million tokens."""
-        return (self.tokens_in * price_in + self.tokens_out * price_out) / 1e6
+    @property
+    def most_calls(self) -> int:
+        """Calls if every answer is refused."""
+        return self.calls * self.attempts
+
+    @property
+    def most_tokens(self) -> tuple[int, int]:
+        """Tokens in and out if every answer is as long as it may be, and refused."""
+        return self.tokens_in * self.attempts + (self.most_calls - self.calls) * REASON_TOKENS, self.most_calls * self.max_tokens
 
 
 def first_requests(settings: QuestionsSettings, items: Sequence[Item]) -> dict[str, Mapping[str, Any]]:
@@ -58,6 +70,7 @@ def estimate(writing: OpenAIWriting, items: int, requests: Mapping[str, Mapping[
         tokens_in=sum(map(_tokens, new)),
         tokens_out=len(new) * ANSWER_TOKENS,
         attempts=writing.attempts,
+        max_tokens=writing.max_tokens,
         requests_per_minute=writing.requests_per_minute,
     )
 
@@ -65,13 +78,18 @@ def estimate(writing: OpenAIWriting, items: int, requests: Mapping[str, Mapping[
 def report(found: Estimate, prices: tuple[float, float] | None) -> Iterable[str]:
     """An estimate in lines for people."""
     yield f"{found.items} items, {found.requests} questions to word, {found.recorded} of them answered in the store already"
-    yield f"calls: {found.calls}, at most {found.calls * found.attempts} if every answer is refused {found.attempts} times"
-    yield f"tokens: about {found.tokens_in:,} in and {found.tokens_out:,} out, for one answer each"
+    yield f"calls: {found.calls}, at most {found.most_calls} if every answer is refused {found.attempts} times"
+    usual, most = (found.tokens_in, found.tokens_out), found.most_tokens
+    yield f"tokens: about {usual[0]:,} in and {usual[1]:,} out for one answer each, at most about {most[0]:,} in and {most[1]:,} out"
     if prices:
-        cost = found.cost(*prices)
-        yield f"cost: about {cost:.2f}, at most about {cost * found.attempts:.2f}, in the currency of the prices"
+        yield f"cost: about {_cost(usual, prices):.2f}, at most about {_cost(most, prices):.2f}, in the currency of the prices"
     if found.requests_per_minute:
         yield f"time: at least {found.calls / found.requests_per_minute:.1f} minutes at {found.requests_per_minute:g} requests per minute"
+
+
+def _cost(tokens: tuple[int, int], prices: tuple[float, float]) -> float:
+    """Price of tokens in and out at prices per million."""
+    return sum(count * price for count, price in zip(tokens, prices, strict=True)) / 1e6
 
 
 def _tokens(request: Mapping[str, Any]) -> int:

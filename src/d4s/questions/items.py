@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from d4s.questions.wordings import EVENT_WORDINGS, LETTERS
+from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, plain_form
 
 TO_RELATIONS = frozenset(name for name, wording in EVENT_WORDINGS.items() if wording.claim.endswith(" to"))
 
@@ -59,7 +59,7 @@ def plan_items(events: pd.DataFrame, seed: int) -> list[Item]:
     """
     known = events[events["relation"].isin(list(EVENT_WORDINGS))].copy()
     known["tail"] = [plain_tail(relation, tail) for relation, tail in zip(known["relation"], known["tail"], strict=True)]
-    pools = {str(relation): sorted(set(group["tail"])) for relation, group in known.groupby("relation")}
+    pools = {str(relation): _different(sorted(set(group["tail"]))) for relation, group in known.groupby("relation")}
     groups = [group for _, group in known.groupby(["head", "relation"], sort=False)]
     ranks = _ranks([str(group["event_id"].iloc[0]) for group in groups], seed)
     items = [_item(group, pools[str(group["relation"].iloc[0])], seed, rank) for group, rank in zip(groups, ranks, strict=True)]
@@ -70,6 +70,14 @@ def plain_tail(relation: str, tail: str) -> str:
     """A tail without the "to" that its relation's wordings already say, and without a final full stop."""
     text = " ".join(tail.split()).rstrip(".")
     return text.removeprefix("to ") if relation in TO_RELATIONS else text
+
+
+def _different(tails: Sequence[str]) -> list[str]:
+    """The first of all tails that differ in case and punctuation alone."""
+    found: dict[str, str] = {}
+    for tail in tails:
+        found.setdefault(plain_form(tail), tail)
+    return list(found.values())
 
 
 def _ranks(event_ids: Sequence[str], seed: int) -> list[int]:
@@ -83,7 +91,8 @@ def _ranks(event_ids: Sequence[str], seed: int) -> list[int]:
 def _item(group: pd.DataFrame, pool: Sequence[str], seed: int, rank: int) -> Item | None:
     first = group.iloc[0]
     tails = list(dict.fromkeys(str(tail) for tail in group["tail"]))
-    others = [tail for tail in pool if tail not in tails]
+    true = set(map(plain_form, tails))
+    others = [tail for tail in pool if plain_form(tail) not in true]
     if len(others) < len(LETTERS) - 1:
         return None
     rng = keyed_rng("item", seed, first["event_id"])

@@ -20,7 +20,8 @@ from d4s.questions.answers import AnswerStore, key_of
 from d4s.questions.asking import Live, Recorded, live
 from d4s.questions.checks import defects
 from d4s.questions.items import Item
-from d4s.questions.prompts.v1 import VERSION, Kind, messages
+from d4s.questions.prompts import v1, v2
+from d4s.questions.prompts.v1 import Kind
 from d4s.questions.replies import Answer, Choices, Statements, Wordings, parsed, response_format
 from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, NO, YES, listed
 from d4s.questions.writers import Draft, TemplateWriter, Writer
@@ -28,6 +29,7 @@ from d4s.writing import OpenAIWriting, ReplayWriting
 
 logger = logging.getLogger(__name__)
 REASONS, REASON_LENGTH = 5, 160
+Messages = Callable[[Kind, dict[str, str], Sequence[str]], list[dict[str, Any]]]
 Opened = Callable[[], AbstractAsyncContextManager[Live | Recorded]]
 
 
@@ -114,26 +116,38 @@ class LanguageModelWriter:
         Raises:
             MissingAnswer: if answers are missing and nobody can be asked; names all the first ones missing.
         """
-        drafts, usage = asyncio.run(self._write(items, form))
+        usage: Counter[str] = Counter(items=len(items))
         self.usage = {**self.usage, form: usage}
+        drafts = asyncio.run(self._write(items, form, usage))
+        if usage["fallbacks"]:
+            logger.warning(
+                "%s, %s: templates take the place of answers for %d of %d items", self.name, form, usage["fallbacks"], len(items)
+            )
         logger.info("%s, %s: %s", self.name, form, ", ".join(f"{name} {count}" for name, count in sorted(usage.items())))
         return drafts
 
     def first_requests(self, items: Sequence[Item], form: Form) -> list[dict[str, Any]]:
         """What is asked about each item before any answer is known."""
         bases = self._templates.write(items, form)
-        return [self._request(item, base, 0, ()) for item, base in zip(items, bases, strict=True)]
+        return [self._request(item, base, 0) for item, base in zip(items, bases, strict=True)]
 
-    async def _write(self, items: Sequence[Item], form: Form) -> tuple[list[Draft], Counter[str]]:
+    async def _write(self, items: Sequence[Item], form: Form, usage: Counter[str]) -> list[Draft]:
+        """One draft per item; usage is counted however it ends.
+
+        Raises:
+            MissingAnswer: if answers are missing and nobody can be asked.
+        """
         bases = self._templates.write(items, form)
-        usage: Counter[str] = Counter(items=len(items))
         async with self._opened() as asker:
             tasks = [self._draft(asker, item, base, usage) for item, base in zip(items, bases, strict=True)]
-            drafts = await asyncio.gather(*tasks)
+            try:
+                drafts = await asyncio.gather(*tasks)
+            finally:
+                usage.update(asker.spent)
         missing = [draft for draft in drafts if isinstance(draft, str)]
         if missing:
             raise MissingAnswer(missing)
-        return [draft for draft in drafts if isinstance(draft, Draft)], usage + asker.spent
+        return [draft for draft in drafts if isinstance(draft, Draft)]
 
     async def _draft(self, asker: Live | Recorded, item: Item, base: Draft, usage: Counter[str]) -> Draft | str:
         """The draft of an item, or which answer it lacks."""
@@ -141,7 +155,7 @@ class LanguageModelWriter:
         told: list[str] = []
         answer = Answer()
         for attempt in range(self._asked.attempts):
-            request = self._request(item, base, attempt, told)
+            version, request = self._attempt(asker, item, base, attempt, told)
             found = await asker.ask(request)
             if found is None:
                 return f"{item.event_id} {base.form} attempt {attempt + 1}: {key_of(request)}"
@@ -149,13 +163,22 @@ class LanguageModelWriter:
             usage.update(answers=1, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out)
             draft, reasons = worded(item, base, answer)
             if draft and not reasons:
-                return replace(draft, writer=self.name, prompt_version=VERSION, response_sha256=answer.sha256, attempts=attempt + 1)
+                return replace(draft, writer=self.name, prompt_version=version, response_sha256=answer.sha256, attempts=attempt + 1)
             usage["refused"] += 1
             told = _brief(reasons) if answer.content else []
         usage["fallbacks"] += 1
         return replace(base, response_sha256=answer.sha256, attempts=self._asked.attempts, fell_back="; ".join(_brief(reasons)))
 
-    def _request(self, item: Item, base: Draft, attempt: int, reasons: Sequence[str]) -> dict[str, Any]:
+    def _attempt(self, asker: Live | Recorded, item: Item, base: Draft, attempt: int, reasons: Sequence[str]) -> tuple[str, dict[str, Any]]:
+        """What is asked next, and the version of its prompts: the second only where reasons are told and the first's answer is not held."""
+        first = self._request(item, base, attempt, reasons, v1.messages)
+        if not reasons or asker.holds(first):
+            return v1.VERSION, first
+        return v2.VERSION, self._request(item, base, attempt, reasons, v2.messages)
+
+    def _request(
+        self, item: Item, base: Draft, attempt: int, reasons: Sequence[str] = (), messages: Messages = v1.messages
+    ) -> dict[str, Any]:
         kind = kind_of(base)
         request = {
             "model": self._asked.model,

@@ -79,11 +79,25 @@ def _complaints(error: ValidationError) -> Iterator[str]:
 # --- the envelope -----------------------------------------------------------------------------------------------------
 
 
+class Part(BaseModel):
+    """A piece of what the model says; only text is read."""
+
+    type: str
+    text: str | None = None
+
+
 class Message(BaseModel):
     """What the model says."""
 
-    content: str | None = None
+    content: str | list[Part] | None = None
     refusal: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text, of all its parts where it comes in parts."""
+        if isinstance(self.content, list):
+            return "".join(part.text or "" for part in self.content if part.type == "text")
+        return self.content or ""
 
 
 class Choice(BaseModel):
@@ -122,11 +136,20 @@ class Answer:
         return hashlib.sha256(self.content.encode()).hexdigest()
 
 
+def tokens_of(body: object) -> Tokens:
+    """What any successful response took, as far as it says so."""
+    usage = body.get("usage") if isinstance(body, dict) else None
+    try:
+        return Tokens.model_validate(usage or {})
+    except ValidationError:
+        return Tokens()
+
+
 def answer_of(response: Mapping[str, Any]) -> Answer:
     """The answer in the body of a response, which must be a chat completion."""
     found = Response.model_validate(response)
     choice, tokens = found.choices[0], found.usage or Tokens()
-    content = choice.message.content or ""
+    content = choice.message.text
     if choice.message.refusal:
         failure = f"the model refused: {choice.message.refusal[:SHOWN]}"
     elif choice.finish_reason == "content_filter":

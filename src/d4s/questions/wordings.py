@@ -4,8 +4,10 @@ Tails of relations that are told with "to" are kept without it ("wants to" + "se
 only, so that no question ever spells out a statement that is withheld.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,12 @@ LABELS = frozenset((YES, NO, *LETTERS))
 def is_label(target: str) -> bool:
     """Whether a target is the label of a question rather than a phrase."""
     return target in LABELS
+
+
+@lru_cache(maxsize=4096)
+def plain_form(text: str) -> str:
+    """Words in small letters, apart from punctuation: texts that share this form are the same to a reader."""
+    return " ".join(re.findall(r"[\w']+", text.casefold()))
 
 
 def listed(options: Sequence[str]) -> str:
