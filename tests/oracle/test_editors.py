@@ -187,3 +187,18 @@ def test_merging_two_records_is_solving_all_rows() -> None:
             states.append(session.state())
     merged = editor.deltas(bench.model, bench.prepared, editor.restore([*states[0].rows, *states[1].rows], {}))
     agree([merged], [editor.deltas(bench.model, bench.prepared, states[2])], 1e-10)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_steps_of_several_rounds_are_taken_over_to_the_bit(batch: int) -> None:
+    """A row joins the factors of all rounds; added at once they give other last digits than round by round."""
+    bench = Bench(settings_for("nse", rounds={"most": 4, "above": 0.0, "below": 1e9}), 6)
+    editor = build(bench.settings)
+    with editor.editing(bench.model, bench.prepared, editor.start(bench.model, bench.prepared)) as session:
+        for start in range(0, 6, batch):
+            part = bench.texts[start : start + batch]
+            session.apply(part, optimise(bench.model, part, bench.settings.target))
+        state, straight = session.state(), {layer: delta.clone() for layer, delta in session.deltas().items()}
+    assert all(len(row[f"{bench.settings.layers[0]}.left"]) > batch for row in state.rows)
+    with editor.editing(bench.model, bench.prepared, state) as again:
+        assert all(torch.equal(again.deltas()[layer], delta) for layer, delta in straight.items())

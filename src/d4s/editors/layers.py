@@ -185,7 +185,10 @@ class Layer:
         return self.after.reduce(gain) if isinstance(self.settings.after, Sphere) else gain
 
     def _add_factors(self, left: Wanted, right: Keys) -> float:
-        self.delta.addmm_(left.mT, right)
+        """Add a step's factors; those of rounds one by one, since a row joins all rounds and has to give the same bits again."""
+        size = len(left) if self.settings.rounds is None else 1
+        for some, others in zip(left.split(size), right.split(size), strict=True):
+            self.delta.addmm_(some.mT, others)
         return float(((left @ left.mT) * (right @ right.mT)).sum().clamp(min=0).sqrt())
 
     def _add_entries(self, keys: Keys, left: Wanted, gain: Keys) -> float:
