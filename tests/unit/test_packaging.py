@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 from rattler import MatchSpec
@@ -69,6 +70,13 @@ def test_every_declared_requirement_is_met_by_the_lock() -> None:
         version = versions.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement} is not in {LOCK.name}: run `make lock`"
         assert requirement.specifier.contains(version), f"{requirement} is locked at {version}: run `make lock`"
+
+
+def test_the_lock_installs_on_the_oldest_python_that_is_promised() -> None:
+    """Not on the resolver's own patch release alone: Debian 12 has Python 3.11.2, and pymdown-extensions 13 wants 3.11.5."""
+    oldest = PROJECT["requires-python"].removeprefix(">=") + ".0"
+    wanted = {name: importlib.metadata.metadata(name).get("Requires-Python") for name in locked()}
+    assert {name: text for name, text in wanted.items() if text and not SpecifierSet(text).contains(oldest)} == {}
 
 
 def test_the_lock_pins_the_lines_that_are_supported_together() -> None:
