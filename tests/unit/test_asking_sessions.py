@@ -23,7 +23,7 @@ from d4s.questions.prompts import v1, v2
 from d4s.questions.writers import Draft, writer_of
 from d4s.writing import OpenAIWriting
 from tests.samples import made_world
-from tests.unit.test_asking import Faulty, asked, body, faulty, late, ok, request, status, torn
+from tests.unit.test_asking import Faulty, asked, body, faulty, late, ok, patience, request, status, torn
 from tests.unit.test_questions import frame
 from tools.standin import MODEL, completion, serving
 
@@ -45,7 +45,7 @@ def kept(store: Path, *numbers: int) -> None:
 def test_faults_that_a_busy_server_explains_are_not_final_where_they_are_many(fault: str, faulty: Faulty, tmp_path: Path) -> None:
     faulty.turns, store = [ok, BUSY[fault]], tmp_path / "a.jsonl"
     with pytest.raises(D4SError, match=r"2 of 3 requests .* failed \(2 with .*\).*run the same command again later: 1 answers are kept"):
-        asked(faulty.url, store, 1, 2, 3, retries=0)
+        asked(faulty.url, store, 1, 2, 3, retries=0, timeout_s=patience(fault))
     assert set(AnswerStore(store).records) == {key_of(request(1))}
     faulty.turns = [ok]
     answers, spent = asked(faulty.url, store, 1, 2, 3)
@@ -82,6 +82,17 @@ def test_a_server_that_refuses_a_whole_session_is_not_believed_for_its_answers_b
     assert len(AnswerStore(store).records) == 21, "a single refusal is believed"
 
 
+def test_a_server_that_refuses_everything_is_not_asked_to_the_end(faulty: Faulty, tmp_path: Path) -> None:
+    faulty.turns, store = [lambda: status(400, "no such parameter")], tmp_path / "a.jsonl"
+    with pytest.raises(D4SError, match=rf"answered none of {asking.HOPELESS} requests \(HTTP 400: "):
+        asked(faulty.url, store, *range(4 * asking.HOPELESS))
+    assert len(faulty.seen) == asking.HOPELESS and not AnswerStore(store).records
+    faulty.turns, before = [ok, lambda: status(400, "too long")], len(faulty.seen)
+    faulty.turns = [*[faulty.turns[1]] * before, *faulty.turns]
+    asked(faulty.url, store, *range(2 * asking.HOPELESS))
+    assert len(faulty.seen) == before + 2 * asking.HOPELESS, "a server that answered once may refuse many"
+
+
 def test_an_account_without_credit_ends_the_work(faulty: Faulty, tmp_path: Path) -> None:
     faulty.turns, store = [ok, lambda: status(402, "Insufficient Balance")], tmp_path / "a.jsonl"
     with pytest.raises(D4SError, match=r"Insufficient Balance.*; top up the account, then run the same command again: 1 answers"):
@@ -95,7 +106,7 @@ def test_an_account_without_credit_ends_the_work(faulty: Faulty, tmp_path: Path)
 @pytest.mark.parametrize("fault", ["503", "late", "torn"])
 def test_repetitions_before_a_lasting_failure_are_counted(fault: str, faulty: Faulty, tmp_path: Path) -> None:
     faulty.turns = [ok, BUSY[fault]]
-    spent = asked(faulty.url, tmp_path / "a.jsonl", 1, 2, retries=2)[1]
+    spent = asked(faulty.url, tmp_path / "a.jsonl", 1, 2, retries=2, timeout_s=patience(fault))[1]
     assert (spent["calls"], spent["retries"], spent["failures"]) == (2, 2, 1)
 
 

@@ -78,8 +78,14 @@ def test_needs_follow_from_the_parts() -> None:
     assert needs["memit"] == {"contexts", "moments"}
     assert needs["rome_identity"] == {"contexts"}
     assert needs["d4s"] == needs["one_time_batch"] == {"contexts", "moments", "targets"}
-    assert needs["alphaedit"] == {"contexts", "moments", "prepare"}
+    assert needs["alphaedit"] == {"contexts", "prepare"}
     assert needs["ft_l"] == needs["unedited"] == frozenset()
+
+
+def test_moments_are_taken_for_edits_and_for_null_spaces() -> None:
+    layers = {name: resolve(name, {}, "mini").moment_layers for name in PRESETS}
+    assert layers["alphaedit"] == layers["memit"] == resolve("memit", {}, "mini").layers
+    assert layers["rome_identity"] == layers["ft_l"] == ()
 
 
 def test_shared_targets_are_those_of_the_original_model_only() -> None:

@@ -40,6 +40,10 @@ def facts() -> list[Fact]:
     ]
 
 
+def fact_of_nothing() -> Fact:
+    return Fact("f9", "test", "home", "Ada", "{} lives in", "", "Rome")
+
+
 def rows(count: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
     rng = np.random.default_rng(0)
     texts = [" ".join(f"{SUBJECTS[k]} lives in {CITIES[k]}." for k in rng.permutation(4)[:3]) for _ in range(count)]
@@ -58,7 +62,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     TOKENIZER.save_pretrained(corpus / "tokenizer")
     files = ["tokens.safetensors", *(f"tokenizer/{path.name}" for path in (corpus / "tokenizer").iterdir())]
     Job("corpora", CorpusSettings(), {}, corpus).finish(files)
-    write_table(taught / "facts.parquet", to_rows(facts()), FACTS)
+    write_table(taught / "facts.parquet", to_rows([*facts(), fact_of_nothing()]), FACTS)
     Job("facts", FactsSettings(source="test"), {}, taught).finish(["facts.parquet"])
     return {"corpus": corpus, "teach_test": taught}
 

@@ -231,8 +231,8 @@ def test_several_models_are_told_apart(tmp_path: Path) -> None:
     results.__dict__["index"] = index.assign(diverged_at=at)
     text = " ".join(shortcomings(results, []))
     for model, length, step in (("mini", 300, 17), ("other", 10, 5)):
-        assert f"ROME on World QA, {model} collapsed (perplexity above 10 times the unedited model's) at {length} edits." in text
-        assert f"ROME on World QA, {model} diverged at edit {step};" in text
+        assert f"ROME on World QA ({model}) collapsed (perplexity above 10 times the unedited model's) at {length} edits." in text
+        assert f"ROME on World QA ({model}) diverged at edit {step};" in text
 
 
 # --- browser ----------------------------------------------------------------------------------------------------------

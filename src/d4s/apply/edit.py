@@ -139,7 +139,7 @@ def described(options: Options, model: LanguageModel, dtype: str) -> Description
         model=Origin.of(options.model, dtype, options.revision),
         editor=options.editor,
         settings=settings,
-        moments=options.text.label(options.seed, settings.layers) if "moments" in settings.needs else "",
+        moments=options.text.label(options.seed, settings.moment_layers) if settings.moment_layers else "",
         chat=options.chat,
         seed=options.seed,
     )

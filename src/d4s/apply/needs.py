@@ -40,8 +40,8 @@ def editing(folder: Folder, model: LanguageModel, text: TextSource, facts: int) 
     """What is to be done for so many facts beside the edits that are there: second moments, targets, and the edits."""
     settings, description = folder.description.settings, folder.description
     placed = Placed(shape_of(model.network.config.to_dict()), description.model.dtype, model.device.type != "cpu", LONGEST_ROW)
-    if "moments" in settings.needs and not text.is_folder and folder.prepared() is None:
-        yield "second moments", Needs(*memory.moments(placed, settings.layers, text.tokens, ROWS_PER_PASS))
+    if settings.moment_layers and not text.is_folder and folder.prepared() is None:
+        yield "second moments", Needs(*memory.moments(placed, settings.moment_layers, text.tokens, ROWS_PER_PASS))
     if (asked := settings.prepare_settings()) and folder.prepared() is None:
         yield "what the editor prepares", Needs(*memory.prepare(placed, asked, Prompts()))
     if target := settings.shared_targets():

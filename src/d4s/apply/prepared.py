@@ -79,19 +79,19 @@ def _read(model: LanguageModel, folder: Path, layers: Sequence[int]) -> dict[int
 def prepare(model: LanguageModel, settings: FamilySettings, source: TextSource, seed: int, requests: Sequence[EditRequest]) -> Prepared:
     """Prefixes sampled from the model, second moments of its layers over text, and what the editor computes from them."""
     contexts = tuple(sample(model, ContextsSettings(seed=seed))) if "contexts" in settings.needs else ()
-    moments = {}
-    if "moments" in settings.needs and source.is_folder:
-        moments = _read(model, Path(source.name), settings.layers)
-    elif "moments" in settings.needs:
-        label = source.label(seed, settings.layers)
-        log.info("second moments of layers %s: %s", list(settings.layers), label)
+    moments, layers = {}, settings.moment_layers
+    if layers and source.is_folder:
+        moments = _read(model, Path(source.name), layers)
+    elif layers:
+        label = source.label(seed, layers)
+        log.info("second moments of layers %s: %s", list(layers), label)
         if source.file is not None:
             rows = from_file(model, source.file)
         else:
             rows = self_written(model, source.tokens, seed) if source.name == SELF else from_data(model, source.name)
         rows = spread_rows(rows, source.tokens)
-        check_ample(rows.numel(), max(map(model.d_in, settings.layers)))
-        moments = collect(model, rows, settings.layers, ROWS_PER_PASS, label)
+        check_ample(rows.numel(), max(map(model.d_in, layers)))
+        moments = collect(model, rows, layers, ROWS_PER_PASS, label)
     asked = settings.prepare_settings()
     extras = {} if asked is None else prepared_tensors(asked, moments, model, requests)
-    return Prepared(contexts, moments if settings.solves_with_moments else {}, extras)
+    return Prepared(contexts, moments if "moments" in settings.needs else {}, extras)

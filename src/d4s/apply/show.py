@@ -52,7 +52,7 @@ def _computed(plan: Plan) -> list[str]:
         return [] if plan.folder.is_written else ["what is written"]
     parts = {
         "prefixes": is_new and "contexts" in settings.needs,
-        f"second moments ({plan.folder.description.moments})": is_new and "moments" in settings.needs,
+        f"second moments ({plan.folder.description.moments})": is_new and bool(settings.moment_layers),
         "what the editor prepares": is_new and "prepare" in settings.needs,
         f"{len(plan.wishes)} targets": "targets" in settings.needs,
         f"{len(plan.wishes)} edits": True,

@@ -24,6 +24,6 @@ def load(inputs: Mapping[str, Path], settings: FamilySettings) -> Prepared:
         raise SettingsError(f"this editor needs the inputs {missing}; given: {sorted(inputs)}")
     return Prepared(
         contexts=read_contexts(inputs["contexts"]) if "contexts" in settings.needs else (),
-        moments=read_moments(inputs["moments"], settings.layers) if settings.solves_with_moments else {},
+        moments=read_moments(inputs["moments"], settings.layers) if "moments" in settings.needs else {},
         extras=Artifact.open(inputs["prepared"], "prepared").tensors("prepared.safetensors") if "prepare" in settings.needs else {},
     )

@@ -41,13 +41,13 @@ class Family(Frozen):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Which artefacts the editor reads."""
+        """Which artefacts an edit reads."""
         return frozenset()
 
     @property
-    def solves_with_moments(self) -> bool:
-        """Whether an edit itself asks for second moments, beyond what was prepared from them."""
-        return False
+    def moment_layers(self) -> tuple[int, ...]:
+        """Layers whose second moments are taken: for the edits themselves, or for what is prepared from them."""
+        return ()
 
     def shared_targets(self) -> TargetSettings | None:
         """Settings of the targets that the `targets` stage computes; None where there are none at the original weights."""
@@ -74,9 +74,9 @@ class LeastSquaresSettings(Family):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Which artefacts the editor reads beside model and facts."""
+        """Which artefacts an edit reads; a null space is prepared from second moments once, and the edits read it alone."""
         found: set[Need] = {"contexts"}
-        if self.preserve.kind != "identity":
+        if self.preserve.kind == "moments":
             found.add("moments")
         if self.prepare_settings() is not None:
             found.add("prepare")
@@ -85,9 +85,9 @@ class LeastSquaresSettings(Family):
         return frozenset(found)
 
     @property
-    def solves_with_moments(self) -> bool:
-        """Whether an edit itself asks for second moments: a null space is taken from them once, when it is prepared."""
-        return self.preserve.kind == "moments"
+    def moment_layers(self) -> tuple[int, ...]:
+        """Layers whose second moments are taken: for the edits themselves, or for what is prepared from them."""
+        return () if self.preserve.kind == "identity" else self.layers
 
     def shared_targets(self) -> TargetSettings | None:
         """Settings of the targets that the `targets` stage computes; None where targets follow the edited model."""

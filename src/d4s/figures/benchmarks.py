@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from d4s.figures.draw import Drawing, NotDrawn, edits_axis, legend, panels, percent_axis
 from d4s.figures.style import INK, PAPER, TASK_LOOKS, Page
-from d4s.figures.words import benchmark_interval_words, benchmark_words, panel_name, places
+from d4s.figures.words import benchmark_interval_words, benchmark_words, places
 from d4s.studies.curves import benchmark_curve
 from d4s.studies.names import DAMAGE_METHODS, method_name, task_name
 from d4s.studies.results import Panel, Results
@@ -54,7 +54,7 @@ def _draw(results: Results, cells: list[tuple[Panel, str]], page: Page) -> Figur
         ax.plot(mean["step"], mean["mean"], color=INK, marker="o", markersize=3.5, markeredgewidth=0, linewidth=1.8)
         percent_axis(ax, "score, %" if number % columns == 0 else "")
         edits_axis(ax, float(mean["step"].max()), "number of edits" if number >= len(cells) - columns else "")
-        ax.set_title(f"{method_name(editor)}\n{panel_name(results, panel)}")
+        ax.set_title(f"{method_name(editor)}\n{results.place(panel)}")
     thick = Line2D([], [], color=INK, marker="o", markersize=3.5, markeredgewidth=0, linewidth=1.8, label="mean over tasks")
     legend(fig, page, [*_handles(tasks), thick], columns=4 if page.columns > 2 else 2)
     return fig

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from d4s.figures.draw import Drawing, NotDrawn, curve, edits_axis, letter, methods_legend, panels, percent_axis, ratio_axis, ratio_range
 from d4s.figures.style import Page
-from d4s.figures.words import interval_words, panel_name, places
+from d4s.figures.words import interval_words, place_beside, places
 from d4s.studies.curves import binned_curve, norm_curve
 from d4s.studies.results import Panel, Results
 
@@ -52,7 +52,7 @@ def _draw(results: Results, shown: dict[Panel, list[str]], page: Page) -> Figure
         ratio_axis(norm, "relative to unedited")
         for ax in (probability, success, norm):
             edits_axis(ax, results.longest(panel), "position in the sequence")
-        place = f" · {panel_name(results, panel)}" if len(shown) > 1 else ""
+        place = place_beside(results, panel, shown)
         titles += [f"Target probability{place}", f"Success right after{place}", f"L1 norm{place}"]
     letter(axes, titles)
     methods_legend(fig, page, list(dict.fromkeys(editor for editors in shown.values() for editor in editors)))

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from d4s.figures.draw import Drawing, curve, edits_axis, letter, methods_legend, panels, percent_axis
 from d4s.figures.style import Page
-from d4s.figures.words import interval_words, panel_name, places, sizes
+from d4s.figures.words import interval_words, place_beside, places, sizes
 from d4s.studies.curves import summary_curve
 from d4s.studies.names import METRIC_NAMES, in_order
 from d4s.studies.results import Panel, Results
@@ -31,7 +31,7 @@ def _draw(results: Results, shown: list[Panel], page: Page) -> Figure:
             curve(axes[number], summary_curve(results, panel, editor, "retained", metric), editor)
         percent_axis(axes[number], "%" if number % columns == 0 else "")
         edits_axis(axes[number], results.longest(panel))
-        titles.append(METRIC_NAMES[metric] + (f" · {panel_name(results, panel)}" if len(shown) > 1 else ""))
+        titles.append(METRIC_NAMES[metric] + place_beside(results, panel, shown))
     letter(axes, titles)
     methods_legend(fig, page, in_order(editor for panel in shown for editor in results.editors(panel)))
     return fig

@@ -56,7 +56,7 @@ def _forms(results: Results) -> dict[str, Panel]:
     Raises:
         NotDrawn: if no model has them all, or the benchmarks are not the world's.
     """
-    for model in dict.fromkeys(panel.model for panel in results.panels):
+    for model in results.models:
         of_model = {results.form(panel.dataset): panel for panel in results.panels if panel.model == model}
         if set(of_model) >= set(FORM_NAMES) and results.world_tasks and len(results.base_tasks(model)):
             return {form: of_model[form] for form in FORM_NAMES}

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from d4s.figures.draw import Drawing, NotDrawn, label_points, legend, letter, panels, percent_axis, ratio_axis
 from d4s.figures.style import MUTED, PAPER, Page, look
-from d4s.figures.words import benchmark_words, panel_name, places
+from d4s.figures.words import benchmark_words, place_beside, places
 from d4s.studies.curves import at_step, benchmark_curve, summary_curve
 from d4s.studies.intervals import Estimate
 from d4s.studies.names import method_name
@@ -96,8 +96,7 @@ def _draw(shown: dict[Panel, list[Point]], results: Results, page: Page) -> Figu
         ax.margins(x=0.16, y=0.1)
         percent_axis(ax, "agreement with the unedited model, %" if name == "locality_accuracy" else "mean score, %", whole=False)
         ratio_axis(ax, "L1 norm relative to unedited", axis="x")
-    several = len(shown) > 1
-    letter(axes, [QUANTITIES[name] + (f" · {panel_name(results, panel)}" if several else "") for panel, name in drawn])
+    letter(axes, [QUANTITIES[name] + place_beside(results, panel, shown) for panel, name in drawn])
     legend(fig, page, _handles(), columns=4 if page.columns > 2 else 2)
     fig.draw_without_rendering()  # labels are placed where they fit, which needs the final size of the panels
     for ax, (panel, name) in zip(axes, drawn, strict=True):

@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from d4s.figures.draw import Drawing, NotDrawn, handle, legend, letter, panels
 from d4s.figures.style import INK, MUTED, PAPER, Page, look
-from d4s.figures.words import panel_name, seeds_words
+from d4s.figures.words import seeds_words
 from d4s.studies.curves import at_step, benchmark_curve
 from d4s.studies.intervals import Estimate
 from d4s.studies.names import DAMAGE_METHODS, in_order
@@ -38,7 +38,7 @@ def figure(results: Results) -> Drawing:
         f"targets, per token. Diversity is the entropy of the target texts. {_damage_words(results, damages)}n = {counts} targets. "
         f"{seeds_words(results)}"
     )
-    names = [panel_name(results, panel) for panel in shown]
+    names = [results.place(panel) for panel in shown]
     return Drawing(
         "What the targets are like, and what editing them costs", caption, lambda page: _draw(names, numbers, true, damages, page)
     )

@@ -6,7 +6,7 @@ from matplotlib.patches import Patch
 
 from d4s.figures.draw import Drawing, NotDrawn, curve, edits_axis, legend, panels, percent_axis
 from d4s.figures.style import MUTED, Page, look
-from d4s.figures.words import interval_words, panel_name, places, sizes
+from d4s.figures.words import interval_words, place_beside, places, sizes
 from d4s.studies.curves import summary_curve
 from d4s.studies.names import method_name
 from d4s.studies.results import Panel, Results
@@ -48,8 +48,7 @@ def _draw(results: Results, shown: list[tuple[Panel, str]], page: Page) -> Figur
         curve(ax, retained, editor, linestyle="-")
         percent_axis(ax, "efficacy, %" if number % page.columns == 0 else "")
         edits_axis(ax, float(retained["step"].max()), "number of edits" if number >= len(shown) - page.columns else "")
-        several = len({panel for panel, _ in shown}) > 1
-        ax.set_title(method_name(editor) + (f" · {panel_name(results, panel)}" if several else ""), color=colour)
+        ax.set_title(method_name(editor) + place_beside(results, panel, {panel for panel, _ in shown}), color=colour)
         if len(both):
             gap = float(both["mean_now"].iloc[-1] - both["mean_later"].iloc[-1])
             ax.text(0.05, 0.06, f"gap {gap * 100:.0f} pp".replace("-", "−"), transform=ax.transAxes, fontsize=7)

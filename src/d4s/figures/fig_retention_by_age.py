@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from d4s.figures.draw import Drawing, NotDrawn, curve, letter, methods_legend, panels, percent_axis
 from d4s.figures.style import Page
-from d4s.figures.words import interval_words, panel_name, places
+from d4s.figures.words import interval_words, place_beside, places
 from d4s.studies.curves import age_curve
 from d4s.studies.names import METRIC_NAMES, in_order
 from d4s.studies.results import Panel, Results
@@ -44,7 +44,7 @@ def _draw(results: Results, shown: dict[Panel, int], page: Page) -> Figure:
         percent_axis(ax, "%" if number % columns == 0 else "")
         ax.set_xlim(shown[panel], 0)
         ax.set_xlabel("edits made since (oldest left)")
-        titles.append(METRIC_NAMES[metric] + (f" · {panel_name(results, panel)}" if len(shown) > 1 else ""))
+        titles.append(METRIC_NAMES[metric] + place_beside(results, panel, shown))
     letter(axes, titles)
     methods_legend(fig, page, in_order(editor for panel in shown for editor in results.editors(panel, references=False)))
     return fig

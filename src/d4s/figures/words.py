@@ -1,32 +1,24 @@
 """Sentences that captions share: where, how many, and what the bands are."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from d4s.studies.names import dataset_name
 from d4s.studies.results import Panel, Results
 
 
 def places(results: Results, shown: Sequence[Panel]) -> str:
-    """` on World QA (model mini)`, naming models where the study has several."""
-    models = {panel.model for panel in results.panels}
-    names = ", ".join(panel_name(results, panel) for panel in shown)
-    return f" on {names}" + (f", model {min(models)}" if len(models) == 1 else "")
+    """` on World QA, model mini`; each data set with its model where the study has several."""
+    only = f", model {results.models[0]}" if len(results.models) == 1 else ""
+    return f" on {', '.join(map(results.place, shown))}{only}"
 
 
-def panel_name(results: Results, panel: Panel) -> str:
-    """Display name of a panel's data set, with the model where the study has several."""
-    several = len({other.model for other in results.panels}) > 1
-    return dataset_name(panel.dataset) + (f" ({panel.model})" if several else "")
+def place_beside(results: Results, panel: Panel, shown: Collection[Panel]) -> str:
+    """` · World QA`, to end the title of a panel's axes; nothing where no other panel is shown."""
+    return f" · {results.place(panel)}" if len(shown) > 1 else ""
 
 
 def sizes(results: Results, shown: Sequence[Panel]) -> str:
     """How many facts stand behind the last point of the curves."""
-    rows = results.summary[results.summary["protocol"] == "retained"]
-    counts = []
-    for panel in shown:
-        of_panel = rows[(rows["model"] == panel.model) & (rows["dataset"] == panel.dataset)]
-        if len(of_panel):
-            counts.append(int(of_panel["n"].max()))
+    counts = [int(rows["n"].max()) for panel in shown if len(rows := results.retained_means(panel))]
     return f"n = {' / '.join(map(str, dict.fromkeys(counts)))} edited facts at the longest length." if counts else ""
 
 

@@ -231,7 +231,7 @@ def edit(placed: Placed, editor: FamilySettings, edits: int, prompts: Prompts) -
 
 def _read(editor: FamilySettings, shape: Shape) -> dict[str, Number]:
     """Second moments or bases as they are read, per layer."""
-    if isinstance(editor, LeastSquaresSettings) and editor.solves_with_moments:
+    if isinstance(editor, LeastSquaresSettings) and "moments" in editor.needs:
         return {"moments": float(len(editor.layers) * shape.mlp_width**2 * DOUBLE)}
     return _basis(editor, shape)
 

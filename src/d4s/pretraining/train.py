@@ -27,6 +27,7 @@ from d4s.pretraining.card import model_card
 from d4s.pretraining.check import accuracies
 from d4s.pretraining.checkpoint import CurveRow, Training
 from d4s.pretraining.network import Optimisers, new_network, rate_share
+from d4s.pretraining.sentences import lessons_of
 from d4s.pretraining.tokenizers import bos_of
 from d4s.schemas import CURVE, FACTS, MODEL_CHECK
 
@@ -146,7 +147,7 @@ def _publish(job: Job[PretrainSettings], network: GPT2LMHeadModel, tokenizer: Pr
         parameters=network.num_parameters(),
         tokens=int(rows[-1]["tokens"]),
         vocabulary=len(tokenizer),
-        taught={name: len(facts) for name, facts in taught.items()},
+        taught={name: len(lessons_of(facts)) for name, facts in taught.items()},
         check=check,
     )
     write_text(job.path("README.md"), card)

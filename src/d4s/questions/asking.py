@@ -29,6 +29,8 @@ SHOWN = 200
 SHORTEST_KEY = 16
 BELIEVED = 0.05
 """Share of requests that may fail alone while the server is taken to be sound; one may always."""
+HOPELESS = 50
+"""So many failures without one answer end the work at once."""
 STOPPING = {
     401: f"set {KEY_VARIABLE}",
     402: "top up the account",
@@ -111,12 +113,7 @@ class Live:
         Raises:
             D4SError: if so many failed that the server must be to blame; then no failure is recorded.
         """
-        answered = sum(bool(record.response) and record.request["model"] == self._settings.model for record in self._store.records.values())
-        if self._failed and not self._answered and (not answered or len(self._failed) > _believed(answered)):
-            raise D4SError(
-                f"{self._settings.base_url} answered none of {len(self._failed)} requests ({self._failed[0].failure}); "
-                f"check base_url, model and what the server supports, then run the same command again: {self._kept}"
-            )
+        self._check_answers()
         if self._passing > _believed(self.spent["calls"]):
             ends = Counter(str(record.failure).partition(":")[0] for record in self._failed)
             told = ", ".join(f"{count} with {end!r}" for end, count in ends.most_common())
@@ -126,6 +123,21 @@ class Live:
             )
         for record in self._failed:
             self._store.add(record)
+
+    def _check_answers(self) -> None:
+        """See that the server answers something.
+
+        Raises:
+            D4SError: if it answered nothing, and a store of answers of the same model does not speak for it either.
+        """
+        if not self._failed or self._answered:
+            return
+        before = sum(bool(record.response) and record.request["model"] == self._settings.model for record in self._store.records.values())
+        if not before or len(self._failed) > _believed(before):
+            raise D4SError(
+                f"{self._settings.base_url} answered none of {len(self._failed)} requests ({self._failed[0].failure}); "
+                f"check base_url, model and what the server supports, then run the same command again: {self._kept}"
+            )
 
     @property
     def _kept(self) -> str:
@@ -145,6 +157,8 @@ class Live:
                 record = Record(key=key, request=request, failure=await self._failure(error))
                 self._failed.append(record)
                 self._passing += _may_pass(error)
+                if len(self._failed) >= HOPELESS:
+                    self._check_answers()
                 return record.answer
         record = Record(key=key, request=request, response=body)
         self._store.add(record)

@@ -100,7 +100,7 @@ def _summary(results: Results) -> dict[str, Any]:
     """What the study was, in names and counts."""
     lengths = sorted({int(step) for step in results.index["step"]})
     return {
-        "models": sorted({panel.model for panel in results.panels}),
+        "models": results.models,
         "datasets": list(dict.fromkeys(dataset_name(panel.dataset) for panel in results.panels)),
         "methods": [method_name(editor) for editor in in_order(editor for panel in results.panels for editor in results.editors(panel))],
         "longest": lengths[-1],

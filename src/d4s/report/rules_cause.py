@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from d4s.report.rules_model import place
 from d4s.report.verdicts import Condition, Finding, NotMeasured, set_aside, show
 from d4s.studies.controls import Control
 from d4s.studies.intervals import Estimate, bootstrap, percentiles, weighted_means
@@ -33,7 +32,7 @@ def norm_as_cause(results: Results) -> Finding:
         is_judged = control.kind == "scramble"
         with set_aside(missing if is_judged else []):
             share, lost, left = _effects(results, panel, control, length)
-            where = f"{method_name(control.base)}, {length} edits, {place(results, panel)}"
+            where = f"{method_name(control.base)}, {length} edits, {results.place(panel)}"
             why.append(f"{where}: {_loss(results, panel, control, length, (lost, left))}.")
             is_measured |= is_judged
             if is_judged and lost.value > FALL:

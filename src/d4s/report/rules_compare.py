@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from d4s.report.rules_model import place
 from d4s.report.verdicts import Condition, Finding, NotMeasured, set_aside, show_estimate
 from d4s.studies.intervals import Estimate, average_difference, normal_interval
 from d4s.studies.names import HEADLINE, LONG, METRIC_NAMES, PAPER_METHODS, REFERENCES, method_name
@@ -27,7 +26,7 @@ def best_average(results: Results) -> Finding:
     for panel in _panels_with(results, OURS):
         for length in _long(results.lengths(results.runs_of(panel, OURS)[0])):
             for rival in results.editors(panel, references=False):
-                name = f"D4S − {method_name(rival)}, {length} edits, {place(results, panel)}"
+                name = f"D4S − {method_name(rival)}, {length} edits, {results.place(panel)}"
                 is_judged = rival in PAPER_METHODS
                 with set_aside(missing if is_judged else []):
                     gap = _average_gap(results, panel, rival, length)
@@ -84,7 +83,7 @@ def least_benchmark_damage(results: Results) -> Finding:
             if rival == OURS or length is None:
                 continue
             gap = by_seed(results, panel, [OURS, rival], _benchmark_gap(results, length))
-            name = f"D4S − {method_name(rival)}, {length} edits, {place(results, panel)}"
+            name = f"D4S − {method_name(rival)}, {length} edits, {results.place(panel)}"
             if gap is not None and rival in PAPER_METHODS:
                 conditions.append(Condition(name, gap))
             elif gap is not None:
@@ -120,14 +119,14 @@ def same_as_batch(results: Results) -> Finding:
                 continue
             for metric in HEADLINE:
                 gap = score_gap(results, panel, (editor, "one_time_batch"), length, metric)
-                name = f"{METRIC_NAMES[metric]} of {method_name(editor)} − batch, {length} edits, {place(results, panel)}"
+                name = f"{METRIC_NAMES[metric]} of {method_name(editor)} − batch, {length} edits, {results.place(panel)}"
                 if gap is not None and editor == OURS:
                     conditions.append(Condition(f"{name}: {SAME * 100:.0f} pp − |difference|", _equivalence(gap)))
                 if gap is not None:
                     why.append(f"{name}: {show_estimate(gap, 'points')}.")
             ratio = change_ratio(results, panel, (editor, "one_time_batch"), length)
             if ratio is not None:
-                why.append(f"Norm of the change, {method_name(editor)} over batch, {length} edits, {place(results, panel)}: ×{ratio:.2f}.")
+                why.append(f"Norm of the change, {method_name(editor)} over batch, {length} edits, {results.place(panel)}: ×{ratio:.2f}.")
     if not conditions:
         raise NotMeasured("no run of D4S beside a one-time batch edit")
     return Finding(conditions, why)

@@ -9,7 +9,7 @@ from scipy import stats
 
 from d4s.report.verdicts import Condition, Finding, NotMeasured, set_aside, show, show_estimate
 from d4s.studies.intervals import Estimate, correlation_interval, fall_interval, mean_interval, sum_interval
-from d4s.studies.names import dataset_name, method_name
+from d4s.studies.names import method_name
 from d4s.studies.norms import EFFICACY, norm_points
 from d4s.studies.pairs import by_seed
 from d4s.studies.results import Panel, Results, Run
@@ -17,12 +17,6 @@ from d4s.studies.results import Panel, Results, Run
 SLOWED = ("rome", "memit")
 NORM_RIVALS = ("rome", "memit", "pmet")
 FEWEST_RUNS = 4
-
-
-def place(results: Results, panel: Panel) -> str:
-    """Where a condition was judged: the data set, and the model where the study has several."""
-    several = len({other.model for other in results.panels}) > 1
-    return f"{dataset_name(panel.dataset)}, {panel.model}" if several else dataset_name(panel.dataset)
 
 
 def judged(results: Results, editors: Sequence[str]) -> Iterator[tuple[Panel, str]]:
@@ -41,7 +35,7 @@ def falling_success(results: Results) -> Finding:
     """C4: immediate success falls along the sequence."""
     conditions, why, missing = [], [], []
     for panel, editor in judged(results, SLOWED):
-        name = f"{method_name(editor)}, {place(results, panel)}"
+        name = f"{method_name(editor)}, {results.place(panel)}"
         with set_aside(missing):
             fall = by_seed(results, panel, [editor], lambda run: _fall(results, run, EFFICACY))
             if fall is not None:
@@ -101,7 +95,7 @@ def growing_norm(results: Results) -> Finding:
         with set_aside(missing):
             growth = by_seed(results, panel, [editor], lambda run: sum_interval(increments(results, run)))
             if growth is not None:
-                conditions.append(Condition(f"{method_name(editor)}, {place(results, panel)}", growth, margin=0.05, unit="percent"))
+                conditions.append(Condition(f"{method_name(editor)}, {results.place(panel)}", growth, margin=0.05, unit="percent"))
     return Finding(conditions, missing=missing)
 
 
@@ -123,12 +117,12 @@ def lower_norm(results: Results) -> Finding:
         with set_aside(missing):
             growth = by_seed(results, panel, [rival, "d4s"], gap)
             if growth is not None:
-                name = f"{method_name(rival)} − D4S, {length} edits, {place(results, panel)}"
+                name = f"{method_name(rival)} − D4S, {length} edits, {results.place(panel)}"
                 conditions.append(Condition(name, growth, unit="percent"))
     if not conditions and not missing:
         raise NotMeasured("no run of D4S beside one of ROME, MEMIT or PMET")
     for panel in results.main_panels:
-        why.append(f"Growth of the L1 norm on {place(results, panel)}: {_growths(results, panel)}.")
+        why.append(f"Growth of the L1 norm on {results.place(panel)}: {_growths(results, panel)}.")
     return Finding(conditions, why, missing=missing)
 
 
@@ -185,7 +179,7 @@ def hidden_forgetting(results: Results) -> Finding:
         with set_aside(missing):
             gap = by_seed(results, panel, [editor], lambda run, length=length: forgotten(results, run, length))
             if gap is not None:
-                conditions.append(Condition(f"{method_name(editor)}, {length} edits, {place(results, panel)}", gap, margin=0.10))
+                conditions.append(Condition(f"{method_name(editor)}, {length} edits, {results.place(panel)}", gap, margin=0.10))
     for panel in results.main_panels:
         for editor in results.editors(panel, references=False):
             if editor not in SLOWED:
@@ -213,4 +207,4 @@ def _others_forgetting(results: Results, panel: Panel, editor: str) -> list[str]
         gap = by_seed(results, panel, [editor], lambda run: forgotten(results, run, length))
     except NotMeasured:
         return []
-    return [f"{method_name(editor)}, {length} edits, {place(results, panel)}: {show_estimate(gap, 'points')}."] if gap else []
+    return [f"{method_name(editor)}, {length} edits, {results.place(panel)}: {show_estimate(gap, 'points')}."] if gap else []

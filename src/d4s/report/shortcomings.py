@@ -5,7 +5,6 @@ from typing import Any
 
 import pandas as pd
 
-from d4s.report.rules_model import place
 from d4s.studies.curves import summary_curve
 from d4s.studies.names import HEADLINE, method_name
 from d4s.studies.results import Panel, Results
@@ -40,21 +39,19 @@ def _collapsed(results: Results) -> Iterator[str]:
 def _by_editor(results: Results, rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Rows of each editor in each panel, by a name for both."""
     for (model, dataset, editor), part in rows.groupby(["model", "dataset", "editor"], sort=False):  # type: ignore[misc]
-        yield f"{method_name(str(editor))} on {place(results, Panel(str(model), str(dataset)))}", part
+        yield f"{method_name(str(editor))} on {results.place(Panel(str(model), str(dataset)))}", part
 
 
 def _same(results: Results) -> Iterator[str]:
     """Methods that are one and the same on a data set, and so count for one there."""
     for panel in results.main_panels:
-        rows = results.summary
-        rows = rows[(rows["model"] == panel.model) & (rows["dataset"] == panel.dataset) & (rows["protocol"] == "retained")]
         numbers: dict[bytes, list[str]] = {}
-        for editor, part in rows.groupby("editor", sort=False):
+        for editor, part in results.retained_means(panel).groupby("editor", sort=False):
             scores = part.sort_values(["seed", "step", "metric"])[["seed", "step", "metric", "mean"]]
             numbers.setdefault(scores.to_csv(index=False).encode(), []).append(method_name(str(editor)))
         for names in numbers.values():
             if len(names) > 1:
-                yield f"{' and '.join(names)} give the very same scores on {place(results, panel)}: they count for one method there."
+                yield f"{' and '.join(names)} give the very same scores on {results.place(panel)}: they count for one method there."
 
 
 def _best_elsewhere(results: Results) -> Iterator[str]:
@@ -67,7 +64,7 @@ def _best_elsewhere(results: Results) -> Iterator[str]:
         best = max(averages, key=averages.__getitem__, default=None)
         if best and best != "d4s" and "d4s" in averages:
             yield (
-                f"On {place(results, panel)} the best average after {length} edits, the longest length that all methods share, is that "
+                f"On {results.place(panel)} the best average after {length} edits, the longest length that all methods share, is that "
                 f"of {method_name(best)} ({averages[best] * 100:.1f} %), not of D4S as released ({averages['d4s'] * 100:.1f} %)."
             )
 

@@ -94,7 +94,7 @@ class Bench:
         return right / len(drawn)
 
     def _prepared(self, editor: FamilySettings) -> Prepared:
-        moments = read_moments(self.inputs["moments"], editor.layers) if "moments" in editor.needs else {}
+        moments = read_moments(self.inputs["moments"], editor.moment_layers) if editor.moment_layers else {}
         wanted = editor.prepare_settings()
         requests = [request for request, _ in self.drawn]
         extras = {} if wanted is None else prepared_tensors(wanted, moments, self.model, requests)

@@ -223,7 +223,7 @@ class _Resolver:
         if "contexts" in editor.needs:
             found["contexts"] = self.contexts(key.model, key.seed)
         if "moments" in editor.needs:
-            found["moments"] = self.moments(key.model, editor.layers)
+            found["moments"] = self.moments(key.model, editor.moment_layers)
         shared = editor.shared_targets()
         if "targets" in editor.needs and shared is not None:
             settings = {"target": shared.model_dump(mode="json"), "seed": key.seed}
@@ -233,7 +233,7 @@ class _Resolver:
         prepare = editor.prepare_settings()
         if prepare is not None:
             settings = prepare.model_dump(mode="json")
-            inputs = {"moments": found["moments"]} if prepare.basis is not None else {}
+            inputs = {"moments": self.moments(key.model, editor.moment_layers)} if prepare.basis is not None else {}
             if prepare.anchor is not None:
                 inputs |= {"model": self.model(key.model), "facts": self.dataset(key.dataset)}
             found["prepared"] = self._node("prepare", f"{key.model}.{key.editor}", settings, inputs)
@@ -292,7 +292,7 @@ class _Resolver:
             named = dict.fromkeys(editor for row in self.study.grid if name in row.models for editor in row.editors)
             resolved = {editor: resolve_editor(editor, self.study.editors.get(editor, {}), model.tuned_as) for editor in named}
             editors = {editor: found for editor, found in resolved.items() if not is_control(found.model_dump())}
-            layers = tuple(sorted({layer for editor in editors.values() if "moments" in editor.needs for layer in editor.layers}))
+            layers = tuple(sorted({layer for editor in editors.values() for layer in editor.moment_layers}))
             inputs: dict[str, Node | RawFile] = {"model": self.model(name), "facts": self.facts(FactsDataset(source="world", style="qa"))}
             inputs["contexts"] = self.contexts(name, WORLD_REPORT_SEED)
             if layers:

@@ -29,7 +29,7 @@ from d4s.schemas import (
     collected,
 )
 from d4s.studies.controls import Control, paired
-from d4s.studies.names import ASIDE, CONTROL_NAMES, FORM_NAMES, HEADLINE, REFERENCES, form_of, in_order
+from d4s.studies.names import ASIDE, CONTROL_NAMES, FORM_NAMES, HEADLINE, REFERENCES, dataset_name, form_of, in_order
 
 TASK_METRICS = ("acc", "mc1", "exact_match", "acc_norm")
 
@@ -179,6 +179,15 @@ class Results:
         return facts or self.panels
 
     @cached_property
+    def models(self) -> list[str]:
+        """Models of the study."""
+        return sorted({run.model for run in self.runs})
+
+    def place(self, panel: Panel) -> str:
+        """Display name of a panel: its data set, with the model where the study has several."""
+        return dataset_name(panel.dataset) + (f" ({panel.model})" if len(self.models) > 1 else "")
+
+    @cached_property
     def seeds(self) -> list[int]:
         """Seeds of the study."""
         return sorted({run.seed for run in self.runs})
@@ -226,6 +235,11 @@ class Results:
     def shared_length(self, panel: Panel, editors: Iterable[str]) -> int | None:
         """The longest length that all runs of some editors share, None if they share none."""
         return _longest_shared(self.lengths(run) for editor in editors for run in self.runs_of(panel, editor))
+
+    def retained_means(self, panel: Panel) -> pd.DataFrame:
+        """Rows of the summary of a panel's runs, scored after the whole sequence."""
+        rows = self.summary
+        return rows[(rows["model"] == panel.model) & (rows["dataset"] == panel.dataset) & (rows["protocol"] == "retained")]
 
     def targets(self, panel: Panel, which: str) -> pd.DataFrame:
         """Targets (`new` or `true`) of a panel's facts under the unedited model."""
