@@ -3,9 +3,10 @@
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
 from d4s.figures.draw import Drawing, NotDrawn, curve, edits_axis, legend, panels, percent_axis
-from d4s.figures.style import MUTED, Page, look
+from d4s.figures.style import MUTED, PAPER, Page, look
 from d4s.figures.words import interval_words, place_beside, places, sizes
 from d4s.studies.curves import summary_curve
 from d4s.studies.names import method_name
@@ -51,7 +52,8 @@ def _draw(results: Results, shown: list[tuple[Panel, str]], page: Page) -> Figur
         ax.set_title(method_name(editor) + place_beside(results, panel, {panel for panel, _ in shown}), color=colour)
         if len(both):
             gap = float(both["mean_now"].iloc[-1] - both["mean_later"].iloc[-1])
-            ax.text(0.05, 0.06, f"gap {gap * 100:.0f} pp".replace("-", "−"), transform=ax.transAxes, fontsize=7)
+            told, halo = f"gap {gap * 100:.0f} pp".replace("-", "−"), [withStroke(linewidth=2.5, foreground=PAPER)]
+            ax.text(0.05, 0.06, told, transform=ax.transAxes, fontsize=7, path_effects=halo)
     lines = [Line2D([], [], color=MUTED, linestyle=(0, (3, 1.5)), label="immediate"), Line2D([], [], color=MUTED, label="retained")]
     legend(fig, page, [*lines, Patch(color=MUTED, alpha=0.25, linewidth=0, label="hidden forgetting")])
     return fig
