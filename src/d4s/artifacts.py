@@ -241,7 +241,7 @@ class Artifact:
             raise ArtifactError(
                 f"{folder} holds {found.kind!r} of schema version {found.schema_version}, expected {kind!r} of version {SCHEMA_VERSION}"
             )
-        if found.name != folder.name:
+        if found.name != folder.resolve().name:
             raise ArtifactError(
                 f"{folder} holds the artefact {found.name!r}: the folder was renamed or copied; restore its name or delete it"
             )

@@ -89,7 +89,7 @@ class WorldSettings(Frozen):
     last_names: Count = Field(default=125, description="Distinct last names (shared by people).")
     bystanders: Fraction = Field(default=0.2, description="Share of people and of events that are never edited, only probed.")
     events: int = Field(default=190, ge=0, description="Number of if-then event heads; each has one tail per relation.")
-    benchmark_items: Count = Field(default=100, description="Items per benchmark task.")
+    benchmark_items: Count = Field(default=100, description="Items per benchmark task, at most.")
 
 
 class FactsSettings(Frozen):
@@ -198,7 +198,7 @@ class MeasureSettings(Frozen):
 
     sample: Count | Literal["all"] = Field(default="all", description="Cap on the facts measured per length; n is printed.")
     generate: bool = Field(default=True, description="Also let the model answer freely and compare exactly.")
-    max_new_tokens: Count = Field(default=12, description="Longest free answer in tokens.")
+    max_new_tokens: Count = Field(default=12, description="Longest free answer in tokens; longer targets extend it.")
     perplexity_rows: Count = Field(default=96, description="Rows of held-out text.")
     probes_per_fact: Count = Field(default=3, description="At most so many neighbourhood and locality probes of each kind per fact.")
 

@@ -65,7 +65,7 @@ def plain_edit(model: LanguageModel, request: EditRequest, settings: KnowledgeNe
     own = list(prompt)
     for _ in target:
         own.append(int(model.network(input_ids=torch.tensor([own])).logits[0, -1].argmax()))
-    embedding = model.network.get_output_embeddings().weight
+    embedding = model.network.get_input_embeddings().weight
     least = settings.threshold * table.max()
     kept = [(layer, neuron) for layer, row in enumerate(table.tolist()) for neuron, value in enumerate(row) if value > least]
     for layer, neuron in kept:

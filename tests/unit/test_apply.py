@@ -349,7 +349,7 @@ def test_an_error_within_a_folder_is_not_taken_for_its_lock(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("there", "named"),
-    [(400, ["loading the model", "lower --dtype"]), (480, ["2 job(s)", "targets needs", "edits needs"])],
+    [(400, ["loading the model", "lower --dtype"]), (480, ["3 job(s)", "targets needs", "edits needs", "what comes out needs"])],
 )
 def test_what_cannot_fit_is_refused_before_it_is_computed(
     there: int, named: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -190,7 +190,16 @@ def test_c5_asks_for_five_percent_of_growth(tmp_path: Path) -> None:
     assert verdict("C5", changed(SMALL, "rome", growth=0.02), tmp_path / "b")["verdict"] == "does not hold"
 
 
-def test_c6_counts_runs_and_needs_a_strong_correlation(tmp_path: Path) -> None:
+def test_c6_takes_seeds_of_one_editor_for_copies(tmp_path: Path) -> None:
+    along = {f"m{k}": Method(start=1.0, fall=0.0, forget=0.15 * (k % 5), growth=1.6**k) for k in range(1, 7)}
+    once = Made(methods=along, lengths=(50, 100, 200, 300), forms=False, summed=False)
+    alone, thrice = (verdict("C6", replace(once, seeds=seeds), tmp_path / str(len(seeds))) for seeds in ((1,), (1, 2, 3)))
+    assert alone["n"] == thrice["n"] == 6
+    width = [entry["ci"][1] - entry["ci"][0] for entry in (alone, thrice)]
+    assert width[1] > 0.8 * width[0]
+
+
+def test_c6_counts_editors_and_needs_a_strong_correlation(tmp_path: Path) -> None:
     along = {f"m{k}": Method(start=1.0, fall=0.0, forget=0.15 * k, growth=1.6**k) for k in range(1, 7)}
     study = Made(methods=along, lengths=(50, 100, 200, 300), forms=False, summed=False)
     holds = verdict("C6", study, tmp_path / "a")
@@ -265,6 +274,16 @@ def test_x2_is_an_equivalence_test(changes: dict[str, float], expected: str, tmp
     entry = verdict("X2", changed(MORE, "d4s", **changes), tmp_path)
     assert entry["verdict"] == expected
     assert entry["effect"] <= 0.05
+
+
+def test_x2_compares_what_preserves_alike_alone(tmp_path: Path) -> None:
+    path = write_study(tmp_path, MORE) / "provenance.json"
+    provenance = json.loads(path.read_text())
+    provenance["editors"]["mini / one_time_batch"]["preserve"]["weight"] = 30.0
+    path.write_text(json.dumps(provenance))
+    entry = judge(BY_ID["X2"], Results(tmp_path))
+    assert entry["verdict"] == "not measured"
+    assert "D4S preserves by" in entry["why"][0] and "not compared" in entry["why"][0]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

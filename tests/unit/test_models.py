@@ -193,10 +193,14 @@ def test_other_architectures_and_names_are_refused(saved, tmp_path):
     folder, _ = saved
     with pytest.raises(ArtifactError, match="neither a folder nor a hub id"):
         load(tmp_path / "not" / "there")
-    with pytest.raises(SettingsError, match="dtype 'int8' is no floating-point precision"):
+    with pytest.raises(SettingsError, match="dtype 'int8' is no precision"):
         load(folder, dtype="int8")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "no_such_model", "architectures": []}))
+    with pytest.raises(ArtifactError, match="cannot be loaded"):
+        load(folder)
+    quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}
+    (folder / "config.json").write_text(json.dumps(config | quantised))
     with pytest.raises(ArtifactError, match="cannot be loaded"):
         load(folder)
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, GPTNeoConfig, LlamaConfig, Qwen2Config
 
 from d4s.artifacts import MANIFEST
 from d4s.config import Study
 from d4s.editors.settings import LocateThenEdit, resolve
-from d4s.planning import memory
+from d4s.planning import fit, memory
 from d4s.planning.fit import DoesNotFit, Machine, refuse_what_cannot_fit
 from d4s.planning.memory import Placed, Prompts
 from d4s.planning.needs import GIB, MIB, STUDY, Needs, Work
@@ -66,6 +66,23 @@ def test_a_configuration_alone_gives_the_number_of_weights(name: str, tmp_path: 
 def test_a_configuration_without_sizes_is_refused_by_name() -> None:
     with pytest.raises(UnknownShape, match="does not say width, heads"):
         shape_of({"model_type": "odd", "n_layer": 2, "vocab_size": 3, "n_positions": 4})
+
+
+def test_sizes_are_found_under_the_names_that_architectures_give_them() -> None:
+    config = GPTNeoConfig(num_layers=3, hidden_size=32, num_heads=4, attention_types=[[["global"], 3]], vocab_size=100)
+    shape = shape_of(config.to_dict())
+    assert (shape.layers, shape.width, shape.heads, shape.mlp_width, shape.is_gated) == (3, 32, 4, 128, False)
+
+
+def test_the_smallest_limit_of_all_groups_around_a_process_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = tmp_path / "groups" / "slurm" / "job_7" / "step"
+    inner.mkdir(parents=True)
+    for folder, limit in ((tmp_path / "groups" / "slurm", "max"), (inner.parent, str(5 * MIB)), (inner, "max")):
+        (folder / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "own").write_text("0::/slurm/job_7/step\n")
+    monkeypatch.setattr(fit, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(fit, "OWN_GROUP", tmp_path / "own")
+    assert fit.host_memory() == 5 * MIB
 
 
 def test_a_hub_model_that_was_never_fetched_is_told_how_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

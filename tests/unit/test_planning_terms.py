@@ -290,7 +290,11 @@ def test_only_a_model_that_is_spread_may_take_all_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("editor", "steps"), [("memit", ["second moments", "edits"]), ("alphaedit", ["second moments", "what the editor prepares", "edits"])]
+    ("editor", "steps"),
+    [
+        ("memit", ["second moments", "edits", "what comes out"]),
+        ("alphaedit", ["second moments", "what the editor prepares", "edits", "what comes out"]),
+    ],
 )
 def test_applying_names_each_step_that_takes_memory(editor: str, steps: list[str], tmp_path: Path) -> None:
     base = saved_model(tmp_path / "base")

@@ -52,6 +52,8 @@ def test_what_sets_the_methods_apart() -> None:
     assert (d4s.layers, d4s.keys) == (memit.layers, memit.keys)
     assert resolve("rome", {}, "mini").preserve.kind == "moments"
     assert resolve("rome_identity", {}, "mini").preserve.kind == "identity"
+    assert resolve("rome", {}, "gpt-j-6b").preserve.kind == "moments"
+    assert resolve("rome", {}, "llama2-7b").preserve.kind == resolve("rome", {}, "qwen2.5-7b").preserve.kind == "identity"
 
 
 def test_a_changed_preset_keeps_the_rest() -> None:

@@ -352,6 +352,21 @@ def test_a_ripple_has_one_place_for_its_subject(tmp_path):
     assert [fact.template for fact in READERS.load("rippleedits")(source).facts] == ["{}, that is Orlo Finch, lives in"]
 
 
+@pytest.mark.parametrize("end", ["", "."])
+def test_a_ripple_may_end_in_an_abbreviation(tmp_path, end):
+    record = json.loads((DATA / "rippleedits" / "rippleedits.jsonl").read_text(encoding="utf-8").split("\n")[0])
+    labels = tmp_path / "labels.jsonl"
+    target = record["edit"]["target_id"]
+    found = source_of("rippleedits")
+    [(role, path)] = found.beside.items()
+    named = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    write_lines(labels, *[entry | {"label": "Dub D.C."} if entry["id"] == target else entry for entry in named])
+    record["edit"]["prompt"] = f"The home of Orlo Finch is Dub D.C.{end}"
+    source = replace(found, path=write_lines(tmp_path / "r.jsonl", record), beside={role: labels})
+    (fact,) = READERS.load("rippleedits")(source).facts
+    assert (fact.template, fact.target_new) == ("The home of {} is", "Dub D.C.")
+
+
 def test_both_spellings_of_specificity_are_read():
     assert [len(fact.neighborhood) for fact in facts_of("rippleedits")] == [2, 2]
 

@@ -123,7 +123,7 @@ def test_both_readings_of_zsre(sources):
     one, other = alt.facts[0], answers.facts[0]
     assert (one.fact_id, one.template, one.paraphrases) == ("zsre_mend:1", "Where does {} live?", ("What town is home to Orlo Finch?",))
     assert (one.target_true, one.target_new, one.target_true_aliases) == ("Lisbon", "Bremen", ("Lisbon proper",))
-    assert one.neighborhood == (Probe("unrelated", "who wrote the long book?", "A. Writer", "pre_edit"),)
+    assert one.neighborhood == (Probe("unrelated", "who wrote the long book?", "A. Writer"),)
     assert (other.target_true, other.target_new, other.target_true_aliases) == ("", "Lisbon", ())
     assert other.neighborhood[0].answer_is == "gold"
     assert (alt.kept, len(alt.rejects), answers.kept, len(answers.rejects)) == (3, 1, 4, 0)

@@ -59,6 +59,21 @@ def test_the_unedited_model_holds_on_to_everything():
     assert all(value == 1.0 for (metric, _), value in values.items() if metric.startswith("locality"))
 
 
+def test_unrelated_questions_are_held_against_their_gold_answer_too():
+    probe = Probe("unrelated", "sky is", "blue")
+    values = values_after(BEFORE, replace(FACT, neighborhood=(probe,)))
+    assert values["unrelated_accuracy", 0] == 0.0 and values["locality_accuracy", 0] == 1.0
+    assert ("unrelated_score", 0) not in values
+    assert not any(metric.startswith("unrelated") for metric, _ in values_after(BEFORE))
+
+
+def test_portability_is_told_by_kind():
+    chains = (Portability("reasoning", "Ada speaks", ("French",)), Portability("Subject Aliasing", "Ben lives in", ("Oslo",)))
+    values = values_after(BEFORE, replace(FACT, portability=chains))
+    assert (values["portability_accuracy", 0], values["portability_accuracy", 1]) == (0.0, 1.0)
+    assert values["portability_reasoning_accuracy", 0] == 0.0 and values["portability_subject_aliasing_accuracy", 1] == 1.0
+
+
 def test_a_perfect_edit_scores_one_and_paraphrases_are_their_own_prompts():
     edited = Told({**BEFORE.believes, "Ada lives in": "New Paris", "home of Ada :": "New Paris", "Ada speaks": "French"})
     values = values_after(edited)

@@ -49,6 +49,18 @@ def test_lengths_layers_and_blocks_enter_no_hash() -> None:
     assert long.of("edit")[0].wanted == ("n10.json", "n120.json")
 
 
+def test_a_local_models_weights_are_part_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    models = {"mini": {"source": "hf", "path": str(tmp_path), "tuned_as": "mini"}}
+    row = [{"models": ["mini"], "datasets": ["world_qa"], "editors": ["memit"], "lengths": [10]}]
+    before = _plan(models=models, grid=row)
+    (tmp_path / "model.safetensors").write_bytes(b"two")
+    after = _plan(models=models, grid=row)
+    for verb in ("adopt", "moments", "edit", "measure"):
+        assert not _names(before, verb) & _names(after, verb)
+
+
 def test_editors_share_targets_moments_and_contexts() -> None:
     plan = _plan(grid=_row(editors=["d4s", "d4s_even", "one_time_batch", "memit", "rome"]))
     assert len(plan.of("targets")) == len(plan.of("moments")) == 1

@@ -63,8 +63,8 @@ def merge(first: Path, second: Path, out: Path, *, prefer_second: bool, device: 
     _check_alike(one, other)
     if out.exists():
         raise SettingsError(f"{out} is there already; give another --out")
-    present = {edit.wish.about: edit for edit in one.active()}
-    shared = [(present[edit.wish.about], edit) for edit in other.active() if edit.wish.about in present]
+    present = {edit.wish.prompt: edit for edit in one.active()}
+    shared = [(present[edit.wish.prompt], edit) for edit in other.active() if edit.wish.prompt in present]
     clashes = [(old, new) for old, new in shared if old.wish.targets != new.wish.targets]
     if clashes and not prefer_second:
         raise Conflict(
@@ -107,8 +107,8 @@ def _check_alike(one: Folder, other: Folder) -> None:
 
 def _held_alike(one: Folder, other: Folder) -> set[int]:
     """Edits of the other memory whose entry the first holds for the same fact, so that what continues it goes on from there."""
-    held = {edit.wish.about: name for name, entry in one.entries().items() for edit in entry if not edit.gone}
-    return {edit.number for name, entry in other.entries().items() for edit in entry if held.get(edit.wish.about) == name}
+    held = {edit.wish.prompt: name for name, entry in one.entries().items() for edit in entry if not edit.gone}
+    return {edit.number for name, entry in other.entries().items() for edit in entry if held.get(edit.wish.prompt) == name}
 
 
 def _content(folder: Folder, name: str) -> str:

@@ -20,7 +20,7 @@ from d4s.apply.prepared import TextSource, prepare
 from d4s.apply.records import read_facts
 from d4s.apply.requests import Wordings
 from d4s.apply.targets import averaged, targets_of
-from d4s.artifacts import write_table
+from d4s.artifacts import POINTER, Artifact, write_table
 from d4s.config import Frozen
 from d4s.editors.protocol import Diverged, Prepared, Targets, stepped
 from d4s.editors.settings import FamilySettings, resolve
@@ -28,7 +28,7 @@ from d4s.errors import ArtifactError, D4SError, RecordError, SettingsError
 from d4s.facts.collect import reject_rows
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
-from d4s.models.loading import HUB_ID
+from d4s.models.loading import HUB_ID, UNREADABLE, precision
 from d4s.planning.fit import refuse_what_cannot_fit, this_machine
 from d4s.planning.needs import Needs
 from d4s.schemas import REJECTS
@@ -80,6 +80,7 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
     """
     lines = read_facts(options.facts)
     dtype = options.dtype or own_dtype(options.model, options.revision)
+    precision(dtype)
     machine = this_machine()
     refuse_what_cannot_fit(loading(options.model, options.revision, dtype, options.device), machine, OPTIONS)
     model = Origin(source=options.model, dtype=dtype, revision=options.revision).load(options.device)
@@ -97,10 +98,11 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
         needs = [*editing(folder, model, options.text, len(wishes))]
         announce(Plan(folder, model, wishes, present, lines.seen - len(sound), needs))
         refuse_what_cannot_fit(needs, machine, OPTIONS)
-        if rejects:
-            write_table(folder.path / REJECTED, reject_rows(rejects), REJECTS)
         if not wishes and folder.is_written:
             return None
+        (folder.path / REJECTED).unlink(missing_ok=True)
+        if rejects:
+            write_table(folder.path / REJECTED, reject_rows(rejects), REJECTS)
         return extended(folder, model, prepared_for(folder, model, options.text, wishes), wishes)
 
 
@@ -112,9 +114,11 @@ def own_dtype(source: str, revision: str) -> str:
     """
     if not Path(source).is_dir() and not HUB_ID.fullmatch(source):
         raise ArtifactError(f"{source} is neither a folder nor a hub id such as openai-community/gpt2-xl")
+    if (Path(source) / POINTER).is_file():
+        return str(Artifact.open(Path(source), "models").json(POINTER)["dtype"])
     try:
         config = AutoConfig.from_pretrained(source, **({} if Path(source).is_dir() else {"revision": revision}))
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise ArtifactError(f"{source} holds no configuration of a model: {error}") from None
     return str(config.dtype or torch.float32).removeprefix("torch.")
 

@@ -8,9 +8,6 @@ the editor needed. The edited model, its change and `edits.jsonl` are views of t
 change; the manifest says for which state they were written.
 """
 
-import fcntl
-import json
-import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -24,12 +21,13 @@ from safetensors.torch import load_file
 
 from d4s.apply.history import Edit, Wish, edits_of
 from d4s.artifacts import DIGEST_LENGTH, MANIFEST, library_versions, sha256_of, write_json, write_tensors
-from d4s.config import Frozen, canonical, validate
+from d4s.config import Frozen, canonical
 from d4s.editors.families import build
 from d4s.editors.ledger import Ledger
 from d4s.editors.protocol import Editor, Prepared, State
 from d4s.editors.settings import EditorSettings
-from d4s.errors import ArtifactError, D4SError, SettingsError
+from d4s.errors import ArtifactError, SettingsError
+from d4s.locks import locked
 from d4s.models.edited import EditedModel
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
@@ -37,7 +35,8 @@ from d4s.schemas import SCHEMA_VERSION
 from d4s.statistics.moments import SecondMoment
 
 MODEL, DELTA, HISTORY, STATE = "model", "delta.safetensors", "edits.jsonl", "state"
-PREPARED, NOTED = "prepared", "prepared.json"
+PREPARED, NOTED, TENSORS = "prepared", "prepared.json", "prepared.safetensors"
+PART = ".part"
 ABSENT = f"{{0}} holds no {MANIFEST}; make it with d4s apply --out {{0}}"
 
 
@@ -56,31 +55,13 @@ def alone(path: Path, *, is_new: bool = False) -> Iterator[None]:
         raise ArtifactError(ABSENT.format(path))
     if made:
         path.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
+    with locked(path, "changing"):
         try:
             yield
         finally:
             with suppress(OSError):  # a folder that is not empty stays
                 for folder in made:
                     folder.rmdir()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a folder's lock; it is given up in any case when the process ends.
-
-    Raises:
-        D4SError: if another process holds it.
-    """
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise D4SError(f"another command is changing {path}; run this one again when it is done") from None
-        yield
-    finally:
-        os.close(handle)
 
 
 class Origin(Frozen):
@@ -199,8 +180,10 @@ class Folder:
                 raise SettingsError(
                     f"{path} was made otherwise; give another --out, or the same options:\n" + "\n".join(f"  {one}" for one in differences)
                 )
+            if found.description.model != description.model:  # it has moved
+                found._describe(model=description.model)
             return found
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(part.suffix != PART for part in path.iterdir())):
             raise SettingsError(f"{path} is there already and is no edited folder; give another --out")
         folder = cls(path, description)
         folder._describe(versions=library_versions())
@@ -337,18 +320,27 @@ class Folder:
         moments = {f"moment.{layer}": moment.sum_kk.cpu() for layer, moment in prepared.moments.items()}
         tensors = moments | {f"extra.{name}": tensor.cpu() for name, tensor in prepared.extras.items()}
         if tensors:
-            write_tensors(where / "prepared.safetensors", tensors)
+            write_tensors(where / TENSORS, tensors)
         counts = {layer: moment.n_tokens for layer, moment in prepared.moments.items()}
-        noted = _Noted(contexts=prepared.contexts, n_tokens=counts, has_tensors=bool(tensors))
+        noted = _Noted(contexts=prepared.contexts, n_tokens=counts, sha256=sha256_of(where / TENSORS) if tensors else None)
         write_json(where / NOTED, noted.model_dump(mode="json"))
 
     def prepared(self) -> Prepared | None:
-        """What the editor needs, as it was kept; None where it was not yet."""
+        """What the editor needs, as it was kept; None where it was not yet.
+
+        Raises:
+            ArtifactError: if a file of it is broken or was changed.
+        """
         where = self.path / PREPARED
         if not (where / NOTED).is_file():
             return None
-        noted = validate(_Noted, json.loads((where / NOTED).read_text(encoding="utf-8")), str(where / NOTED))
-        tensors = load_file(where / "prepared.safetensors") if noted.has_tensors else {}
+        try:
+            noted = _Noted.model_validate_json((where / NOTED).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ArtifactError(f"{where / NOTED} is broken ({error}); edit the model anew") from None
+        if noted.sha256 is not None and (not (where / TENSORS).is_file() or sha256_of(where / TENSORS) != noted.sha256):
+            raise ArtifactError(f"{where / TENSORS} is not what the editor had prepared; edit the model anew")
+        tensors = load_file(where / TENSORS) if noted.sha256 is not None else {}
         moments = {
             layer: SecondMoment(tensors[f"moment.{layer}"], count, self.description.moments) for layer, count in noted.n_tokens.items()
         }
@@ -373,4 +365,4 @@ class _Noted(Frozen):
 
     contexts: tuple[str, ...]
     n_tokens: dict[int, int]
-    has_tensors: bool
+    sha256: str | None

@@ -1,6 +1,6 @@
 """What was asked for and what became of it: wishes, edits by number, and conflicts between them.
 
-A relation is a prompt's template. Two edits of the same subject and relation conflict: the model cannot hold both.
+Two edits of the same prompt conflict, however it is split into subject and template: the model cannot hold both.
 """
 
 from collections.abc import Collection, Sequence
@@ -43,13 +43,8 @@ class Wish(Frozen):
         )
 
     @property
-    def about(self) -> tuple[str, str]:
-        """Subject and relation: what two edits must not share."""
-        return self.subject, self.template
-
-    @property
     def prompt(self) -> str:
-        """The template with the subject filled in."""
+        """The template with the subject filled in: what two edits must not share."""
         return self.template.replace("{}", self.subject)
 
     @property
@@ -85,16 +80,16 @@ def planned(lines: Sequence[Line[RawFact]], present: Sequence[Edit], mode: OnCon
     Raises:
         Conflict: if rows contradict each other or a present edit, and conflicts are to be refused.
     """
-    before = {edit.wish.about: edit for edit in present if not edit.gone}
-    groups: dict[tuple[str, str], list[Line[RawFact]]] = {}
+    before = {edit.wish.prompt: edit for edit in present if not edit.gone}
+    groups: dict[str, list[Line[RawFact]]] = {}
     for line in lines:
-        groups.setdefault(Wish.of(line.raw).about, []).append(line)
-    if mode == "refuse" and (found := [text for about, group in groups.items() for text in _clashes(group, before.get(about))]):
+        groups.setdefault(Wish.of(line.raw).prompt, []).append(line)
+    if mode == "refuse" and (found := [text for prompt, group in groups.items() for text in _clashes(group, before.get(prompt))]):
         raise Conflict(
             f"{len(found)} conflicts (mend the file, or pass --on-conflict replace or average):\n"
             + "\n".join(f"  {text}" for text in found)
         )
-    wishes = [wish for about, group in groups.items() if (wish := _settled(group, before.get(about), mode)) is not None]
+    wishes = [wish for prompt, group in groups.items() if (wish := _settled(group, before.get(prompt), mode)) is not None]
     return wishes, len(lines) - len(wishes)
 
 

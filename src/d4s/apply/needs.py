@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from d4s.apply.folder import Folder
 from d4s.apply.prepared import ROWS_PER_PASS, TextSource
 from d4s.apply.text import LONGEST_ROW
+from d4s.config import MeasureSettings
 from d4s.models.language_model import LanguageModel
 from d4s.planning import memory
 from d4s.planning.memory import Placed, Prompts
 from d4s.planning.needs import Lowering, Needs
 from d4s.planning.shape import UnknownShape, shape_at, shape_of
 
+WITHOUT_ANSWERS = MeasureSettings(max_new_tokens=1)
 FEWER_LAYERS = "the number of edited layers: --set layers=[LAYER]"
 OPTIONS = Lowering(
     {
@@ -46,4 +48,6 @@ def editing(folder: Folder, model: LanguageModel, text: TextSource, facts: int) 
         yield "what the editor prepares", Needs(*memory.prepare(placed, asked, Prompts()))
     if target := settings.shared_targets():
         yield "targets", Needs(*memory.targets(placed, target.layer, Prompts(), min(facts, memory.BLOCK), memory.parts_of(target)))
-    yield "edits", Needs(*memory.edit(placed, settings, folder.ledger.length + facts, Prompts()))
+    edits = folder.ledger.length + facts
+    yield "edits", Needs(*memory.edit(placed, settings, edits, Prompts()))
+    yield "what comes out", Needs(*memory.measure(placed, settings, edits, Prompts(), WITHOUT_ANSWERS))

@@ -25,7 +25,9 @@ SEPARATOR = "|"
 
 
 def _as_list(value: object) -> object:
-    """A single text as a list of one, a blank one as none."""
+    """A single text as a list of one, a blank one or null as none."""
+    if value is None:
+        return []
     return ([value] if value.strip() else []) if isinstance(value, str) else value
 
 

@@ -36,6 +36,9 @@ def _memit(layers: Sequence[int], weight: float, shift: Settings) -> Settings:
     return {"layers": tuple(layers), "target": {**shift, "layer": layers[-1]}, "preserve": preserve}
 
 
+IDENTITY: Settings = {"preserve": {"kind": "identity", "weight": 1.0}}
+
+
 def _rome(layer: int, shift: Settings) -> Settings:
     """Settings of the ROME family: one layer, a shift of its MLP output, keys averaged plainly."""
     return {
@@ -64,9 +67,9 @@ ROME: Mapping[str, Settings] = {
     "mini": _rome(2, {**_shift(0.5, 0.5, 3.0, steps=25), **MINI_STOP}),
     "gpt2-xl": _rome(17, _shift(0.5, 0.5, 4.0, steps=20)),
     "gpt-j-6b": _rome(5, _shift(0.5, 0.5, 4.0, steps=20)),
-    "llama2-7b": _rome(5, _shift(0.5, 1e-3, 4.0)),
-    "llama3-8b": _rome(5, _shift(0.5, 1e-3, 4.0)),
-    "qwen2.5-7b": _rome(5, _shift(0.5, 1e-3, 4.0)),
+    "llama2-7b": merged(_rome(5, _shift(0.5, 1e-3, 4.0)), IDENTITY),
+    "llama3-8b": merged(_rome(5, _shift(0.5, 1e-3, 4.0)), IDENTITY),
+    "qwen2.5-7b": merged(_rome(5, _shift(0.5, 1e-3, 4.0)), IDENTITY),
 }
 FINE_TUNE: Mapping[str, Settings] = {
     "mini": _tune(0, None, lr=5e-3),

@@ -8,7 +8,7 @@ P being the joint, teacher-forced probability of the whole original answer (the 
 after the model's own beginning; for one token they are the same). An activation is what enters the MLP's output projection.
 Neurons above a share of the largest attribution, over all layers, are kept; none if no attribution is positive.
 
-Edit: to the value column of each, c · (sum of output embeddings of the target − of the model's own greedy completion, as
+Edit: to the value column of each, c · (sum of word embeddings of the target − of the model's own greedy completion, as
 many tokens) is added, with c = 2 for one token and 1 for several, as in the common release. A row is that one vector and
 the neurons that it is added to, so the change of every layer is the sum over rows.
 """
@@ -149,7 +149,7 @@ class KnowledgeNeuronsSession:
         for _ in target:
             hidden = self._model.network.base_model(input_ids=torch.tensor([ids], device=self._model.device), use_cache=False)
             ids.append(int(self._model.unembed(hidden.last_hidden_state[0, -1]).argmax()))
-        embedding = self._model.network.get_submodule(self._model.adapter.unembed).get_parameter("weight").detach()
+        embedding = self._model.network.get_input_embeddings().get_parameter("weight").detach()
         new, own = (embedding[torch.tensor(tokens, device=embedding.device)].double().sum(0) for tokens in (target, ids[len(prompt) :]))
         return (2.0 if len(target) == 1 else 1.0) * (new - own)
 

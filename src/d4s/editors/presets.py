@@ -72,21 +72,23 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "kn": Preset(
         "Dai et al. 2022, as in EasyEdit",
-        "Neurons that the original answer hangs on get the target's output embedding for that of the model's own answer.",
+        "Neurons that the original answer hangs on get the target's word embedding for that of the model's own answer. Attributed at the "
+        "input of the MLP's output projection, as in the paper; EasyEdit does so before the nonlinearity.",
         "knowledge_neurons",
         KNOWLEDGE_NEURONS,
         released=("gpt2-xl", "gpt-j-6b", "llama2-7b", "qwen2.5-7b"),
     ),
     "rome": Preset(
         "Meng et al. 2022",
-        "One layer, target met exactly at the bare prompt's key, second moment of text as in the original release.",
+        "One layer, target met exactly at the bare prompt's key; on GPT-2 and GPT-J with the second moment of text, on Llama and Qwen as "
+        "configured in EasyEdit, with the identity.",
         "locate_then_edit",
         ROME,
         released=EVERYWHERE,
     ),
     "rome_identity": Preset(
         "Meng et al. 2022, as configured in EasyEdit",
-        "ROME with the identity in place of the second moment: another method, named apart.",
+        "ROME with the identity in place of the second moment, for GPT-2 and GPT-J too: another method there, named apart.",
         "locate_then_edit",
         ROME,
         {"preserve": {"kind": "identity"}},
@@ -227,7 +229,7 @@ PRESETS: Mapping[str, Preset] = {
         {"history": "queue", "preserve": {"weight": 1000.0}},
     ),
     "one_li": Preset(
-        "1-LI (one-layer interpolation)",
+        "after 1-LI (one-layer interpolation), known at second hand",
         "MEMIT taken only part of the way, as far as kept requests ask for.",
         "locate_then_edit",
         MEMIT,
@@ -268,11 +270,11 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "one_time_batch": Preset(
         "Meng et al. 2023",
-        "The same requests as one MEMIT batch from the original weights; the reference that a sequence should reach.",
+        "The same requests as one MEMIT batch from the original weights, preserving as D4S does: the reference that D4S should reach.",
         "one_time_batch",
         MEMIT,
         AT_ORIGINAL,
-        _mini_weight(30.0),
+        _mini_weight(100.0),
         released=EVERYWHERE,
     ),
     "grace": Preset(

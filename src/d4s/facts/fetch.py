@@ -17,6 +17,7 @@ from d4s.facts.download import discard, download, settle
 from d4s.facts.shapes import convert
 from d4s.facts.sources import File, HandFile, Records, RemoteFile, Source, Sources
 from d4s.facts.unpack import unpack
+from d4s.locks import locked
 
 log = logging.getLogger(__name__)
 RECORD = "fetched.json"
@@ -54,8 +55,15 @@ def fetch(name: str, source: Source, data: Path, *, force: bool = False) -> Fetc
 
     Raises:
         FetchError: if a file fails its check, is to be fetched by hand, or would replace one that was not fetched.
+        D4SError: if another command is fetching it.
     """
     folder = data / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, "fetching into"):
+        return _fetched(name, source, folder, force=force)
+
+
+def _fetched(name: str, source: Source, folder: Path, *, force: bool) -> Fetched:
     known = Fetched.of(folder)
     foreign = [part.to for part in source.records if (folder / part.to).exists()] if not known.files else []
     if foreign and not force:
@@ -87,6 +95,8 @@ def _turn(records: Records, folder: Path, known: Fetched, *, force: bool) -> Non
             raise FetchError(f"{path} was changed since it was fetched; move it away, or pass --force to replace it")
         if made["recipe"] == digest:
             return
+    known.records.pop(records.to, None)  # while it is made anew it is nobody's
+    known.write(folder)
     count = convert(records, folder / ORIGINALS, folder)
     known.records[records.to] = {"sha256": sha256_of(path), "records": count, "recipe": digest}
     log.info("%s: %d records", path, count)

@@ -91,7 +91,7 @@ def _flaws(labels: Mapping[str, str], raw: RawRipple) -> Iterator[Flaw]:
         yield Flaw("edit", ", ".join(unknown), "ids that the file of labels names")
         return
     target = labels[edit.target_id]
-    if not edit.prompt.rstrip(".").endswith(f" {target}"):
+    if not edit.prompt.endswith((f" {target}", f" {target}.")):
         yield Flaw("edit.prompt", shown(edit.prompt), f"a sentence that ends in {shown(target)}")
     yield from placed_flaws("edit.prompt", _before(edit, target), labels[edit.subject_id])
     yield from no_op_flaws("edit.target_id", target, [_old(edit, labels)])
@@ -99,7 +99,8 @@ def _flaws(labels: Mapping[str, str], raw: RawRipple) -> Iterator[Flaw]:
 
 def _before(edit: Edit, target: str) -> str:
     """The sentence as far as its object."""
-    return edit.prompt.rstrip(".").removesuffix(target).rstrip()
+    stated = edit.prompt if edit.prompt.endswith(target) else edit.prompt.removesuffix(".")
+    return stated.removesuffix(target).rstrip()
 
 
 def _old(edit: Edit, labels: Mapping[str, str]) -> str:

@@ -91,7 +91,7 @@ def _fact(dataset: str, line: Line[RawZsre], style: str, wordings: tuple[str, ..
         target_new=new,
         target_true_aliases=aliases,
         paraphrases=(raw.rephrase,),
-        neighborhood=(Probe("unrelated", question, raw.loc_ans, "pre_edit" if style == "alt" else "gold"),),
+        neighborhood=(Probe("unrelated", question, raw.loc_ans),),
         portability=(Portability("reasoning", asked.question, (asked.answer,)),) if asked and style == "alt" else (),
         wordings=tuple(wording for wording in wordings if wording not in withheld),
     )

@@ -56,7 +56,8 @@ def figure(results: Results) -> Drawing:
     )
     caption = (
         f"Combinations of parts after {length} edits{places(results, [shown])}, grouped by what is done about earlier edits; a row "
-        "names the parts in which it differs from MEMIT (guard; target; static or even spread of the residual), `plain` is none. The "
+        "names the parts in which it differs from MEMIT (guard; target; spread of the residual; keys; rounds), `plain` is none; the weight "
+        "of what is preserved is each editor's own. The "
         "dashed line of a group stands at its first row, the one that most others differ from in one part, so the distance is what that "
         "part adds. Efficacy is measured on all edits after the whole sequence, specificity is agreement with the unedited model; the "
         f"norm is relative to the unedited matrices, mean over layers, log axis.{names} Bars: {seeds}."

@@ -9,6 +9,7 @@ from d4s.models.edited import EditedModel
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 FOLLOWED_END = re.compile(r"[.!?](?=\s)|\S\s*\n")
 FIRST_TOKENS = 4
+ARTICLES = {"a", "an", "the"}
 WHOLE = 2**31  # more words than any answer has
 
 
@@ -39,7 +40,7 @@ def free_answers(model: EditedModel, prompts: Sequence[str], max_new_tokens: int
 
 def _is_settled(text: str, words: int) -> bool:
     """Whether further tokens cannot change the first so many words of a text's first sentence."""
-    return bool(FOLLOWED_END.search(text)) or len(normalised(first_sentence(text))) > words
+    return bool(FOLLOWED_END.search(text)) or len(normalised(first_sentence(text))) > words + 1  # one may be an article
 
 
 def normalised(text: str) -> tuple[str, ...]:
@@ -49,11 +50,13 @@ def normalised(text: str) -> tuple[str, ...]:
 
 
 def begins_with(answer: str, target: str) -> bool:
-    """Whether an answer begins with exactly the words of a target."""
-    words = normalised(target)
+    """Whether an answer begins with exactly the words of a target; an article before them does not matter."""
+    words, written = normalised(target), normalised(answer)
     if not words:
         return answer.strip().startswith(target.strip())
-    return normalised(answer)[: len(words)] == words
+    if written[:1] and written[0] in ARTICLES and words[0] not in ARTICLES:
+        written = written[1:]
+    return written[: len(words)] == words
 
 
 def is_same(answer: str, other: str) -> bool:

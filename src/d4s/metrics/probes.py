@@ -7,7 +7,7 @@ from typing import Literal
 
 from d4s.facts.record import Fact, Probe
 
-Kind = Literal["efficacy", "paraphrase", "neighborhood", "locality", "same_subject", "portability"]
+Kind = Literal["efficacy", "paraphrase", "neighborhood", "unrelated", "locality", "same_subject", "portability"]
 LOCALITY_PROBES = ("unrelated", "neighborhood")
 
 
@@ -16,7 +16,7 @@ class Question:
     """One prompt about a fact. `prompt_id` is its place in the fact's list of such prompts.
 
     `answer` is what accuracy is about (None: what the unedited model says), `rival` the answer that it is compared with
-    in probability, `aliases` what else counts as the answer when it is freely written.
+    in probability, `aliases` what else counts as the answer when it is freely written, `part` the kind of portability.
     """
 
     fact_id: str
@@ -26,6 +26,7 @@ class Question:
     answer: str | None
     rival: str | None = None
     aliases: tuple[str, ...] = ()
+    part: str = ""
 
 
 def questions_of(fact: Fact, probes_per_fact: int) -> list[Question]:
@@ -48,8 +49,8 @@ def _left_alone(fact: Fact, probes_per_fact: int) -> Iterator[Question]:
         seen[probe.kind] += 1
         if seen[probe.kind] > probes_per_fact:
             continue
-        if probe.kind == "same_subject" or (probe.kind == "neighborhood" and _is_gold(probe)):
-            rival = fact.target_new if probe.answer != fact.target_new else None
+        if probe.kind == "same_subject" or (probe.kind in LOCALITY_PROBES and _is_gold(probe)):
+            rival = fact.target_new if probe.kind != "unrelated" and probe.answer != fact.target_new else None
             yield Question(fact.fact_id, probe.kind, number, probe.prompt, probe.answer, rival if _is_gold(probe) else None)
         if probe.kind in LOCALITY_PROBES:
             yield Question(fact.fact_id, "locality", number, probe.prompt, probe.answer)
@@ -63,4 +64,5 @@ def _following(fact: Fact) -> Iterator[Question]:
     """Prompts whose answer follows from the new fact."""
     for number, chain in enumerate(fact.portability):
         if chain.answers:
-            yield Question(fact.fact_id, "portability", number, chain.prompt, chain.answers[0], None, chain.answers[1:])
+            part = "_".join(chain.kind.lower().split())
+            yield Question(fact.fact_id, "portability", number, chain.prompt, chain.answers[0], None, chain.answers[1:], part)

@@ -3,9 +3,9 @@ r"""Scores of an edited model on facts, each kind of question in up to four read
 Let nll(a) be the mean negative log-likelihood per token of " " + a after the prompt, teacher-forced, and let the arg-max
 tokens be the likeliest ones at the same positions.
 
-| reading | efficacy, paraphrase (a = new, b = true target) | neighborhood, same_subject (a = gold answer, b = new target) |
+| reading | efficacy, paraphrase (a = new, b = true target) | neighborhood, same_subject, unrelated (a = gold answer, b = new target) |
 |---|---|---|
-| `_score` | nll(a) < nll(b); absent without b | nll(a) < nll(b); absent where a is b |
+| `_score` | nll(a) < nll(b); absent without b | nll(a) < nll(b); absent where a is b, and for unrelated |
 | `_accuracy` | share of tokens of a that are the arg-max | the same |
 | `_exact` | all tokens of a are the arg-max | the same |
 | `_generated` | the free answer (first sentence, greedy) begins with exactly the words of a | the same |
@@ -13,8 +13,9 @@ tokens be the likeliest ones at the same positions.
 `locality` asks unrelated and neighbouring prompts and compares with the frozen unedited model, whoever is right:
 `locality_accuracy` is the share of positions of the probe's answer whose arg-max token is the unedited model's,
 `locality_exact` that all are, `locality_generated` that the free answer is the same words. `portability` is scored on
-the first of its answers and, freely written, on any. Where a probe has no answer of its own, the unedited model's free
-answer takes its place. A comparison with a number that is not finite does not hold.
+the first of its answers and, freely written, on any; once more by kind, as in `portability_reasoning_accuracy`. Where a
+probe has no answer of its own, the unedited model's free answer takes its place. A comparison with a number that is not
+finite does not hold.
 """
 
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -144,7 +145,8 @@ def _cut(scores: Scores, lengths: Sequence[int]) -> tuple[list[tuple[bool, ...]]
 def readings(question: Question, reply: Reply, before: Reply | None) -> dict[str, float]:
     """The metrics of one reply by name; against the unedited model's reply where `before` is given (locality)."""
     found = _against_answer(question, reply) if before is None else _against_before(reply, before)
-    return {f"{question.kind}_{reading}": float(value) for reading, value in found.items()}
+    names = [question.kind, *([f"{question.kind}_{question.part}"] if question.part else [])]
+    return {f"{name}_{reading}": float(value) for name in names for reading, value in found.items()}
 
 
 def _against_answer(question: Question, reply: Reply) -> dict[str, float]:

@@ -7,6 +7,11 @@ from d4s.config import AdoptSettings
 from d4s.errors import ArtifactError
 
 
+def files_of_model(folder: Path) -> list[Path]:
+    """The configuration, tokenizer and weights in a local folder; none of a hub id."""
+    return sorted(path for path in folder.iterdir() if path.suffix in {".json", ".safetensors"}) if folder.is_dir() else []
+
+
 def adopt(job: Job[AdoptSettings]) -> None:
     """Write where a model is and how to load it; a local folder's configuration and weights are named with their sha256.
 
@@ -14,10 +19,8 @@ def adopt(job: Job[AdoptSettings]) -> None:
         ArtifactError: if a local folder holds no model configuration.
     """
     folder = Path(job.settings.path)
-    files: dict[str, str] = {}
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ArtifactError(f"{folder} holds no config.json; give a Hugging Face model folder or a hub id")
-        files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors")}
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ArtifactError(f"{folder} holds no config.json; give a Hugging Face model folder or a hub id")
+    files = {path.name: sha256_of(path) for path in files_of_model(folder)}
     write_json(job.path(POINTER), job.settings.model_dump(mode="json") | {"files": files})
     job.finish([POINTER])

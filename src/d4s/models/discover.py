@@ -107,7 +107,7 @@ def _traced(network: PreTrainedModel, modules: dict[str, nn.Module]) -> tuple[Tr
     Raises:
         _Incomplete: if the network takes no plain token ids.
     """
-    ids = torch.arange(1, TOKENS + 1, device=network.device)[None] % network.config.vocab_size
+    ids = torch.arange(1, TOKENS + 1, device=network.device)[None] % network.config.get_text_config().vocab_size
     try:
         with trace(modules) as found:
             hidden = network.base_model(input_ids=ids, use_cache=False).last_hidden_state
@@ -133,8 +133,9 @@ def _blocks(network: PreTrainedModel) -> str:
     }
     outer = {name: len(module) for name, module in lists.items() if not any(name.startswith(f"{other}.") for other in lists)}
     path = _only([name for name, length in outer.items() if length == max(outer.values())], "the list of blocks", "the network")
-    if outer[path] != network.config.num_hidden_layers:
-        raise _Incomplete(f"{path} holds {outer[path]} modules, but the configuration says {network.config.num_hidden_layers} layers")
+    layers = network.config.get_text_config().num_hidden_layers
+    if outer[path] != layers:
+        raise _Incomplete(f"{path} holds {outer[path]} modules, but the configuration says {layers} layers")
     return path
 
 
@@ -158,7 +159,7 @@ def _parts(blocks: nn.Module, network: PreTrainedModel) -> tuple[str, str]:
 def _is_pointwise(part: nn.Module, network: PreTrainedModel) -> bool:
     """Whether a module maps hidden states alone to hidden states of the same shape, each token on its own."""
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(1, TOKENS, network.config.hidden_size, generator=generator).to(network.device, network.dtype)
+    drawn = torch.randn(1, TOKENS, network.config.get_text_config().hidden_size, generator=generator).to(network.device, network.dtype)
     try:
         there, back = part(drawn), part(drawn.flip(1))
     except (TypeError, AttributeError, ValueError, RuntimeError):

@@ -67,7 +67,7 @@ class LanguageModel:
     @property
     def max_positions(self) -> int:
         """Longest context in tokens."""
-        return int(self.network.config.max_position_embeddings)
+        return int(self.network.config.get_text_config().max_position_embeddings)
 
     @property
     def final_norm(self) -> nn.Module:

@@ -14,27 +14,31 @@ from d4s.errors import ArtifactError, SettingsError
 from d4s.models.adapters import ADAPTERS, adapter_for
 from d4s.models.language_model import LanguageModel
 
+PRECISIONS = ("float32", "bfloat16", "float16", "float64")
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError, SafetensorError)
+"""What Transformers raises for folders that hold no model which it can load here."""
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def load(
     source: str | Path,
     *,
-    dtype: str | torch.dtype = "float32",
+    dtype: str | torch.dtype | None = None,
     revision: str = "main",
     device: str | torch.device | None = None,
     device_map: str | None = None,
 ) -> LanguageModel:
     """The model in a folder (checked against its manifest where it has one) or on the hub, ready to be read and edited.
 
+    Without a dtype it is in the precision that it was adopted in, or else in float32.
+
     Raises:
         ArtifactError: if it is missing, torn, altered, without safetensors, or not a model and tokenizer that fit each other.
         SettingsError: if the dtype is unknown, or the architecture has no adapter and inspection finds none.
     """
-    wanted = _dtype(dtype)
-    name = str(source)
+    wanted, name = precision(dtype or "float32"), str(source)
     if (Path(source) / POINTER).is_file():
-        return _follow(Path(source), device)
+        return _follow(Path(source), dtype, device)
     if Path(source).is_dir():
         _verify(Path(source))
     elif not HUB_ID.fullmatch(name):
@@ -46,7 +50,7 @@ def load(
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(name, **how, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except UNREADABLE as error:
         raise ArtifactError(f"{name} cannot be loaded as a causal language model in safetensors: {error}") from None
     network, report = loaded
     if report["missing_keys"]:
@@ -81,8 +85,8 @@ def wrap(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Langua
     return trusted(network, tokenizer)
 
 
-def _follow(folder: Path, device: str | torch.device | None) -> LanguageModel:
-    """The model that an adopted model's artefact points to.
+def _follow(folder: Path, dtype: str | torch.dtype | None, device: str | torch.device | None) -> LanguageModel:
+    """The model that an adopted model's artefact points to, in another precision where one is asked for.
 
     Raises:
         ArtifactError: if a file of it has changed since it was adopted.
@@ -92,15 +96,20 @@ def _follow(folder: Path, device: str | torch.device | None) -> LanguageModel:
         path = Path(pointer["path"]) / name
         if not path.is_file() or sha256_of(path) != digest:
             raise ArtifactError(f"{path} is not the file that {folder} was adopted with; delete {folder} and run again")
-    options = {key: pointer[key] for key in ("dtype", "revision", "device_map")}
-    return load(pointer["path"], device=device, **options)
+    options = {key: pointer[key] for key in ("revision", "device_map")}
+    return load(pointer["path"], dtype=dtype or pointer["dtype"], device=device, **options)
 
 
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
-    found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise SettingsError(f"dtype {dtype!r} is no floating-point precision; known: float32, bfloat16, float16, float64")
-    return found
+def precision(dtype: str | torch.dtype) -> torch.dtype:
+    """A precision that models are loaded in, by its name.
+
+    Raises:
+        SettingsError: if it is none.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in PRECISIONS:
+        raise SettingsError(f"dtype {name!r} is no precision that models are loaded in; known: {', '.join(PRECISIONS)}")
+    return getattr(torch, name)
 
 
 def _verify(folder: Path) -> None:

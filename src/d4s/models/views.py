@@ -113,7 +113,7 @@ class LiveModel:
 
     def _read(self, hidden: Float[Tensor, "n d_out"], tokens: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
         """Negative log-likelihoods of tokens and arg-max tokens, from hidden states."""
-        rows = max(1, LOGITS_PER_CHUNK // self.model.network.config.vocab_size)
+        rows = max(1, LOGITS_PER_CHUNK // self.model.network.config.get_text_config().vocab_size)
         nll, predicted = [], []
         for part, wanted in zip(hidden.split(rows), tokens.split(rows), strict=True):
             logits = self.model.unembed(part).float()

@@ -9,7 +9,8 @@ import psutil
 from d4s.errors import D4SError
 from d4s.planning.needs import GIB, STUDY, Lowering, Needs, Number
 
-CGROUP = Path("/sys/fs/cgroup/memory.max")
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_GROUP = Path("/proc/self/cgroup")
 
 
 class DoesNotFit(D4SError):
@@ -31,10 +32,12 @@ class Machine:
 
 
 def host_memory() -> Number:
-    """Bytes of this machine's memory, or of what this process's group may take of it."""
-    limit = CGROUP.read_text(encoding="utf-8").strip() if CGROUP.is_file() else "max"
-    total = psutil.virtual_memory().total
-    return float(total if limit == "max" else min(total, int(limit)))
+    """Bytes of this machine's memory, or of what this process's control group, or one around it, may take of it."""
+    lines = OWN_GROUP.read_text(encoding="utf-8").splitlines() if OWN_GROUP.is_file() else []
+    inner = next((CGROUPS / line.removeprefix("0::/") for line in lines if line.startswith("0::/")), CGROUPS)
+    groups = [group for group in (inner, *inner.parents) if group == CGROUPS or CGROUPS in group.parents]
+    limits = [(group / "memory.max").read_text(encoding="utf-8").strip() for group in groups if (group / "memory.max").is_file()]
+    return float(min([psutil.virtual_memory().total, *(int(limit) for limit in limits if limit != "max")]))
 
 
 def this_machine(memory: Number | None = None, device_memory: Number | None = None, *, asks_device: bool = True) -> Machine:

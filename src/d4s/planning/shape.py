@@ -9,9 +9,11 @@ from typing import Any
 from d4s.config import HFModel, ModelSettings, PretrainSettings, TokenizerSettings
 from d4s.errors import D4SError
 
-PLAIN_MLPS = frozenset({"gpt2", "gptj", "gpt_neox", "phi"})  # up and down; all others have a gate beside
+PLAIN_MLPS = frozenset(
+    {"gpt2", "gptj", "gpt_neo", "gpt_neox", "gpt_bigcode", "starcoder2", "phi"}
+)  # up and down; all others have a gate beside
 TIED = frozenset({"gpt2", "gemma", "gemma2", "gemma3_text"})
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 WORLD_WORDS = 1000  # a closed vocabulary of the world has fewer words
 
 
@@ -66,9 +68,9 @@ def shape_of(config: Mapping[str, Any], where: str = "config.json") -> Shape:
     """
     kind = str(config.get("model_type"))
     found: dict[str, int | None] = {
-        "layers": _first(config, "n_layer", "num_hidden_layers"),
+        "layers": _first(config, "n_layer", "num_hidden_layers", "num_layers"),
         "width": _first(config, "n_embd", "hidden_size"),
-        "heads": _first(config, "n_head", "num_attention_heads"),
+        "heads": _first(config, "n_head", "num_attention_heads", "num_heads"),
         "vocabulary": _first(config, "vocab_size"),
         "positions": _first(config, "n_positions", "max_position_embeddings"),
     }

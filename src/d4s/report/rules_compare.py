@@ -106,16 +106,19 @@ def _solves_all_anew(results: Results, panel: Panel, editor: str) -> bool:
 
 
 def same_as_batch(results: Results) -> Finding:
-    """X2: D4S gives the scores of one batch edit of the same requests.
+    """X2: D4S gives the scores of one batch edit of the same requests, solved in balance with the same preserved matrix.
 
     Raises:
-        NotMeasured: if D4S and the one-time batch were not both run.
+        NotMeasured: if D4S and the one-time batch were not both run, or preserve by different settings.
     """
     conditions, why = [], []
     for panel in _panels_with(results, "one_time_batch"):
         for editor in results.editors(panel):
             length = results.shared_length(panel, [editor, "one_time_batch"])
             if length is None or editor in REFERENCES or not (editor == OURS or _solves_all_anew(results, panel, editor)):
+                continue
+            if differing := _preserved_otherwise(results, panel, editor):
+                why.append(differing)
                 continue
             for metric in HEADLINE:
                 gap = score_gap(results, panel, (editor, "one_time_batch"), length, metric)
@@ -128,8 +131,14 @@ def same_as_batch(results: Results) -> Finding:
             if ratio is not None:
                 why.append(f"Norm of the change, {method_name(editor)} over batch, {length} edits, {results.place(panel)}: ×{ratio:.2f}.")
     if not conditions:
-        raise NotMeasured("no run of D4S beside a one-time batch edit")
+        raise NotMeasured(" ".join(["no run of D4S beside a one-time batch edit that preserves alike", *why]))
     return Finding(conditions, why)
+
+
+def _preserved_otherwise(results: Results, panel: Panel, editor: str) -> str:
+    """In words how an editor's preserved matrix differs from the batch's; empty where they are the same."""
+    ours, theirs = (results.editor_settings(panel.model, name).get("preserve") for name in (editor, "one_time_batch"))
+    return "" if ours == theirs else f"{method_name(editor)} preserves by {ours}, the batch by {theirs}: not compared."
 
 
 def _equivalence(gap: Estimate) -> Estimate:

@@ -16,7 +16,7 @@ from d4s.studies.results import Panel, Results, Run
 
 SLOWED = ("rome", "memit")
 NORM_RIVALS = ("rome", "memit", "pmet")
-FEWEST_RUNS = 4
+FEWEST_EDITORS = 4
 
 
 def judged(results: Results, editors: Sequence[str]) -> Iterator[tuple[Panel, str]]:
@@ -139,19 +139,23 @@ def _growths(results: Results, panel: Panel) -> str:
 def norm_against_accuracy(results: Results) -> Finding:
     """C6: norm and retained accuracy are strongly negatively correlated over runs and lengths.
 
+    Lengths and seeds of one editor are near copies of each other, so the bootstrap draws whole editors.
+
     Raises:
-        NotMeasured: if too few runs have both, or one of them does not vary.
+        NotMeasured: if too few editors have both, or one of them does not vary.
     """
     points = norm_points(results, results.main_panels)
-    runs = [tuple(row) for row in points[["model", "dataset", "editor", "seed"]].itertuples(index=False)] if len(points) else []
-    if len(set(runs)) < FEWEST_RUNS:
-        raise NotMeasured(f"{len(set(runs))} runs with norms and retained accuracy, {FEWEST_RUNS} needed")
+    editors = [tuple(row) for row in points[["model", "dataset", "editor"]].itertuples(index=False)] if len(points) else []
+    if len(set(editors)) < FEWEST_EDITORS:
+        raise NotMeasured(f"{len(set(editors))} editors with norms and retained accuracy, {FEWEST_EDITORS} needed")
     log_norm, efficacy = np.log(points["norm"].to_numpy()), points["efficacy"].to_numpy()
     if constant := [name for name, values in (("norm", log_norm), ("retained efficacy", efficacy)) if np.ptp(values) == 0]:
         raise NotMeasured(f"all {len(points)} points have the same {' and the same '.join(constant)}")
     seeds = points["seed"].nunique()
-    pooled = replace(correlation_interval(log_norm, efficacy, runs).scaled(-1.0), seeds=seeds)
-    condition = Condition(f"−(Pearson correlation), {len(points)} points of {len(set(runs))} runs", pooled, margin=0.5, unit="correlation")
+    pooled = replace(correlation_interval(log_norm, efficacy, editors).scaled(-1.0), seeds=seeds)
+    condition = Condition(
+        f"−(Pearson correlation), {len(points)} points of {len(set(editors))} editors", pooled, margin=0.5, unit="correlation"
+    )
     rank = _spearman(log_norm, efficacy)
     within = [
         f"{method_name(str(editor))} {show(_spearman(part['norm'], part['efficacy']), 'correlation')}"

@@ -29,7 +29,8 @@ from d4s.runs.settings import RunSettings
 from d4s.schemas import EDIT_LOG, FACTS, IMMEDIATE
 
 log = logging.getLogger(__name__)
-PROBES, EXAM_BLOCK = 1, REQUESTS_PER_BLOCK
+PROBES = 3  # of a kind, as after the sequence by default: both looks then see the same mix of kinds
+EXAM_BLOCK = REQUESTS_PER_BLOCK
 Drawn = Sequence[tuple[EditRequest, Fact]]
 
 

@@ -15,7 +15,7 @@ from d4s.artifacts import Job, write_table
 from d4s.editors.families import build
 from d4s.editors.ledger import recorded_state
 from d4s.editors.prepared import load as load_prepared
-from d4s.facts.record import from_frame
+from d4s.facts.record import Fact, from_frame
 from d4s.log import progress
 from d4s.metrics.norms import norm_rows, originals
 from d4s.metrics.perplexity import perplexities, perplexity_rows
@@ -72,7 +72,7 @@ class Gauge:
             unedited,
             needed,
             probes_per_fact=settings.probes_per_fact,
-            max_new_tokens=settings.max_new_tokens if settings.generate else 0,
+            max_new_tokens=max(settings.max_new_tokens, _longest(model, facts) + 2) if settings.generate else 0,
         )
         rows = job.artifact("text", "corpora").tensors("heldout.safetensors")["rows"][: settings.perplexity_rows].tolist()
         return cls(exam, asked, rows, perplexities(unedited, rows), originals(model))
@@ -91,6 +91,11 @@ class Gauge:
             write_table(job.path(f"n{length}.{name}.parquet"), rows, schema)
         log.info("%s at %d edits: %s", job.folder.name, length, headline(scores, perplexity))
         return [f"n{length}.{name}.parquet" for name in tables]
+
+
+def _longest(model: LanguageModel, facts: Sequence[Fact]) -> int:
+    """Tokens of the longest target of all: a free answer that ends before it could never be right."""
+    return max(map(len, model.tokenizer([f" {fact.target_new}" for fact in facts], add_special_tokens=False)["input_ids"]))
 
 
 def sampled(drawn: Sequence[T], sample: int | str) -> Sequence[T]:

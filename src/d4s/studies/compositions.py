@@ -15,10 +15,11 @@ HISTORIES: Mapping[str, str] = {
 }
 PLAIN = "plain"
 _AFTER = {"rect": "RECT", "sphere": "SPHERE", "simie": "SimIE"}
+_HOOKS = {"mlp_and_attention": "joint target", "mlp_output": "MLP target"}
 _SPREADS = {"static": "static", "even": "even", "root": "root", "own": "own targets"}
 WORDS = (
-    "ridge", "null space", "identity", *_AFTER.values(), "top-1 stop", "anchor", "first targets", *_SPREADS.values(),
-    "frozen keys", "refreshed keys",
+    "ridge", "null space", "identity", *_AFTER.values(), "feedback", "top-1 stop", "anchor", "joint target", "MLP target",
+    "first targets", *_SPREADS.values(), "frozen keys", "refreshed keys", "chosen neurons", "rounds",
 )  # fmt: skip
 
 
@@ -58,13 +59,21 @@ def _parts(settings: Settings) -> Iterator[str]:
         yield "ridge"
     if after:
         yield _AFTER[after["kind"]]
+        if after.get("feedback"):
+            yield "feedback"
     if target.get("stop_top1") is not None:
         yield "top-1 stop"
     if settings.get("anchor"):
         yield "anchor"
+    if target.get("hook") in _HOOKS:
+        yield _HOOKS[target["hook"]]
     if target["at"] == "original" and settings["history"] != "rewind":  # a rewind has no others
         yield "first targets"
     if settings["spread"] in _SPREADS:
         yield _SPREADS[settings["spread"]]
     if settings["keys"]["mode"] != "progressive":
         yield f"{settings['keys']['mode']} keys"
+    if settings.get("neurons", 1.0) < 1.0:
+        yield "chosen neurons"
+    if settings.get("rounds"):
+        yield "rounds"

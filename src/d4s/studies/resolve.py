@@ -29,6 +29,7 @@ from d4s.errors import SettingsError
 from d4s.facts.event_readers import EVENT_FILES, EVENT_READERS
 from d4s.facts.readers import READERS, files_of
 from d4s.metrics.items import FILES, role
+from d4s.models.adopt import files_of_model
 from d4s.questions.writers import WRITERS
 from d4s.requests.draw import REQUESTS_PER_BLOCK
 from d4s.studies.checks import problems
@@ -201,7 +202,8 @@ class _Resolver:
         model = self.study.models[name]
         if isinstance(model, HFModel):
             settings = model.model_dump(mode="json", include={"path", "revision", "dtype", "device_map"})
-            return self._node("adopt", name, settings, {})
+            files = {f"file_{number}": RawFile(path) for number, path in enumerate(files_of_model(Path(model.path)))}
+            return self._node("adopt", name, settings, {role: self._files.setdefault(file.path, file) for role, file in files.items()})
         settings = model.pretrain.model_dump(mode="json") | {"model_seed": model.model_seed}
         teach = {role: node for role, node in self.taught(name).items() if role.startswith("teach_")}
         return self._node("pretrain", f"{name}-m{model.model_seed}", settings, {"corpus": self.corpus(name), **teach})

@@ -34,8 +34,8 @@ def table(results: Results) -> Table:
     ]
     caption = (
         "Scores (%) right after each edit and after the whole sequence, on the same edits, and the gap between them in points, with half "
-        "of its 95 % interval (paired by edit). Specificity is asked of fewer probes right after an edit than after "
-        "the sequence. Best in bold, second underlined."
+        "of its 95 % interval (paired by edit). Right after an edit at most three probes of a "
+        "kind are asked. Best in bold, second underlined."
     )
     return Table("Immediate against retained scores", caption, ("method", "edits"), tuple(columns), pd.DataFrame(rows))
 
