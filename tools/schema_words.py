@@ -64,7 +64,7 @@ class Words:
             case "boolean":
                 return "`true`, `false`"
             case "string":
-                return "name" if "pattern" in value else "text"
+                return "name" if "pattern" in value and "://" not in value["pattern"] else "text"
             case "array":
                 return f"list of {self._plural(value['items'])}"
             case "object":
@@ -125,9 +125,7 @@ class Words:
 def _bounds(value: Schema) -> str:
     if "minimum" in value and "maximum" in value:
         return f" from {value['minimum']:g} to {value['maximum']:g}"
-    if "exclusiveMinimum" in value and "maximum" in value:
-        return f" > {value['exclusiveMinimum']:g} and ≤ {value['maximum']:g}"
-    for key, sign in (("exclusiveMinimum", ">"), ("minimum", "≥"), ("exclusiveMaximum", "<"), ("maximum", "≤")):
-        if key in value:
-            return f" {sign} {value[key]:g}"
-    return ""
+    lower = next((f"{sign} {value[key]:g}" for key, sign in (("exclusiveMinimum", ">"), ("minimum", "≥")) if key in value), "")
+    upper = next((f"{sign} {value[key]:g}" for key, sign in (("exclusiveMaximum", "<"), ("maximum", "≤")) if key in value), "")
+    bounds = " and ".join(filter(None, (lower, upper)))
+    return f" {bounds}" if bounds else ""

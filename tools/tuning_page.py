@@ -30,7 +30,8 @@ target's shift and the layer, fine-tuning the rate and the bound, AlphaEdit the 
 and weight, NSE weight, rounds and neurons, GRACE radius and layer, KN the threshold. What is not named in a trial is as in the preset.
 Other presets take the values of the method that they are made from.
 FT-L and FT-M differ in which token predicts the target; every `world_qa` target is one token, where the two are the same.
-Kept trials are **bold**.
+The best trials are **bold**, and kept but for one: the one-time batch is a reference and no competitor, and has the weight of D4S (trial 2,
+level with its best), so that the two solve the same problem.
 
 | editor | trial | what was changed | single edits | efficacy | paraphrase | specificity | mean | perplexity ratio |
 |---|---|---|---|---|---|---|---|---|---|
