@@ -1,6 +1,10 @@
 """What an edited folder survives: a base model that moves, a stop in its first moment, files that were changed, rows said otherwise."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -77,6 +81,31 @@ def test_rows_set_aside_are_those_of_the_last_file(base: Path, tmp_path: Path) -
     assert len(pd.read_parquet(tmp_path / "out" / REJECTED)) == 1
     applied(base, good, tmp_path / "out")
     assert not (tmp_path / "out" / REJECTED).exists()
+
+
+def test_a_hub_models_commit_is_recorded_and_kept_to(base: Path, tmp_path: Path) -> None:
+    cached = tmp_path / "hub" / "models--someone--tiny"
+    commits = ["1" * 40, "2" * 40]
+    for commit in commits:
+        shutil.copytree(base, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    facts, out = fact_file(tmp_path / "facts.csv", FACTS[:1]), tmp_path / "out"
+    code = f"""
+from pathlib import Path
+from d4s.errors import SettingsError
+from tests.applying import applied
+try:
+    print(applied(Path("someone/tiny"), Path({str(facts)!r}), Path({str(out)!r}))[0].description.model.revision)
+except SettingsError as error:
+    print(error)
+"""
+    told = []
+    for commit in commits:
+        (cached / "refs" / "main").write_text(commit)
+        hub = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        told.append(subprocess.run([sys.executable, "-c", code], env=hub, capture_output=True, text=True, check=True).stdout.strip())
+    assert told[0] == commits[0]
+    assert "was made otherwise" in told[1] and commits[0] in told[1] and commits[1] in told[1]
 
 
 def test_a_precision_that_no_model_has_is_refused_before_anything_is_planned(base: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
 from pydantic import Field
 from safetensors.torch import load_file
 
@@ -65,7 +66,7 @@ def alone(path: Path, *, is_new: bool = False) -> Iterator[None]:
 
 
 class Origin(Frozen):
-    """The unedited model: where it is, how it is loaded, and the sha256 of a local folder's files."""
+    """The unedited model: where it is, how it is loaded, and the sha256 of a local folder's files, or the commit of one on the hub."""
 
     source: str
     dtype: str
@@ -74,10 +75,11 @@ class Origin(Frozen):
 
     @classmethod
     def of(cls, source: str, dtype: str, revision: str) -> "Origin":
-        """The model in a folder, or on the hub."""
+        """The model in a folder, or one on the hub that was loaded: a branch moves on, the commit that it was stays."""
         folder = Path(source)
         if not folder.is_dir():
-            return cls(source=source, dtype=dtype, revision=revision)
+            cached = try_to_load_from_cache(source, "config.json", revision=revision)
+            return cls(source=source, dtype=dtype, revision=Path(cached).parent.name if isinstance(cached, str) else revision)
         files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name in CONTENT or path.suffix == ".safetensors"}
         return cls(source=str(folder.resolve()), dtype=dtype, revision=revision, files=files)
 
