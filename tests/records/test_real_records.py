@@ -93,7 +93,7 @@ def test_a_known_zsre_record_in_both_readings(read):
     assert (alt.fact_id, alt.subject, alt.template) == ("zsre_mend:1", "UniFirst", "What is the product made by {}?")
     assert (alt.target_true, alt.target_new) == ("uniform", "unmanned aircraft")
     assert alt.paraphrases == ("What will be the product of UniFirst?",)
-    assert alt.neighborhood == (Probe("unrelated", "john goodman's character in the big lebowski?", "Walter Sobchak", "pre_edit"),)
+    assert alt.neighborhood == (Probe("unrelated", "john goodman's character in the big lebowski?", "Walter Sobchak"),)
     assert (answers.target_true, answers.target_new) == ("", "uniform")
 
 

@@ -19,6 +19,7 @@ from d4s.figures import fig_form_matrix, fig_objectives
 from d4s.figures.build import FIGURES, figures
 from d4s.figures.draw import NotDrawn, curve, edits_axis, ratio_axis
 from d4s.figures.style import LOOKS, NARROW, RC, SPARE, TASK_LOOKS, WIDE, Page, look
+from d4s.figures.words import place_beside
 from d4s.studies.curves import benchmark_curve
 from d4s.studies.names import METHODS as NAMES
 from d4s.studies.results import Panel, Results
@@ -228,3 +229,13 @@ def test_the_form_matrix_shows_known_changes(results: Results) -> None:
     assert generated == pytest.approx(-0.3, abs=0.02)
     assert matrix[order.index("directly_generated"), asked.index("true_false")] == pytest.approx(-0.3, abs=0.02)
     assert "true_false" not in set(results.benchmark["task"]), "outside the mean over the six"
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def test_titles_name_the_place_where_several_are_shown_and_the_model_where_those_have_several(results: Results) -> None:
+    one, other, elsewhere = Panel("mini", "world_qa"), Panel("mini", "zsre"), Panel("gpt2-xl", "zsre")
+    assert place_beside(results, one, [one]) == ""
+    assert place_beside(results, one, [one, other]) == " · World QA"
+    assert place_beside(results, one, [one, elsewhere]).startswith("\nWorld QA")

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
+from d4s.studies.names import dataset_name
 from d4s.studies.results import Panel, Results
 
 
@@ -12,8 +13,10 @@ def places(results: Results, shown: Sequence[Panel]) -> str:
 
 
 def place_beside(results: Results, panel: Panel, shown: Collection[Panel]) -> str:
-    """` · World QA`, to end the title of a panel's axes; nothing where no other panel is shown."""
-    return f" · {results.place(panel)}" if len(shown) > 1 else ""
+    """` · World QA`, to end the title of a panel's axes, or a line with its model where those shown have several; else nothing."""
+    if len({other.model for other in shown}) > 1:
+        return f"\n{results.place(panel)}"
+    return f" · {dataset_name(panel.dataset)}" if len(shown) > 1 else ""
 
 
 def sizes(results: Results, shown: Sequence[Panel]) -> str:
