@@ -327,6 +327,11 @@ class Folder:
         noted = _Noted(contexts=prepared.contexts, n_tokens=counts, sha256=sha256_of(where / TENSORS) if tensors else None)
         write_json(where / NOTED, noted.model_dump(mode="json"))
 
+    @property
+    def is_prepared(self) -> bool:
+        """Whether what the editor needs was kept; says so without reading and checking it, which takes its time with large models."""
+        return (self.path / PREPARED / NOTED).is_file()
+
     def prepared(self) -> Prepared | None:
         """What the editor needs, as it was kept; None where it was not yet.
 
@@ -334,7 +339,7 @@ class Folder:
             ArtifactError: if a file of it is broken or was changed.
         """
         where = self.path / PREPARED
-        if not (where / NOTED).is_file():
+        if not self.is_prepared:
             return None
         try:
             noted = _Noted.model_validate_json((where / NOTED).read_text(encoding="utf-8"))

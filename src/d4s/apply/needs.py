@@ -42,9 +42,9 @@ def editing(folder: Folder, model: LanguageModel, text: TextSource, facts: int) 
     """What is to be done for so many facts beside the edits that are there: second moments, targets, and the edits."""
     settings, description = folder.description.settings, folder.description
     placed = Placed(shape_of(model.network.config.to_dict()), description.model.dtype, model.device.type != "cpu", LONGEST_ROW)
-    if settings.moment_layers and not text.is_folder and folder.prepared() is None:
+    if settings.moment_layers and not (text.is_folder or folder.is_prepared):
         yield "second moments", Needs(*memory.moments(placed, settings.moment_layers, text.tokens, ROWS_PER_PASS))
-    if (asked := settings.prepare_settings()) and folder.prepared() is None:
+    if (asked := settings.prepare_settings()) and not folder.is_prepared:
         yield "what the editor prepares", Needs(*memory.prepare(placed, asked, Prompts()))
     if target := settings.shared_targets():
         yield "targets", Needs(*memory.targets(placed, target.layer, Prompts(), min(facts, memory.BLOCK), memory.parts_of(target)))

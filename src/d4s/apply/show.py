@@ -47,7 +47,7 @@ def _memory(steps: Sequence[tuple[str, Needs]]) -> str:
 
 
 def _computed(plan: Plan) -> list[str]:
-    settings, is_new = plan.folder.description.settings, plan.folder.prepared() is None
+    settings, is_new = plan.folder.description.settings, not plan.folder.is_prepared
     if not plan.wishes:
         return [] if plan.folder.is_written else ["what is written"]
     parts = {
