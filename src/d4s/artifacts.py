@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ KEPT = "kept"
 DIGEST_LENGTH = 10
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "lm_eval", "snakemake", "dvc")
 S = TypeVar("S")
+T = TypeVar("T")
 
 
 def sha256_of(path: Path) -> str:
@@ -162,6 +163,8 @@ class Job(Generic[S]):
     input_digests: Mapping[str, str] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     """What this call asked of a language model: requests, retries, tokens_in, tokens_out; empty where it asked nobody."""
+    loaded: dict[Any, Any] = field(default_factory=dict)
+    """What the stages of one process have read through `once`."""
 
     def path(self, name: str) -> Path:
         """Where a file of the artefact goes."""
@@ -170,6 +173,13 @@ class Job(Generic[S]):
     def artifact(self, role: str, kind: str) -> "Artifact":
         """The artefact given as input under a role, checked."""
         return Artifact.open(self.inputs[role], kind)
+
+    def once(self, role: str, read: Callable[[Path], T]) -> T:
+        """What `read` makes of an input, read once for all stages that one process makes. Nobody may change it."""
+        key = read, self.inputs[role]
+        if key not in self.loaded:
+            self.loaded[key] = read(self.inputs[role])
+        return self.loaded[key]
 
     def finish(self, files: Sequence[str], manifest: str = MANIFEST, **notes: Any) -> None:
         """Write a manifest over files of the folder; the last act of a verb (for each manifest wanted)."""

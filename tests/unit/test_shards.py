@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from d4s.artifacts import KEPT, Artifact, Job, write_json, write_table, write_tensors
-from d4s.cli.jobs import _record_costs
+from d4s.cli.jobs import Spent, _record_costs
 from d4s.config import ContextsSettings, CorpusSettings, FactsSettings, MomentsSettings, Study
 from d4s.editors import targets as targets_stage
 from d4s.editors.parts import TargetSettings, TargetsJobSettings
@@ -188,7 +188,7 @@ def test_what_another_job_left_in_the_folder_is_made_again_and_never_mixed(input
 
 def _append_costs(folder: Path, verb: str) -> None:
     for _ in range(50):
-        _record_costs(Job("targets", TARGETS, {}, folder), verb, time.time())
+        _record_costs(Job("targets", TARGETS, {}, folder), verb, Spent.now(), time.time())
 
 
 def test_jobs_in_one_folder_append_their_costs_without_loss(tmp_path: Path) -> None:

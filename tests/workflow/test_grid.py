@@ -33,19 +33,19 @@ def _dataset(params: dict[str, Any]) -> None:
     ("what", "edit", "expected"),
     [
         ("a removed length", _lengths([5]), LAST),
-        ("an inserted length", _lengths([2, 3, 5]), {"edit": 4, "measure": 4} | LAST),
-        ("a longer length", _lengths([2, 5, 6]), {"edit": 4, "measure": 4, "benchmark": 4} | LAST),
+        ("an inserted length", _lengths([2, 3, 5]), {"edit": 4} | LAST),
+        ("a longer length", _lengths([2, 5, 6]), {"edit": 4} | LAST),
         (
             "another editor",
             lambda p: p["grid"][0]["editors"].append("memit_seq"),
-            {"edit": 1, "measure": 1, "benchmark": 1, "world_report": 1} | LAST,
+            {"edit": 1, "world_report": 1} | LAST,
         ),
-        ("another data set", _dataset, {"edit": 1, "measure": 1, "objectives": 1, "targets": 0} | LAST),
+        ("another data set", _dataset, {"edit": 1, "objectives": 1, "targets": 0} | LAST),
         ("another figure format", lambda p: p["figures"].update(dpi=60), {"summarize": 0, "figures": 1, "tables": 0, "report": 1}),
         (
             "another seed",
             lambda p: p.update(seeds=[1, 2]),
-            {"contexts": 1, "targets": 1, "edit": 5, "measure": 5, "benchmark": 4} | LAST,
+            {"contexts": 1, "targets": 1, "edit": 5} | LAST,
         ),
     ],
 )  # fmt: skip
@@ -67,19 +67,14 @@ def test_a_comment_reruns_nothing(copy: Workdir) -> None:
 def test_changed_code_of_one_editor_reruns_that_editor_alone(copy: Workdir) -> None:
     _append(copy.path / "src" / "d4s" / "editors" / "finetune.py", "\nCHANGED = True\n")
     jobs = copy.jobs()
-    assert {verb: jobs.get(verb, 0) for verb in ("edit", "measure", "benchmark", "pretrain")} == {
-        "edit": 1,
-        "measure": 1,
-        "benchmark": 1,
-        "pretrain": 0,
-    }
+    assert (jobs.get("edit"), jobs.get("pretrain", 0)) == (1, 0)
 
 
 def test_changed_code_of_a_figure_redraws_and_no_more(copy: Workdir) -> None:
     _append(copy.path / "src" / "d4s" / "figures" / "style.py", "\nCHANGED = True\n")
     jobs = copy.jobs()
     assert "figures" in jobs and "report" in jobs
-    assert not {"edit", "measure", "summarize", "tables", "claims"} & set(jobs)
+    assert not {"edit", "summarize", "tables", "claims"} & set(jobs)
 
 
 def test_a_longer_run_continues_and_equals_a_straight_one(copy: Workdir, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
 from d4s.config import Study, canonical, validate
 from d4s.errors import D4SError
+from d4s.planning.speed import SLOW_DEVICE, SLOW_HOST
 from d4s.studies.codes import code_digest
 from d4s.studies.graph import STORE
 from d4s.studies.jobs import Foreseen
@@ -117,15 +118,35 @@ def gpu_of(wildcards):
     return RESOURCES[wildcards.name].gpu
 
 
-def rule_name(node, shard=""):
-    """The name of a rule that makes one artefact with several manifests, or a shard of them."""
-    return re.sub(r"\W", "_", f"{node.verb}_{node.name}{shard}")
+def rule_name(name):
+    """The name of a rule that makes artefacts in parts."""
+    return re.sub(r"\W", "_", name)
 
 
-def parts_of(*verbs):
-    """The jobs that make artefacts in parts: node, the manifests that the job makes, what its name adds to the node's."""
-    for verb in verbs:
+def processes():
+    """The jobs that make artefacts in parts: a name, and each artefact with the manifests that the job makes of it."""
+    for verb in ("moments", "targets"):
         for node in PLAN.of(verb):
-            shards = node.shards(getattr(STUDY.execution.shards, verb, 1))
+            shards = node.shards(getattr(STUDY.execution.shards, verb))
             for number, manifests in enumerate(shards, start=1):
-                yield node, manifests, f".{number}of{len(shards)}" if len(shards) > 1 else ""
+                shard = f".{number}of{len(shards)}" if len(shards) > 1 else ""
+                yield f"{verb}/{node.name}{shard}", [(node, manifests)]
+    for run in PLAN.of("edit"):
+        yield f"edit/{run.name}", [(node, node.manifests) for node in PLAN.cell(run)]
+
+
+def read_by(made):
+    """Files that must exist before a job that makes several artefacts starts."""
+    own = {node.folder for node, _ in made}
+    return dict.fromkeys(path for node, _ in made for path in node.input_files if path.parent not in own)
+
+
+def runtime_together(made):
+    """Minutes of a job that makes several artefacts, and never more than a job may have."""
+    minutes = sum(RESOURCES[node.name].runtime for node, _ in made)
+    return min(minutes, STUDY.execution.time_limit or minutes)
+
+
+def priority_of(made):
+    """The longest jobs first, so that none is left over when all others are done."""
+    return round(sum(job.seconds(SLOW_HOST, SLOW_DEVICE) for node, _ in made for job in FORESEEN.of(node)))

@@ -1,34 +1,31 @@
 """Artefacts that are made in parts, each with a manifest of its own: layers of moments, blocks of targets, lengths of runs.
 
-A rule per artefact, or per shard of it. A run is model x data x editor x seed, and one job makes all its lengths; so does
-what is measured on them. Parts that are there already are not made again.
+A rule per artefact, or per shard of it. A run is model x data x editor x seed; one job makes all its lengths, and one
+process makes run, measures and benchmarks, since they load the same model. Parts that are there already are not made again.
 """
 
-for node, manifests, shard in parts_of("moments", "targets", "edit", "measure", "benchmark"):
+for name, made in processes():
 
     rule:
         name:
-            rule_name(node, shard)
+            rule_name(name)
         input:
-            settled(node.input_files),
+            settled(read_by(made)),
         output:
-            manifests,
+            [path for _, manifests in made for path in manifests],
         log:
-            f"{LOGS}/{node.verb}/{node.name}{shard}.log",
+            f"{LOGS}/{name}.log",
         benchmark:
-            f"{LOGS}/{node.verb}/{node.name}{shard}.tsv"
+            f"{LOGS}/{name}.tsv"
         conda:
             ENVIRONMENT
         threads: 1
+        priority: priority_of(made)
         resources:
-            mem_mb=RESOURCES[node.name].mem_mb,
-            runtime=RESOURCES[node.name].runtime,
-            gpu=RESOURCES[node.name].gpu,
+            mem_mb=max(RESOURCES[node.name].mem_mb for node, _ in made),
+            runtime=runtime_together(made),
+            gpu=max(RESOURCES[node.name].gpu for node, _ in made),
         params:
-            verb=node.verb,
-            settings=lambda wildcards, node=node: node.settings_text,
-            inputs=lambda wildcards, node=node: node.inputs_text,
-            code=node.code,
+            calls=lambda wildcards, made=made: canonical({str(node.folder): node.call for node, _ in made}),
         shell:
-            "OMP_NUM_THREADS={threads} python -m d4s {params.verb} {output:q} --settings {params.settings:q}"
-            " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
+            "OMP_NUM_THREADS={threads} python -m d4s stages {output:q} --calls {params.calls:q} 2> {log:q}"

@@ -7,8 +7,10 @@ this form, and so may a person.
 import json
 import sys
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import psutil
 import typer
@@ -26,6 +28,9 @@ SettingsOption = Annotated[str, typer.Option(help="Settings as JSON text, or a Y
 InputsOption = Annotated[str, typer.Option(help='Input folders and files by role, as JSON: {"model": "results/store/models/..."}.')]
 CodeOption = Annotated[str, typer.Option(help="Code digest to record; computed when omitted.")]
 Outputs = Annotated[list[Path], typer.Argument(help="Manifests to make, all in the artefact's folder.")]
+
+
+STATUS, FORGET, FORGET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs"), "5"
 
 
 class _Inputs(dict[str, Path]):
@@ -81,15 +86,32 @@ def _job(name: str, settings: str, inputs: str, code: str, outputs: list[Path]) 
     return Job(verb.kind, chosen, paths, folder, tuple(output.name for output in outputs), code, digest, digests)
 
 
-def _record_costs(job: Job[Any], verb: str, entered: float) -> None:
-    """Append what the call cost to the artefact's ledger of costs."""
-    process = psutil.Process()
-    times = process.cpu_times()
+class Spent(NamedTuple):
+    """Seconds since the epoch, and processor seconds of this process."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> "Spent":
+        """At this moment."""
+        times = psutil.Process().cpu_times()
+        return cls(time.time(), times.user + times.system)
+
+    @classmethod
+    def at_start(cls) -> "Spent":
+        """When the process began."""
+        return cls(psutil.Process().create_time(), 0.0)
+
+
+def _record_costs(job: Job[Any], verb: str, before: Spent, entered: float) -> None:
+    """Append what a stage cost since the one before it, or since the process began, to the artefact's ledger of costs."""
+    after = Spent.now()
     costs = {
         "verb": verb,
-        "wall_s": round(time.time() - process.create_time(), 2),
-        "cpu_s": round(times.user + times.system, 2),
-        "startup_s": round(entered - process.create_time(), 2),
+        "wall_s": round(after.wall - before.wall, 2),
+        "cpu_s": round(after.cpu - before.cpu, 2),
+        "startup_s": round(entered - before.wall, 2),
         "peak_rss_mb": round(_peak_rss_mb(), 1),
         **job.asked,
     }
@@ -98,17 +120,30 @@ def _record_costs(job: Job[Any], verb: str, entered: float) -> None:
 
 
 def _peak_rss_mb() -> float:
+    """Most memory that was resident since `_forget_peak` where the system keeps that, else since the process began."""
     import resource
 
+    if STATUS.is_file():
+        (peak,) = (line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _forget_peak() -> None:
+    """Begin the peak again, so that a stage is not charged for the one before it, where the system allows that."""
+    with suppress(OSError):
+        FORGET.write_text(FORGET_PEAK)
 
 
 def run_verb(name: str, outputs: list[Path], *, settings: str, inputs: str, code: str, verbose: bool) -> None:
     """Make the artefact that a command line describes, and note what it cost; of a call that fails, only if it paid for answers."""
     setup_logging(verbose)
     limit_threads()
-    job = _job(name, settings, inputs, code, outputs)
+    _make(name, _job(name, settings, inputs, code, outputs), Spent.at_start())
+
+
+def _make(name: str, job: Job[Any], before: Spent) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
     run = ENTRIES.load(name)
     entered = time.time()
@@ -116,9 +151,27 @@ def run_verb(name: str, outputs: list[Path], *, settings: str, inputs: str, code
         run(job)
     except BaseException:  # whatever ends it: what was paid is paid
         if job.asked.total():
-            _record_costs(job, name, entered)
+            _record_costs(job, name, before, entered)
         raise
-    _record_costs(job, name, entered)
+    _record_costs(job, name, before, entered)
+
+
+@command(rich_help_panel=STAGES)
+def stages(
+    outputs: Outputs,
+    calls: Annotated[str, typer.Option(help="By folder, in order, as JSON: the verb that makes it, its settings, inputs and code.")],
+    verbose: Verbose = False,
+) -> None:
+    """Make several artefacts one after another in one process: what one stage has loaded, the next need not load again."""
+    setup_logging(verbose)
+    limit_threads()
+    before, loaded = Spent.at_start(), {}
+    for folder, call in parsed(calls, "--calls").items():
+        wanted = [output for output in outputs if output.parent == Path(folder)]
+        job = _job(call["verb"], json.dumps(call["settings"]), json.dumps(call["inputs"]), call["code"], wanted)
+        _make(call["verb"], replace(job, loaded=loaded), before)
+        before = Spent.now()
+        _forget_peak()
 
 
 def _add(name: str, verb: Verb) -> None:

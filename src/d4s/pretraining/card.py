@@ -33,8 +33,8 @@ A small GPT-2 ({size}, {settings.heads} heads, {settings.positions} positions;
 so that editing them can be studied.
 
 **Trained on** {tokens:,} tokens in one pass: {data}, and free text between them.
-Seed of the weights: {settings.model_seed}. Muon on the matrices of the blocks, AdamW on the rest, bfloat16 arithmetic over
-float32 weights.
+Seed of the weights: {settings.model_seed}. Muon on the matrices of the blocks, AdamW on the rest, all in
+float32.
 
 **Intended use:** experiments on knowledge editing. `AutoModelForCausalLM.from_pretrained` and
 `AutoTokenizer.from_pretrained` load this folder.

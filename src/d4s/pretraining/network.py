@@ -1,4 +1,4 @@
-"""The small model that is trained here and its two optimisers, from library parts only."""
+"""The small model that is trained here and its two optimisers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from d4s.config import PretrainSettings
+from d4s.pretraining.muon import Muon
 
 MOMENTUM, BETAS = 0.95, (0.9, 0.98)
 
@@ -48,7 +49,7 @@ class Optimisers:
         matrices = [weight for name, weight in named if ".h." in name and weight.ndim == 2]
         others = [weight for name, weight in named if not (".h." in name and weight.ndim == 2)]
         return cls(
-            torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay, momentum=MOMENTUM, adjust_lr_fn="original"),
+            Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay, momentum=MOMENTUM),
             torch.optim.AdamW(others, lr=settings.adam_lr, betas=BETAS, weight_decay=0.0, fused=True),
         )
 

@@ -89,7 +89,7 @@ def weighted_loss(
     logits: Float[Tensor, "b row vocab"], ids: Int[Tensor, "b row"], weights: Float[Tensor, "b row"]
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean loss by weight, and the plain mean over the tokens that weigh most, which are the answers."""
-    nll = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    nll = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     weight = weights[:, 1:].flatten()
     heaviest = weight == weight.max()
     return (nll * weight).sum() / weight.sum(), nll.detach()[heaviest].mean()
@@ -122,9 +122,7 @@ def _train(job: Job[PretrainSettings], network: GPT2LMHeadModel, rows: Rows, ste
 def update(training: Training, batch: Batch, settings: PretrainSettings, share: float) -> tuple[float, float]:
     """One step at a share of the full learning rates; the loss before it, and that of the answers."""
     ids, weights = batch
-    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
-        logits = training.network(ids, use_cache=False).logits
-    loss, answer_loss = weighted_loss(logits, ids, weights)
+    loss, answer_loss = weighted_loss(training.network(ids, use_cache=False).logits, ids, weights)
     loss.backward()
     training.optimisers.step(settings, share)
     training.done += 1

@@ -23,7 +23,7 @@ def benchmark(job: Job[BenchmarkJobSettings]) -> None:
     lengths = sorted(map(length_of, job.pending()))
     if not lengths:
         return
-    model = load(job.inputs["model"])
+    model = job.once("model", load)
     editor = build(job.settings.editor)
     prepared = load_prepared(job.inputs, job.settings.editor)
     files = _files(job)

@@ -106,7 +106,7 @@ class Run:
     @cached_property
     def model(self) -> LanguageModel:
         """The unedited model."""
-        return load(self.job.inputs["model"])
+        return self.job.once("model", load)
 
     @cached_property
     def prepared(self) -> Prepared:

@@ -39,7 +39,7 @@ def measure(job: Job[MeasureJobSettings]) -> None:
     lengths = sorted(map(length_of, job.pending()))
     if not lengths:
         return
-    model = load(job.inputs["model"])
+    model = job.once("model", load)
     editor = build(job.settings.editor)
     prepared = load_prepared(job.inputs, job.settings.editor)
     gauge = Gauge.of(job, model, lengths)

@@ -77,14 +77,20 @@ class Node:
         return [paths[start:stop] for start, stop in pairwise(len(paths) * job // count for job in range(count + 1))]
 
     @property
+    def call(self) -> dict[str, Any]:
+        """What a job is given: verb, settings, input folders and files by role, and code."""
+        places = {role: str(node.folder if isinstance(node, Node) else node.path) for role, node in self.inputs.items()}
+        return {"verb": self.verb, "settings": {**self.settings, **self.handed}, "inputs": places, "code": self.code}
+
+    @property
     def settings_text(self) -> str:
         """Settings as canonical JSON, as handed to the job."""
-        return canonical({**self.settings, **self.handed})
+        return canonical(self.call["settings"])
 
     @property
     def inputs_text(self) -> str:
         """Input folders and files by role as JSON, as handed to the job."""
-        return canonical({role: str(node.folder if isinstance(node, Node) else node.path) for role, node in self.inputs.items()})
+        return canonical(self.call["inputs"])
 
     @property
     def input_files(self) -> list[Path]:

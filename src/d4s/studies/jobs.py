@@ -16,7 +16,7 @@ from d4s.planning.needs import MIB, Bytes, Needs, Number, Work
 from d4s.planning.shape import UnknownShape, shape_of_model
 from d4s.planning.speed import LIGHT_STARTUP, SLOW_DEVICE, SLOW_HOST, STARTUP, Speed
 from d4s.studies.graph import Node
-from d4s.studies.resolve import Plan
+from d4s.studies.resolve import ON_RUNS, Plan
 
 SPREADING = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})  # device maps that take all devices there are
 NO_TORCH = frozenset({"world", "facts", "questions", "adopt"})
@@ -56,7 +56,7 @@ class Job:
 
         Double precision and questions run where the model is, eigenvectors on the host.
         """
-        start = LIGHT_STARTUP if self.node.verb in NO_TORCH else STARTUP
+        start = LIGHT_STARTUP if self.node.verb in NO_TORCH else 0.0 if self.node.verb in ON_RUNS else STARTUP
         speed = device if self.on_device else host
         return start + (replace(speed, double=host.double) if self.node.verb == "prepare" else speed).seconds(
             self.needs.work if whole else self.left

@@ -41,6 +41,7 @@ from d4s.world.reader import STYLES
 from d4s.writing import ReplayWriting, TemplateWriting
 
 WORLD_REPORT_SEED = 0
+ON_RUNS = ("measure", "benchmark")
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ class Plan:
     def of(self, verb: str) -> list[Node]:
         """The artefacts that one verb makes."""
         return [node for node in self.nodes if node.verb == verb]
+
+    def cell(self, run: Node) -> list[Node]:
+        """A run, what is measured on it, and its benchmarks: stages that one process makes, since they load the same model."""
+        return [run, *(node for verb in ON_RUNS for node in self.of(verb) if node.inputs["run"].digest == run.digest)]
 
 
 def results_folder(study: Study) -> Path:
