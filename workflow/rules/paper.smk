@@ -1,6 +1,7 @@
 """The last stages, with plain names: they read Parquet only and rerun by time stamp, input set, settings and code."""
 
 MEASURED = [path for verb in ("measure", "benchmark", "objectives", "world_report") for node in PLAN.of(verb) for path in node.manifests]
+LEARNED = [path for node in PLAN.of("pretrain") for path in node.manifests]
 STUDY_TEXT = canonical(plain(STUDY, "execution"))
 DATA_TEXT = canonical(plain(STUDY, "figures", "execution"))
 
@@ -30,6 +31,32 @@ rule summarize:
         code=code_digest("d4s.studies.collect"),
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s summarize --study {params.study:q} 2> {log:q}"
+
+
+rule learning:
+    input:
+        LEARNED,
+    output:
+        f"{RESULTS}/learning/learning.json",
+    log:
+        f"{LOGS}/{STUDY.study}/learning.log",
+    benchmark:
+        f"{LOGS}/{STUDY.study}/learning.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    priority: 1_000_000
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
+    params:
+        models=[str(path.parent) for path in LEARNED],
+        out=RESULTS,
+        settings=lambda wildcards: canonical(STUDY.figures.model_dump(mode="json")),
+        code=code_digest("d4s.figures.fig_learning"),
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s learning {params.models:q} --out {params.out:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule tables:
@@ -87,6 +114,7 @@ use rule figures as report with:
         rules.tables.output,
         rules.figures.output,
         rules.claims.output,
+        rules.learning.output if LEARNED else [],
     output:
         f"{RESULTS}/report.html",
     log:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from d4s.artifacts import Artifact
-from d4s.cli.app import STAGES, StudyOption, Verbose, command, limit_threads, manifest_content, study_of
-from d4s.config import canonical
+from d4s.cli.app import STAGES, StudyOption, Verbose, command, limit_threads, manifest_content, parsed, study_of
+from d4s.config import FigureSettings, canonical, validate
 from d4s.errors import ArtifactError
 from d4s.log import setup_logging
 
@@ -21,6 +21,20 @@ def summarize(study: StudyOption = "params.yaml", verbose: Verbose = False) -> N
     from d4s.studies.collect import summarize as gather
 
     gather(study_of(study))
+
+
+@command(rich_help_panel=STAGES)
+def learning(
+    models: Annotated[list[Path], typer.Argument(help="Folders of models that were trained here.")],
+    out: Annotated[Path, typer.Option(help="Folder of the study, results/STUDY.")],
+    settings: Annotated[str, typer.Option(help="Formats and resolution, as JSON.")] = "{}",
+) -> None:
+    """Draw how models were trained and what they know: the first figure of a study, before any edit."""
+    setup_logging()
+
+    from d4s.figures.build import learning as build
+
+    build(out, [Artifact.open(folder, "models") for folder in models], validate(FigureSettings, parsed(settings, "--settings"), "figures"))
 
 
 @command(rich_help_panel=STAGES)

@@ -1,19 +1,19 @@
-"""The verb `figures`: every figure of the registry as PDF, SVG and PNG, with captions and reasons for what was left out.
+"""The verbs `learning` and `figures`: how models were trained, and every figure of the registry, as PDF, SVG and PNG.
 
-The same data give the same bytes: no dates, salted ids. Besides, every figure is drawn once more for narrow screens; the report
-shows that one on phones.
+Each has a caption; figures.json says why a figure was left out. The same data give the same bytes: no dates, salted ids.
+Besides, every figure is drawn once more for narrow screens; the report shows that one on phones.
 """
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from d4s.artifacts import atomic, write_json
+from d4s.artifacts import Artifact, atomic, write_json
 from d4s.config import FigureSettings
 from d4s.figures import (
     fig_benchmarks_by_dataset,
@@ -24,6 +24,7 @@ from d4s.figures import (
     fig_drivers,
     fig_form_matrix,
     fig_l1_norm,
+    fig_learning,
     fig_norm_cause,
     fig_norm_vs_accuracy,
     fig_objectives,
@@ -31,8 +32,10 @@ from d4s.figures import (
     fig_retention_by_age,
 )
 from d4s.figures.draw import Drawing, NotDrawn
+from d4s.figures.fig_learning import Learned
 from d4s.figures.style import NARROW, RC, WIDE
 from d4s.log import progress
+from d4s.schemas import CURVE, MODEL_CHECK
 from d4s.studies.results import Results
 
 logger = logging.getLogger(__name__)
@@ -75,6 +78,18 @@ def figures(study_dir: Path, settings: FigureSettings) -> None:
         _save(study_dir / "figures", name, drawing, settings)
         record[name] = {"title": drawing.title, "caption": drawing.caption}
     write_json(study_dir / "figures" / "figures.json", record)
+
+
+def learning(study_dir: Path, models: Sequence[Artifact], settings: FigureSettings) -> None:
+    """Draw how a study's models were trained into its folder `learning`, and write learning.json last."""
+    drawing = fig_learning.figure(
+        {
+            model.folder.name.rpartition("-")[0]: Learned(model.table("curve.parquet", CURVE), model.table("check.parquet", MODEL_CHECK))
+            for model in models
+        }
+    )
+    _save(study_dir / "learning", "fig_learning", drawing, settings)
+    write_json(study_dir / "learning" / "learning.json", {"fig_learning": {"title": drawing.title, "caption": drawing.caption}})
 
 
 def _save(folder: Path, name: str, drawing: Drawing, settings: FigureSettings) -> None:

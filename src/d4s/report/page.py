@@ -40,6 +40,7 @@ def report(study_dir: Path, study: Study) -> None:
     verdicts = _read(study_dir / "claims.json", "claims")
     drawn = _read(study_dir / "figures" / "figures.json", "figures")
     drawn = {name: drawn[name] for name in FIGURES if name in drawn}
+    learned = _read(study_dir / "learning" / "learning.json", "learning") if (study_dir / "learning").is_dir() else {}
     page = _environment().from_string(_part("page.html")).render(
         css=Markup(_part("page.css")),
         study=study,
@@ -48,7 +49,10 @@ def report(study_dir: Path, study: Study) -> None:
         verdicts=[_shown(entry) for entry in verdicts],
         counts={verdict: sum(entry["verdict"] == verdict for entry in verdicts) for verdict in VERDICTS},
         shortcomings=shortcomings(results, verdicts),
-        figures=[_figure(study_dir / "figures", name, entry) for name, entry in drawn.items() if "title" in entry],
+        figures=[
+            *(_figure(study_dir / "figures", name, entry) for name, entry in drawn.items() if "title" in entry),
+            *(_figure(study_dir / "learning", name, entry) for name, entry in learned.items()),
+        ],
         skipped={name: entry["skipped"] for name, entry in drawn.items() if "skipped" in entry},
         tables=_tables(results),
         criteria=_criteria(study_dir),
@@ -144,7 +148,7 @@ def _figure(folder: Path, name: str, entry: Mapping[str, str]) -> dict[str, Any]
         }
     if png.is_file():
         return figure | {"png": data_uri(png)}
-    return figure | {"files": [f"figures/{path.name}" for path in sorted(folder.glob(f"{name}.*"))]}
+    return figure | {"files": [f"{folder.name}/{path.name}" for path in sorted(folder.glob(f"{name}.*"))]}
 
 
 def _tables(results: Results) -> list[dict[str, Any]]:

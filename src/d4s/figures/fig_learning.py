@@ -1,0 +1,64 @@
+"""How the study's own models were trained: loss along the training text, and what they know in the end."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
+
+from d4s.figures.draw import Drawing, legend, letter, panels, percent_ticks
+from d4s.figures.style import MUTED, SPARE, Page
+from d4s.studies.names import dataset_name
+
+ROW = 0.3
+WORDINGS = {"taught": 0.9, "withheld": 0.45}
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A trained model's learning curve (CURVE) and its accuracies in the end (MODEL_CHECK)."""
+
+    curve: pd.DataFrame
+    check: pd.DataFrame
+
+
+def figure(models: Mapping[str, Learned]) -> Drawing:
+    """Two panels for all models that a study trains, by name."""
+    tokens = ", ".join(f"{learned.curve['tokens'].max() / 1e6:.2f} million" for learned in models.values())
+    caption = (
+        f"Training of {', '.join(models)} on {tokens} tokens in one pass. Left: cross-entropy of the next token, weighted as in training "
+        "(solid), and of the answers to questions with options or a label (dotted). Right: share of facts whose whole answer is the "
+        "likeliest text, in a wording of the training text (dark) and in wordings that were withheld from it (light)."
+    )
+    return Drawing("What the model has learned before any edit", caption, lambda page: _draw(models, page))
+
+
+def _draw(models: Mapping[str, Learned], page: Page) -> Figure:
+    bars = sum(learned.check["dataset"].nunique() for learned in models.values())
+    fig, (loss, known) = panels(page, 2, 2, max(1.75, 0.6 + ROW * bars))
+    names: list[str] = []
+    for (model, learned), colour in zip(models.items(), SPARE * len(models), strict=False):
+        loss.plot(learned.curve["tokens"], learned.curve["loss"], color=colour)
+        loss.plot(learned.curve["tokens"], learned.curve["answer_loss"], color=colour, linestyle=":")
+        for dataset, rows in learned.check.groupby("dataset", sort=False):
+            for wording, alpha in WORDINGS.items():
+                offset = -0.2 if wording == "taught" else 0.2
+                value = rows.loc[rows["wording"] == wording, "accuracy"].sum()
+                known.barh(len(names) + offset, value, height=0.36, color=colour, alpha=alpha)
+            names.append(dataset_name(str(dataset)) + (f", {model}" if len(models) > 1 else ""))
+    loss.set_xlabel("tokens of training text")
+    loss.set_ylabel("nats per token")
+    loss.set_ylim(bottom=0)
+    loss.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g} M"))
+    known.set_yticks(range(len(names)), names)
+    known.invert_yaxis()
+    known.set_xlim(0, 1)
+    percent_ticks(known, "% of facts", 4)
+    letter([loss, known], ["Loss", "Known in the end"])
+    entries: list[Line2D | Patch] = [Line2D([], [], color=colour, label=model) for model, colour in zip(models, SPARE, strict=False)]
+    entries += [Line2D([], [], color=MUTED, label="all tokens"), Line2D([], [], color=MUTED, linestyle=":", label="answers")]
+    legend(fig, page, [*entries, *(Patch(color=MUTED, alpha=alpha, label=f"{wording} wording") for wording, alpha in WORDINGS.items())])
+    return fig
