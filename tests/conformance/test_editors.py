@@ -93,7 +93,7 @@ def test_every_named_editor_keeps_the_contract(name: str) -> None:
     assert leaves_weights_alone == (not differing(case.weights(case.straight), case.before))
 
 
-@pytest.mark.parametrize("name", ["memit_seq", "alphaedit", "d4s", "d4s_refreshed_at_once"])
+@pytest.mark.parametrize("name", ["memit_seq", "alphaedit", "d4s", "simie", "d4s_refreshed_at_once"])
 def test_the_contract_holds_where_solvers_are_refactored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locate_then_edit, "REFACTOR_EVERY", 3)
     check_editor(case_for(settings_for(name), count=8))

@@ -140,8 +140,10 @@ def got(model: LanguageModel, layer: int) -> Tensor:
 
 
 def preserved_by(settings, moments, layer: int) -> Tensor:
-    """lambda C with the small ridge that makes it safe to invert."""
+    """lambda C; where that is singular a millionth of its mean diagonal is added."""
     base = settings.preserve.weight * moments[layer].mean()
+    if torch.linalg.eigvalsh(base)[0] > 1e-12 * base.diagonal().max():
+        return base
     return base + 1e-6 * base.trace() / len(base) * torch.eye(len(base), dtype=torch.float64)
 
 

@@ -1,6 +1,7 @@
 """Every formula against its slow transcription, in float64; and the anchors that tie the methods to each other."""
 
 from collections.abc import Sequence
+from math import log10
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from d4s.editors.families import build
 from d4s.editors.keys import read
+from d4s.editors.layers import layers_of
 from d4s.editors.prompts import Rewriting
 from d4s.editors.protocol import Prepared, Targets
 from d4s.editors.settings import resolve
@@ -64,12 +66,53 @@ class Bench:
         return tiny_model(self.model.adapter.model_type, dtype=torch.float64)
 
 
-def agree(found: list[dict[int, Tensor]], expected: list[dict[int, Tensor]], tolerance: float = 1e-8) -> None:
+def agree(found: list[dict[int, Tensor]], expected: list[dict[int, Tensor]], tolerance: float = 1e-10) -> None:
     assert len(found) == len(expected)
     for step, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         for layer, delta in theirs.items():
             gap = float((ours[layer] - delta).norm() / delta.norm())
             assert gap < tolerance, f"step {step}, layer {layer}: relative distance {gap:.1e}"
+
+
+def released(name: str, keys: Tensor, residuals: Tensor, earlier: tuple[Tensor, Tensor], weighted: Tensor) -> Tensor:
+    """A step as the sources write it: one column per edit, one float64 solve with lambda C, and no ridge.
+
+    `keys` (d_in, u) and `residuals` (d_out, u) are those of the step, `earlier` all before it; MEMIT has u edits, ROME one.
+    """
+    if name == "rome":
+        direction = torch.linalg.solve(weighted, keys)
+        return residuals @ (direction / (keys.mT @ direction)).mT
+    if name == "memit":
+        return torch.linalg.solve(weighted + keys @ keys.mT, keys @ residuals.mT).mT
+    gram = weighted + earlier[0] @ earlier[0].mT + keys @ keys.mT
+    if name == "memit_seq":
+        return torch.linalg.solve(gram, keys @ residuals.mT).mT
+    sums = earlier[1] @ earlier[0].mT + residuals @ keys.mT  # D4S: all edits from the original weights
+    return torch.linalg.solve(gram, sums.mT).mT
+
+
+@pytest.mark.parametrize("name", ["memit", "memit_seq", "d4s", "rome"])
+@pytest.mark.parametrize("condition", [1e2, 1e6])
+def test_steps_are_those_of_the_released_solves_without_a_ridge(name: str, condition: float) -> None:
+    """Keys and residuals are given, so nothing but the solve is compared; at a ridge of a millionth the gap is 1e-6 and more."""
+    settings = settings_for(name, {"layers": (1,), "target": {"layer": 1}})
+    model, generator = tiny_model(dtype=torch.float64), torch.Generator().manual_seed(7)
+    d_out, d_in = model.weight(1).shape
+    basis = torch.linalg.qr(torch.randn(d_in, d_in, generator=generator, dtype=torch.float64))[0]
+    values = torch.logspace(0, -log10(condition), d_in, dtype=torch.float64)
+    moment = (basis * values) @ basis.mT
+    moment = (moment + moment.mT) / 2
+    layer = layers_of(settings, model, Prepared(moments={1: SecondMoment(moment, 1, "text")}))[1]
+    expected, seen = moment.new_zeros(d_out, d_in), (moment.new_zeros(d_in, 0), moment.new_zeros(d_out, 0))
+    for step in range(12):
+        keys = (basis * values.sqrt()) @ torch.randn(d_in, 1, generator=generator, dtype=torch.float64)
+        residuals = torch.randn(d_out, 1, generator=generator, dtype=torch.float64)
+        found = released(name, keys, residuals, seen, settings.preserve.weight * moment)
+        expected = found if name == "d4s" else expected + found
+        seen = torch.cat([seen[0], keys], 1), torch.cat([seen[1], residuals], 1)
+        _, numbers = layer.fit(keys.mT, keys.mT, layer.share * residuals.mT)
+        assert float((layer.delta - expected).norm() / expected.norm()) < 1e-10, step
+        assert "preserved_ridge" not in numbers
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -142,7 +185,6 @@ def test_repeats_act_as_weights() -> None:
     history = bench.run([bench.texts[0]] * 6)
     key = read(bench.unedited, bench.texts[:1], (1,), bench.settings.keys).keys[1][0]
     base = bench.moments[1].mean() * bench.settings.preserve.weight
-    base = base + 1e-6 * base.trace() / len(base) * torch.eye(len(base), dtype=torch.float64)
     product = key @ torch.linalg.solve(base, key)
     shift = optimise(bench.unedited, bench.texts[:1], bench.settings.target).hidden_shift[0]
     for count, delta in enumerate(history, start=1):

@@ -76,7 +76,16 @@ def test_pruned_changes_have_no_singular_value_far_above_the_originals() -> None
 def test_controls_keep_what_they_say(norm) -> None:
     generator = torch.Generator().manual_seed(0)
     original, delta = (torch.randn(6, 9, generator=generator, dtype=torch.float64) for _ in range(2))
-    torch.testing.assert_close(torch.linalg.norm(finished(delta, original, Rescale(factor=3.0)), norm), 3 * torch.linalg.norm(delta, norm))
-    scrambled = finished(delta, original, Scramble())
+    torch.testing.assert_close(
+        torch.linalg.norm(finished(delta, original, Rescale(factor=3.0), 0), norm), 3 * torch.linalg.norm(delta, norm)
+    )
+    scrambled = finished(delta, original, Scramble(), 0)
     torch.testing.assert_close(scrambled.flatten().sort().values, delta.flatten().sort().values)
-    assert not torch.equal(scrambled, delta) and torch.equal(scrambled, finished(delta, original, Scramble()))
+    assert not torch.equal(scrambled, delta) and torch.equal(scrambled, finished(delta, original, Scramble(), 0))
+
+
+def test_layers_are_scrambled_in_orders_of_their_own() -> None:
+    delta = torch.arange(600.0, dtype=torch.float64).view(20, 30)
+    orders = {(seed, layer): finished(delta, delta, Scramble(seed=seed), layer) for seed in range(3) for layer in range(3)}
+    found = list(orders.values())
+    assert all((one == other).double().mean() < 0.05 for number, one in enumerate(found) for other in found[:number])

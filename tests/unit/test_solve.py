@@ -7,7 +7,6 @@ from torch import Tensor
 from d4s.editors.solve import (
     Confined,
     Direct,
-    Fit,
     LowRank,
     Precision,
     Recursive,
@@ -15,6 +14,7 @@ from d4s.editors.solve import (
     Subset,
     exact_gain,
     factor,
+    factorable,
     precision,
     preserved,
     solve_delta,
@@ -48,11 +48,13 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max() + 1e-30))
 
 
-def fitted(holder: Precision, keys: list[Tensor], residuals: list[Tensor]) -> Fit:
-    fit = Fit(holder, torch.zeros(residuals[0].shape[1], keys[0].shape[1], dtype=torch.float64))
+def fitted(holder: Precision, keys: list[Tensor], residuals: list[Tensor]) -> Tensor:
+    """The change of weights after all batches, each fitted with those before it."""
+    delta = torch.zeros(residuals[0].shape[1], keys[0].shape[1], dtype=torch.float64)
     for batch, wanted in zip(keys, residuals, strict=True):
-        fit.add(batch, wanted)
-    return fit
+        gain = holder.add(batch)
+        delta += (wanted - batch @ delta.mT).mT @ gain
+    return delta
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
@@ -60,9 +62,8 @@ def fitted(holder: Precision, keys: list[Tensor], residuals: list[Tensor]) -> Fi
 @settings(max_examples=25, deadline=None)
 def test_a_sequence_of_batches_equals_one_batch(holder: str, drawn: tuple) -> None:
     base, keys, residuals = problem(*drawn)
-    fit = fitted(HOLDERS[holder](base), keys, residuals)
     expected = dense(base, torch.cat(keys), torch.cat(residuals))
-    close(fit.delta, expected)
+    close(fitted(HOLDERS[holder](base), keys, residuals), expected)
     close(solve_delta(torch.cat(residuals), torch.cat(keys), base), expected)
 
 
@@ -70,28 +71,7 @@ def test_a_sequence_of_batches_equals_one_batch(holder: str, drawn: tuple) -> No
 @settings(max_examples=25, deadline=None)
 def test_order_changes_nothing(drawn: tuple) -> None:
     base, keys, residuals = problem(*drawn)
-    close(fitted(Recursive(base), keys[::-1], residuals[::-1]).delta, fitted(Recursive(base), keys, residuals).delta)
-
-
-@pytest.mark.parametrize("holder", HOLDERS)
-@given(sizes)
-@settings(max_examples=25, deadline=None)
-def test_removed_rows_leave_no_trace(holder: str, drawn: tuple) -> None:
-    base, keys, residuals = problem(*drawn)
-    fit = fitted(HOLDERS[holder](base), keys, residuals)
-    fit.remove(keys[0], residuals[0])
-    expected = dense(base, torch.cat([keys[0][:0], *keys[1:]]), torch.cat([residuals[0][:0], *residuals[1:]]))
-    torch.testing.assert_close(fit.delta, expected, rtol=1e-8, atol=1e-8)
-
-
-@pytest.mark.parametrize("holder", HOLDERS)
-def test_a_replaced_row_is_as_if_the_new_one_had_come_first(holder: str) -> None:
-    base, keys, residuals = problem(8, 3, [1] * 5, 3)
-    fit = fitted(HOLDERS[holder](base), keys, residuals)
-    fit.replace(keys[1], residuals[1], 2 * keys[1], -residuals[1])
-    changed_keys = [keys[0], 2 * keys[1], *keys[2:]]
-    changed_residuals = [residuals[0], -residuals[1], *residuals[2:]]
-    close(fit.delta, dense(base, torch.cat(changed_keys), torch.cat(changed_residuals)), 1e-8)
+    close(fitted(Recursive(base), keys[::-1], residuals[::-1]), fitted(Recursive(base), keys, residuals))
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
@@ -107,7 +87,7 @@ def test_gain_without_adding_is_the_batch_form(holder: str) -> None:
 
 def test_delayed_updates_survive_many_edits_and_large_batches() -> None:
     base, keys, residuals = problem(40, 6, [1] * 70 + [45] + [1] * 20 + [7] * 5, 11)
-    close(fitted(Recursive(base), keys, residuals).delta, dense(base, torch.cat(keys), torch.cat(residuals)), 1e-8)
+    close(fitted(Recursive(base), keys, residuals), dense(base, torch.cat(keys), torch.cat(residuals)), 1e-8)
 
 
 def test_recursion_does_not_drift_at_bad_condition() -> None:
@@ -115,7 +95,7 @@ def test_recursion_does_not_drift_at_bad_condition() -> None:
     basis = torch.linalg.qr(rows(generator, 64, 64))[0]
     base = basis @ torch.diag(torch.logspace(-5, 0, 64, dtype=torch.float64)) @ basis.mT
     keys, residuals = [rows(generator, 1, 64) for _ in range(1000)], [rows(generator, 1, 8) for _ in range(1000)]
-    close(fitted(Recursive(base), keys, residuals).delta, solve_delta(torch.cat(residuals), torch.cat(keys), base), 1e-8)
+    close(fitted(Recursive(base), keys, residuals), solve_delta(torch.cat(residuals), torch.cat(keys), base), 1e-8)
 
 
 @given(sizes, st.floats(1e-3, 10.0))
@@ -148,7 +128,7 @@ def test_alphaedit_with_history_is_one_batch_in_its_free_directions(drawn: tuple
     held = Confined(Recursive(0.5 * torch.eye(basis.shape[1], dtype=torch.float64)), basis)
     free = torch.cat(keys) @ basis
     expected = dense(0.5 * torch.eye(basis.shape[1], dtype=torch.float64), free, torch.cat(residuals)) @ basis.mT
-    close(fitted(held, keys, residuals).delta, expected, 1e-8)
+    close(fitted(held, keys, residuals), expected, 1e-8)
 
 
 @given(sizes)
@@ -207,17 +187,6 @@ def test_confined_is_the_projected_system_of_alphaedit() -> None:
     assert (confined.gain(keys) @ (torch.eye(12, dtype=torch.float64) - projector)).abs().max() < 1e-14
 
 
-def test_confined_rows_can_be_taken_out_again() -> None:
-    base, keys, _ = problem(12, 4, [2, 3, 1], 17)
-    basis = torch.linalg.eigh(base)[1][:, :7]
-    confined, fresh = (Confined(Recursive(torch.eye(7, dtype=torch.float64)), basis) for _ in range(2))
-    for batch in keys[:2]:
-        confined.add(batch)
-    confined.remove(keys[0])
-    fresh.add(keys[1])
-    close(confined.apply(keys[2]), fresh.apply(keys[2]))
-
-
 def test_the_way_of_holding_follows_batch_and_history() -> None:
     base = torch.eye(16, dtype=torch.float64)
     assert isinstance(precision(base, batch=1, grows=False), LowRank)
@@ -225,31 +194,11 @@ def test_the_way_of_holding_follows_batch_and_history() -> None:
     assert isinstance(precision(base, batch=4, grows=True), Direct)
 
 
-def test_preserved_adds_both_ridges_and_leaves_the_moment_alone() -> None:
-    moment = torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))
-    base = preserved(moment, 10.0, ridge=2.0)
-    close(base.diagonal(), torch.tensor([12.0, 32.0], dtype=torch.float64) + 20e-6)
-    assert moment[0, 0] == 1.0
-
-
-def test_a_singular_matrix_is_refused() -> None:
-    with pytest.raises(SolveError, match=r"3 x 3.*row 3.*raise the weight"):
-        factor(torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)), "the preserved matrix")
-
-
-def test_removing_what_was_never_added_is_refused() -> None:
-    base, keys, _ = problem(6, 2, [2, 1], 19)
-    held = LowRank(base)
-    held.add(keys[0])
-    with pytest.raises(ValueError, match="1 of 1 rows"):
-        held.remove(keys[1])
-
-
 def test_double_precision_matters() -> None:
     """The reason for float64: in float32 forty edits in another order already differ visibly."""
     base, keys, residuals = problem(30, 4, [1] * 40, 23)
-    forward = fitted(Recursive(base), keys, residuals).delta
-    backward = fitted(Recursive(base), keys[::-1], residuals[::-1]).delta
+    forward = fitted(Recursive(base), keys, residuals)
+    backward = fitted(Recursive(base), keys[::-1], residuals[::-1])
     gap64 = (forward - backward).norm() / forward.norm()
     single = dense(base.float(), torch.cat(keys).float(), torch.cat(residuals).float())
     gap32 = (single.double() - forward).norm() / forward.norm()
@@ -258,15 +207,54 @@ def test_double_precision_matters() -> None:
 
 def test_refactoring_takes_drift_out_and_tells_it() -> None:
     base, keys, residuals = problem(30, 4, [1] * 40, 29)
-    fit = Fit(Recursive(base), torch.zeros(4, 30, dtype=torch.float64))
-    for key, residual in zip(keys, residuals, strict=True):
-        fit.add(key, residual)
-    rows, held = torch.cat(keys), fit.precision
-    assert isinstance(held, Recursive)
+    rows, held = torch.cat(keys), Recursive(base)
+    fitted(held, keys, residuals)
     held._inverse += 1e-5 * torch.eye(30, dtype=torch.float64)
     assert held.refactor(base + rows.mT @ rows) > 1e-7
     assert held.refactor(base + rows.mT @ rows) < 1e-14
     torch.testing.assert_close(held.apply(rows), torch.linalg.solve(base + rows.mT @ rows, rows.mT).mT)
+
+
+def test_what_is_preserved_is_the_weighted_moment_and_the_ridge_that_was_asked_for() -> None:
+    moment = torch.diag(torch.tensor([1.0, 3.0], dtype=torch.float64))
+    assert torch.equal(preserved(moment, 10.0, ridge=2.0).diagonal(), torch.tensor([12.0, 32.0], dtype=torch.float64))
+    assert torch.equal(preserved(moment, 10.0), 10.0 * moment)
+    assert moment[0, 0] == 1.0
+
+
+@pytest.mark.parametrize("least", [1.0, 1e-3, 1e-9, 1e-14])
+def test_a_matrix_that_has_a_factor_stays_as_it_is_however_small_its_eigenvalues(least: float) -> None:
+    matrix = torch.diag(torch.tensor([1.0, 1.0, least], dtype=torch.float64))
+    found, ridge = factorable(matrix, "the preserved matrix")
+    assert torch.equal(found, matrix) and ridge == 0.0
+
+
+def test_a_matrix_without_a_factor_gets_a_millionth_of_its_mean_diagonal() -> None:
+    generator = torch.Generator().manual_seed(1)
+    some = rows(generator, 4, 9)
+    some[:, 3] = 0.0  # a neuron that never fires
+    matrix = some.mT @ some / 4
+    with pytest.raises(SolveError):
+        factor(matrix, "it")
+    found, ridge = factorable(matrix, "the preserved matrix")
+    assert ridge == pytest.approx(1e-6 * float(matrix.trace()) / 9)
+    close(found - matrix, ridge * torch.eye(9, dtype=torch.float64), 1e-7)
+    assert factor(found, "it").isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("diagonal", "said"),
+    [
+        ([1.0, 1.0, -1.0], "with a ridge of 3.3e-07, .3 x 3. is not positive definite; raise"),
+        ([1.0, float("nan"), 1.0], "are not finite; look"),
+        ([float("inf"), 1.0, 1.0], "are not finite; look"),
+        ([0.0, 0.0, 0.0], "is not positive definite"),
+    ],
+)
+def test_a_matrix_that_no_small_ridge_helps_is_refused(diagonal: list[float], said: str) -> None:
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    with pytest.raises(SolveError, match=said):
+        factorable(matrix, "the preserved matrix")
 
 
 def test_keys_that_no_direction_reaches_are_refused() -> None:

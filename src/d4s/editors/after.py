@@ -7,22 +7,20 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from d4s.editors.parts import Rect, SimIE, Sphere
+from d4s.editors.parts import AfterStep, Rect, Sphere
 
 Weight = Float64[Tensor, "d_out d_in"]
 SMALLEST_WEIGHT = 1e-8
 
 
 @dataclass(frozen=True, slots=True)
-class After:
-    """How steps of one layer are changed; what does not apply is never called."""
+class Largest:
+    """RECT: a step with all but a share of its entries set to zero, those largest relative to the present weight kept."""
 
-    share: float = 1.0
-    directions: Float64[Tensor, "d_in k"] | None = None
-    strength: float = 0.0
+    share: float
 
-    def keep(self, step: Weight, weight: Weight) -> Weight:
-        """RECT: the step with all but a share of its entries set to zero, those largest relative to the present weight kept."""
+    def of(self, step: Weight, weight: Weight) -> Weight:
+        """The entries of a step that are written, for the weight before it."""
         relative = (step / (weight + SMALLEST_WEIGHT)).abs().flatten()
         dropped = len(relative) - math.ceil(self.share * len(relative))
         if dropped <= 0:
@@ -30,19 +28,26 @@ class After:
         bound = relative.kthvalue(dropped).values
         return torch.where(relative.view_as(step) > bound, step, 0.0)
 
-    def reduce(self, right: Float64[Tensor, "b d_in"]) -> Float64[Tensor, "b d_in"]:
-        """SPHERE: the right factor of a step, less a share of what points along the main directions."""
-        assert self.directions is not None
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """SPHERE: the right factor of a step, less a share of what points along the main directions of the original weight."""
+
+    directions: Float64[Tensor, "d_in k"]
+    strength: float
+
+    def of(self, right: Float64[Tensor, "b d_in"]) -> Float64[Tensor, "b d_in"]:
+        """The right factor that is written."""
         return right - self.strength * (right @ self.directions) @ self.directions.mT
 
 
-def after_step(settings: Rect | Sphere | SimIE | None, original: Float[Tensor, "d_out d_in"]) -> After:
-    """How steps of a layer with an original weight are changed."""
+def after_step(settings: AfterStep | None, original: Float[Tensor, "d_out d_in"]) -> Largest | Projection | None:
+    """How steps of a layer with an original weight are changed by their entries or their right factor; None where they are not."""
     if isinstance(settings, Rect):
-        return After(share=settings.keep)
+        return Largest(settings.keep)
     if isinstance(settings, Sphere):
-        return After(directions=main_directions(original, settings.energy), strength=settings.strength)
-    return After()
+        return Projection(main_directions(original, settings.energy), settings.strength)
+    return None
 
 
 def main_directions(weight: Float[Tensor, "d_out d_in"], energy: float) -> Float64[Tensor, "d_in k"]:

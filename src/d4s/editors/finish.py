@@ -5,6 +5,7 @@ which tell the norm of a change from its direction.
 """
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -22,12 +23,13 @@ from d4s.models.views import LiveModel
 Weight = Float64[Tensor, "d_out d_in"]
 
 
-def finished(delta: Weight, original: Float[Tensor, "d_out d_in"], settings: Prune | Rescale | Scramble) -> Weight:
-    """A layer's change after what is done to it."""
+def finished(delta: Weight, original: Float[Tensor, "d_out d_in"], settings: Prune | Rescale | Scramble, layer: int) -> Weight:
+    """A layer's change after what is done to it; a scrambled one has an order of its own per layer."""
     if isinstance(settings, Rescale):
         return settings.factor * delta
     if isinstance(settings, Scramble):
-        order = torch.randperm(delta.numel(), generator=torch.Generator().manual_seed(settings.seed))
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{settings.seed}.{layer}".encode()))
+        order = torch.randperm(delta.numel(), generator=generator)
         return delta.flatten()[order.to(delta.device)].view_as(delta)
     return pruned(delta, original, settings.base)
 
@@ -113,5 +115,5 @@ def view_of(
         share = chosen_share(model, deltas, kept, settings)
         deltas = {layer: share * delta for layer, delta in deltas.items()}
     elif settings is not None:
-        deltas = {layer: finished(delta, model.weight(layer), settings) for layer, delta in deltas.items()}
+        deltas = {layer: finished(delta, model.weight(layer), settings, layer) for layer, delta in deltas.items()}
     return changed(model, deltas)

@@ -9,40 +9,67 @@ With keys K, wanted outputs R (rows) and the gain G of the keys (`solve.py`) a s
 and `QueueLayer` solves anew each time, over all edits, with a weight of what is preserved that follows a queue (LyapLock).
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from d4s.editors.after import after_step
-from d4s.editors.parts import IdentityPreservation, MomentPreservation, Preservation, Rect, SimIE, Sphere
+from d4s.editors.after import Largest, Projection, after_step
+from d4s.editors.parts import IdentityPreservation, MomentPreservation, Preservation, Rect, SimIE
 from d4s.editors.protocol import Diverged, Prepared, Row
 from d4s.editors.settings import LocateThenEdit
-from d4s.editors.solve import Confined, Direct, Precision, Recursive, Subset, exact_gain, precision, preserved, solve_delta
+from d4s.editors.solve import (
+    Confined,
+    Direct,
+    Precision,
+    Recursive,
+    Subset,
+    exact_gain,
+    factor,
+    factorable,
+    precision,
+    preserved,
+    solve_delta,
+)
 from d4s.editors.spread import share
 from d4s.models.language_model import LanguageModel
 
+log = logging.getLogger(__name__)
 Weight = Float64[Tensor, "d_out d_in"]
 Keys = Float64[Tensor, "b d_in"]
 Wanted = Float64[Tensor, "b d_out"]
+Square = Float64[Tensor, "d_in d_in"]
+Basis = Float64[Tensor, "d_in r"]
+ROWS_AT_ONCE = 256  # of the keys that a solver is solved afresh for
 NO_LOSS = 1e-12  # of what the original weight puts out: below lies rounding, where an edit found nothing to do
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What a layer preserves: A₀, within a basis where the method is confined to one."""
+    """What a layer preserves: A₀, within a basis where the method is confined to one, and the ridge without which it has no factor."""
 
     matrix: Float64[Tensor, "r r"]
     basis: Float64[Tensor, "d_in r"] | None
+    ridge: float = 0.0
 
     @classmethod
     def of(cls, settings: Preservation, layer: int, prepared: Prepared, model: LanguageModel) -> "Base":
-        """The base that settings describe."""
+        """The base that settings describe; a second moment that has no factor gets a ridge, and the log says so.
+
+        Raises:
+            SolveError: if it has no factor even so.
+        """
         device = model.state_device(layer)
         if isinstance(settings, MomentPreservation):
-            return cls(preserved(prepared.moments[layer].mean().to(device), settings.weight, settings.ridge), None)
+            asked = preserved(prepared.moments[layer].mean().to(device), settings.weight, settings.ridge)
+            matrix, ridge = factorable(asked, f"the preserved matrix of layer {layer}")
+            if ridge:
+                log.warning("layer %s: the preserved matrix has no Cholesky factor; %.1e was added to its diagonal", layer, ridge)
+            return cls(matrix, None, ridge)
         basis = None if isinstance(settings, IdentityPreservation) else prepared.extras[f"{layer}.basis"].to(device)
         size = model.d_in(layer) if basis is None else basis.shape[1]
         return cls(settings.weight * torch.eye(size, dtype=torch.float64, device=device), basis)
@@ -65,8 +92,8 @@ class Base:
         return solve_delta(residuals, keys @ self.basis, self.matrix) @ self.basis.mT
 
 
-class Layer:
-    """A layer whose steps are factors, `left` and `right` with change leftᵀ · right, or rows to be solved."""
+class Layer(ABC):
+    """What layers of all histories share: number, share of the residual, original weight, its change so far, what is preserved."""
 
     def __init__(self, settings: LocateThenEdit, index: int, model: LanguageModel, prepared: Prepared) -> None:
         self.settings, self.number = settings, settings.layers[index]
@@ -74,10 +101,64 @@ class Layer:
         self.original: Float[Tensor, "d_out d_in"] = model.weight(self.number).clone()
         self.delta: Weight = torch.zeros(self.original.shape, dtype=torch.float64, device=model.state_device(self.number))
         self.base = Base.of(settings.preserve, self.number, prepared, model)
+
+    @property
+    def keeps_keys(self) -> bool:
+        """Whether a row must say which keys a step had, as `LAYER.keys`, since later steps ask for them."""
+        return True
+
+    @abstractmethod
+    def fit(self, keys: Keys, bare: Keys, wanted: Wanted, *, remember: bool = True) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Change the weight for keys and what they should add to the output; the row's tensors, and numbers to be logged.
+
+        Raises:
+            Diverged: if keys or wanted outputs are not finite.
+        """
+
+    @abstractmethod
+    def replay(self, row: Row) -> None:
+        """Take a recorded step over, with the very operations that made it."""
+
+    @abstractmethod
+    def remember(self, keys: Keys) -> None:
+        """Hold keys fast from now on, where the settings ask for it."""
+
+    @abstractmethod
+    def refactor(self, rows: Sequence[Row]) -> float | None:
+        """Solve afresh for what recursive solvers hold after these rows; the largest drift, None where no solver is recursive."""
+
+    def dense(self) -> dict[str, Tensor]:
+        """The layer's part of a dense state."""
+        return {f"{self.number}.{name}": tensor.cpu().clone() for name, tensor in self._tensors().items()}
+
+    def load(self, dense: Mapping[str, Tensor]) -> None:
+        """Continue from the layer's part of a dense state."""
+        for name, tensor in self._tensors().items():
+            tensor.copy_(dense[f"{self.number}.{name}"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What a dense state says of the layer, by name, as the tensors that the layer itself works with."""
+        return {"delta": self.delta}
+
+    def _check(self, keys: Keys, wanted: Wanted) -> None:
+        if not (keys.isfinite().all() and wanted.isfinite().all()):
+            raise Diverged(f"keys or residuals at layer {self.number} are not finite")
+
+    def _numbers(self, **found: float) -> dict[str, float]:
+        """Numbers of a step to be logged, with the ridge where what is preserved needed one."""
+        return found | ({"preserved_ridge": self.base.ridge} if self.base.ridge else {})
+
+
+class StepLayer(Layer):
+    """A layer whose steps are factors, `left` and `right` with change leftᵀ · right, or rows to be solved."""
+
+    def __init__(self, settings: LocateThenEdit, index: int, model: LanguageModel, prepared: Prepared) -> None:
+        super().__init__(settings, index, model, prepared)
         self.held = self.base.hold(settings)
-        self.defect: Weight | None = None
         self.after = after_step(settings.after, self.original.to(self.delta.device))
-        self._seen = Recursive(settings.after.weight * _identity(self.delta)) if isinstance(settings.after, SimIE) else None
+        feedback = isinstance(settings.after, Rect) and settings.after.feedback
+        self.defect: Weight | None = torch.zeros_like(self.delta) if feedback else None
+        self._seen = Recursive(self._unseen(settings.after)) if isinstance(settings.after, SimIE) else None
 
     @property
     def _is_dense(self) -> bool:
@@ -96,17 +177,16 @@ class Layer:
         """
         self._check(keys, wanted)
         gain = self._gain(keys, bare, remember=remember).contiguous()
-        left = wanted - keys @ self.delta.mT if self.settings.history == "rewind" else wanted
+        row: dict[str, Tensor] = {}
         if self.settings.history == "rewind":
-            row = {}
-            update = self._add_factors(left, gain)
-        elif isinstance(self.settings.after, Rect):
-            row, update = {}, self._add_entries(keys, left, gain)
+            update = self._add_factors(wanted - keys @ self.delta.mT, gain)
+        elif isinstance(self.after, Largest):
+            update = self._add_entries(self.after, keys, wanted, gain)
         else:
             right = self._right(keys, gain)
-            row = {} if self._is_dense else {f"{self.number}.left": left.cpu(), f"{self.number}.right": right.cpu()}
-            update = self._add_factors(left, right)
-        return row, {"key_gain": float((bare * gain).sum(1).mean()), "gain_norm": float(gain.norm()), "update_norm": update}
+            row = {} if self._is_dense else {f"{self.number}.left": wanted.cpu(), f"{self.number}.right": right.cpu()}
+            update = self._add_factors(wanted, right)
+        return row, self._numbers(key_gain=float((bare * gain).sum(1).mean()), gain_norm=float(gain.norm()), update_norm=update)
 
     def remember(self, keys: Keys) -> None:
         """Hold keys fast from now on, where the settings ask for it."""
@@ -114,15 +194,8 @@ class Layer:
             self.held.add(keys)
 
     def refactor(self, rows: Sequence[Row]) -> float | None:
-        """Solve afresh for what a recursive solver holds after these rows; how far it had drifted, None for other solvers."""
-        if not isinstance(self._inner, Recursive):
-            return None
-        matrix = self.base.matrix.clone()
-        for row in rows:
-            keys = row[f"{self.number}.keys"].to(self.delta.device).double()
-            keys = keys if self.base.basis is None else keys @ self.base.basis
-            matrix.addmm_(keys.mT, keys)
-        return self._inner.refactor(matrix)
+        """Solve afresh for what recursive solvers hold after these rows; the largest drift, None where no solver is recursive."""
+        return max((solver.refactor(self._sum(empty, basis, rows)) for solver, empty, basis in self._recursive()), default=None)
 
     def replay(self, row: Row) -> None:
         """Take a recorded step over, with the very operations that made it."""
@@ -136,25 +209,12 @@ class Layer:
                 self._seen.add(keys)
             self._add_factors(row[f"{name}.left"].to(device), row[f"{name}.right"].to(device))
 
-    def dense(self) -> dict[str, Tensor]:
-        """The layer's part of a dense state."""
-        found = {"delta": self.delta}
-        if self.settings.history == "keys":
-            found["gram"] = self._matrix.matrix
-        if self.defect is not None:
-            found["defect"] = self.defect
-        return {f"{self.number}.{name}": tensor.cpu().clone() for name, tensor in found.items()}
-
-    def load(self, dense: Mapping[str, Tensor]) -> None:
-        """Continue from the layer's part of a dense state."""
-        found = {
-            name.partition(".")[2]: tensor.to(self.delta.device) for name, tensor in dense.items() if name.startswith(f"{self.number}.")
-        }
-        self.delta.copy_(found["delta"])
-        if "gram" in found:
-            self._matrix.matrix.copy_(found["gram"])
-        if "defect" in found:
-            self.defect = found["defect"].clone()
+    def _tensors(self) -> dict[str, Tensor]:
+        """The change, the Gram matrix of earlier keys with what is preserved, and what was solved for and not written."""
+        found = super()._tensors()
+        if self.settings.history == "keys" and isinstance(self._inner, Direct):
+            found["gram"] = self._inner.matrix
+        return found if self.defect is None else found | {"defect": self.defect}
 
     # --- parts of a step ------------------------------------------------------------------------------------------
 
@@ -163,14 +223,24 @@ class Layer:
         """The solver itself, where the method is confined to a basis the one within it."""
         return self.held.inner if isinstance(self.held, Confined) else self.held
 
-    @property
-    def _matrix(self) -> Direct:
-        assert isinstance(self._inner, Direct)
-        return self._inner
+    def _recursive(self) -> Iterator[tuple[Recursive, Square, Basis | None]]:
+        """The recursive solvers of the layer, each with what it holds before any keys, and the basis that keys are seen in."""
+        if isinstance(self._inner, Recursive):
+            yield self._inner, self.base.matrix.clone(), self.base.basis
+        if self._seen is not None and isinstance(self.settings.after, SimIE):
+            yield self._seen, self._unseen(self.settings.after), None
 
-    def _check(self, keys: Keys, wanted: Wanted) -> None:
-        if not (keys.isfinite().all() and wanted.isfinite().all()):
-            raise Diverged(f"keys or residuals at layer {self.number} are not finite")
+    def _unseen(self, settings: SimIE) -> Square:
+        """What SimIE's solver holds before any keys."""
+        return settings.weight * torch.eye(self.delta.shape[1], dtype=torch.float64, device=self.delta.device)
+
+    def _sum(self, empty: Square, basis: Basis | None, rows: Sequence[Row]) -> Square:
+        """A matrix with the products of all recorded keys added."""
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            keys = torch.cat([row[f"{self.number}.keys"] for row in rows[start : start + ROWS_AT_ONCE]]).to(empty.device).double()
+            keys = keys if basis is None else keys @ basis
+            empty.addmm_(keys.mT, keys)
+        return empty
 
     def _gain(self, keys: Keys, bare: Keys, *, remember: bool) -> Keys:
         if self.settings.solver == "hard_constraint":
@@ -182,7 +252,7 @@ class Layer:
         """The right factor, after what is done to a step of factors."""
         if self._seen is not None:
             return (gain @ keys.mT) @ self._seen.add(keys)
-        return self.after.reduce(gain) if isinstance(self.settings.after, Sphere) else gain
+        return self.after.of(gain) if isinstance(self.after, Projection) else gain
 
     def _add_factors(self, left: Wanted, right: Keys) -> float:
         """Add a step's factors; those of rounds one by one, since a row joins all rounds and has to give the same bits again."""
@@ -191,14 +261,13 @@ class Layer:
             self.delta.addmm_(some.mT, others)
         return float(((left @ left.mT) * (right @ right.mT)).sum().clamp(min=0).sqrt())
 
-    def _add_entries(self, keys: Keys, left: Wanted, gain: Keys) -> float:
-        if self.defect is not None:
-            left = left + keys @ self.defect.mT
-        step = left.mT @ gain
-        if self.defect is not None:
-            step -= self.defect
-        written = self.after.keep(step, self.original.to(self.delta) + self.delta)
-        if isinstance(self.settings.after, Rect) and self.settings.after.feedback:
+    def _add_entries(self, after: Largest, keys: Keys, left: Wanted, gain: Keys) -> float:
+        """Solve for a step, with what the one before did not write, and add those of its entries that are written."""
+        if self.defect is None:
+            written = after.of(left.mT @ gain, self.original.to(self.delta) + self.delta)
+        else:
+            step = (left + keys @ self.defect.mT).mT @ gain - self.defect
+            written = after.of(step, self.original.to(self.delta) + self.delta)
             self.defect = written - step
         self.delta += written
         return float(written.norm())
@@ -228,19 +297,25 @@ class QueueLayer(Layer):
         before, queue = self.delta, self._queue
         residuals = wanted + keys @ before.mT
         self._take(keys, residuals)
-        return {f"{self.number}.residuals": residuals.cpu()}, {"queue": queue, "update_norm": float((self.delta - before).norm())}
+        return {f"{self.number}.residuals": residuals.cpu()}, self._numbers(queue=queue, update_norm=float((self.delta - before).norm()))
 
     def replay(self, row: Row) -> None:
-        """Take a recorded step over."""
+        """Take a recorded step over, with the very operations that made it."""
         keys, residuals = (row[f"{self.number}.{name}"].to(self.delta.device).double() for name in ("keys", "residuals"))
         self._take(keys, residuals)
+
+    def remember(self, keys: Keys) -> None:
+        """Nothing: whatever is fitted stays in every later solve."""
+
+    def refactor(self, rows: Sequence[Row]) -> None:
+        """Nothing: every step solves afresh."""
 
     def _take(self, keys: Keys, residuals: Wanted) -> None:
         """Add rows, solve, and move the queue."""
         self._gram.addmm_(keys.mT, keys)
         self._cross.addmm_(residuals.mT, keys)
-        held = Direct(self._queue * self.base.matrix + self._gram)
-        self.delta = held.apply(self._cross)
+        lower = factor(torch.add(self._gram, self.base.matrix, alpha=self._queue), "the preserved matrix plus the keys")
+        self.delta = torch.cholesky_solve(self._cross.mT, lower).mT
         loss = self._loss(self.delta)
         self._first = self._first or (loss if loss > self._floor else 0.0)
         if self._first:
@@ -253,7 +328,7 @@ class QueueLayer(Layer):
 
 def layers_of(settings: LocateThenEdit, model: LanguageModel, prepared: Prepared) -> dict[int, Layer]:
     """The edited layers by number, as the settings' history asks for them."""
-    kind = QueueLayer if settings.history == "queue" else Layer
+    kind = QueueLayer if settings.history == "queue" else StepLayer
     return {layer: kind(settings, index, model, prepared) for index, layer in enumerate(settings.layers)}
 
 
@@ -261,7 +336,3 @@ def residuals_of(row: Row, layer: int) -> Tensor:
     """Residuals of a layer in a row; those that all layers share stand there once, as `residuals`."""
     own = f"{layer}.residuals"
     return row[own if own in row else "residuals"]
-
-
-def _identity(like: Weight) -> Float64[Tensor, "d_in d_in"]:
-    return torch.eye(like.shape[1], dtype=torch.float64, device=like.device)

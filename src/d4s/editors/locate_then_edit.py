@@ -121,8 +121,7 @@ class LocateThenEditSession:
             return
         for _ in range(rounds.most):
             present = read(self._model, texts, self._settings.layers[:1], self._settings.keys, self._settings.target)
-            assert present.hidden is not None
-            missing = (_wanted(goal, present.hidden.device) - present.hidden).norm(dim=1)
+            missing = _missing(goal, present).norm(dim=1)
             going = ((missing > rounds.above) & (missing < rounds.below)).nonzero()[:, 0].cpu()
             if not len(going):
                 return
@@ -142,7 +141,7 @@ class LocateThenEditSession:
                 residuals = goal.hidden_shift
             reading = self._read(texts, layer, frozen, goes_first=index == 0)
             if reading.hidden is not None:
-                residuals = _wanted(goal, reading.hidden.device) - reading.hidden
+                residuals = _missing(goal, reading)
             if index == 0:
                 numbers.append(("residual_norm", None, float(residuals.norm(dim=1).mean())))
             numbers += self._fit(layer, reading, residuals, row)
@@ -199,8 +198,7 @@ class LocateThenEditSession:
 
         Where keys are refreshed, every refresh does so, and rows hold keys as they were first read, not as they are now.
         """
-        settings = self._settings
-        if settings.history in {"none", "queue"} or settings.keys.mode == "refreshed" or len(self._rows) % REFACTOR_EVERY:
+        if self._settings.keys.mode == "refreshed" or len(self._rows) % REFACTOR_EVERY:
             return []
         drifts = {layer: part.refactor(self._rows) for layer, part in self._layers.items()}
         found: Numbers = [("solver_drift", layer, drift) for layer, drift in drifts.items() if drift is not None]
@@ -245,9 +243,16 @@ class LocateThenEditSession:
         write(self._model, layer, self._layers[layer].original, self._layers[layer].delta)
 
 
-def _wanted(goal: Targets, device: torch.device) -> Float[Tensor, "b d_out"]:
-    """The target hidden states."""
-    return goal.hidden.to(device) + goal.hidden_shift.to(device)
+def _missing(goal: Targets, reading: Reading) -> Float[Tensor, "b d_out"]:
+    """The target hidden states less the present ones.
+
+    Raises:
+        ValueError: if the present ones were not read.
+    """
+    if reading.hidden is None:
+        raise ValueError("residuals are measured from hidden states, and none were read; give `read` the settings of the target")
+    device = reading.hidden.device
+    return goal.hidden.to(device) + goal.hidden_shift.to(device) - reading.hidden
 
 
 def _target_numbers(goal: Targets) -> Iterator[tuple[str, int | None, float]]:

@@ -7,10 +7,9 @@ rows in balance with the preserved matrix A₀ and with all rows added before. W
 
 Three ways to hold P agree to rounding: `Direct` (the matrix itself, factored at every call), `Recursive` (P with
 low-rank updates, delayed so that one product serves many edits) and `LowRank` (a factor of A₀ and the rows whitened by
-it). Sequential equals batch: Δ_t = Δ_{t-1} + (R − K Δ_{t-1}ᵀ)ᵀ G is the solution over all rows (`Fit`).
+it). Sequential equals batch: Δ_t = Δ_{t-1} + (R − K Δ_{t-1}ᵀ)ᵀ G is the solution over all rows.
 """
 
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -27,27 +26,56 @@ Keys = Float64[Tensor, "b d_in"]
 
 
 class SolveError(D4SError):
-    """A matrix that should be positive definite and is not, in float64 and with its ridge."""
+    """A matrix that should be positive definite and is not, in float64."""
 
 
 def preserved(second_moment: Square, weight: float, ridge: float = 0.0) -> Square:
-    """A₀ = weight · C + ridge · I, with a further ridge of 1e-6 of its mean diagonal so that it can be factored."""
+    """A₀ = weight · C + ridge · I, as a matrix of its own."""
     base = weight * second_moment
-    base.diagonal().add_(ridge + RELATIVE_RIDGE * float(base.diagonal().mean()))
+    base.diagonal().add_(ridge)
     return base
+
+
+def factorable(matrix: Square, what: str) -> tuple[Square, float]:
+    """A matrix that can be factored, and the ridge that this took.
+
+    The matrix itself and 0 where its factorisation succeeds, else a copy with 1e-6 of its mean diagonal added to the diagonal.
+    A pivot that is rounding, as a singular matrix may have one, is no success: its sign would depend on the processor.
+
+    Raises:
+        SolveError: if it is not finite, or not positive definite even so.
+    """
+    lower = _factored(matrix)
+    rounding = matrix.shape[0] * torch.finfo(matrix.dtype).eps * float(matrix.diagonal().max())
+    if lower is not None and float(lower.diagonal().min()) ** 2 > rounding:
+        return matrix, 0.0
+    del lower
+    ridge = RELATIVE_RIDGE * float(matrix.diagonal().mean())
+    raised = matrix.clone()
+    raised.diagonal().add_(ridge)
+    factor(raised, f"{what}, with a ridge of {ridge:.1e},")
+    return raised, ridge
 
 
 def factor(matrix: Float64[Tensor, "n n"], what: str) -> Float64[Tensor, "n n"]:
     """The lower Cholesky factor of a matrix.
 
     Raises:
-        SolveError: if it is not positive definite.
+        SolveError: if it is not finite or not positive definite.
     """
-    lower, info = torch.linalg.cholesky_ex(matrix)
-    if int(info) != 0:
-        size = matrix.shape[0]
-        raise SolveError(f"{what} ({size} x {size}) is not positive definite at row {int(info)}; raise the weight of what is preserved")
+    lower = _factored(matrix)
+    if lower is None:
+        where = f"{what} ({matrix.shape[0]} x {matrix.shape[0]})"
+        if not matrix.isfinite().all():
+            raise SolveError(f"{where} holds numbers that are not finite; look for them in the model's outputs and in its text")
+        raise SolveError(f"{where} is not positive definite; raise the weight of what is preserved")
     return lower
+
+
+def _factored(matrix: Float64[Tensor, "n n"]) -> Float64[Tensor, "n n"] | None:
+    """The lower Cholesky factor of a matrix, None where there is none."""
+    lower, info = torch.linalg.cholesky_ex(matrix)
+    return lower if int(info) == 0 and bool(lower.diagonal().isfinite().all()) else None
 
 
 def solve_delta(residuals: Float64[Tensor, "n d_out"], keys: Float64[Tensor, "n d_in"], base: Square) -> Float64[Tensor, "d_out d_in"]:
@@ -72,17 +100,13 @@ class Precision(Protocol):
         """Add rows and return their gain."""
         ...
 
-    def remove(self, keys: Keys) -> Keys:
-        """Take out rows that were added, and return (I − K P Kᵀ)⁻¹ K P, what a fit loses with them."""
-        ...
 
-
-def _core(projected: Keys, keys: Keys, sign: float) -> Float64[Tensor, "b b"]:
-    """The factor of I ± K P Kᵀ."""
-    middle = sign * (projected @ keys.mT)
+def _core(projected: Keys, keys: Keys) -> Float64[Tensor, "b b"]:
+    """The factor of I + K P Kᵀ."""
+    middle = projected @ keys.mT
     middle = (middle + middle.mT) / 2
     middle.diagonal().add_(1.0)
-    return factor(middle, "the identity plus the keys' products" if sign > 0 else "the identity minus the removed keys' products")
+    return factor(middle, "the identity plus the keys' products")
 
 
 class Direct:
@@ -102,11 +126,6 @@ class Direct:
     def add(self, keys: Keys) -> Keys:
         """Add rows and return their gain."""
         self.matrix.addmm_(keys.mT, keys)
-        return self.apply(keys)
-
-    def remove(self, keys: Keys) -> Keys:
-        """Take out rows that were added, and return what a fit loses with them."""
-        self.matrix.addmm_(keys.mT, keys, alpha=-1.0)
         return self.apply(keys)
 
 
@@ -140,38 +159,29 @@ class Subset(Direct):
 
 
 class Recursive:
-    """Holds P. An update P ∓ Wᵀ W is kept as rows of W and their signs until there are enough of them for one large product."""
+    """Holds P. An update P − Wᵀ W is kept as rows of W until there are enough of them for one large product."""
 
     def __init__(self, base: Square) -> None:
         self._inverse = torch.cholesky_inverse(factor(base, "the preserved matrix"))
         self._delayed = base.new_empty(DELAYED_ROWS, base.shape[0])
-        self._signs = base.new_empty(DELAYED_ROWS)
         self._waiting = 0
 
     def apply(self, rows: Keys) -> Keys:
         """Rows times P."""
-        waiting, signs = self._delayed[: self._waiting], self._signs[: self._waiting]
-        return rows @ self._inverse - (rows @ waiting.mT * signs) @ waiting
+        waiting = self._delayed[: self._waiting]
+        return rows @ self._inverse - (rows @ waiting.mT) @ waiting
 
     def gain(self, keys: Keys) -> Keys:
         """The gain of new rows, without adding them."""
         projected = self.apply(keys)
-        return torch.cholesky_solve(projected, _core(projected, keys, 1.0))
+        return torch.cholesky_solve(projected, _core(projected, keys))
 
     def add(self, keys: Keys) -> Keys:
         """Add rows and return their gain."""
         projected = self.apply(keys)
-        lower = _core(projected, keys, 1.0)
+        lower = _core(projected, keys)
         update = torch.linalg.solve_triangular(lower, projected, upper=False)
-        self._subtract(update, 1.0)
-        return torch.linalg.solve_triangular(lower.mT, update, upper=True)
-
-    def remove(self, keys: Keys) -> Keys:
-        """Take out rows that were added, and return what a fit loses with them."""
-        projected = self.apply(keys)
-        lower = _core(projected, keys, -1.0)
-        update = torch.linalg.solve_triangular(lower, projected, upper=False)
-        self._subtract(update, -1.0)
+        self._subtract(update)
         return torch.linalg.solve_triangular(lower.mT, update, upper=True)
 
     def refactor(self, matrix: Square) -> float:
@@ -182,20 +192,19 @@ class Recursive:
         self._inverse = fresh
         return drift
 
-    def _subtract(self, update: Keys, sign: float) -> None:
+    def _subtract(self, update: Keys) -> None:
         count = update.shape[0]
         if self._waiting + count > DELAYED_ROWS:
             self._flush()
         if count > DELAYED_ROWS:
-            self._inverse.addmm_(update.mT, update, alpha=-sign)
+            self._inverse.addmm_(update.mT, update, alpha=-1.0)
             return
         self._delayed[self._waiting : self._waiting + count] = update
-        self._signs[self._waiting : self._waiting + count] = sign
         self._waiting += count
 
     def _flush(self) -> None:
-        waiting, signs = self._delayed[: self._waiting], self._signs[: self._waiting]
-        self._inverse.addmm_((waiting * signs[:, None]).mT, waiting, alpha=-1.0)
+        waiting = self._delayed[: self._waiting]
+        self._inverse.addmm_(waiting.mT, waiting, alpha=-1.0)
         self._waiting = 0
 
 
@@ -226,7 +235,7 @@ class LowRank:
     def gain(self, keys: Keys) -> Keys:
         """The gain of new rows, without adding them."""
         projected = self.apply(keys)
-        return torch.cholesky_solve(projected, _core(projected, keys, 1.0))
+        return torch.cholesky_solve(projected, _core(projected, keys))
 
     def add(self, keys: Keys) -> Keys:
         """Add rows and return their gain."""
@@ -239,26 +248,6 @@ class LowRank:
         self._core = torch.cat([above, torch.cat([below, factor(corner, "the new rows' core")], 1)])
         self._white = torch.cat([self._white, white])
         return gain
-
-    def remove(self, keys: Keys) -> Keys:
-        """Take out rows that were added, and return what a fit loses with them.
-
-        Raises:
-            ValueError: if a row was never added.
-        """
-        white = self._whiten(keys)
-        distances = torch.cdist(white, self._white)
-        nearest = distances.argmin(1)
-        missing = distances.gather(1, nearest[:, None])[:, 0] > 1e-6 * white.norm(dim=1)
-        if missing.any() or len(nearest.unique()) < len(nearest):
-            raise ValueError(f"{int(missing.sum())} of {len(keys)} rows to remove were never added")
-        kept = torch.ones(len(self._white), dtype=torch.bool, device=keys.device)
-        kept[nearest] = False
-        self._white = self._white[kept]
-        gram = self._white @ self._white.mT
-        gram.diagonal().add_(1.0)
-        self._core = factor(gram, "the remaining rows' core")
-        return self.apply(keys)
 
 
 class Confined:
@@ -279,10 +268,6 @@ class Confined:
     def add(self, keys: Keys) -> Keys:
         """Add rows and return their gain."""
         return self.inner.add(keys @ self._basis) @ self._basis.mT
-
-    def remove(self, keys: Keys) -> Keys:
-        """Take out rows that were added, and return what a fit loses with them."""
-        return self.inner.remove(keys @ self._basis) @ self._basis.mT
 
 
 def precision(base: Square, *, batch: int, grows: bool) -> Precision:
@@ -305,27 +290,3 @@ def exact_gain(within: Precision, keys: Keys, bare: Keys) -> Keys:
             "the averaged keys' directions and the bare keys are orthogonal; no change at the former moves the output at the latter"
         )
     return gain
-
-
-@dataclass(slots=True)
-class Fit:
-    """The least-squares change of one layer's weights over rows that come and go."""
-
-    precision: Precision
-    delta: Float64[Tensor, "d_out d_in"]
-
-    def add(self, keys: Keys, residuals: Float64[Tensor, "b d_out"]) -> Keys:
-        """Fit further rows as well; returns their gain."""
-        gain = self.precision.add(keys)
-        self.delta.addmm_((residuals - keys @ self.delta.mT).mT, gain)
-        return gain
-
-    def remove(self, keys: Keys, residuals: Float64[Tensor, "b d_out"]) -> None:
-        """Forget rows that were added, as if they had never been."""
-        loss = self.precision.remove(keys)
-        self.delta.addmm_((residuals - keys @ self.delta.mT).mT, loss, alpha=-1.0)
-
-    def replace(self, keys: Keys, residuals: Float64[Tensor, "b d_out"], new_keys: Keys, new_residuals: Float64[Tensor, "b d_out"]) -> None:
-        """Put rows in the place of others."""
-        self.remove(keys, residuals)
-        self.add(new_keys, new_residuals)

@@ -162,10 +162,11 @@ def state(editor: FamilySettings, shape: Shape, item: int = SINGLE, edits: int =
 def _least_squares(editor: LocateThenEdit, shape: Shape, item: int, edits: int) -> dict[str, Number]:
     """Per layer the preserved matrix and its solver, 2 d² in float64; its change, and its original weight twice.
 
+    With a queue the Gram matrix of all keys stands in the solver's place, and their products with residuals beside the change.
     Directions that a step is reduced by are at most as many as the weight has rows: no more entries than the weight.
     """
     matrix, square = shape.mlp_out, shape.mlp_width**2
-    solvers = 2 + (editor.history == "queue") + (editor.after is not None and editor.after.kind == "simie")
+    solvers = 2 + _is_simie(editor)
     changes = 1 + (editor.history == "queue") + (editor.after is not None and editor.after.kind in {"rect", "sphere"})
     per_layer = (solvers * square + changes * matrix) * DOUBLE + 2 * matrix * item
     twice = 2 if editor.keys.mode == "refreshed" else 1
@@ -178,8 +179,12 @@ def _least_squares(editor: LocateThenEdit, shape: Shape, item: int, edits: int) 
 def _refactors(editor: LocateThenEdit, shape: Shape, edits: int) -> bool:
     """Whether a recursive solver is solved afresh on the way: the matrix, its factor and the new inverse beside the old one."""
     is_recursive = editor.state_kind != "dense" and editor.neurons == 1 and 4 * editor.batch < shape.mlp_width
-    grows = editor.history != "none" and editor.keys.mode != "refreshed"
-    return is_recursive and grows and edits // editor.batch >= REFACTOR_EVERY
+    grows = editor.history in {"keys", "rewind"} and editor.keys.mode != "refreshed"
+    return ((is_recursive and grows) or _is_simie(editor)) and edits // editor.batch >= REFACTOR_EVERY
+
+
+def _is_simie(editor: LocateThenEdit) -> bool:
+    return editor.after is not None and editor.after.kind == "simie"
 
 
 def _whole_batch(placed: Placed, editor: LocateThenEdit, edits: int, prompts: Prompts) -> dict[str, Number]:
