@@ -25,7 +25,7 @@ except D4SError as error:
     raise WorkflowError(str(error))
 
 RESULTS = str(results_folder(STUDY))
-INPUT_KINDS = ("worlds", "facts", "corpora", "models", "objectives", "contexts", "moments", "targets", "prepared")
+INPUT_KINDS = ("worlds", "facts", "corpora", "models", "objectives", "contexts", "moments", "targets", "prepared", "baselines")
 KINDS = [STORE / kind for kind in (*INPUT_KINDS, "runs", "measures", "benchmarks", "reports")]
 try:
     for folder in KINDS:

@@ -1,10 +1,10 @@
-"""Artefacts that are made in parts, each with a manifest of its own: layers of moments, blocks of targets, lengths of runs.
+"""Artefacts that are made in parts, each with a manifest of its own: layers of moments, blocks of targets and of replies, lengths of runs.
 
 A rule per artefact, or per shard of it. A run is model x data x editor x seed, and one job makes all its lengths; so does
 what is measured on them. Parts that are there already are not made again.
 """
 
-for node, manifests, shard in parts_of("moments", "targets", "edit", "measure", "benchmark"):
+for node, manifests, shard in parts_of("moments", "targets", "baseline", "edit", "measure", "benchmark"):
 
     rule:
         name:
