@@ -39,6 +39,12 @@ IMMEDIATE = ("efficacy_score", "efficacy_accuracy", "paraphrase_accuracy", "loca
 """Quantities of the edit log that are scores right after an edit."""
 EDIT_LOG = _schema(step=_int, request_id=_text, fact_id=_text, quantity=_text, layer=_int, value=_real)
 
+# what the unedited model replies to every question (see d4s.metrics.probes); arg-max tokens and whether they are the answer's
+REPLIES = _schema(
+    fact_id=_text, kind=_text, prompt_id=_int, answer=_text, nll=_real, rival_nll=_real, correct=pa.list_(_flag), predicted=pa.list_(_int),
+    text=_text,
+)  # fmt: skip
+
 # measures at one length
 SCORES = _schema(step=_int, protocol=_text, fact_id=_text, edited_at=_int, metric=_text, prompt_id=_int, value=_real)
 ANSWERS = _schema(step=_int, fact_id=_text, kind=_text, prompt_id=_int, prompt=_text, expected=_text, before=_text, after=_text)

@@ -30,6 +30,7 @@ from d4s.runs.edit import edit
 from d4s.runs.settings import RunSettings
 from d4s.schemas import EDIT_LOG, FACTS, IMMEDIATE
 from d4s.statistics.moments import moments
+from tests.baselines import make_baseline
 from tests.conformance.test_editors import SINGLE, SMALL
 from tests.oracle.plain import PREFIXES
 from tests.tiny import tiny_facts, tiny_model
@@ -61,7 +62,8 @@ def prepare_inputs(folder: Path) -> dict[str, Path]:
     )
     shared = settings_for("d4s").editor.shared_targets()
     targets(Job("targets", TargetsJobSettings(target=shared, seed=SEED), inputs, folder / "targets", ("b0.json",)))
-    return inputs | {"moments": folder / "moments", "targets": folder / "targets"}
+    found = {"moments": folder / "moments", "targets": folder / "targets"}
+    return inputs | found | {"baseline": make_baseline(inputs, folder / "baseline", FACT_COUNT, seed=SEED)}
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +120,25 @@ def test_immediate_scores_are_those_of_the_model_right_after_the_edit(inputs: di
     log = read_table(tmp_path / "run" / "n3.edit_log.parquet", EDIT_LOG)
     model, editor = load(inputs["model"]), build(job.settings.editor)
     drawn = draw(tiny_facts(FACT_COUNT), SEED, 3)
-    exam = Exam(LiveModel(model), [fact for _, fact in drawn], probes_per_fact=1, max_new_tokens=0)
+    exam = Exam.of(LiveModel(model), [fact for _, fact in drawn], probes_per_fact=1, max_new_tokens=0)
     for request, fact in drawn:
         state = Ledger.open(tmp_path / "run", "additive").state_at(editor, request.step)
         with editor.edited(model, stage.load_prepared(inputs, job.settings.editor), state) as view:
             expected = exam.means(view, [fact.fact_id])[fact.fact_id]
         found = log[(log["step"] == request.step) & log["quantity"].isin(IMMEDIATE)].set_index("quantity")["value"]
         assert found.to_dict() == pytest.approx({name: expected[name] for name in found.index})
+
+
+def test_the_unedited_model_is_not_asked_where_its_baseline_is(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    score = LiveModel.score
+    monkeypatch.setattr(LiveModel, "score", lambda view, prompts, targets: asked.append(len(prompts)) or score(view, prompts, targets))
+    run(inputs, tmp_path / "run", "memit", 3)
+    assert len(asked) == 3, "once after each edit, never before"
+    with pytest.raises(ArtifactError, match=r"none holds no b0\.json"):
+        run({**inputs, "baseline": tmp_path / "none"}, tmp_path / "again", "memit", 3)
 
 
 def test_manifests_name_their_part_of_the_ledger(inputs: dict[str, Path], tmp_path: Path) -> None:

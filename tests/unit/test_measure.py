@@ -11,7 +11,7 @@ import torch
 
 from d4s.artifacts import Artifact, Job, write_table, write_tensors
 from d4s.config import BenchmarkSettings, Frozen, MeasureSettings
-from d4s.editors.settings import Unedited
+from d4s.editors.settings import Grace, Unedited
 from d4s.editors.unedited import UneditedEditor
 from d4s.facts.record import to_rows
 from d4s.metrics.lm_eval_bridge import WORLD_READINGS
@@ -25,11 +25,15 @@ from d4s.runs.edit import edit
 from d4s.runs.measure import headline, measure, sampled
 from d4s.runs.settings import BenchmarkJobSettings, MeasureJobSettings, RunSettings
 from d4s.schemas import ANSWERS, BENCHMARK, FACTS, NORMS, PERPLEXITY, SCORES
+from tests.baselines import make_baseline
 from tests.tiny import tiny_facts, tiny_model
 from tests.unit.test_lm_eval_bridge import ITEMS
 
 LENGTHS = (2, 4, 6)
 SCHEMAS = {"scores": SCORES, "answers": ANSWERS, "norms": NORMS, "perplexity": PERPLEXITY}
+
+
+UNEDITED, SHIFTING = Unedited(), Grace(layer=1)  # only its family matters: `build` is replaced
 
 
 class Nothing(Frozen):
@@ -54,7 +58,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     finish["world"] = ("worlds", [f"benchmarks/{task}.jsonl" for task in ITEMS])
     for name, (kind, files) in finish.items():
         Job(kind, Nothing(), {}, root / name).finish(files)
-    found = {name: root / name for name in ("model", "facts", "text", "world", "run")}
+    found = {name: root / name for name in ("model", "facts", "text", "world", "run", "baseline")}
+    make_baseline(found, root / "baseline", 6, seed=1, max_new_tokens=5, perplexity_rows=96)
     edit(Job("runs", RunSettings(editor=Unedited(), seed=1), found, root / "run", manifests(*LENGTHS)))
     return found
 
@@ -63,9 +68,9 @@ def manifests(*lengths: int) -> tuple[str, ...]:
     return tuple(f"n{length}.json" for length in lengths)
 
 
-def measure_job(inputs, folder, *lengths, **settings) -> Job[MeasureJobSettings]:
+def measure_job(inputs, folder, *lengths, editor=UNEDITED, **settings) -> Job[MeasureJobSettings]:
     folder.mkdir(exist_ok=True)
-    chosen = MeasureJobSettings(editor=Unedited(), seed=1, measure=MeasureSettings(max_new_tokens=5, **settings))
+    chosen = MeasureJobSettings(editor=editor, seed=1, measure=MeasureSettings(max_new_tokens=5, **settings))
     return Job("measures", chosen, inputs, folder, manifests(*lengths), digest="0123456789")
 
 
@@ -81,11 +86,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 class ShiftingEditor(UneditedEditor):
     """Changes a weight by the number of edits; what an additive editor looks like from outside."""
 
+    size = 0.02
+
     @contextmanager
     def edited(self, model, prepared, state):
         before = model.weight(1).clone()
         signs = torch.where(torch.arange(16) % 3 == 0, 1.0, -1.0)[:, None]  # not uniform: layer norm would take that out
-        with model.patched({1: 0.02 * len(state.rows) * signs.expand_as(before)}):
+        with model.patched({1: self.size * len(state.rows) * signs.expand_as(before)}):
             yield LiveModel(model, {1: before})
 
 
@@ -106,14 +113,27 @@ def test_every_length_asks_about_all_edits_so_far(inputs, tmp_path):
 
 
 def test_measures_see_the_state_of_their_length(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(measure_module, "build", ShiftingEditor)
-    measure(measure_job(inputs, tmp_path / "m", *LENGTHS))
+    monkeypatch.setattr(measure_module, "build", lambda _: ShiftingEditor(UNEDITED))
+    measure(measure_job(inputs, tmp_path / "m", *LENGTHS, editor=SHIFTING))
     for length in LENGTHS:
         norms = tables(tmp_path / "m", length)["norms"].set_index(["layer", "quantity"])["value"]
         assert norms[1, "l1_per_element_delta"] == pytest.approx(0.02 * length, rel=1e-5)
         assert norms[0, "l1_per_element_delta"] == 0.0
     ratios = [tables(tmp_path / "m", length)["perplexity"].set_index("quantity")["value"]["perplexity_ratio"] for length in LENGTHS]
     assert len({*ratios, 1.0}) == 4
+
+
+def test_an_unedited_run_is_its_baseline_and_what_asking_the_model_again_gives(inputs, tmp_path, monkeypatch):
+    again = type("Still", (ShiftingEditor,), {"size": 0.0})
+    with monkeypatch.context() as patch:
+        patch.setattr(measure_module, "build", lambda _: again(UNEDITED))
+        measure(measure_job(inputs, tmp_path / "asked", *LENGTHS, editor=SHIFTING))
+    monkeypatch.setattr(measure_module, "load", lambda *_: pytest.fail("an unedited run needs no model"))
+    measure(measure_job(inputs, tmp_path / "read", *LENGTHS))
+    for length in LENGTHS:
+        found, expected = tables(tmp_path / "read", length), tables(tmp_path / "asked", length)
+        for name in SCHEMAS:
+            pd.testing.assert_frame_equal(found[name], expected[name], check_exact=name != "perplexity")
 
 
 def test_lengths_asked_for_later_give_the_same_bytes_and_touch_no_old_file(inputs, tmp_path):
@@ -147,7 +167,8 @@ def test_a_damaged_table_is_measured_again(inputs, tmp_path):
 
 
 def test_a_sample_caps_facts_and_keeps_both_ends(inputs, tmp_path):
-    measure(measure_job(inputs, tmp_path / "m", 6, sample=3, generate=False))
+    silent = make_baseline(inputs, tmp_path / "silent", 6, seed=1, perplexity_rows=96)
+    measure(measure_job({**inputs, "baseline": silent}, tmp_path / "m", 6, sample=3, generate=False))
     found = tables(tmp_path / "m", 6)
     assert sorted(set(found["scores"]["edited_at"])) == [1, 3, 6]
     assert len(found["answers"]) == 0

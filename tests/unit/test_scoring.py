@@ -41,7 +41,7 @@ BEFORE = Told({
 
 
 def values_after(model: Told, fact: Fact = FACT, max_new_tokens: int = 12, probes: int = 3) -> dict[tuple[str, int], float]:
-    exam = Exam(BEFORE, [fact], probes_per_fact=probes, max_new_tokens=max_new_tokens)
+    exam = Exam.of(BEFORE, [fact], probes_per_fact=probes, max_new_tokens=max_new_tokens)
     rows, _ = exam.scores(model, 7, {fact.fact_id: 3})
     assert {(row["step"], row["edited_at"], row["protocol"], row["fact_id"]) for row in rows} == {(7, 3, "retained", "f")}
     return {(row["metric"], row["prompt_id"]): row["value"] for row in rows}
@@ -152,7 +152,7 @@ def test_without_generation_nothing_is_written_but_missing_answers():
 
 def test_a_probe_without_any_answer_is_dropped():
     silent = Told(BEFORE.believes, {"Dan lives in": ". "})
-    exam = Exam(silent, [FACT], probes_per_fact=3, max_new_tokens=12)
+    exam = Exam.of(silent, [FACT], probes_per_fact=3, max_new_tokens=12)
     assert "Dan lives in" not in {item.prompt for item in exam.questions["f"]}
 
 
@@ -168,7 +168,7 @@ def test_numbers_that_are_not_finite_win_nothing():
 
 def test_rows_fit_their_schemas_and_examples_are_bounded(tiny_model, tiny_facts, tmp_path):
     facts, view = tiny_facts(EXAMPLES + 4), LiveModel(tiny_model())
-    exam = Exam(view, facts, probes_per_fact=3, max_new_tokens=5)
+    exam = Exam.of(view, facts, probes_per_fact=3, max_new_tokens=5)
     scores, answers = exam.scores(view, len(facts), {fact.fact_id: place for place, fact in enumerate(facts, 1)})
     write_table(tmp_path / "scores.parquet", scores, SCORES)
     write_table(tmp_path / "answers.parquet", answers, ANSWERS)
@@ -181,7 +181,7 @@ def test_rows_fit_their_schemas_and_examples_are_bounded(tiny_model, tiny_facts,
 
 def test_an_edited_model_differs_and_the_exam_notices(tiny_model, tiny_facts):
     model, facts = tiny_model(), tiny_facts(8)
-    exam = Exam(LiveModel(model), facts, probes_per_fact=3, max_new_tokens=0)
+    exam = Exam.of(LiveModel(model), facts, probes_per_fact=3, max_new_tokens=0)
     with model.patched({1: 0.5 * torch.randn(16, 64, generator=torch.Generator().manual_seed(1))}):
         scores, _ = exam.scores(LiveModel(model), 8, {fact.fact_id: 1 for fact in facts})
     frame = pd.DataFrame(scores)
@@ -190,7 +190,7 @@ def test_an_edited_model_differs_and_the_exam_notices(tiny_model, tiny_facts):
 
 def test_means_are_those_of_the_rows(tiny_model, tiny_facts):
     facts, view = tiny_facts(3), LiveModel(tiny_model())
-    exam = Exam(view, facts, probes_per_fact=3, max_new_tokens=0)
+    exam = Exam.of(view, facts, probes_per_fact=3, max_new_tokens=0)
     rows, _ = exam.scores(view, 3, {fact.fact_id: 1 for fact in facts})
     expected = pd.DataFrame(rows).groupby(["fact_id", "metric"])["value"].mean()
     found = exam.means(view, [fact.fact_id for fact in facts])

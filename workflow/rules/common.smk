@@ -26,7 +26,7 @@ except D4SError as error:
     raise WorkflowError(str(error))
 
 RESULTS = str(results_folder(STUDY))
-INPUT_KINDS = ("worlds", "facts", "corpora", "models", "objectives", "contexts", "moments", "targets", "prepared")
+INPUT_KINDS = ("worlds", "facts", "corpora", "models", "objectives", "contexts", "moments", "targets", "prepared", "baselines")
 KINDS = [STORE / kind for kind in (*INPUT_KINDS, "runs", "measures", "benchmarks", "reports")]
 try:
     for folder in KINDS:
@@ -125,9 +125,9 @@ def rule_name(name):
 
 def processes():
     """The jobs that make artefacts in parts: a name, and each artefact with the manifests that the job makes of it."""
-    for verb in ("moments", "targets"):
+    for verb in ("moments", "targets", "baseline"):
         for node in PLAN.of(verb):
-            shards = node.shards(getattr(STUDY.execution.shards, verb))
+            shards = node.shards(getattr(STUDY.execution.shards, verb, 1))
             for number, manifests in enumerate(shards, start=1):
                 shard = f".{number}of{len(shards)}" if len(shards) > 1 else ""
                 yield f"{verb}/{node.name}{shard}", [(node, manifests)]

@@ -1,4 +1,4 @@
-"""Artefacts that are made in parts, each with a manifest of its own: layers of moments, blocks of targets, lengths of runs.
+"""Artefacts that are made in parts, each with a manifest of its own: layers of moments, blocks of targets and of replies, lengths of runs.
 
 A rule per artefact, or per shard of it. A run is model x data x editor x seed; one job makes all its lengths, and one
 process makes run, measures and benchmarks, since they load the same model. Parts that are there already are not made again.

@@ -63,7 +63,7 @@ def refresh(folder: Folder, model: LanguageModel, prepared: Prepared, since: int
     wordings, edits = Wordings(model, folder.description.chat), folder.active()
     facts = [wordings.fact(edit.wish, edit.number) for edit in edits]
     plain = LiveModel(model)
-    exam = Exam(plain, facts, probes_per_fact=max([1, *(len(fact.neighborhood) for fact in facts)]), max_new_tokens=0)
+    exam = Exam.of(plain, facts, probes_per_fact=max([1, *(len(fact.neighborhood) for fact in facts)]), max_new_tokens=0)
     before = _answers(plain, edits, wordings)
     with folder.editor.edited(model, prepared, folder.state()) as view:
         after = _answers(view, edits, wordings)

@@ -38,12 +38,21 @@ def norm_rows(model: LanguageModel, view: EditedModel, step: int, before: Origin
     `l1_per_element_delta`, `frobenius_delta` and `spectral_delta` those of the change; layers left alone change by zero.
     """
     changes = view.weight_changes() or {}
+    return _rows(step, before, {layer: (model.weight(layer), delta) for layer, delta in changes.items()})
+
+
+def untouched_rows(step: int, before: Originals) -> list[dict[str, Any]]:
+    """Rows of NORMS for a model that no edit has touched."""
+    return _rows(step, before, {})
+
+
+def _rows(step: int, before: Originals, changed: Mapping[int, tuple[Tensor, Tensor]]) -> list[dict[str, Any]]:
     rows = []
-    for layer in range(model.n_layers):
-        delta = changes.get(layer)
+    for layer, original in before.items():
+        weight, delta = changed.get(layer, (None, None))
         values = {
-            "l1_per_element_original": before[layer],
-            "l1_per_element_weight": before[layer] if delta is None else l1_per_element(model.weight(layer)),
+            "l1_per_element_original": original,
+            "l1_per_element_weight": original if weight is None else l1_per_element(weight),
             "l1_per_element_delta": 0.0 if delta is None else l1_per_element(delta),
             "frobenius_delta": 0.0 if delta is None else float(delta.double().norm()),
             "spectral_delta": 0.0 if delta is None else spectral(delta),

@@ -46,33 +46,33 @@ class Reply:
 
 
 class Exam:
-    """Questions about facts, and the unedited model's replies to them, asked once.
+    """Questions about facts, and the unedited model's replies to them, `before`; facts are asked about in its order.
 
     `max_new_tokens` of 0 leaves free answers out.
     """
 
-    def __init__(self, unedited: EditedModel, facts: Sequence[Fact], *, probes_per_fact: int, max_new_tokens: int) -> None:
-        self.max_new_tokens = max_new_tokens
-        self.questions = {fact.fact_id: questions_of(fact, probes_per_fact) for fact in facts}
-        self._settle_answers(unedited)
-        local = [item for items in self.questions.values() for item in items if item.kind == "locality"]
-        self.before = dict(zip(local, ask(unedited, local, max_new_tokens), strict=True))
+    def __init__(self, before: Mapping[Question, Reply], *, max_new_tokens: int) -> None:
+        self.before, self.max_new_tokens = before, max_new_tokens
+        self.questions: dict[str, list[Question]] = {}
+        for item in before:
+            self.questions.setdefault(item.fact_id, []).append(item)
         shown = [item for items in [*self.questions.values()][:EXAMPLES] for item in items] if max_new_tokens else []
-        self.texts = dict(zip(shown, free_answers(unedited, [item.prompt for item in shown], max_new_tokens), strict=True))
+        self.texts = {item: before[item].text for item in shown}
 
-    def _settle_answers(self, unedited: EditedModel) -> None:
-        """Put the unedited model's free answer where a probe has none; drop the probe if that is empty."""
-        open_ended = [item for items in self.questions.values() for item in items if not item.answer]
-        texts = free_answers(unedited, [item.prompt for item in open_ended], self.max_new_tokens or SHORT_ANSWER)
-        settled = dict(zip(open_ended, texts, strict=True))
-        for fact_id, items in self.questions.items():
-            known = [replace(item, answer=item.answer or settled[item]) for item in items]
-            self.questions[fact_id] = [item for item in known if item.answer]
+    @classmethod
+    def of(cls, unedited: EditedModel, facts: Sequence[Fact], *, probes_per_fact: int, max_new_tokens: int) -> "Exam":
+        """The exam that an unedited model sits now."""
+        before = unedited_replies(unedited, facts, probes_per_fact=probes_per_fact, max_new_tokens=max_new_tokens)
+        return cls(before, max_new_tokens=max_new_tokens)
 
     def scores(self, model: EditedModel, step: int, edited_at: Mapping[str, int]) -> tuple[list[Row], list[Row]]:
         """Rows of SCORES and of ANSWERS for a model after `step` edits; `edited_at` names the facts and their steps."""
         asked = [item for fact_id in edited_at for item in self.questions[fact_id]]
-        replies = ask(model, asked, self.max_new_tokens, whole=self.texts)
+        return self.rows(dict(zip(asked, ask(model, asked, self.max_new_tokens, whole=self.texts), strict=True)), step, edited_at)
+
+    def rows(self, replies: Mapping[Question, Reply], step: int, edited_at: Mapping[str, int]) -> tuple[list[Row], list[Row]]:
+        """Rows of SCORES and of ANSWERS from replies to every question about the facts; `before` gives the unedited model's."""
+        asked = [item for fact_id in edited_at for item in self.questions[fact_id]]
         scores = [
             {
                 "step": step,
@@ -83,19 +83,23 @@ class Exam:
                 "prompt_id": item.prompt_id,
                 "value": value,
             }
-            for item, reply in zip(asked, replies, strict=True)
-            for metric, value in readings(item, reply, self.before.get(item)).items()
+            for item in asked
+            for metric, value in readings(item, replies[item], self._reference(item)).items()
         ]
-        return scores, [self._answer(step, item, reply) for item, reply in zip(asked, replies, strict=True) if item in self.texts]
+        return scores, [self._answer(step, item, replies[item]) for item in asked if item in self.texts]
 
     def means(self, model: EditedModel, fact_ids: Iterable[str]) -> dict[str, dict[str, float]]:
         """Teacher-forced scores by fact and metric, averaged over prompts; for a look right after an edit."""
         asked = [item for fact_id in fact_ids for item in self.questions[fact_id]]
         found: dict[str, dict[str, list[float]]] = {}
         for item, reply in zip(asked, ask(model, asked, 0), strict=True):
-            for metric, value in readings(item, reply, self.before.get(item)).items():
+            for metric, value in readings(item, reply, self._reference(item)).items():
                 found.setdefault(item.fact_id, {}).setdefault(metric, []).append(value)
         return {fact_id: {metric: float(np.mean(values)) for metric, values in by.items()} for fact_id, by in found.items()}
+
+    def _reference(self, item: Question) -> Reply | None:
+        """The unedited model's reply where a reading is about agreement with it."""
+        return self.before[item] if item.kind == "locality" else None
 
     def _answer(self, step: int, item: Question, reply: Reply) -> Row:
         return {
@@ -108,6 +112,19 @@ class Exam:
             "before": self.texts[item],
             "after": reply.text,
         }
+
+
+def unedited_replies(unedited: EditedModel, facts: Sequence[Fact], *, probes_per_fact: int, max_new_tokens: int) -> dict[Question, Reply]:
+    """The unedited model's replies to all questions about facts, free answers as whole sentences.
+
+    Where a probe has no answer, the unedited model's free answer takes its place; the probe is left out if that is empty.
+    """
+    items = [item for fact in facts for item in questions_of(fact, probes_per_fact)]
+    open_ended = [item for item in items if not item.answer]
+    texts = free_answers(unedited, [item.prompt for item in open_ended], max_new_tokens or SHORT_ANSWER)
+    settled = dict(zip(open_ended, texts, strict=True))
+    known = [item for item in (replace(item, answer=item.answer or settled[item]) for item in items) if item.answer]
+    return dict(zip(known, ask(unedited, known, max_new_tokens, whole=known), strict=True))
 
 
 def ask(model: EditedModel, questions: Sequence[Question], max_new_tokens: int, whole: Container[Question] = ()) -> list[Reply]:

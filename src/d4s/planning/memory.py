@@ -304,9 +304,9 @@ def prepare(placed: Placed, settings: PrepareSettings, prompts: Prompts) -> tupl
     return split(placed, WITH_TABLES, moments | work, {"weights": placed.weights, **passes})
 
 
-def reading(placed: Placed) -> tuple[Bytes, Bytes]:
-    """A job that asks the unedited model: contexts, objectives."""
-    return split(placed, WITH_TABLES, {}, {"weights": placed.weights, **asking(placed, None)})
+def reading(placed: Placed, settings: MeasureSettings | None = None) -> tuple[Bytes, Bytes]:
+    """A job that asks the unedited model: contexts, objectives, with settings a baseline."""
+    return split(placed, WITH_TABLES, {}, {"weights": placed.weights, **asking(placed, settings)})
 
 
 def corpus(tokens: int) -> tuple[Bytes, Bytes]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from d4s.config import CorpusSettings, MeasureSettings
 from d4s.editors.parts import PrepareSettings, TargetSettings
-from d4s.editors.settings import FamilySettings, FineTune, Grace, KnowledgeNeurons, LocateThenEdit, OneTimeBatch
+from d4s.editors.settings import FamilySettings, FineTune, Grace, KnowledgeNeurons, LocateThenEdit, OneTimeBatch, Unedited
 from d4s.planning.memory import BLOCK, Placed, Prompts, at_once
 from d4s.planning.needs import Number, Work
 
@@ -85,12 +85,22 @@ def solved(editor: FamilySettings, placed: Placed, edits: int) -> Work:
     return Work(double=layers * (at_start + steps * (each + 10 * matrix)))
 
 
+def baseline(placed: Placed, requests: int, settings: MeasureSettings, rows: int) -> Work:
+    """Questions about blocks of requests, and rows of text, put to the unedited model."""
+    return asked(placed, requests, settings) + read(placed, rows)
+
+
+def read(placed: Placed, rows: int) -> Work:
+    """Rows of text, every token predicted."""
+    return forward(placed, rows * placed.row) + predicted(placed, rows * placed.row)
+
+
 def edit(placed: Placed, editor: FamilySettings, edits: int, prompts: Prompts) -> Work:
-    """A sequence: its solver, keys and targets, and questions before any edit and right after each."""
+    """A sequence: its solver, keys and targets, and questions right after each edit."""
     found = solved(editor, placed, edits)
     if isinstance(editor, OneTimeBatch):
         return found
-    look = forward(placed, QUESTIONS * QUESTION_TOKENS, passes=1).times(1.3 * edits) + predicted(placed, edits * QUESTIONS)
+    look = forward(placed, QUESTIONS * QUESTION_TOKENS, passes=1).times(edits) + predicted(placed, edits * QUESTIONS)
     found += look
     if isinstance(editor, LocateThenEdit):
         found += forward(placed, prompts.wordings * prompts.tokens, passes=2).times(edits * len(editor.layers) / 2)
@@ -106,13 +116,16 @@ def edit(placed: Placed, editor: FamilySettings, edits: int, prompts: Prompts) -
 
 
 def measure(placed: Placed, editor: FamilySettings, lengths: Sequence[int], prompts: Prompts, settings: MeasureSettings) -> Work:
-    """The unedited model once; at each length the change of weights made ready, questions and text."""
+    """At each length the change of weights made ready, questions and text; nothing of the unedited model, whose baseline is read."""
+    if isinstance(editor, Unedited):
+        return Work()
     sample = [length if settings.sample == "all" else min(length, settings.sample) for length in lengths]
-    text = forward(placed, settings.perplexity_rows * placed.row) + predicted(placed, settings.perplexity_rows * placed.row)
-    found = asked(placed, max(sample), settings) + text
-    for length, facts in zip(lengths, sample, strict=True):
-        found += asked(placed, facts, settings) + text + ready(placed, editor, length, prompts)
-    return found
+    text = read(placed, settings.perplexity_rows)
+    each = (
+        asked(placed, facts, settings) + text + ready(placed, editor, length, prompts)
+        for length, facts in zip(lengths, sample, strict=True)
+    )
+    return sum(each, Work())
 
 
 def ready(placed: Placed, editor: FamilySettings, edits: int, prompts: Prompts) -> Work:

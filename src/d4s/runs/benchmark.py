@@ -7,6 +7,7 @@ from d4s.artifacts import Artifact, Job, write_table
 from d4s.editors.families import build
 from d4s.editors.ledger import recorded_state
 from d4s.editors.prepared import load as load_prepared
+from d4s.editors.settings import Unedited
 from d4s.log import progress
 from d4s.metrics.items import FILES, role
 from d4s.metrics.lm_eval_bridge import benchmarks
@@ -26,11 +27,12 @@ def benchmark(job: Job[BenchmarkJobSettings]) -> None:
     model = job.once("model", load)
     editor = build(job.settings.editor)
     prepared = load_prepared(job.inputs, job.settings.editor)
-    files = _files(job)
+    files, rows = _files(job), None
     for length in progress(lengths, f"benchmarks of {job.folder.name}"):
         state = recorded_state(job.inputs["run"], length, editor)
-        with editor.edited(model, prepared, state) as edited:
-            rows = benchmarks(edited, files, job.settings.benchmarks, model)
+        if rows is None or not isinstance(job.settings.editor, Unedited):  # the unedited model is the same at every length
+            with editor.edited(model, prepared, state) as edited:
+                rows = benchmarks(edited, files, job.settings.benchmarks, model)
         name = f"n{length}.benchmark.parquet"
         write_table(job.path(name), rows.assign(step=length), BENCHMARK)
         job.finish_part([name], f"n{length}.json")

@@ -25,10 +25,8 @@ from d4s.editors.settings import FamilySettings
 from d4s.editors.targets import optimise, problem, read_targets
 from d4s.facts.record import Fact
 from d4s.log import progress
-from d4s.metrics.scoring import Exam
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import encode_pair, lookup_position
-from d4s.models.views import LiveModel
 from d4s.requests.draw import EditRequest
 from d4s.runs.settings import WorldReportSettings
 from d4s.statistics.moments import read_moments
@@ -82,15 +80,14 @@ class Bench:
     def _single_edits(self, settings: FamilySettings, drawn: Drawn) -> float:
         """Share of requests of which an editor, from the unedited model each time, makes the model say the whole target."""
         editor, prepared, shared = build(settings), self._prepared(settings), settings.shared_targets()
-        exam = Exam(LiveModel(self.model), [fact for _, fact in drawn], probes_per_fact=1, max_new_tokens=0)
-        right = 0.0
-        for number, (request, fact) in enumerate(drawn):
+        right = 0
+        for number, (request, _) in enumerate(drawn):
             targets = None if shared is None else self.targets[shared][number : number + 1]
             with editor.editing(self.model, prepared, editor.start(self.model, prepared)) as session:
                 session.step([request], targets)
                 state = session.state()
             with editor.edited(self.model, prepared, state) as view:
-                right += exam.means(view, [fact.fact_id])[fact.fact_id]["efficacy_exact"]
+                right += int(view.score([request.prompt], [request.target]).exact().sum())
         return right / len(drawn)
 
     def _prepared(self, editor: FamilySettings) -> Prepared:

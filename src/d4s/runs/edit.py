@@ -20,17 +20,16 @@ from d4s.errors import SettingsError
 from d4s.facts.record import Fact, from_frame
 from d4s.log import progress
 from d4s.metrics.scoring import Exam
+from d4s.models.edited import EditedModel
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
-from d4s.models.views import LiveModel
-from d4s.requests.draw import REQUESTS_PER_BLOCK, EditRequest, draw
+from d4s.requests.draw import EditRequest, draw
 from d4s.runs.lengths import length_of
+from d4s.runs.references import read_exam
 from d4s.runs.settings import RunSettings
 from d4s.schemas import EDIT_LOG, FACTS, IMMEDIATE
 
 log = logging.getLogger(__name__)
-PROBES = 3  # of a kind, as after the sequence by default: both looks then see the same mix of kinds
-EXAM_BLOCK = REQUESTS_PER_BLOCK
 Drawn = Sequence[tuple[EditRequest, Fact]]
 
 
@@ -66,13 +65,12 @@ class Run:
         if start >= stop or self.ledger.diverged_at is not None:
             return
         log.info("%s: edits %d to %d", self.job.folder.name, start + 1, stop)
-        exams = [*self._exams(start, stop)]
         with self.editor.editing(self.model, self.prepared, self.ledger.state_at(self.editor, start)) as session:
             for batch in progress(self._batches(start, stop), "edits", (stop - start) // self.batch):
                 found = self._attempt(session, batch)
                 if found is None:
                     break
-                self._record(session, batch, found, exams)
+                self._record(session, batch, found)
         if self.ledger.length < stop:
             self._note_divergence()
 
@@ -126,6 +124,11 @@ class Run:
             return None
         return read_targets(self.job.inputs["targets"], [request for request, _ in self.drawn[: max(self.lengths)]])
 
+    @cached_property
+    def exam(self) -> Exam:
+        """Questions about the facts up to the longest length, with the unedited model's replies."""
+        return read_exam(self.job.inputs["baseline"], [fact for _, fact in self.drawn[: max(self.lengths)]])
+
     def _batches(self, start: int, stop: int) -> Iterator[Drawn]:
         """Requests start + 1 to stop, batch by batch.
 
@@ -140,12 +143,6 @@ class Run:
         first = batch[0][0].step - 1
         return None if self.targets is None else self.targets[first : first + len(batch)]
 
-    def _exams(self, start: int, stop: int) -> Iterator[tuple[set[str], Exam]]:
-        """Questions about the facts of the coming steps, put to the unedited model; in blocks that no length changes."""
-        for first in range(start // EXAM_BLOCK * EXAM_BLOCK, stop, EXAM_BLOCK):
-            facts = [fact for _, fact in self.drawn[first : first + EXAM_BLOCK]]
-            yield {fact.fact_id for fact in facts}, Exam(LiveModel(self.model), facts, probes_per_fact=PROBES, max_new_tokens=0)
-
     # --- one step -------------------------------------------------------------------------------------------------
 
     def _attempt(self, session: Session, batch: Drawn) -> StepLog | None:
@@ -156,7 +153,7 @@ class Run:
             log.warning("%s: %s", self.job.folder.name, reason)
             return None
 
-    def _record(self, session: Session, batch: Drawn, found: StepLog, exams: Sequence[tuple[set[str], Exam]]) -> None:
+    def _record(self, session: Session, batch: Drawn, found: StepLog) -> None:
         """Put a batch into the ledger, with what it logged and how the model answers right now."""
         live = session.live()
         rows: list[list[Any]] = []
@@ -164,9 +161,7 @@ class Run:
             cells = [request.step, request.request_id, fact.fact_id]
             rows += [[*cells, quantity, layer, value] for quantity, layer, value in found.values]
             if live is not None:
-                exam = next(exam for ids, exam in exams if fact.fact_id in ids)
-                means = exam.means(live, [fact.fact_id])[fact.fact_id]
-                rows += [[*cells, metric, None, means[metric]] for metric in IMMEDIATE if metric in means]
+                rows += [[*cells, metric, None, value] for metric, value in immediate(self.exam, live, fact).items()]
         self.ledger.record(session, len(batch), {"rows": rows})
         if self.editor.kind == "dense" and self.ledger.length in self.lengths:
             self.ledger.keep_dense(self.ledger.length, session.state().dense)
@@ -177,3 +172,9 @@ class Run:
         if not self.ledger.keeps(last):
             self._keep(last)
         self.ledger.append({}, 0, {"diverged_at": last + 1})
+
+
+def immediate(exam: Exam, live: EditedModel, fact: Fact) -> dict[str, float]:
+    """Scores of a model right after the edit of a fact, by name, where the fact has questions for them."""
+    means = exam.means(live, [fact.fact_id])[fact.fact_id]
+    return {metric: means[metric] for metric in IMMEDIATE if metric in means}

@@ -15,6 +15,7 @@ from d4s.planning.memory import Placed, Prompts
 from d4s.planning.needs import MIB, Bytes, Needs, Number, Work
 from d4s.planning.shape import UnknownShape, shape_of_model
 from d4s.planning.speed import LIGHT_STARTUP, SLOW_DEVICE, SLOW_HOST, STARTUP, Speed
+from d4s.runs.settings import BaselineSettings
 from d4s.studies.graph import Node
 from d4s.studies.resolve import ON_RUNS, Plan
 
@@ -208,6 +209,14 @@ def _prepare(foreseen: Foreseen, node: Node, manifests: tuple[Path, ...], placed
     return memory.prepare(placed, settings, prompts), disk, work.prepare(placed, settings, prompts)
 
 
+def _baseline(foreseen: Foreseen, node: Node, manifests: tuple[Path, ...], placed: Placed) -> Outcome:
+    settings = BaselineSettings.model_validate(node.settings)
+    asked = MeasureSettings(generate=settings.max_new_tokens > 0, max_new_tokens=max(1, settings.max_new_tokens))
+    blocks = sum(path.stem.startswith("b") for path in manifests)
+    todo = work.baseline(placed, blocks * memory.BLOCK, asked, settings.perplexity_rows * (blocks < len(manifests)))
+    return memory.reading(placed, asked), blocks * 25e3, todo
+
+
 def _edit(foreseen: Foreseen, node: Node, manifests: tuple[Path, ...], placed: Placed) -> Outcome:
     editor, lengths, prompts = _editor(node.settings["editor"]), _lengths(manifests), foreseen.prompts(node)
     copies = 1 + len(lengths) if getattr(editor, "state_kind", "") == "dense" or editor.family == "fine_tune" else 1
@@ -250,6 +259,7 @@ _RULES: Mapping[str, Rule] = {
     "moments": _moments,
     "targets": _targets,
     "prepare": _prepare,
+    "baseline": _baseline,
     "edit": _edit,
     "measure": _measure,
     "benchmark": _benchmark,

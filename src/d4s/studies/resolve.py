@@ -14,6 +14,7 @@ from d4s.config import (
     FactsDataset,
     FactsSettings,
     HFModel,
+    MeasureSettings,
     QuestionsDataset,
     RecordsModel,
     Study,
@@ -235,8 +236,8 @@ class _Resolver:
         if "targets" in editor.needs and shared is not None:
             settings = {"target": shared.model_dump(mode="json"), "seed": key.seed}
             inputs = {"model": self.model(key.model), "facts": self.dataset(key.dataset), "contexts": self.contexts(key.model, key.seed)}
-            blocks = tuple(f"b{block}.json" for block in range(-(-longest // REQUESTS_PER_BLOCK)))
-            found["targets"] = self._node("targets", f"{key.model}.{key.dataset}.s{key.seed}", settings, inputs, wanted=blocks)
+            label = f"{key.model}.{key.dataset}.s{key.seed}"
+            found["targets"] = self._node("targets", label, settings, inputs, wanted=_blocks(longest))
         prepare = editor.prepare_settings()
         if prepare is not None:
             settings = prepare.model_dump(mode="json")
@@ -245,6 +246,17 @@ class _Resolver:
                 inputs |= {"model": self.model(key.model), "facts": self.dataset(key.dataset)}
             found["prepared"] = self._node("prepare", f"{key.model}.{key.editor}", settings, inputs)
         return found
+
+    def baseline(self, key: CellKey, longest: int, measured: MeasureSettings | None = None) -> Node:
+        """The unedited model's replies to what is asked right after every edit, or else to everything that is measured."""
+        inputs: dict[str, Node | RawFile] = {"model": self.model(key.model), "facts": self.dataset(key.dataset)}
+        settings: dict[str, Any] = {"seed": key.seed}
+        label, wanted = f"{key.model}.{key.dataset}.s{key.seed}", _blocks(longest)
+        if measured is not None:
+            settings |= {name: getattr(measured, name) for name in ("probes_per_fact", "perplexity_rows")}
+            settings |= {"max_new_tokens": measured.max_new_tokens if measured.generate else 0}
+            inputs, wanted = inputs | {"text": self.corpus(key.model)}, (*wanted, "whole.json")
+        return self._node("baseline", label, settings, inputs, wanted=wanted)
 
     # --- cells ----------------------------------------------------------------------------------------------------
 
@@ -256,14 +268,15 @@ class _Resolver:
         needs = self.needs(key, editor, max(lengths))
         label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
         family = (module_of(editor),)
-        run = self._node("edit", label, settings, {"model": model, "facts": facts, **needs}, wanted=_manifests(lengths), modules=family)
+        asked = {"model": model, "facts": facts, "baseline": self.baseline(key, max(lengths))}
+        run = self._node("edit", label, settings, asked | needs, wanted=_manifests(lengths), modules=family)
         views = {role: node for role, node in needs.items() if role != "targets"}
         shared = {"model": model, "facts": facts, "run": run, **views}
         measure = self._node(
             "measure",
             label,
             settings | {"measure": self.study.measure.model_dump(mode="json")},
-            shared | {"text": text},
+            shared | {"text": text, "baseline": self.baseline(key, max(lengths), self.study.measure)},
             wanted=_manifests(lengths),
             modules=family,
         )
@@ -308,6 +321,10 @@ class _Resolver:
             modules = tuple(dict.fromkeys(module_of(editor) for editor in editors.values()))
             if editors:
                 yield self._node("world_report", name, settings, inputs, modules=modules)
+
+
+def _blocks(requests: int) -> tuple[str, ...]:
+    return tuple(f"b{block}.json" for block in range(-(-requests // REQUESTS_PER_BLOCK)))
 
 
 def _manifests(lengths: tuple[int, ...]) -> tuple[str, ...]:

@@ -63,6 +63,12 @@ VERBS: dict[str, Verb] = {
         "d4s.editors.parts:PrepareSettings",
         "Whatever else an editor needs, e.g. a projector.",
     ),
+    "baseline": Verb(
+        "baselines",
+        "d4s.runs.baseline:baseline",
+        "d4s.runs.settings:BaselineSettings",
+        "What the unedited model answers, once for all editors: blocks of requests, bBLOCK.json, and whole.json.",
+    ),
     "edit": Verb(
         "runs", "d4s.runs.edit:edit", "d4s.runs.settings:RunSettings", "Edit one sequence; outputs are nLENGTH.json; continues its ledger."
     ),
