@@ -11,7 +11,7 @@ change; the manifest says for which state they were written.
 import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
@@ -43,26 +43,33 @@ ABSENT = f"{{0}} holds no {MANIFEST}; make it with d4s apply --out {{0}}"
 
 @contextmanager
 def alone(path: Path, *, is_new: bool = False) -> Iterator[None]:
-    """Change what is in a folder while no other command does.
-
-    A new one is made with its parents where it is not there yet, and those made are removed again if nothing came into them.
+    """Change what is in a folder, or in a new one, while no other command reads or changes it.
 
     Raises:
         ArtifactError: if the folder is not there and is no new one.
-        D4SError: if another command is at it.
+        D4SError: if another command is at work in it.
     """
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    if made and not is_new:
+    if not is_new and not path.exists():
         raise ArtifactError(ABSENT.format(path))
-    if made:
-        path.mkdir(parents=True, exist_ok=True)
-    with locked(path, "changing"):
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # a folder that is not empty stays
-                for folder in made:
-                    folder.rmdir()
+    with locked(path):
+        yield
+
+
+@contextmanager
+def reading(*paths: Path) -> Iterator[list["Folder"]]:
+    """Edited folders, open, that no other command changes meanwhile.
+
+    Raises:
+        ArtifactError: if one is not there.
+        D4SError: if another command is changing one.
+    """
+    for path in paths:
+        if not path.is_dir():
+            raise ArtifactError(ABSENT.format(path))
+    with ExitStack() as held:
+        for path in paths:
+            held.enter_context(locked(path, shared=True))
+        yield [Folder.open(path) for path in paths]
 
 
 class Origin(Frozen):
