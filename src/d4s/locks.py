@@ -1,27 +1,85 @@
-"""One command at a time in a folder."""
+"""One command at a time in a folder, any number where all of them only read; and new folders that are made whole or not at all."""
 
 import fcntl
 import os
+import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
-from d4s.errors import D4SError
+from d4s.errors import D4SError, SettingsError
 
 
 @contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Hold a folder's lock while something is done in it (`what`, as in "changing"); given up in any case when the process ends.
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a folder's lock while something is done in it; given up in any case when the process ends.
+
+    A folder that is not there yet is made with its parents, and what was made is removed again where nothing came into it.
+    A `shared` lock goes together with others of its kind.
 
     Raises:
-        D4SError: if another process holds it.
+        D4SError: if another process holds a lock that this one does not go together with.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    handle = _held(folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    if handle is None:
+        raise D4SError(f"another command is at work in {folder}; run this one again when it is done")
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise D4SError(f"another command is {what} {folder}; run this one again when it is done") from None
         yield
     finally:
+        with suppress(OSError):  # a folder that is not empty stays
+            for place in made:
+                place.rmdir()
         os.close(handle)
+
+
+def _held(folder: Path, kind: int) -> int | None:
+    """A handle that holds the lock of the folder which has this name now; None where another process holds it.
+
+    Whoever held it before may have removed the folder or put another in its place.
+    """
+    while True:
+        if not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except FileNotFoundError:
+            pass
+        os.close(handle)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Where to make a folder that takes the place of `out` when the block ends without an error; nobody else makes `out` meanwhile.
+
+    Raises:
+        SettingsError: if there is something in `out` already.
+        D4SError: if another command is making it.
+    """
+    _refuse_present(out)
+    out = out.resolve()  # an empty folder gives up its name to another one, a link to it does not
+    with locked(out):
+        _refuse_present(out)  # whoever held the lock may have made it
+        named = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{32}}\.part")
+        for left in [path for path in out.parent.iterdir() if named.fullmatch(path.name)]:
+            shutil.rmtree(left)  # by a process that was killed: a living one would hold the lock
+        part = out.with_name(f".{out.name}.{uuid4().hex}.part")
+        try:
+            part.mkdir()
+            yield part / out.name
+            (part / out.name).replace(out)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _refuse_present(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise SettingsError(f"{out} is there already; give another --out")

@@ -322,12 +322,12 @@ def test_settings_of_the_command_line() -> None:
 def test_two_commands_do_not_change_one_folder(model: Path, tmp_path: Path) -> None:
     facts = fact_file(tmp_path / "facts.csv", FACTS[:2])
     with alone(tmp_path / "out", is_new=True):
-        with pytest.raises(D4SError, match="another command is changing"):
+        with pytest.raises(D4SError, match="another command is at work in"):
             applied(model, facts, tmp_path / "out")
         assert (tmp_path / "out").is_dir()  # which the one refused must leave to the one at work
     assert not (tmp_path / "out").exists()
     applied(model, facts, tmp_path / "out")
-    with alone(tmp_path / "out"), pytest.raises(D4SError, match="another command is changing"):
+    with alone(tmp_path / "out"), pytest.raises(D4SError, match="another command is at work in"):
         undo(tmp_path / "out", [1], "cpu")
     assert [edit.gone for edit in Folder.open(tmp_path / "out").edits()] == ["", ""]
 

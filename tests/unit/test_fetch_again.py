@@ -33,7 +33,7 @@ def test_a_kill_while_records_are_turned_otherwise_is_made_good(shelf: Shelf, tm
 
 def test_two_commands_do_not_fetch_one_data_set(shelf: Shelf, tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
-    with locked(tmp_path / "made", "fetching into"), pytest.raises(D4SError, match=r"another command is fetching into .*made"):
+    with locked(tmp_path / "made"), pytest.raises(D4SError, match=r"another command is at work in .*made"):
         fetch("made", source_of(shelf.url), tmp_path)
     fetch("made", source_of(shelf.url), tmp_path)
     assert records(tmp_path) == ROWS

@@ -10,8 +10,9 @@ import torch
 import yaml
 from transformers import GPT2Config
 
-from d4s.apply.edit import described
-from d4s.apply.folder import Folder
+from d4s.apply.columns import shape_of
+from d4s.apply.edit import chosen, described
+from d4s.apply.folder import Folder, Origin
 from d4s.apply.needs import editing
 from d4s.config import MeasureSettings, Study
 from d4s.editors import locate_then_edit
@@ -302,7 +303,8 @@ def test_applying_names_each_step_that_takes_memory(editor: str, steps: list[str
     changes = {"layers": [0, 1], "target": {"layer": 1}}
     asked = options(base, fact_file(tmp_path / "facts.csv"), tmp_path / "out", editor, changes=changes)
     model = load(base)
-    folder = Folder.create(asked.out, described(asked, model, "float32"))
+    origin = Origin.of(asked.model, "float32", "main")
+    folder = Folder.create(asked.out, described(asked, origin, chosen(asked, shape_of(model))))
     needed = dict(editing(folder, model, asked.text, 2))
     assert list(needed) == steps
     assert ("basis" in needed["edits"].host) == (editor == "alphaedit")

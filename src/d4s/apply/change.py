@@ -1,17 +1,17 @@
 """Edits taken back, replaced and joined, each as far as the editor's kind of state allows; the views are written anew."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from d4s.apply.edit import extended
-from d4s.apply.folder import Folder, alone
+from d4s.apply.folder import Folder, alone, reading
 from d4s.apply.history import Conflict, Edit
 from d4s.apply.outcome import Outcome, refresh
 from d4s.apply.requests import Wordings
 from d4s.artifacts import sha256_of
 from d4s.editors.ledger import Ledger
 from d4s.errors import SettingsError
+from d4s.locks import new_folder
 
 
 def undo(path: Path, numbers: Sequence[int], device: str) -> Outcome:
@@ -58,32 +58,39 @@ def merge(first: Path, second: Path, out: Path, *, prefer_second: bool, device: 
     Raises:
         SettingsError: if the folders do not go together, their kind of state does not allow it, or `out` is there already.
         Conflict: if edits contradict each other and the second one's are not preferred, naming all of them.
+        D4SError: if another command is changing one of the folders, or is at work in `out`.
     """
-    one, other = Folder.open(first), Folder.open(second)
-    _check_alike(one, other)
-    if out.exists():
-        raise SettingsError(f"{out} is there already; give another --out")
+    with reading(first, second) as (one, other), new_folder(out) as part:
+        _check_alike(one, other)
+        dropped, repeated = _overlap(one, other, prefer_second=prefer_second)
+        model, prepared = one.loaded(device)
+        joined = Folder.create(part, one.description.model_copy(update={"undone": (), "written": None}))
+        joined.keep_prepared(prepared)
+        for folder, left_out in ((one, dropped), (other, repeated)):
+            _take_over(joined.ledger, folder, left_out)
+        return refresh(joined, model, prepared)
+
+
+def _overlap(one: Folder, other: Folder, *, prefer_second: bool) -> tuple[set[int], set[int]]:
+    """Edits of each folder that a merge leaves out: the first one's that the second contradicts, the second one's that are equal.
+
+    Raises:
+        SettingsError: if the kind of state does not allow it; says why.
+        Conflict: if there are contradictions and the second one's edits are not preferred, naming all of them.
+    """
     present = {edit.wish.prompt: edit for edit in one.active()}
     shared = [(present[edit.wish.prompt], edit) for edit in other.active() if edit.wish.prompt in present]
     clashes = [(old, new) for old, new in shared if old.wish.targets != new.wish.targets]
     if clashes and not prefer_second:
         raise Conflict(
-            f"{len(clashes)} conflicts (pass --on-conflict replace to keep those of {second}):\n" + _listed(first, second, clashes)
+            f"{len(clashes)} conflicts (pass --on-conflict replace to keep those of {other.path}):\n"
+            + _listed(one.path, other.path, clashes)
         )
     dropped = {old.number for old, _ in clashes}
     repeated = {new.number for old, new in shared if old.wish.targets == new.wish.targets}
     one.check_removable(sorted(dropped), "merge")
     other.check_removable(sorted(repeated - _held_alike(one, other)), "merge")
-    model, prepared = one.loaded(device)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    joined = Folder.create(part, one.description.model_copy(update={"undone": (), "written": None}))
-    joined.keep_prepared(prepared)
-    for folder, left_out in ((one, dropped), (other, repeated)):
-        _take_over(joined.ledger, folder, left_out)
-    outcome = refresh(joined, model, prepared)
-    part.rename(out)
-    return outcome
+    return dropped, repeated
 
 
 def _check_alike(one: Folder, other: Folder) -> None:

@@ -1,9 +1,13 @@
 """Which column of the presets a model is like: found by its shape, or said by the user."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from d4s.artifacts import POINTER, Artifact
 from d4s.errors import SettingsError
 from d4s.models.language_model import LanguageModel
+from d4s.planning.shape import UnknownShape, config_at
+from d4s.planning.shape import shape_of as sizes_of
 
 Shape = tuple[str, int, int, int]
 SHAPES: Mapping[Shape, str] = {
@@ -17,13 +21,30 @@ SHAPES: Mapping[Shape, str] = {
 """Architecture, blocks, width of the residual stream and of a key."""
 
 
-def column_for(model: LanguageModel) -> str:
+def shape_of(model: LanguageModel) -> Shape:
+    """The shape of a model that is loaded."""
+    return model.adapter.model_type, model.n_layers, model.d_out(), model.d_in()
+
+
+def shape_said(source: str, revision: str) -> Shape | None:
+    """The shape that a model's configuration says, before it is loaded; None where it says too little or is not on this machine."""
+    if (Path(source) / POINTER).is_file():
+        pointer = Artifact.open(Path(source), "models").json(POINTER)
+        source, revision = pointer["path"], pointer["revision"]
+    try:
+        config = config_at(source, revision)
+        sizes = sizes_of(config)
+    except UnknownShape:
+        return None
+    return str(config.get("model_type")), sizes.layers, sizes.width, sizes.mlp_width
+
+
+def column_for(shape: Shape) -> str:
     """The column whose settings are for models of this shape.
 
     Raises:
         SettingsError: if there is none.
     """
-    shape = (model.adapter.model_type, model.n_layers, model.d_out(), model.d_in())
     if shape not in SHAPES:
         raise SettingsError(
             f"no settings are known for a {shape[0]} of {shape[1]} layers, widths {shape[2]} and {shape[3]}; name the nearest model with "

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from transformers import AutoConfig
 
-from d4s.apply.columns import column_for
+from d4s.apply.columns import Shape, column_for, shape_of, shape_said
 from d4s.apply.folder import STATE, Description, Folder, Origin, alone
 from d4s.apply.history import OnConflict, Wish, planned
 from d4s.apply.needs import OPTIONS, editing, loading
@@ -26,6 +26,7 @@ from d4s.editors.protocol import Diverged, Prepared, Targets, stepped
 from d4s.editors.settings import FamilySettings, resolve
 from d4s.errors import ArtifactError, D4SError, RecordError, SettingsError
 from d4s.facts.collect import reject_rows
+from d4s.locks import locked
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import HUB_ID, UNREADABLE, precision
@@ -81,9 +82,16 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
     lines = read_facts(options.facts)
     dtype = options.dtype or own_dtype(options.model, options.revision)
     precision(dtype)
-    machine = this_machine()
+    machine, said = this_machine(), shape_said(options.model, options.revision)
+    settings = None if said is None else chosen(options, said)  # what is wrong is told before the model is hashed and loaded
     refuse_what_cannot_fit(loading(options.model, options.revision, dtype, options.device), machine, OPTIONS)
-    model = Origin(source=options.model, dtype=dtype, revision=options.revision).load(options.device)
+    origin = Origin.of(options.model, dtype, options.revision)
+    known = None if settings is None else described(options, origin, settings)
+    if known is not None and options.out.exists():
+        with locked(options.out, shared=True):
+            Folder.refuse_other(options.out, known)
+    model = origin.load(options.device)
+    description = known or described(options, origin, chosen(options, shape_of(model)))
     wordings = Wordings(model, options.chat)
     rejects = [*lines.rejects, *wordings.unfit(lines.sound)]
     broken = {reject.problem.line for reject in rejects}
@@ -92,7 +100,7 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
         remedy = "mend them, or pass --skip-bad to set them aside" if sound and not options.skip_bad else "mend them"
         raise RecordError([reject.problem for reject in rejects], remedy)
     with alone(options.out, is_new=True):
-        folder = Folder.create(options.out, described(options, model, dtype))
+        folder = Folder.create(options.out, description)
         wishes, present = planned(sound, folder.edits(), options.on_conflict)
         _check(folder, wishes, wordings)
         needs = [*editing(folder, model, options.text, len(wishes))]
@@ -123,24 +131,34 @@ def own_dtype(source: str, revision: str) -> str:
     return str(config.dtype or torch.float32).removeprefix("torch.")
 
 
-def described(options: Options, model: LanguageModel, dtype: str) -> Description:
-    """What the folder is to say of itself.
+def chosen(options: Options, shape: Shape) -> FamilySettings:
+    """The editor's settings for a model of a shape.
 
     Raises:
         SettingsError: if the editor or its settings are unknown, or edit layers that the model does not have.
     """
     settings = resolve(
-        f"{options.editor} as asked for", {"preset": options.editor, **options.changes}, options.tuned_as or column_for(model)
+        f"{options.editor} as asked for", {"preset": options.editor, **options.changes}, options.tuned_as or column_for(shape)
     )
     if settings.family == "unedited":
         raise SettingsError("the editor `unedited` changes nothing; choose another")
-    if beyond := [layer for layer in settings.layers if layer >= model.n_layers]:
+    _, layers, _, _ = shape
+    if beyond := [layer for layer in settings.layers if layer >= layers]:
         raise SettingsError(
-            f"the settings edit layers {beyond}, but the model has layers 0 to {model.n_layers - 1}; choose others: "
+            f"the settings edit layers {beyond}, but the model has layers 0 to {layers - 1}; choose others: "
             "--set layers=[1,2] --set target.layer=2 (--set layer=1 for editors of one layer)"
         )
+    return settings
+
+
+def described(options: Options, origin: Origin, settings: FamilySettings) -> Description:
+    """What the folder is to say of itself.
+
+    Raises:
+        D4SError: if the text of second moments is not there, or a folder of them lacks a layer.
+    """
     return Description(
-        model=Origin.of(options.model, dtype, options.revision),
+        model=origin,
         editor=options.editor,
         settings=settings,
         moments=options.text.label(options.seed, settings.moment_layers) if settings.moment_layers else "",

@@ -5,7 +5,6 @@ editors, but more where an edit goes in rounds or a whole change is scrambled. T
 whatever the model's precision, since one rounded to bfloat16 has no low rank; what float32 rounds is not counted either.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,10 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from d4s.apply.folder import Folder
+from d4s.apply.folder import Folder, reading
 from d4s.apply.outcome import Changes, module_name, named, write_model
 from d4s.artifacts import write_json, write_tensors
 from d4s.errors import SettingsError
+from d4s.locks import new_folder
 from d4s.models.language_model import LanguageModel
 
 Format = Literal["delta", "lora", "full"]
@@ -31,31 +31,33 @@ def export(path: Path, kind: Format, out: Path, rank: int | None, device: str) -
 
     Raises:
         SettingsError: if the editor changes no weights, a rank is given for anything but LoRA, or `out` is there already.
+        D4SError: if another command is changing the folder, or is at work in `out`.
     """
-    folder = Folder.open(path)
-    if folder.editor.kind == "memory":
-        raise SettingsError(
-            f"{folder.description.editor} changes no weights: its entries answer beside the model, so nothing can be exported as {kind}; "
-            f"use {path} itself, by d4s ask or from Python"
-        )
-    if rank is not None and kind != "lora":
-        raise SettingsError(f"--rank is about --format lora only, found --format {kind}")
-    if out.exists():
-        raise SettingsError(f"{out} is there already; give another --out")
+    with reading(path) as (folder,):
+        if folder.editor.kind == "memory":
+            raise SettingsError(
+                f"{folder.description.editor} changes no weights: its entries answer beside the model, so nothing can be exported as "
+                f"{kind}; use {path} itself, by d4s ask or from Python"
+            )
+        if rank is not None and kind != "lora":
+            raise SettingsError(f"--rank is about --format lora only, found --format {kind}")
+        with new_folder(out) as part:
+            return _write(folder, kind, part, rank, device)
+
+
+def _write(folder: Folder, kind: Format, out: Path, rank: int | None, device: str) -> Mapping[str, float]:
+    """Write the present state into a folder; for LoRA, what its rank leaves out."""
     model, prepared = folder.loaded(device, dtype="float32" if kind == "lora" else None)
-    part, errors = out.with_name(f".{out.name}.part"), dict[str, float]()
-    shutil.rmtree(part, ignore_errors=True)
     with folder.editor.edited(model, prepared, folder.state()) as view:
         changes = view.weight_changes() or {}
+        if kind == "lora":
+            return _write_lora(folder, model, changes, out, rank)
         if kind == "full":
-            write_model(part, model)
-        elif kind == "delta":
-            write_tensors(part / "delta.safetensors", named(model, changes))
-            write_json(part / "base.json", folder.description.model.model_dump(mode="json"))
+            write_model(out, model)
         else:
-            errors = _write_lora(folder, model, changes, part, rank)
-    part.rename(out)
-    return errors
+            write_tensors(out / "delta.safetensors", named(model, changes))
+            write_json(out / "base.json", folder.description.model.model_dump(mode="json"))
+    return {}
 
 
 def _write_lora(folder: Folder, model: LanguageModel, changes: Changes, out: Path, rank: int | None) -> dict[str, float]:

@@ -11,18 +11,18 @@ change; the manifest says for which state they were written.
 import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
 from pydantic import Field
 from safetensors.torch import load_file
 
 from d4s.apply.history import Edit, Wish, edits_of
 from d4s.artifacts import DIGEST_LENGTH, MANIFEST, library_versions, sha256_of, write_json, write_tensors
 from d4s.config import Frozen, canonical
+from d4s.digests import remembered_sha256
 from d4s.editors.families import build
 from d4s.editors.ledger import Ledger
 from d4s.editors.protocol import Editor, Prepared, State
@@ -30,6 +30,7 @@ from d4s.editors.settings import EditorSettings
 from d4s.errors import ArtifactError, SettingsError
 from d4s.locks import locked
 from d4s.models.edited import EditedModel
+from d4s.models.hub import commit_of
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.schemas import SCHEMA_VERSION
@@ -43,26 +44,33 @@ ABSENT = f"{{0}} holds no {MANIFEST}; make it with d4s apply --out {{0}}"
 
 @contextmanager
 def alone(path: Path, *, is_new: bool = False) -> Iterator[None]:
-    """Change what is in a folder while no other command does.
-
-    A new one is made with its parents where it is not there yet, and those made are removed again if nothing came into them.
+    """Change what is in a folder, or in a new one, while no other command reads or changes it.
 
     Raises:
         ArtifactError: if the folder is not there and is no new one.
-        D4SError: if another command is at it.
+        D4SError: if another command is at work in it.
     """
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    if made and not is_new:
+    if not is_new and not path.exists():
         raise ArtifactError(ABSENT.format(path))
-    if made:
-        path.mkdir(parents=True, exist_ok=True)
-    with locked(path, "changing"):
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # a folder that is not empty stays
-                for folder in made:
-                    folder.rmdir()
+    with locked(path):
+        yield
+
+
+@contextmanager
+def reading(*paths: Path) -> Iterator[list["Folder"]]:
+    """Edited folders, open, that no other command changes meanwhile.
+
+    Raises:
+        ArtifactError: if one is not there.
+        D4SError: if another command is changing one.
+    """
+    for path in paths:
+        if not path.is_dir():
+            raise ArtifactError(ABSENT.format(path))
+    with ExitStack() as held:
+        for path in paths:
+            held.enter_context(locked(path, shared=True))
+        yield [Folder.open(path) for path in paths]
 
 
 class Origin(Frozen):
@@ -75,12 +83,16 @@ class Origin(Frozen):
 
     @classmethod
     def of(cls, source: str, dtype: str, revision: str) -> "Origin":
-        """The model in a folder, or one on the hub that was loaded: a branch moves on, the commit that it was stays."""
+        """The model in a folder, or one on the hub at the commit that its revision stands at now.
+
+        Raises:
+            ArtifactError: if no commit of it can be found.
+        """
         folder = Path(source)
         if not folder.is_dir():
-            cached = try_to_load_from_cache(source, "config.json", revision=revision)
-            return cls(source=source, dtype=dtype, revision=Path(cached).parent.name if isinstance(cached, str) else revision)
-        files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name in CONTENT or path.suffix == ".safetensors"}
+            return cls(source=source, dtype=dtype, revision=commit_of(source, revision))
+        paths = sorted(path for path in folder.iterdir() if path.name in CONTENT or path.suffix == ".safetensors")
+        files = {path.name: remembered_sha256(path) for path in paths}
         return cls(source=str(folder.resolve()), dtype=dtype, revision=revision, files=files)
 
     def load(self, device: str, dtype: str | None = None) -> LanguageModel:
@@ -91,7 +103,7 @@ class Origin(Frozen):
         """
         for name, digest in self.files.items():
             path = Path(self.source) / name
-            if not path.is_file() or sha256_of(path) != digest:
+            if not path.is_file() or remembered_sha256(path) != digest:
                 raise ArtifactError(f"{path} is not the file that was edited; put the unedited model back where it was")
         return load(self.source, dtype=dtype or self.dtype, revision=self.revision, device=device)
 
@@ -165,31 +177,41 @@ class Folder:
 
     @classmethod
     def create(cls, path: Path, description: Description) -> "Folder":
-        """The folder of this very description: a new one, or one that is there; one without any edit is begun anew.
+        """The folder of this very description: a new one, or one that is there; one without any edit is begun from the start.
+
+        Raises:
+            SettingsError: if the folder holds something else.
+        """
+        cls.refuse_other(path, description)
+        if (path / MANIFEST).is_file():
+            found = cls.open(path)
+            if found.description.differences(description):
+                for name in (PREPARED, STATE):
+                    shutil.rmtree(path / name, ignore_errors=True)
+                found._describe(**(dict(description) | {"versions": library_versions()}))
+                return cls.open(path)
+            if found.description.model != description.model:  # it has moved
+                found._describe(model=description.model)
+            return found
+        folder = cls(path, description)
+        folder._describe(versions=library_versions())
+        return folder
+
+    @classmethod
+    def refuse_other(cls, path: Path, description: Description) -> None:
+        """Refuse what is no folder of this description and cannot become one; changes nothing.
 
         Raises:
             SettingsError: if the folder holds something else.
         """
         if (path / MANIFEST).is_file():
             found = cls.open(path)
-            differences = found.description.differences(description)
-            if differences and not found.ledger.length:
-                for name in (PREPARED, STATE):
-                    shutil.rmtree(path / name, ignore_errors=True)
-                found._describe(**(dict(description) | {"versions": library_versions()}))
-                return cls.open(path)
-            if differences:
+            if found.ledger.length and (differences := found.description.differences(description)):
                 raise SettingsError(
                     f"{path} was made otherwise; give another --out, or the same options:\n" + "\n".join(f"  {one}" for one in differences)
                 )
-            if found.description.model != description.model:  # it has moved
-                found._describe(model=description.model)
-            return found
-        if path.exists() and (not path.is_dir() or any(part.suffix != PART for part in path.iterdir())):
+        elif path.exists() and (not path.is_dir() or any(part.suffix != PART for part in path.iterdir())):
             raise SettingsError(f"{path} is there already and is no edited folder; give another --out")
-        folder = cls(path, description)
-        folder._describe(versions=library_versions())
-        return folder
 
     # --- edits ----------------------------------------------------------------------------------------------------
 

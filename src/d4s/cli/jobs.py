@@ -15,9 +15,10 @@ from typing import Annotated, Any, NamedTuple
 import psutil
 import typer
 
-from d4s.artifacts import Job, digest_of, sha256_of
+from d4s.artifacts import Job, digest_of
 from d4s.cli.app import STAGES, Verbose, command, limit_threads, manifest_content, parsed
 from d4s.config import validate
+from d4s.digests import remembered_sha256
 from d4s.errors import SettingsError
 from d4s.log import setup_logging
 from d4s.studies.codes import code_digest
@@ -52,7 +53,7 @@ def _input_digest(path: Path) -> str:
         ArtifactError: if a manifest is torn.
     """
     if path.is_file():
-        return sha256_of(path)
+        return remembered_sha256(path)
     names = sorted(path.glob("*.json")) if not (path / "manifest.json").is_file() else [path / "manifest.json"]
     for name in names:
         if content := manifest_content(name):

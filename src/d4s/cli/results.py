@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from d4s.artifacts import Artifact
+from d4s.artifacts import POINTER, Artifact, sha256_of
 from d4s.cli.app import STAGES, StudyOption, Verbose, command, limit_threads, manifest_content, parsed, study_of
 from d4s.config import FigureSettings, canonical, validate
 from d4s.errors import ArtifactError
@@ -120,7 +120,9 @@ def prune(
 
 @command()
 def check(folder: Annotated[Path, typer.Argument(help="An artefact's folder.")]) -> None:
-    """Check every file of an artefact against its manifests and say what it is."""
+    """Check every file of an artefact against its manifests, and of a model that it points to, and say what it is."""
+    from d4s.models.adopt import pointed
+
     named = {manifest: content for manifest in sorted(folder.glob("*.json")) if (content := manifest_content(manifest))}
     if not named:
         raise ArtifactError(f"{folder} holds no artefact; give a folder of the store, such as results/store/models/NAME")
@@ -128,4 +130,6 @@ def check(folder: Annotated[Path, typer.Argument(help="An artefact's folder.")])
         found = Artifact.open(folder, str(content.get("kind")), manifest.name)
         for name in found.manifest.files:
             found.path(name)
+        if POINTER in found.manifest.files:
+            pointed(folder, sha256_of)
         typer.echo(f"{manifest}: {found.manifest.kind}, {len(found.manifest.files)} files, settings {canonical(found.manifest.settings)}")

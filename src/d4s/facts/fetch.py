@@ -58,8 +58,7 @@ def fetch(name: str, source: Source, data: Path, *, force: bool = False) -> Fetc
         D4SError: if another command is fetching it.
     """
     folder = data / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, "fetching into"):
+    with locked(folder):
         return _fetched(name, source, folder, force=force)
 
 

@@ -1,10 +1,15 @@
 """The verb `adopt`: a model from elsewhere becomes an artefact that points to it, so that everything else reads one kind of model."""
 
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from d4s.artifacts import POINTER, Job, sha256_of, write_json
+from d4s.artifacts import POINTER, Artifact, Job, write_json
 from d4s.config import AdoptSettings
+from d4s.digests import remembered_sha256
 from d4s.errors import ArtifactError
+from d4s.models.hub import COMMIT, commit_of
 
 
 def files_of_model(folder: Path) -> list[Path]:
@@ -13,14 +18,45 @@ def files_of_model(folder: Path) -> list[Path]:
 
 
 def adopt(job: Job[AdoptSettings]) -> None:
-    """Write where a model is and how to load it; a local folder's configuration and weights are named with their sha256.
+    """Write where a model is and how to load it: a local folder's files with their sha256, a hub id with its commit.
 
     Raises:
-        ArtifactError: if a local folder holds no model configuration.
+        ArtifactError: if a local folder holds no model configuration, or no commit of a hub id can be found.
     """
     folder = Path(job.settings.path)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder} holds no config.json; give a Hugging Face model folder or a hub id")
-    files = {path.name: sha256_of(path) for path in files_of_model(folder)}
-    write_json(job.path(POINTER), job.settings.model_dump(mode="json") | {"files": files})
+    files = {path.name: remembered_sha256(path) for path in files_of_model(folder)}
+    pinned = {} if folder.is_dir() else {"revision": _settled_commit(job)}
+    write_json(job.path(POINTER), job.settings.model_dump(mode="json") | pinned | {"files": files})
     job.finish([POINTER])
+
+
+def _settled_commit(job: Job[AdoptSettings]) -> str:
+    """The commit of a hub id: in one store always the one that was found first.
+
+    Names of artefacts hash the revision as the study gives it, so what is made of a model whose folder was deleted and made
+    again must be made of the same weights.
+    """
+    source, revision = job.settings.path, job.settings.revision
+    if COMMIT.fullmatch(revision):
+        return revision
+    kept = job.folder.parent if job.folder.parent.name == job.kind else job.folder
+    record = kept / f"{source}@{revision}.json".replace("/", "--")
+    if not record.is_file():
+        write_json(record, {"path": source, "revision": revision, "commit": commit_of(source, revision)})
+    return json.loads(record.read_text(encoding="utf-8"))["commit"]
+
+
+def pointed(folder: Path, digest: Callable[[Path], str] = remembered_sha256) -> Mapping[str, Any]:
+    """Where an adopted model is and how it is loaded, with its files held against the digests that it was adopted with.
+
+    Raises:
+        ArtifactError: if a file of it has changed since.
+    """
+    pointer = Artifact.open(folder, "models").json(POINTER)
+    for name, adopted in pointer["files"].items():
+        path = Path(pointer["path"]) / name
+        if not path.is_file() or digest(path) != adopted:
+            raise ArtifactError(f"{path} is not the file that {folder} was adopted with; delete {folder} and run again")
+    return pointer

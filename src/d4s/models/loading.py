@@ -9,9 +9,10 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from d4s.artifacts import MANIFEST, POINTER, Artifact, sha256_of
+from d4s.artifacts import MANIFEST, POINTER, Artifact
 from d4s.errors import ArtifactError, SettingsError
 from d4s.models.adapters import ADAPTERS, adapter_for
+from d4s.models.adopt import pointed
 from d4s.models.language_model import LanguageModel
 
 PRECISIONS = ("float32", "bfloat16", "float16", "float64")
@@ -91,11 +92,7 @@ def _follow(folder: Path, dtype: str | torch.dtype | None, device: str | torch.d
     Raises:
         ArtifactError: if a file of it has changed since it was adopted.
     """
-    pointer = Artifact.open(folder, "models").json(POINTER)
-    for name, digest in pointer["files"].items():
-        path = Path(pointer["path"]) / name
-        if not path.is_file() or sha256_of(path) != digest:
-            raise ArtifactError(f"{path} is not the file that {folder} was adopted with; delete {folder} and run again")
+    pointer = pointed(folder)
     options = {key: pointer[key] for key in ("revision", "device_map")}
     return load(pointer["path"], dtype=dtype or pointer["dtype"], device=device, **options)
 

@@ -96,7 +96,16 @@ def shape_at(path: str, revision: str = "main") -> Shape:
     """The shape of a model in a local folder, or of a hub model whose configuration is in the local cache.
 
     Raises:
-        UnknownShape: if its configuration is not on this machine; says how to get it.
+        UnknownShape: if its configuration is not on this machine or does not say every size; says which, or how to get it.
+    """
+    return shape_of(config_at(path, revision), path)
+
+
+def config_at(path: str, revision: str = "main") -> Mapping[str, Any]:
+    """The configuration of a model in a local folder, or of a hub model where it is in the local cache.
+
+    Raises:
+        UnknownShape: if it is not on this machine; says how to get it.
     """
     file = Path(path) / "config.json"
     if not file.is_file():
@@ -106,7 +115,7 @@ def shape_at(path: str, revision: str = "main") -> Shape:
         if not isinstance(cached, str):
             raise UnknownShape(f"no config.json of {path} is on this machine; fetch it with: hf download {path} config.json")
         file = Path(cached)
-    return shape_of(json.loads(file.read_text(encoding="utf-8")), str(file))
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def shape_of_model(model: ModelSettings) -> Shape:

@@ -7,8 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Union
 
-from d4s.artifacts import MANIFEST, digest_of, sha256_of
+from d4s.artifacts import MANIFEST, digest_of
 from d4s.config import canonical
+from d4s.digests import remembered_sha256
 
 STORE = Path("results/store")
 
@@ -22,7 +23,7 @@ class RawFile:
     @cached_property
     def digest(self) -> str:
         """Sha256 of the content."""
-        return sha256_of(self.path)
+        return remembered_sha256(self.path)
 
     @property
     def target(self) -> Path:
