@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from d4s.config import Form, QuestionsSettings
 from d4s.errors import D4SError, MissingAnswer, SettingsError
@@ -33,6 +33,7 @@ REASONS, REASON_LENGTH = 5, 160
 Opened = Callable[[], AbstractAsyncContextManager[Live | Recorded]]
 
 
+@runtime_checkable
 class Prompts(Protocol):
     """A version of the prompts: a module of `d4s.questions.prompts`."""
 
