@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Format = Literal["json_schema", "json_object"] | None
+
 
 class Writing(BaseModel):
     """Parent of the writers' settings: immutable, strict about unknown keys."""
@@ -26,9 +28,16 @@ class OpenAIWriting(Writing):
     writer: Literal["openai"] = Field(description="Who words the questions.")
     model: str = Field(min_length=1, description="Name of the model on the server.")
     temperature: float | None = Field(default=0.7, ge=0, le=2, description="Temperature of its answers; null leaves it to the server.")
-    seed: int = Field(default=0, ge=0, description="Seed of the first attempt; each further attempt adds one.")
+    seed: int | None = Field(default=0, ge=0, description="Seed of the first attempt; each further attempt adds one. Null sends none.")
     attempts: int = Field(default=3, ge=1, le=10, description="Answers asked for per question before a template takes its place.")
     max_tokens: int = Field(default=800, gt=0, description="Longest answer in tokens.")
+    response_format: Format = Field(
+        default="json_schema",
+        description="How JSON is asked for; with json_object, and with null that sends none, the prompt shows the schema.",
+    )
+    max_tokens_name: Literal["max_completion_tokens", "max_tokens"] = Field(
+        default="max_completion_tokens", exclude=True, description="What the server calls the limit `max_tokens`; enters no hash."
+    )
     base_url: str = Field(
         default="https://api.openai.com/v1", pattern=r"^https?://[^@\s]+$", exclude=True, description="The server; enters no hash."
     )

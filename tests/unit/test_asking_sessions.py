@@ -1,5 +1,6 @@
-"""How a session of asking ends: few failures are believed, many blame the server; what was paid is counted, however it ends."""
+"""How a session of asking ends: a question that no attempt answers stays open; what was paid is counted, however it ends."""
 
+import asyncio
 import json
 import logging
 import re
@@ -16,7 +17,7 @@ from d4s.config import QuestionsSettings, WorldSettings
 from d4s.errors import D4SError
 from d4s.questions import asking
 from d4s.questions.answers import AnswerStore, Record, key_of, writable
-from d4s.questions.asking import Live, Recorded
+from d4s.questions.asking import Live, Recorded, live
 from d4s.questions.items import plan_items
 from d4s.questions.language_model import LanguageModelWriter
 from d4s.questions.prompts import v1, v2
@@ -42,9 +43,9 @@ def kept(store: Path, *numbers: int) -> None:
 
 
 @pytest.mark.parametrize("fault", BUSY)
-def test_faults_that_a_busy_server_explains_are_not_final_where_they_are_many(fault: str, faulty: Faulty, tmp_path: Path) -> None:
+def test_questions_that_a_busy_server_leaves_open_are_asked_again(fault: str, faulty: Faulty, tmp_path: Path) -> None:
     faulty.turns, store = [ok, BUSY[fault]], tmp_path / "a.jsonl"
-    with pytest.raises(D4SError, match=r"2 of 3 requests .* failed \(2 with .*\).*run the same command again later: 1 answers are kept"):
+    with pytest.raises(D4SError, match=r"left 2 of 3 questions .*\(2 with .*\).*run the same command again later: 1 answers are kept"):
         asked(faulty.url, store, 1, 2, 3, retries=0, timeout_s=patience(fault))
     assert set(AnswerStore(store).records) == {key_of(request(1))}
     faulty.turns = [ok]
@@ -52,18 +53,25 @@ def test_faults_that_a_busy_server_explains_are_not_final_where_they_are_many(fa
     assert [answer.content for answer in answers] == ["fine"] * 3 and (spent["cached"], spent["calls"]) == (1, 2)
 
 
-def test_the_share_is_that_of_this_session_not_of_the_store(faulty: Faulty, tmp_path: Path) -> None:
-    faulty.turns, store = [ok, BUSY["503"]], tmp_path / "a.jsonl"
-    kept(store, *range(100, 200))
-    with pytest.raises(D4SError, match=r"2 of 3 requests .*2 with 'HTTP 503'.*101 answers are kept"):
-        asked(faulty.url, store, 1, 2, 3, retries=0)
+def test_one_open_question_among_many_is_enough(faulty: Faulty, tmp_path: Path) -> None:
+    faulty.turns, store = [ok, BUSY["503"], ok], tmp_path / "a.jsonl"
+    with pytest.raises(D4SError, match=r"left 1 of 40 questions .*1 with 'HTTP 503'; the last: HTTP 503: overloaded.*39 answers are kept"):
+        asked(faulty.url, store, *range(40), retries=0)
     assert not any(record.failure for record in AnswerStore(store).records.values())
 
 
-def test_one_request_in_twenty_may_fail_for_good(faulty: Faulty, tmp_path: Path) -> None:
-    faulty.turns, store = [BUSY["503"], BUSY["503"], ok], tmp_path / "a.jsonl"
-    asked(faulty.url, store, *range(40), retries=0)
-    assert sum(bool(record.failure) for record in AnswerStore(store).records.values()) == 2
+def test_a_refusal_does_not_close_a_question_that_met_a_busy_server(faulty: Faulty, tmp_path: Path) -> None:
+    faulty.turns, store = [ok, BUSY["503"], lambda: status(400, "too long")], tmp_path / "a.jsonl"
+    writing = OpenAIWriting(writer="openai", model="m", base_url=faulty.url, store=str(store), retries=0, concurrency=1)
+
+    async def run() -> None:
+        async with live(writing) as asker:
+            for number, question in ((1, "one"), (2, "two"), (3, "two")):
+                await asker.ask(request(number), question)
+
+    with pytest.raises(D4SError, match="left 1 of 2 questions"):
+        asyncio.run(run())
+    assert not any(record.failure for record in AnswerStore(store).records.values())
 
 
 def test_requests_that_are_refused_for_what_they_are_may_be_many(faulty: Faulty, tmp_path: Path) -> None:
@@ -72,14 +80,19 @@ def test_requests_that_are_refused_for_what_they_are_may_be_many(faulty: Faulty,
     assert sum(bool(record.failure) for record in AnswerStore(store).records.values()) == 3
 
 
+def test_refusals_are_recorded_however_the_work_ends(faulty: Faulty, tmp_path: Path) -> None:
+    faulty.turns, store = [ok, lambda: status(400, "too long"), lambda: status(401)], tmp_path / "a.jsonl"
+    with pytest.raises(D4SError, match="set OPENAI_API_KEY"):
+        asked(faulty.url, store, 1, 2, 3)
+    assert [bool(AnswerStore(store).records[key_of(request(number))].failure) for number in (1, 2)] == [False, True]
+
+
 def test_a_server_that_refuses_a_whole_session_is_not_believed_for_its_answers_before(faulty: Faulty, tmp_path: Path) -> None:
     faulty.turns, store = [lambda: status(400, "no such parameter")], tmp_path / "a.jsonl"
     kept(store, *range(100, 120))
     with pytest.raises(D4SError, match=r"answered none of 2 requests \(HTTP 400: .*same command again: 20 answers are kept"):
-        asked(faulty.url, store, 1, 2)
+        asked(faulty.url, store, 1, 2, 100)
     assert len(AnswerStore(store).records) == 20
-    asked(faulty.url, store, 1)
-    assert len(AnswerStore(store).records) == 21, "a single refusal is believed"
 
 
 def test_a_server_that_refuses_everything_is_not_asked_to_the_end(faulty: Faulty, tmp_path: Path) -> None:
@@ -91,6 +104,14 @@ def test_a_server_that_refuses_everything_is_not_asked_to_the_end(faulty: Faulty
     faulty.turns = [*[faulty.turns[1]] * before, *faulty.turns]
     asked(faulty.url, store, *range(2 * asking.HOPELESS))
     assert len(faulty.seen) == before + 2 * asking.HOPELESS, "a server that answered once may refuse many"
+
+
+def test_a_server_that_breaks_down_is_not_asked_to_the_end(faulty: Faulty, tmp_path: Path) -> None:
+    down = [BUSY["503"]] * (asking.HOPELESS - 1)
+    faulty.turns, store = [ok, *down, ok, BUSY["503"]], tmp_path / "a.jsonl"
+    with pytest.raises(D4SError, match=rf"answered none of {asking.HOPELESS} requests \(HTTP 503: overloaded\).*2 answers are kept"):
+        asked(faulty.url, store, *range(4 * asking.HOPELESS), retries=0)
+    assert len(faulty.seen) == 1 + len(down) + 1 + asking.HOPELESS, "an answer between failures is a sign of life"
 
 
 def test_an_account_without_credit_ends_the_work(faulty: Faulty, tmp_path: Path) -> None:
@@ -106,14 +127,14 @@ def test_an_account_without_credit_ends_the_work(faulty: Faulty, tmp_path: Path)
 @pytest.mark.parametrize("fault", ["503", "late", "torn"])
 def test_repetitions_before_a_lasting_failure_are_counted(fault: str, faulty: Faulty, tmp_path: Path) -> None:
     faulty.turns = [ok, BUSY[fault]]
-    spent = asked(faulty.url, tmp_path / "a.jsonl", 1, 2, retries=2, timeout_s=patience(fault))[1]
+    spent = asked(faulty.url, tmp_path / "a.jsonl", 1, 2, question="one", retries=2, timeout_s=patience(fault))[1]
     assert (spent["calls"], spent["retries"], spent["failures"]) == (2, 2, 1)
 
 
 def test_tokens_of_answers_that_are_thrown_away_are_counted(faulty: Faulty, tmp_path: Path) -> None:
     empty, strange = body() | {"choices": []}, {"choices": [], "usage": {"prompt_tokens": "many"}}
     faulty.turns = [ok, *(lambda made=made: Response(json.dumps(made), content_type="application/json") for made in (empty, strange, []))]
-    spent = asked(faulty.url, tmp_path / "a.jsonl", 1, 2, retries=2)[1]
+    spent = asked(faulty.url, tmp_path / "a.jsonl", 1, 2, question="one", retries=2)[1]
     assert (spent["paid_tokens_in"], spent["paid_tokens_out"], spent["failures"]) == (14, 6, 1)
 
 
@@ -145,7 +166,7 @@ def test_pauses_have_an_end_and_none_follows_the_last_turn(faulty: Faulty, tmp_p
     monkeypatch.setattr(asking, "PAUSE_S", 0.5)
     monkeypatch.setattr(asking.asyncio, "sleep", sleep)
     faulty.turns = [ok, lambda: Response("{not json", content_type="application/json")]
-    asked(faulty.url, tmp_path / "a.jsonl", 1, 2, retries=7)
+    asked(faulty.url, tmp_path / "a.jsonl", 1, 2, question="one", retries=7)
     assert [seconds for seconds in paused if seconds] == [0.5, 1, 2, 4, 8, 8, 8]
 
 
@@ -178,9 +199,12 @@ def second_time(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_templates_in_the_place_of_answers_are_told_in_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with serving(nonsense) as url, caplog.at_level(logging.WARNING):
-        writer(url, tmp_path / "a.jsonl", attempts=1).write(plan_items(EVENTS, 0), "true_false")
-    assert "templates take the place of answers for 5 of 5 items" in caplog.text
+    def partly(request: dict[str, Any]) -> dict[str, Any]:
+        return nonsense(request) if "does rest" in request["messages"][1]["content"] else completion(request)
+
+    with serving(partly) as url, caplog.at_level(logging.WARNING):
+        writer(url, tmp_path / "a.jsonl").write(plan_items(EVENTS, 0), "true_false")
+    assert "templates take the place of answers for 1 of 5 items" in caplog.text
 
 
 def test_reasons_stand_in_the_first_message(tmp_path: Path) -> None:

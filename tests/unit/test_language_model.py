@@ -72,6 +72,11 @@ def with_content(request: dict[str, Any], content: Any) -> dict[str, Any]:
     return found
 
 
+def spoiling(item: Item, bad: Any, good: Any) -> Answering:
+    """A server with one answer about an item and another about all others: where none can be used, the work would end."""
+    return lambda request: with_content(request, bad if json.dumps(item.head) in request["messages"][1]["content"] else good)
+
+
 def written(items: list[Item], form: Form, answer: Answering, store: Path, **more: Any) -> tuple[list[Draft], LanguageModelWriter]:
     with serving(answer) as found:
         writer = writer_of(settings(found, store, form, **more))
@@ -197,17 +202,19 @@ def test_a_bad_answer_is_asked_for_again_with_the_reason_and_then_replaced(case:
     seen: list[dict[str, Any]] = []
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
-        seen.append(request)
-        return with_content(request, content)
+        if json.dumps(items[0].head) in request["messages"][1]["content"]:
+            seen.append(request)
+        return spoiling(items[0], content, STATEMENT)(request)
 
-    [draft], writer = written(items[:1], "true_false", answer, tmp_path / "a.jsonl", attempts=2, seed=5)
+    [draft, other], writer = written(items[:2], "true_false", answer, tmp_path / "a.jsonl", attempts=2, seed=5)
+    assert other.writer == "openai"
     assert reason in draft.fell_back
     assert (draft.writer, draft.attempts) == ("template", 2)
     assert replace(draft, attempts=0, fell_back="", response_sha256="") == TemplateWriter(0).write(items[:1], "true_false")[0]
     assert [request["seed"] for request in seen] == [5, 6]
     assert [[message["role"] for message in request["messages"]] for request in seen] == [["system", "user"]] * 2
     assert reason not in seen[0]["messages"][0]["content"] and reason in seen[1]["messages"][0]["content"]
-    assert writer.usage["true_false"] == Counter(items=1, answers=2, calls=2, refused=2, fallbacks=1) + Counter(
+    assert writer.usage["true_false"] == Counter(items=2, answers=3, calls=3, refused=2, fallbacks=1) + Counter(
         {name: value for name, value in writer.usage["true_false"].items() if "tokens" in name}
     )
 
@@ -243,8 +250,8 @@ CHOICE = {
 def test_distractors_leave_exactly_one_right_choice(distractors: list[str], reason: str, items: list[Item], tmp_path: Path) -> None:
     item = replace(items[0], aliases=("alias",))
     offered = [text.replace("{tail}", item.tail).replace("{new_tail}", item.new_tail) for text in distractors]
-    answer: Answering = lambda request: with_content(request, CHOICE | {"distractors": offered})  # noqa: E731
-    [draft], _ = written([item], "multiple_choice", answer, tmp_path / "a.jsonl", attempts=1)
+    answer = spoiling(item, CHOICE | {"distractors": offered}, CHOICE | {"distractors": ["fly a kite", "paint a fence"]})
+    [draft, _], _ = written([item, items[1]], "multiple_choice", answer, tmp_path / "a.jsonl", attempts=1)
     assert reason in draft.fell_back and draft.options == ()
 
 

@@ -1,44 +1,53 @@
 """Asking a language model behind an OpenAI-compatible server: paced, concurrent, each request once, each answer kept at once.
 
-A fault that passes is repeated, by the client or here. One that stays is held against its request if the server is well
-otherwise and such faults are few; else it ends the work: the answers so far are kept, and the same command goes on from them.
+A fault that passes is repeated, by the client or here. One that stays costs the question one attempt; a question none of whose
+attempts is answered ends the work when the others are done. Answers are kept, and the same command goes on from them.
 """
 
 import asyncio
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import httpx2
 import openai
 from aiolimiter import AsyncLimiter
-from pydantic import ValidationError
 
 from d4s.config import canonical
-from d4s.errors import D4SError
+from d4s.errors import D4SError, SettingsError
 from d4s.questions.answers import AnswerStore, Record, key_of, writable
-from d4s.questions.replies import Answer, Response, tokens_of
+from d4s.questions.replies import Answer, Response, tokens_of, words_of
 from d4s.writing import OpenAIWriting
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 PAUSE_S, MOST_PAUSE_S = 0.5, 8.0
 SHOWN = 200
 SHORTEST_KEY = 16
-BELIEVED = 0.05
-"""Share of requests that may fail alone while the server is taken to be sound; one may always."""
-HOPELESS = 50
-"""So many failures without one answer end the work at once."""
+HOPELESS = 30
+"""Requests in vain, with no answer between them that can be used, that end the work at once."""
+NO_CREDIT = re.compile(r"(insufficient|exceeded_current)[ _](quota|balance|credits?|funds)|billing_(hard_limit|not_active)", re.IGNORECASE)
+"""What tells an empty account from a pace that is too fast: some servers refuse both with 429."""
 STOPPING = {
     401: f"set {KEY_VARIABLE}",
     402: "top up the account",
     403: f"check {KEY_VARIABLE}",
     404: "check base_url and model",
-    429: "lower requests_per_minute",
+    429: "lower requests_per_minute, or see what the account has left",
 }
 """What to do about answers that no repetition changes."""
+UNKNOWN = {
+    "seed": "set `seed: null`",
+    "temperature": "set `temperature: null`",
+    "response_format": "set `response_format: json_object`, or null",
+    "max_completion_tokens": "set `max_tokens_name: max_tokens`",
+    "max_tokens": "set `max_tokens_name: max_completion_tokens`",
+}
+"""What to do about a part of a request that a server does not know."""
 BUSY = frozenset({408, 409, 429})
 """Refusals that say something about the server at that moment and nothing about the request; those from 500 on do too."""
 
@@ -46,8 +55,8 @@ BUSY = frozenset({408, 409, 429})
 class Asker(Protocol):
     """Whoever answers requests; `None` where it has no answer and cannot get one."""
 
-    async def ask(self, request: Mapping[str, Any]) -> Answer | None:
-        """The answer to a request."""
+    async def ask(self, request: Mapping[str, Any], question: str) -> Answer | None:
+        """The answer to a request, which is an attempt at a question."""
         ...
 
     def holds(self, request: Mapping[str, Any]) -> bool:
@@ -62,8 +71,8 @@ class Recorded:
         self._store = store
         self.spent: Counter[str] = Counter()
 
-    async def ask(self, request: Mapping[str, Any]) -> Answer | None:
-        """The recorded answer."""
+    async def ask(self, request: Mapping[str, Any], question: str) -> Answer | None:
+        """The recorded answer, whatever the question."""
         record = self._store.get(key_of(request))
         self.spent["cached"] += record is not None
         return record.answer if record else None
@@ -82,13 +91,16 @@ class Live:
         pace = settings.requests_per_minute
         self._limiter = AsyncLimiter(1, 60 / pace) if pace else None
         self._flying: dict[str, asyncio.Future[Answer]] = {}
-        self._failed: list[Record] = []
-        self._answered = self._passing = 0
+        self._attempts: dict[str, list[str]] = {}
+        self._failed: dict[str, Record] = {}
+        self._passing: set[str] = set()
+        self._answered = self._in_vain = 0
         self.spent: Counter[str] = Counter()
 
-    async def ask(self, request: Mapping[str, Any]) -> Answer:
-        """The answer to a request; requests that are the same are sent once."""
+    async def ask(self, request: Mapping[str, Any], question: str) -> Answer:
+        """The answer to a request, which is an attempt at a question; requests that are the same are sent once."""
         key = key_of(request)
+        self._attempts.setdefault(question, []).append(key)
         if record := self._store.get(key):
             self.spent["cached"] += 1
             return record.answer
@@ -102,46 +114,41 @@ class Live:
         return record is not None and record.response is not None
 
     async def stop(self) -> None:
-        """Give up the requests in flight, and wait until each has let go of its connection."""
+        """Give up the requests in flight, wait until each has let go of its connection, and record which failures are final.
+
+        Those of a question that is open are not, nor is any if the server answered nothing.
+        """
         for flying in self._flying.values():
             flying.cancel()
         await asyncio.gather(*self._flying.values(), return_exceptions=True)
+        settled = [keys for keys in self._attempts.values() if self._answered and not self._is_open(keys)]
+        for key in {key for keys in settled for key in keys} & set(self._failed):
+            self._store.add(self._failed[key])
 
-    def keep_failures(self) -> None:
-        """Record what failed for good, so that a replay knows; done last, since only then is it known how many failed.
+    def check(self) -> None:
+        """See that every question got an answer, or a refusal that no later attempt changes.
 
         Raises:
-            D4SError: if so many failed that the server must be to blame; then no failure is recorded.
+            D4SError: if one did not, or if the server answered nothing.
         """
-        self._check_answers()
-        if self._passing > _believed(self.spent["calls"]):
-            ends = Counter(str(record.failure).partition(":")[0] for record in self._failed)
+        if self._failed and not self._answered:
+            raise self._useless(len(self._failed), next(iter(self._failed.values())))
+        left = [self._failed[keys[-1]] for keys in self._attempts.values() if self._is_open(keys)]
+        if left:
+            ends = Counter(str(record.failure).partition(":")[0] for record in left)
             told = ", ".join(f"{count} with {end!r}" for end, count in ends.most_common())
             raise D4SError(
-                f"{len(self._failed)} of {self.spent['calls']} requests to {self._settings.base_url} failed ({told}), most likely for a "
-                f"reason that passes; no failure is recorded, run the same command again later: {self._kept}"
+                f"{self._settings.base_url} left {len(left)} of {len(self._attempts)} questions without an answer ({told}; the last: "
+                f"{left[-1].failure}), most likely for a reason that passes; run the same command again later: {self._kept}"
             )
-        for record in self._failed:
-            self._store.add(record)
 
-    def _check_answers(self) -> None:
-        """See that the server answers something.
-
-        Raises:
-            D4SError: if it answered nothing, and a store of answers of the same model does not speak for it either.
-        """
-        if not self._failed or self._answered:
-            return
-        before = sum(bool(record.response) and record.request["model"] == self._settings.model for record in self._store.records.values())
-        if not before or len(self._failed) > _believed(before):
-            raise D4SError(
-                f"{self._settings.base_url} answered none of {len(self._failed)} requests ({self._failed[0].failure}); "
-                f"check base_url, model and what the server supports, then run the same command again: {self._kept}"
-            )
+    def _is_open(self, attempts: list[str]) -> bool:
+        """Whether nothing came of any attempt at a question, and the server's state may be why."""
+        return all(key in self._failed for key in attempts) and not self._passing.isdisjoint(attempts)
 
     @property
     def _kept(self) -> str:
-        return f"{len(self._store.records)} answers are kept in {self._store.path}"
+        return f"{sum(record.response is not None for record in self._store.records.values())} answers are kept in {self._store.path}"
 
     async def _pay(self, key: str, request: dict[str, Any]) -> Answer:
         async with self._gate:
@@ -149,21 +156,20 @@ class Live:
                 await self._limiter.acquire()
             self.spent["calls"] += 1
             try:
-                body = await self._body(request)
+                body = await self._body(self._spelled(request))
             except (openai.APIError, ValueError) as error:
-                if isinstance(error, openai.APIError):
-                    self.spent["retries"] += int(error.request.headers.get("x-stainless-retry-count", 0))
-                self.spent["failures"] += 1
-                record = Record(key=key, request=request, failure=await self._failure(error))
-                self._failed.append(record)
-                self._passing += _may_pass(error)
-                if len(self._failed) >= HOPELESS:
-                    self._check_answers()
-                return record.answer
+                return self._failure(key, request, error)
         record = Record(key=key, request=request, response=body)
         self._store.add(record)
         self._answered += 1
+        self._in_vain = 0
         return record.answer
+
+    def _spelled(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A request as this server wants it; whatever that is, records number attempts by `seed` and name the limit alike."""
+        limit = {self._settings.max_tokens_name: request["max_completion_tokens"]}
+        without = {"max_completion_tokens", *(("seed",) if self._settings.seed is None else ())}
+        return {name: value for name, value in request.items() if name not in without} | limit
 
     async def _body(self, request: dict[str, Any]) -> dict[str, Any]:
         """The body of a response that is a chat completion.
@@ -186,68 +192,118 @@ class Live:
                 Response.model_validate(body)
                 canonical(body).encode()  # half an emoji is no text
                 return body
-            except (json.JSONDecodeError, ValidationError, UnicodeEncodeError):
+            except (ValueError, RecursionError):
                 continue
-        raise ValueError(f"HTTP 200 with a body that is no chat completion: {text[:SHOWN]!r}")
+        raise ValueError(f"HTTP 200 with a body that is no chat completion: {words_of(text)[:SHOWN]!r}")
 
-    async def _failure(self, error: openai.APIError | ValueError) -> str:
-        """Why a request failed, in words.
+    def _failure(self, key: str, request: dict[str, Any], error: openai.APIError | ValueError) -> Answer:
+        """What is left of a request that failed: the reason, in the words of the server.
 
         Raises:
-            D4SError: if the server is to blame rather than the request.
+            D4SError: if no other request will fare better.
         """
+        if isinstance(error, openai.APIError):
+            self.spent["retries"] += int(error.request.headers.get("x-stainless-retry-count", 0))
+        self.spent["failures"] += 1
         status = error.status_code if isinstance(error, openai.APIStatusError) else None
-        told = _without_key(f"HTTP {status}: {error.message}" if isinstance(error, openai.APIStatusError) else str(error))[:SHOWN]
-        told = told.encode(errors="replace").decode()  # half an emoji is no text
-        if status in STOPPING or not await self._is_well():
-            remedy = STOPPING.get(status or 0, "check that it runs, and base_url")
+        told, remedy = _told(error), _remedy(error)
+        if status is None and not self._answered:
+            remedy = "check that it runs, timeout_s and base_url"
+        if remedy:
             raise D4SError(
                 f"the server {self._settings.base_url} cannot be used ({told}); {remedy}, then run the same command again: {self._kept}"
-            ) from None
-        return told
+            )
+        record = self._failed[key] = Record(key=key, request=request, failure=told)
+        if status is None or status in BUSY or status >= 500:
+            self._passing.add(key)
+        self._in_vain += key in self._passing or not self._answered
+        if self._in_vain >= HOPELESS:
+            raise self._useless(self._in_vain, record)
+        return record.answer
 
-    async def _is_well(self) -> bool:
-        """Whether the server answers anything at all, and in JSON: a web page is no such server."""
-        try:
-            found = await self._client.with_options(max_retries=0).models.with_raw_response.list()
-            json.loads(found.text)
-        except openai.APIStatusError as error:
-            return error.status_code < 500
-        except (openai.APIConnectionError, ValueError):
-            return False
-        return True
+    def _useless(self, count: int, record: Record) -> D4SError:
+        """The error of a server that answers nothing, with the settings whose names stand in what it says."""
+        told = str(record.failure)
+        named = [name for name in self._spelled(record.request) if name in UNKNOWN and re.search(rf"\b{name}\b", told)]
+        remedy = ", ".join(UNKNOWN[name] for name in named) or "check base_url, model and what the server supports"
+        return D4SError(
+            f"{self._settings.base_url} answered none of {count} requests ({told}); {remedy}, then run the same command again: {self._kept}"
+        )
 
 
 @asynccontextmanager
 async def live(settings: OpenAIWriting) -> AsyncIterator[Live]:
     """A server for asking, with the store of its answers locked meanwhile."""
-    client = openai.AsyncOpenAI(
-        api_key=os.environ.get(KEY_VARIABLE) or "none",
-        base_url=settings.base_url,
-        timeout=settings.timeout_s,
-        max_retries=settings.retries,
-    )
-    async with client:
+    async with _client(settings) as client:
         with writable(Path(settings.store)) as store:
             asker = Live(settings, store, client)
             try:
                 yield asker
             finally:
                 await asker.stop()
-            asker.keep_failures()
+            asker.check()
 
 
-def _believed(requests: int) -> float:
-    """How many of so many requests may fail alone."""
-    return max(1.0, BELIEVED * requests)
+def _client(settings: OpenAIWriting) -> openai.AsyncOpenAI:
+    """The client of a server.
+
+    Raises:
+        SettingsError: if the key or the proxy that the environment names cannot be used.
+    """
+    key = _key()
+    if not (key.isascii() and key.isprintable()):
+        raise SettingsError(f"{KEY_VARIABLE} holds line breaks or letters that no key has; set it to the key alone")
+    try:
+        transport = openai.DefaultAsyncHttpxClient(event_hooks={"response": [_forgo]})
+    except (ImportError, ValueError) as error:
+        raise SettingsError(
+            f"the proxy that ALL_PROXY, HTTPS_PROXY or HTTP_PROXY names cannot be used ({error}); unset it, or, for a SOCKS proxy, "
+            "pip install socksio"
+        ) from None
+    return openai.AsyncOpenAI(
+        api_key=key or "none",
+        base_url=settings.base_url,
+        timeout=settings.timeout_s,
+        max_retries=settings.retries,
+        http_client=transport,
+    )
 
 
-def _may_pass(error: openai.APIError | ValueError) -> bool:
-    """Whether the state of the server may explain a failure; if not, it is the request that is refused."""
-    return not isinstance(error, openai.APIStatusError) or error.status_code in BUSY or error.status_code >= 500
+async def _forgo(response: httpx2.Response) -> None:
+    """Tell the client not to repeat a request that an empty account cannot pay for."""
+    if response.is_error:
+        await response.aread()
+        if _lacks_credit(response):
+            response.headers["x-should-retry"] = "false"
+
+
+def _remedy(error: openai.APIError | ValueError) -> str | None:
+    """What to do about a failure that no repetition changes and that every request would share."""
+    if not isinstance(error, openai.APIStatusError):
+        return None
+    return STOPPING.get(402 if _lacks_credit(error.response) else error.status_code)
+
+
+def _lacks_credit(response: httpx2.Response) -> bool:
+    """Whether a refusal, whose body was read, is one of an empty account."""
+    return response.status_code in {402, 403, 429} and NO_CREDIT.search(response.text) is not None
+
+
+def _told(error: openai.APIError | ValueError) -> str:
+    """Why a request failed: in the server's words, or with the cause where there are none; without the key."""
+    if isinstance(error, openai.APIStatusError):
+        told = f"HTTP {error.status_code}: {words_of(error.response.text)}"
+    else:
+        told = " ".join(str(part) for part in (error, error.__cause__) if part)
+    return " ".join(_without_key(told)[:SHOWN].split()).encode(errors="replace").decode()  # half an emoji is no text
+
+
+def _key() -> str:
+    """The key, without the line break or space that copying leaves at its ends."""
+    return os.environ.get(KEY_VARIABLE, "").strip()
 
 
 def _without_key(text: str) -> str:
     """Text in which no key stands, should a server repeat it; a stand-in for one, which may be any short word, is none."""
-    key = os.environ.get(KEY_VARIABLE, "")
+    key = _key()
     return text.replace(key, "***") if len(key) >= SHORTEST_KEY else text

@@ -93,4 +93,4 @@ def _cost(tokens: tuple[int, int], prices: tuple[float, float]) -> float:
 
 
 def _tokens(request: Mapping[str, Any]) -> int:
-    return len(json.dumps([request["messages"], request["response_format"]])) // CHARACTERS_PER_TOKEN
+    return len(json.dumps([request["messages"], request.get("response_format")])) // CHARACTERS_PER_TOKEN

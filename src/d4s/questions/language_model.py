@@ -2,7 +2,8 @@
 
 Targets, labels, letters, positions and the counterfactual stay those of the template writer, so that forms remain balanced
 and comparable; the model gives wordings and, where options are offered, two of the three wrong ones. What it answers is
-parsed and checked; a bad answer is asked for again with the reasons, and in the end a template takes its place.
+parsed and checked; a bad answer is asked for again with the reasons, and in the end a template takes its place. Where templates
+would take the place of all, the work ends instead.
 """
 
 import asyncio
@@ -12,25 +13,38 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from d4s.config import Form, QuestionsSettings
-from d4s.errors import MissingAnswer, SettingsError
+from d4s.errors import D4SError, MissingAnswer, SettingsError
 from d4s.questions.answers import AnswerStore, key_of
-from d4s.questions.asking import Live, Recorded, live
+from d4s.questions.asking import HOPELESS, Live, Recorded, live
 from d4s.questions.checks import defects
 from d4s.questions.items import Item
-from d4s.questions.prompts import v1, v2
+from d4s.questions.prompts import v1, v2, v3
 from d4s.questions.prompts.v1 import Kind
 from d4s.questions.replies import Answer, Choices, Statements, Wordings, parsed, response_format
 from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, NO, YES, listed
 from d4s.questions.writers import Draft, TemplateWriter, Writer
-from d4s.writing import OpenAIWriting, ReplayWriting
+from d4s.writing import Format, OpenAIWriting, ReplayWriting
 
 logger = logging.getLogger(__name__)
 REASONS, REASON_LENGTH = 5, 160
-Messages = Callable[[Kind, dict[str, str], Sequence[str]], list[dict[str, Any]]]
 Opened = Callable[[], AbstractAsyncContextManager[Live | Recorded]]
+
+
+@runtime_checkable
+class Prompts(Protocol):
+    """A version of the prompts: a module of `d4s.questions.prompts`."""
+
+    @property
+    def VERSION(self) -> str:
+        """Its name."""
+        ...
+
+    def messages(self, kind: Kind, facts: dict[str, str], reasons: Sequence[str]) -> list[dict[str, Any]]:
+        """The conversation that asks for one question; `reasons` say why the answer before was refused."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +54,7 @@ class Asked:
     model: str
     temperature: float | None
     max_tokens: int
+    response_format: Format
     seed: int
     attempts: int
 
@@ -78,7 +93,7 @@ def replay_writer(settings: QuestionsSettings) -> Writer:
 
 def asked_of(settings: OpenAIWriting) -> Asked:
     """What settings say of every request."""
-    return Asked(settings.model, settings.temperature, settings.max_tokens, settings.seed, settings.attempts)
+    return Asked(settings.model, settings.temperature, settings.max_tokens, settings.response_format, settings.seed or 0, settings.attempts)
 
 
 def recorded_as(store: AnswerStore, settings: ReplayWriting) -> Asked:
@@ -88,17 +103,24 @@ def recorded_as(store: AnswerStore, settings: ReplayWriting) -> Asked:
         SettingsError: if the store holds answers of several models, or none of the model that is named.
     """
     requests = [record.request for record in store.records.values()]
-    found = {(request["model"], request.get("temperature"), request["max_completion_tokens"]) for request in requests}
-    fitting = [choice for choice in found if settings.model in {None, choice[0]}]
+    found = {_asked_in(request, settings.attempts) for request in requests}
+    fitting = [asked for asked in found if settings.model in {None, asked.model}]
     if len(fitting) != 1:
-        held = (
-            "; ".join(f"model {model!r}, temperature {heat}, max_tokens {most}" for model, heat, most in sorted(found, key=str)) or "none"
-        )
-        remedy = "set `model`" if len({model for model, *_ in found}) > 1 else "keep each way in a store of its own"
+        held = "; ".join(map(_manner, sorted(found, key=_manner))) or "none"
+        remedy = "set `model`" if len({asked.model for asked in found}) > 1 else "keep each way in a store of its own"
         raise SettingsError(f"{store.path} must hold answers of one model as asked in one way; {remedy}. It holds: {held}")
-    model, temperature, most = fitting[0]
-    lowest = min(request["seed"] for request in requests if request["model"] == model)
-    return Asked(model, temperature, most, lowest if settings.seed is None else settings.seed, settings.attempts)
+    lowest = min(request["seed"] for request in requests if request["model"] == fitting[0].model)
+    return replace(fitting[0], seed=lowest if settings.seed is None else settings.seed)
+
+
+def _asked_in(request: Mapping[str, Any], attempts: int) -> Asked:
+    """What a recorded request says of every request like it, whatever its seed."""
+    wanted = request.get("response_format", {}).get("type")
+    return Asked(request["model"], request.get("temperature"), request["max_completion_tokens"], wanted, 0, attempts)
+
+
+def _manner(asked: Asked) -> str:
+    return f"model {asked.model!r}, temperature {asked.temperature}, max_tokens {asked.max_tokens}, response_format {asked.response_format}"
 
 
 class LanguageModelWriter:
@@ -108,6 +130,7 @@ class LanguageModelWriter:
         self.name = name
         self.usage: Mapping[str, Mapping[str, int]] = {}
         self._asked, self._opened = asked, opened
+        self._prompts: Prompts = v1 if asked.response_format == "json_schema" else v3
         self._templates = TemplateWriter(seed)
 
     def write(self, items: Sequence[Item], form: Form) -> list[Draft]:
@@ -115,6 +138,7 @@ class LanguageModelWriter:
 
         Raises:
             MissingAnswer: if answers are missing and nobody can be asked; names all the first ones missing.
+            D4SError: if no answer about any item can be used.
         """
         usage: Counter[str] = Counter(items=len(items))
         self.usage = {**self.usage, form: usage}
@@ -136,6 +160,7 @@ class LanguageModelWriter:
 
         Raises:
             MissingAnswer: if answers are missing and nobody can be asked.
+            D4SError: if no answer about any item can be used.
         """
         bases = self._templates.write(items, form)
         async with self._opened() as asker:
@@ -147,45 +172,58 @@ class LanguageModelWriter:
         missing = [draft for draft in drafts if isinstance(draft, str)]
         if missing:
             raise MissingAnswer(missing)
-        return [draft for draft in drafts if isinstance(draft, Draft)]
+        whole = [draft for draft in drafts if isinstance(draft, Draft)]
+        if whole and usage["fallbacks"] == len(items):
+            raise self._unusable(usage["answers"], [whole[-1].fell_back])
+        return whole
 
     async def _draft(self, asker: Live | Recorded, item: Item, base: Draft, usage: Counter[str]) -> Draft | str:
         """The draft of an item, or which answer it lacks."""
-        reasons: list[str] = []
         told: list[str] = []
-        answer = Answer()
+        reasons: list[str] = []
+        answer, tried = Answer(), 0
         for attempt in range(self._asked.attempts):
             version, request = self._attempt(asker, item, base, attempt, told)
-            found = await asker.ask(request)
+            found = await asker.ask(request, item.event_id)
+            answer, tried = found or answer, attempt + 1
             if found is None:
-                return f"{item.event_id} {base.form} attempt {attempt + 1}: {key_of(request)}"
-            answer = found
+                return f"{item.event_id} {base.form} attempt {tried}: {key_of(request)}"
             usage.update(answers=1, tokens_in=answer.tokens_in, tokens_out=answer.tokens_out)
             draft, reasons = worded(item, base, answer)
             if draft and not reasons:
-                return replace(draft, writer=self.name, prompt_version=version, response_sha256=answer.sha256, attempts=attempt + 1)
+                return replace(draft, writer=self.name, prompt_version=version, response_sha256=answer.sha256, attempts=tried)
             usage["refused"] += 1
-            told = _brief(reasons) if answer.content else []
+            if usage["refused"] == usage["answers"] and usage["answers"] - asker.spent["cached"] >= HOPELESS:
+                raise self._unusable(usage["answers"], reasons)
+            if answer.beside and answer.failure in told:
+                break  # told once already; a server that puts answers there does so every time
+            told = _brief(reasons) if answer.content or answer.beside else []
         usage["fallbacks"] += 1
-        return replace(base, response_sha256=answer.sha256, attempts=self._asked.attempts, fell_back="; ".join(_brief(reasons)))
+        return replace(base, response_sha256=answer.sha256, attempts=tried, fell_back="; ".join(_brief(reasons)))
+
+    def _unusable(self, answers: int, reasons: Sequence[str]) -> D4SError:
+        return D4SError(
+            f"none of {answers} answers of {self._asked.model!r} can be used, the last because of: {'; '.join(_brief(reasons))}; they are "
+            "kept, so that the same command gives the same: set another `model`, `response_format`, `max_tokens` or `temperature`"
+        )
 
     def _attempt(self, asker: Live | Recorded, item: Item, base: Draft, attempt: int, reasons: Sequence[str]) -> tuple[str, dict[str, Any]]:
         """What is asked next, and the version of its prompts: the second only where reasons are told and the first's answer is not held."""
-        first = self._request(item, base, attempt, reasons, v1.messages)
-        if not reasons or asker.holds(first):
-            return v1.VERSION, first
-        return v2.VERSION, self._request(item, base, attempt, reasons, v2.messages)
+        first = self._request(item, base, attempt, reasons)
+        if not reasons or self._prompts is not v1 or asker.holds(first):
+            return self._prompts.VERSION, first
+        return v2.VERSION, self._request(item, base, attempt, reasons, v2)
 
     def _request(
-        self, item: Item, base: Draft, attempt: int, reasons: Sequence[str] = (), messages: Messages = v1.messages
+        self, item: Item, base: Draft, attempt: int, reasons: Sequence[str] = (), prompts: Prompts | None = None
     ) -> dict[str, Any]:
         kind = kind_of(base)
         request = {
             "model": self._asked.model,
-            "messages": messages(kind, _facts(item, base, kind), reasons),
+            "messages": (prompts or self._prompts).messages(kind, _facts(item, base, kind), reasons),
             "seed": self._asked.seed + attempt,
             "max_completion_tokens": self._asked.max_tokens,
-            "response_format": response_format(kind),
+            **response_format(kind, self._asked.response_format),
         }
         return request if self._asked.temperature is None else request | {"temperature": self._asked.temperature}
 
@@ -199,11 +237,9 @@ def kind_of(draft: Draft) -> Kind:
 
 def worded(item: Item, base: Draft, answer: Answer) -> tuple[Draft | None, list[str]]:
     """The template's draft in the words of an answer, and all that is wrong with it."""
-    if answer.failure:
-        return None, [answer.failure]
     reply, reasons = parsed(kind_of(base), answer.content)
     if reply is None:
-        return None, reasons
+        return None, [answer.failure] if answer.failure else reasons
     draft = _filled(item, base, reply)
     return draft, defects(item, draft)
 

@@ -1,6 +1,8 @@
 """What a language model may answer: the schema it is given, and answers held against it before anything else reads them."""
 
 import hashlib
+import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,12 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from d4s.questions.prompts.v1 import Kind
 from d4s.questions.writers import PARAPHRASES
+from d4s.writing import Format
 
 MORE_WORDINGS, DISTRACTORS, SHOWN = 3, 2, 120
 PLAIN = "[A-Za-z0-9 ,.;:?!'()-]"
 TEMPLATE = rf"^{PLAIN}{{0,120}}\{{\}}{PLAIN}{{0,120}}$"
 STATEMENT = rf"^{PLAIN}{{0,90}}(\{{\}}{PLAIN}{{1,90}}\{{tail\}}|\{{tail\}}{PLAIN}{{1,90}}\{{\}}){PLAIN}{{0,60}}$"
 PHRASE = r"^[A-Za-z0-9][A-Za-z0-9 ',-]{1,59}$"
+OBJECT = re.compile(r'\{\s*"')
+"""The beginning of a JSON object that is not empty, and so not of the mark `{}`."""
 
 Template = Annotated[str, StringConstraints(pattern=TEMPLATE)]
 Statement = Annotated[str, StringConstraints(pattern=STATEMENT)]
@@ -53,19 +58,47 @@ class Statements(Reply):
 REPLIES: Mapping[Kind, type[Wordings] | type[Statements]] = {"phrase": Wordings, "choice": Choices, "yes_no": Statements}
 
 
+def response_format(kind: Kind, wanted: Format) -> dict[str, Any]:
+    """The part of a request that asks for JSON: by the schema of the answer, by that word alone, or not at all."""
+    match wanted:
+        case "json_schema":
+            return {"response_format": _schema(kind)}
+        case "json_object":
+            return {"response_format": {"type": "json_object"}}
+        case None:
+            return {}
+
+
 @cache
-def response_format(kind: Kind) -> dict[str, Any]:
-    """The `response_format` of a request: the schema of the answer."""
+def _schema(kind: Kind) -> dict[str, Any]:
     schema = REPLIES[kind].model_json_schema()
     return {"type": "json_schema", "json_schema": {"name": REPLIES[kind].__name__.lower(), "schema": schema, "strict": True}}
 
 
 def parsed(kind: Kind, content: str) -> tuple[Wordings | Statements | None, list[str]]:
-    """An answer as its model, or what is wrong with it."""
-    try:
-        return REPLIES[kind].model_validate_json(content), []
-    except ValidationError as error:
-        return None, list(_complaints(error))
+    """An answer as its model, or what is wrong with it.
+
+    The JSON may stand in a fence, in a sentence, or behind what was thought aloud: of several objects the last fitting one counts.
+    """
+    wrong: list[str] = []
+    for text in reversed(list(_objects(content)) or [content]):
+        try:
+            return REPLIES[kind].model_validate_json(text), []
+        except ValidationError as error:
+            wrong = wrong or list(_complaints(error))
+    return None, wrong
+
+
+def _objects(text: str) -> Iterator[str]:
+    """The JSON objects in a text, in order, without those inside others."""
+    decoder, end = json.JSONDecoder(), 0
+    while found := OBJECT.search(text, end):
+        try:
+            _, end = decoder.raw_decode(text, found.start())
+        except (ValueError, RecursionError):
+            end = found.end()
+        else:
+            yield text[found.start() : end]
 
 
 def _complaints(error: ValidationError) -> Iterator[str]:
@@ -78,16 +111,24 @@ def _complaints(error: ValidationError) -> Iterator[str]:
 
 # --- the envelope -----------------------------------------------------------------------------------------------------
 
+BESIDE = ("reasoning_content", "reasoning", "thinking", "tool_calls", "function_call")
+"""Where servers put what does not stand in `content`."""
+WORDS = ("error", "errors", "message", "detail", "msg")
+"""Where servers put what they have to say."""
+MOST_TOKENS = 10**9
+
 
 class Part(BaseModel):
     """A piece of what the model says; only text is read."""
 
-    type: str
+    type: str = "text"
     text: str | None = None
 
 
 class Message(BaseModel):
     """What the model says."""
+
+    model_config = ConfigDict(extra="allow")
 
     content: str | list[Part] | None = None
     refusal: str | None = None
@@ -99,36 +140,46 @@ class Message(BaseModel):
             return "".join(part.text or "" for part in self.content if part.type == "text")
         return self.content or ""
 
+    @property
+    def beside(self) -> str:
+        """Name of the field that holds something where there is no text; empty where there is text, or nothing at all."""
+        extra = self.model_extra or {}
+        return "" if self.text else next((name for name in BESIDE if extra.get(name)), "")
+
 
 class Choice(BaseModel):
     """One of the answers in a response."""
 
     message: Message
-    finish_reason: str | None = None
+    finish_reason: Any = None
 
 
-class Tokens(BaseModel):
+class Response(BaseModel):
+    """A chat completion, as far as an answer depends on it."""
+
+    choices: list[Choice] = Field(min_length=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
     """What an answer took."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
-class Response(BaseModel):
-    """A chat completion, as far as it is read."""
-
-    choices: list[Choice] = Field(min_length=1)
-    usage: Tokens | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one request: text, or why there is none that can be used."""
+    """What came of one request: text, and what speaks against it should it be none that can be used.
+
+    `beside` names the field that holds what should have been the text.
+    """
 
     content: str = ""
     failure: str = ""
     tokens_in: int = 0
     tokens_out: int = 0
+    beside: str = ""
 
     @property
     def sha256(self) -> str:
@@ -137,25 +188,51 @@ class Answer:
 
 
 def tokens_of(body: object) -> Tokens:
-    """What any successful response took, as far as it says so."""
-    usage = body.get("usage") if isinstance(body, dict) else None
-    try:
-        return Tokens.model_validate(usage or {})
-    except ValidationError:
+    """What a response took, as far as it says so in numbers; no answer depends on it."""
+    usage = body.get("usage") if isinstance(body, Mapping) else None
+    if not isinstance(usage, Mapping):
         return Tokens()
+    return Tokens(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+
+
+def _count(found: object) -> int:
+    return int(found) if isinstance(found, int | float) and 0 <= found <= MOST_TOKENS else 0
 
 
 def answer_of(response: Mapping[str, Any]) -> Answer:
     """The answer in the body of a response, which must be a chat completion."""
-    found = Response.model_validate(response)
-    choice, tokens = found.choices[0], found.usage or Tokens()
-    content = choice.message.text
+    choice, tokens = Response.model_validate(response).choices[0], tokens_of(response)
+    content, beside = choice.message.text, choice.message.beside
     if choice.message.refusal:
         failure = f"the model refused: {choice.message.refusal[:SHOWN]}"
     elif choice.finish_reason == "content_filter":
         failure = "a content filter held the answer back"
     elif choice.finish_reason == "length":
         failure = "the answer was cut off at max_tokens"
+    elif beside:
+        failure = f"the answer stands in `{beside}` and none in `content`, the only place where it is read"
     else:
         failure = "" if content else "the answer is empty"
-    return Answer(content, failure, tokens.prompt_tokens, tokens.completion_tokens)
+    return Answer(content, failure, tokens.prompt_tokens, tokens.completion_tokens, beside)
+
+
+def words_of(text: str) -> str:
+    """What a server says in a body that is no answer; the body itself where it says nothing in a known place."""
+    try:
+        return _words(json.loads(text)) or text
+    except (ValueError, RecursionError):
+        return text
+
+
+def _words(body: object) -> str:
+    match body:
+        case str():
+            return body
+        case list():
+            return "; ".join(filter(None, map(_words, body)))
+        case dict():
+            said = "; ".join(found for name in WORDS if (found := _words(body.get(name))))
+            place = body.get("loc")
+            return f"{'.'.join(map(str, place))}: {said}" if said and isinstance(place, list) else said
+        case _:
+            return ""
