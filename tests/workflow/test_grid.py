@@ -40,12 +40,12 @@ def _dataset(params: dict[str, Any]) -> None:
             lambda p: p["grid"][0]["editors"].append("memit_seq"),
             {"edit": 1, "world_report": 1} | LAST,
         ),
-        ("another data set", _dataset, {"baseline": 2, "edit": 1, "objectives": 1, "targets": 0} | LAST),
+        ("another data set", _dataset, {"baseline": 1, "edit": 1, "objectives": 1} | LAST),
         ("another figure format", lambda p: p["figures"].update(dpi=60), {"learning": 1, "figures": 1, "report": 1}),
         (
             "another seed",
             lambda p: p.update(seeds=[1, 2]),
-            {"contexts": 1, "targets": 1, "baseline": 4, "edit": 5} | LAST,
+            {"contexts": 1, "baseline": 2, "edit": 5} | LAST,
         ),
     ],
 )  # fmt: skip

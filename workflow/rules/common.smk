@@ -125,14 +125,13 @@ def rule_name(name):
 
 def processes():
     """The jobs that make artefacts in parts: a name, and each artefact with the manifests that the job makes of it."""
-    for verb in ("moments", "targets", "baseline"):
-        for node in PLAN.of(verb):
-            shards = node.shards(getattr(STUDY.execution.shards, verb, 1))
-            for number, manifests in enumerate(shards, start=1):
-                shard = f".{number}of{len(shards)}" if len(shards) > 1 else ""
-                yield f"{verb}/{node.name}{shard}", [(node, manifests)]
-    for run in PLAN.of("edit"):
-        yield f"edit/{run.name}", [(node, node.manifests) for node in PLAN.cell(run)]
+    are_shared = [verb for verb in ("moments", "targets") if getattr(STUDY.execution.shards, verb) > 1]
+    for node in [node for verb in are_shared for node in PLAN.of(verb)]:
+        shards = node.shards(getattr(STUDY.execution.shards, node.verb))
+        for number, manifests in enumerate(shards, start=1):
+            yield f"{node.verb}/{node.name}.{number}of{len(shards)}", [(node, manifests)]
+    for nodes in PLAN.together(without=are_shared):
+        yield f"{nodes[0].verb}/{nodes[0].name}", [(node, node.manifests) for node in nodes]
 
 
 def read_by(made):

@@ -1,7 +1,7 @@
 """Artefacts that are made in parts, each with a manifest of its own: layers of moments, blocks of targets and of replies, lengths of runs.
 
-A rule per artefact, or per shard of it. A run is model x data x editor x seed; one job makes all its lengths, and one
-process makes run, measures and benchmarks, since they load the same model. Parts that are there already are not made again.
+A rule per process: what loads the same model and can be made one after another is made by one, such as a run with its measures and
+benchmarks, all lengths of them. Parts that are there already are not made again.
 """
 
 for name, made in processes():

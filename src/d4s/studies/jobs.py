@@ -57,7 +57,7 @@ class Job:
 
         Double precision and questions run where the model is, eigenvectors on the host.
         """
-        start = LIGHT_STARTUP if self.node.verb in NO_TORCH else 0.0 if self.node.verb in ON_RUNS else STARTUP
+        start = LIGHT_STARTUP if self.node.verb in NO_TORCH else 0.0 if self.node.verb in (*ON_RUNS, "targets") else STARTUP
         speed = device if self.on_device else host
         return start + (replace(speed, double=host.double) if self.node.verb == "prepare" else speed).seconds(
             self.needs.work if whole else self.left

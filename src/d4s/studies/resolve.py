@@ -3,7 +3,7 @@
 Snakemake, `d4s plan`, `d4s prune` and the last stages all ask `resolve`; it imports no torch and reads no artefact.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +42,7 @@ from d4s.world.reader import STYLES
 from d4s.writing import ReplayWriting, TemplateWriting
 
 WORLD_REPORT_SEED = 0
-ON_RUNS = ("measure", "benchmark")
+ON_FACTS, ON_RUNS = ("baseline", "targets"), ("measure", "benchmark")
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,17 @@ class Plan:
         """The artefacts that one verb makes."""
         return [node for node in self.nodes if node.verb == verb]
 
-    def cell(self, run: Node) -> list[Node]:
-        """A run, what is measured on it, and its benchmarks: stages that one process makes, since they load the same model."""
-        return [run, *(node for verb in ON_RUNS for node in self.of(verb) if node.inputs["run"].digest == run.digest)]
+    def together(self, without: Sequence[str] = ()) -> list[list[Node]]:
+        """Artefacts in parts, those together that one process makes since they load the same model.
+
+        What the unedited model says of a draw of a data set, and the draw's targets; a run, with its measures and benchmarks.
+        """
+        found: dict[str, list[Node]] = {}
+        for verb in ("moments", *ON_FACTS, "edit", *ON_RUNS):
+            for node in self.of(verb) if verb not in without else ():
+                key = node.label if verb in ON_FACTS else (node.inputs["run"] if verb in ON_RUNS else node).digest
+                found.setdefault(key, []).append(node)
+        return [*found.values()]
 
 
 def results_folder(study: Study) -> Path:
