@@ -21,7 +21,7 @@ def trained(store: Path, name: str) -> Artifact:
 
 def test_it_is_drawn_from_the_models_alone_and_says_what_it_shows(tmp_path: Path) -> None:
     models = [trained(tmp_path / "store", name) for name in ("mini-m0", "mini-m1")]
-    learning(tmp_path, models, FigureSettings(format=["svg", "png"], dpi=50))
+    learning(tmp_path / "learning" / "learning.json", models, FigureSettings(format=["svg", "png"], dpi=50))
     made = {path.name for path in (tmp_path / "learning").iterdir()}
     assert made == {"fig_learning.svg", "fig_learning.narrow.svg", "fig_learning.png", "learning.json"}
     (entry,) = json.loads((tmp_path / "learning" / "learning.json").read_text()).values()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 from base64 import urlsafe_b64decode
 from dataclasses import replace
@@ -132,6 +133,12 @@ def processes():
             yield f"{node.verb}/{node.name}.{number}of{len(shards)}", [(node, manifests)]
     for nodes in PLAN.together(without=are_shared):
         yield f"{nodes[0].verb}/{nodes[0].name}", [(node, node.manifests) for node in nodes]
+
+
+def calls_of(made):
+    """What a job that makes artefacts in parts is told of each, quoted for a shell command of a rule."""
+    text = canonical({str(node.folder): node.call for node, _ in made})
+    return shlex.quote(text).replace("{", "{{").replace("}", "}}")
 
 
 def read_by(made):

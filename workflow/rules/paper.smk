@@ -42,21 +42,19 @@ rule learning:
         f"{LOGS}/{STUDY.study}/learning.log",
     benchmark:
         f"{LOGS}/{STUDY.study}/learning.tsv"
+    priority: 1_000_000
     conda:
         ENVIRONMENT
     threads: 1
-    priority: 1_000_000
     resources:
         mem_mb=1000,
         runtime=10,
         gpu=0,
     params:
-        models=[str(path.parent) for path in LEARNED],
-        out=RESULTS,
         settings=lambda wildcards: canonical(STUDY.figures.model_dump(mode="json")),
         code=code_digest("d4s.figures.fig_learning"),
     shell:
-        "OMP_NUM_THREADS={threads} python -m d4s learning {params.models:q} --out {params.out:q} --settings {params.settings:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s learning {input:q} --out {output:q} --settings {params.settings:q} 2> {log:q}"
 
 
 rule tables:

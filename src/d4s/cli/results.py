@@ -25,8 +25,8 @@ def summarize(study: StudyOption = "params.yaml", verbose: Verbose = False) -> N
 
 @command(rich_help_panel=STAGES)
 def learning(
-    models: Annotated[list[Path], typer.Argument(help="Folders of models that were trained here.")],
-    out: Annotated[Path, typer.Option(help="Folder of the study, results/STUDY.")],
+    models: Annotated[list[Path], typer.Argument(help="Manifests of models that were trained here.")],
+    out: Annotated[Path, typer.Option(help="The file that is written last, with captions; drawings lie beside it.")],
     settings: Annotated[str, typer.Option(help="Formats and resolution, as JSON.")] = "{}",
 ) -> None:
     """Draw how models were trained and what they know: the first figure of a study, before any edit."""
@@ -34,7 +34,9 @@ def learning(
 
     from d4s.figures.build import learning as build
 
-    build(out, [Artifact.open(folder, "models") for folder in models], validate(FigureSettings, parsed(settings, "--settings"), "figures"))
+    build(
+        out, [Artifact.open(path.parent, "models") for path in models], validate(FigureSettings, parsed(settings, "--settings"), "figures")
+    )
 
 
 @command(rich_help_panel=STAGES)

@@ -263,7 +263,7 @@ def targets(job: Job[TargetsJobSettings]) -> None:
         return
     facts = from_frame(job.artifact("facts", "facts").table("facts.parquet", FACTS))
     requests = [request for request, _ in draw(facts, job.settings.seed)]
-    model, contexts = load(job.inputs["model"]), read_contexts(job.inputs["contexts"])
+    model, contexts = job.once("model", load), read_contexts(job.inputs["contexts"])
     log.info("targets of blocks %s, of %d requests each; %d others are there", blocks, REQUESTS_PER_BLOCK, len(job.wanted) - len(blocks))
     for done, block in enumerate(progress(blocks, "targets", len(blocks)), start=1):
         batch = requests[block * REQUESTS_PER_BLOCK : (block + 1) * REQUESTS_PER_BLOCK]

@@ -80,16 +80,16 @@ def figures(study_dir: Path, settings: FigureSettings) -> None:
     write_json(study_dir / "figures" / "figures.json", record)
 
 
-def learning(study_dir: Path, models: Sequence[Artifact], settings: FigureSettings) -> None:
-    """Draw how a study's models were trained into its folder `learning`, and write learning.json last."""
+def learning(captions: Path, models: Sequence[Artifact], settings: FigureSettings) -> None:
+    """Draw how a study's models were trained, and write title and caption last."""
     drawing = fig_learning.figure(
         {
             model.folder.name.rpartition("-")[0]: Learned(model.table("curve.parquet", CURVE), model.table("check.parquet", MODEL_CHECK))
             for model in models
         }
     )
-    _save(study_dir / "learning", "fig_learning", drawing, settings)
-    write_json(study_dir / "learning" / "learning.json", {"fig_learning": {"title": drawing.title, "caption": drawing.caption}})
+    _save(captions.parent, "fig_learning", drawing, settings)
+    write_json(captions, {"fig_learning": {"title": drawing.title, "caption": drawing.caption}})
 
 
 def _save(folder: Path, name: str, drawing: Drawing, settings: FigureSettings) -> None:

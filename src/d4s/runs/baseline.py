@@ -31,7 +31,7 @@ def baseline(job: Job[BaselineSettings]) -> None:
     pending = [*job.pending()]
     if not pending:
         return
-    model = load(job.inputs["model"])
+    model = job.once("model", load)
     facts = from_frame(job.artifact("facts", "facts").table("facts.parquet", FACTS))
     drawn = [fact for _, fact in draw(facts, job.settings.seed)]
     tokens = _longest_answer(model, facts, job.settings.max_new_tokens)
