@@ -29,6 +29,7 @@ from d4s.editors.protocol import Editor, Prepared, State
 from d4s.editors.settings import EditorSettings
 from d4s.errors import ArtifactError, SettingsError
 from d4s.locks import locked
+from d4s.model_files import content_of
 from d4s.models.edited import EditedModel
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
@@ -80,7 +81,7 @@ class Origin(Frozen):
         if not folder.is_dir():
             cached = try_to_load_from_cache(source, "config.json", revision=revision)
             return cls(source=source, dtype=dtype, revision=Path(cached).parent.name if isinstance(cached, str) else revision)
-        files = {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name in CONTENT or path.suffix == ".safetensors"}
+        files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in content_of(folder)}
         return cls(source=str(folder.resolve()), dtype=dtype, revision=revision, files=files)
 
     def load(self, device: str, dtype: str | None = None) -> LanguageModel:
@@ -96,7 +97,6 @@ class Origin(Frozen):
         return load(self.source, dtype=dtype or self.dtype, revision=self.revision, device=device)
 
 
-CONTENT = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 ITS_DIGEST = re.compile(rf" [0-9a-f]{{{DIGEST_LENGTH}}}$")
 Entry = tuple[bytes, tuple[int, ...]]
 """What tells a memory's entries apart: key and label."""

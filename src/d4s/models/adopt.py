@@ -5,11 +5,12 @@ from pathlib import Path
 from d4s.artifacts import POINTER, Job, sha256_of, write_json
 from d4s.config import AdoptSettings
 from d4s.errors import ArtifactError
+from d4s.model_files import content_of
 
 
 def files_of_model(folder: Path) -> list[Path]:
     """The configuration, tokenizer and weights in a local folder; none of a hub id."""
-    return sorted(path for path in folder.iterdir() if path.suffix in {".json", ".safetensors"}) if folder.is_dir() else []
+    return content_of(folder) if folder.is_dir() else []
 
 
 def adopt(job: Job[AdoptSettings]) -> None:
@@ -21,6 +22,6 @@ def adopt(job: Job[AdoptSettings]) -> None:
     folder = Path(job.settings.path)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder} holds no config.json; give a Hugging Face model folder or a hub id")
-    files = {path.name: sha256_of(path) for path in files_of_model(folder)}
+    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in files_of_model(folder)}
     write_json(job.path(POINTER), job.settings.model_dump(mode="json") | {"files": files})
     job.finish([POINTER])
