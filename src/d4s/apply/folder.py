@@ -31,6 +31,7 @@ from d4s.errors import ArtifactError, SettingsError
 from d4s.locks import locked
 from d4s.model_files import content_of
 from d4s.models.edited import EditedModel
+from d4s.models.finite import refuse_unless_finite
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.schemas import SCHEMA_VERSION
@@ -88,13 +89,15 @@ class Origin(Frozen):
         """The model.
 
         Raises:
-            ArtifactError: if a file of it is not the one that was edited.
+            ArtifactError: if a file of it is not the one that was edited, or its own numbers are not finite.
         """
         for name, digest in self.files.items():
             path = Path(self.source) / name
             if not path.is_file() or sha256_of(path) != digest:
                 raise ArtifactError(f"{path} is not the file that was edited; put the unedited model back where it was")
-        return load(self.source, dtype=dtype or self.dtype, revision=self.revision, device=device)
+        model = load(self.source, dtype=dtype or self.dtype, revision=self.revision, device=device)
+        refuse_unless_finite(model)
+        return model
 
 
 ITS_DIGEST = re.compile(rf" [0-9a-f]{{{DIGEST_LENGTH}}}$")
