@@ -13,7 +13,7 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -147,6 +147,26 @@ class Manifest:
     def write(self, path: Path) -> None:
         """Write the manifest atomically."""
         write_json(path, asdict(self))
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether a folder's manifest.json is one of this package's; other programs give that name to files of theirs.
+
+    Raises:
+        ArtifactError: if there is one that is no JSON, so that nobody can tell.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return False
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(
+            f"{path} is no JSON ({error}); where another program wrote it take it out of the folder, else put the whole one back"
+        ) from None
+    return (
+        isinstance(found, dict) and {one.name for one in fields(Manifest) if one.default is one.default_factory is MISSING} <= found.keys()
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ def test_other_architectures_and_names_are_refused(saved, tmp_path):
         load(folder)
     quantised = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}
     (folder / "config.json").write_text(json.dumps(config | quantised))
-    with pytest.raises(ArtifactError, match="cannot be loaded"):
+    with pytest.raises(ArtifactError, match="holds weights quantised by bitsandbytes"):
         load(folder)
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d4s.errors import ArtifactError
 from d4s.models.tokens import encode, encode_pair, encode_pairs, lookup_position, start_of_text
 from tests.tiny import BOS, CITIES, FIRST, LAST, bpe_tokenizer, metaspace_tokenizer, tiny_model, word_tokenizer
 
@@ -123,7 +124,7 @@ def test_no_start_of_text_is_an_error():
     tokenizer = word_tokenizer(bos=False)
     tokenizer.bos_token = tokenizer.eos_token = None
     model = tiny_model(tokenizer=tokenizer)
-    with pytest.raises(ValueError, match="needs a BOS or EOS token"):
+    with pytest.raises(ArtifactError, match="begin with BOS or EOS, and the tokenizer has neither"):
         start_of_text(model)
     assert encode_pair(model, "Ada", "Paris")[0] == encode(model, "Ada")
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
-from transformers import AutoConfig
 
 from d4s.apply.columns import Shape, column_for, shape_of, shape_said
 from d4s.apply.folder import STATE, Description, Folder, Origin, alone
@@ -24,14 +22,15 @@ from d4s.artifacts import POINTER, Artifact, write_table
 from d4s.config import Frozen
 from d4s.editors.protocol import Diverged, Prepared, Targets, stepped
 from d4s.editors.settings import FamilySettings, resolve
-from d4s.errors import ArtifactError, D4SError, RecordError, SettingsError
+from d4s.errors import D4SError, RecordError, SettingsError
 from d4s.facts.collect import reject_rows
 from d4s.locks import locked
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
-from d4s.models.loading import HUB_ID, UNREADABLE, precision
+from d4s.models.loading import precision
 from d4s.planning.fit import refuse_what_cannot_fit, this_machine
 from d4s.planning.needs import Needs
+from d4s.pretrained import stored_dtype
 from d4s.schemas import REJECTS
 
 log = logging.getLogger(__name__)
@@ -115,20 +114,14 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
 
 
 def own_dtype(source: str, revision: str) -> str:
-    """The precision that a model is stored in.
+    """The precision that a model's weights are stored in, or that it was adopted in.
 
     Raises:
-        ArtifactError: if there is no configuration that can be read.
+        ArtifactError: if there is no model that can be read.
     """
-    if not Path(source).is_dir() and not HUB_ID.fullmatch(source):
-        raise ArtifactError(f"{source} is neither a folder nor a hub id such as openai-community/gpt2-xl")
     if (Path(source) / POINTER).is_file():
         return str(Artifact.open(Path(source), "models").json(POINTER)["dtype"])
-    try:
-        config = AutoConfig.from_pretrained(source, **({} if Path(source).is_dir() else {"revision": revision}))
-    except UNREADABLE as error:
-        raise ArtifactError(f"{source} holds no configuration of a model: {error}") from None
-    return str(config.dtype or torch.float32).removeprefix("torch.")
+    return stored_dtype(source, revision)
 
 
 def chosen(options: Options, shape: Shape) -> FamilySettings:

@@ -29,7 +29,9 @@ from d4s.editors.protocol import Editor, Prepared, State
 from d4s.editors.settings import EditorSettings
 from d4s.errors import ArtifactError, SettingsError
 from d4s.locks import locked
+from d4s.model_files import content_of
 from d4s.models.edited import EditedModel
+from d4s.models.finite import refuse_unless_finite
 from d4s.models.hub import commit_of
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
@@ -91,24 +93,24 @@ class Origin(Frozen):
         folder = Path(source)
         if not folder.is_dir():
             return cls(source=source, dtype=dtype, revision=commit_of(source, revision))
-        paths = sorted(path for path in folder.iterdir() if path.name in CONTENT or path.suffix == ".safetensors")
-        files = {path.name: remembered_sha256(path) for path in paths}
+        files = {path.relative_to(folder).as_posix(): remembered_sha256(path) for path in content_of(folder)}
         return cls(source=str(folder.resolve()), dtype=dtype, revision=revision, files=files)
 
     def load(self, device: str, dtype: str | None = None) -> LanguageModel:
         """The model.
 
         Raises:
-            ArtifactError: if a file of it is not the one that was edited.
+            ArtifactError: if a file of it is not the one that was edited, or its own numbers are not finite.
         """
         for name, digest in self.files.items():
             path = Path(self.source) / name
             if not path.is_file() or remembered_sha256(path) != digest:
                 raise ArtifactError(f"{path} is not the file that was edited; put the unedited model back where it was")
-        return load(self.source, dtype=dtype or self.dtype, revision=self.revision, device=device)
+        model = load(self.source, dtype=dtype or self.dtype, revision=self.revision, device=device)
+        refuse_unless_finite(model)
+        return model
 
 
-CONTENT = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 ITS_DIGEST = re.compile(rf" [0-9a-f]{{{DIGEST_LENGTH}}}$")
 Entry = tuple[bytes, tuple[int, ...]]
 """What tells a memory's entries apart: key and label."""

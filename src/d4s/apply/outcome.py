@@ -17,6 +17,7 @@ from torch import Tensor
 from d4s.apply.folder import DELTA, HISTORY, MODEL, Folder
 from d4s.apply.history import Edit
 from d4s.apply.requests import Wordings
+from d4s.apply.whole import save_whole
 from d4s.artifacts import write_tensors, write_text
 from d4s.editors.protocol import Prepared
 from d4s.metrics.generation import free_answers
@@ -94,8 +95,7 @@ def write_model(folder: Path, model: LanguageModel) -> None:
     new, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    model.network.save_pretrained(new)
-    model.tokenizer.save_pretrained(new)
+    save_whole(new, model)
     if folder.exists():
         folder.rename(old)
     new.rename(folder)

@@ -1,5 +1,6 @@
 """Wishes in a model's own words: with the tokenizer's chat template where asked for, as requests and as facts to be measured."""
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 from d4s.apply.history import Wish
@@ -11,8 +12,13 @@ from d4s.facts.jsonl import Flaw, Line, shown
 from d4s.facts.record import Fact, Probe
 from d4s.metrics.scoring import SHORT_ANSWER
 from d4s.models.language_model import LanguageModel
-from d4s.models.tokens import encode, encode_pair
+from d4s.models.tokens import encode, encode_pair, special_in
 from d4s.requests.draw import EditRequest
+
+SPACED = ("LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "GEORGIAN", "COMBINING", "DIGIT")
+"""How names of letters begin whose words stand between spaces; elsewhere particles touch the names that they belong to."""
+WHOLE_WORD = "the subject as a word of its own; put {} in its place where a part of a word is meant"
+NO_MARKS = "text without the tokenizer's special tokens ({}), which are no text to it; those of a chat come with --chat"
 
 
 class Wordings:
@@ -58,7 +64,11 @@ class Wordings:
         return len(encode(self._model, self.text(prompt)))
 
     def flaws(self, wish: Wish) -> Iterator[Flaw]:
-        """Defects that only the model's tokens show: too long, or with words that the tokenizer does not know."""
+        """Defects that only the model's tokens show: too long, special tokens, or words that the tokenizer does not know."""
+        marked = [(field, text, special_in(self._model, text)) for field, text in _texts(wish)]
+        if any(found for _, _, found in marked):
+            yield from (Flaw(field, shown(text), NO_MARKS.format(", ".join(found))) for field, text, found in marked if found)
+            return
         unknown, most = self._model.tokenizer.unk_token_id, self._model.max_positions
         try:
             bare = rewriting(self._model, self.request(wish, 1), ()).wordings[0]
@@ -98,5 +108,28 @@ class Wordings:
         return len(ids) + len(target) - 1
 
     def unfit(self, lines: Sequence[Line[RawFact]]) -> Iterator[Reject]:
-        """Rows with such defects."""
-        return (line.reject(flaw) for line in lines for flaw in self.flaws(Wish.of(line.raw)))
+        """Rows with such defects, or whose subject was found within a word."""
+        for line in lines:
+            if _is_within_a_word(line.raw):
+                yield line.reject(Flaw("prompt", shown(line.raw.prompt), WHOLE_WORD))
+            else:
+                yield from map(line.reject, self.flaws(Wish.of(line.raw)))
+
+
+def _texts(wish: Wish) -> Iterator[tuple[str, str]]:
+    """What a row says, by field; the prompt without its subject."""
+    yield from (("subject", wish.subject), ("prompt", wish.template), ("target_new", wish.target), ("target_true", wish.target_true or ""))
+    yield from (("paraphrase", text) for text in wish.paraphrases)
+    yield from (("locality", text) for text in wish.locality)
+
+
+def _is_within_a_word(raw: RawFact) -> bool:
+    """Whether a subject that was looked for in its prompt touches letters there, as Ada does in Adam; who writes {} means it so."""
+    if "{}" in raw.prompt:
+        return False
+    before, _, after = raw.template.partition("{}")
+    return any(all(map(_is_of_a_word, pair)) for pair in ((before[-1:], raw.subject[:1]), (raw.subject[-1:], after[:1])))
+
+
+def _is_of_a_word(letter: str) -> bool:
+    return bool(letter) and unicodedata.name(letter, "").startswith(SPACED)

@@ -10,6 +10,7 @@ from torch import Tensor
 from d4s.artifacts import Artifact, Job, write_json
 from d4s.config import ContextsSettings
 from d4s.errors import ArtifactError
+from d4s.models.finite import refuse_unless_finite
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.models.tokens import encode
@@ -58,6 +59,7 @@ def as_prefix(text: str) -> str:
 def contexts(job: Job[ContextsSettings]) -> None:
     """Write contexts.json: the sampled prefixes, without the bare one."""
     model = load(job.inputs["model"])
+    refuse_unless_finite(model)
     found = sample(model, job.settings)
     log.info("prefixes: %s", found)
     write_json(job.path("contexts.json"), {"contexts": found})

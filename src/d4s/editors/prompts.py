@@ -19,7 +19,7 @@ ESSENCE = "{} is a"
 
 
 class PromptTooLong(D4SError):
-    """A request whose bare prompt and target exceed the model's context."""
+    """A request whose bare prompt and target exceed the model's context, or the window that some of its blocks look back over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +67,12 @@ def check_length(model: LanguageModel, request: EditRequest, tokens: int) -> Non
     """Refuse a request that does not fit.
 
     Raises:
-        PromptTooLong: if its prompt and target have more tokens than the model takes.
+        PromptTooLong: if its prompt and target have more tokens than the model takes, or than its attention looks back over.
     """
-    if tokens > model.max_positions:
+    if tokens > model.longest_rewriting:
+        limit = "the model takes" if tokens > model.max_positions else "its attention looks back over a window of"
         raise PromptTooLong(
-            f"request {request.request_id}: prompt and target have {tokens} tokens, the model takes {model.max_positions}; "
+            f"request {request.request_id}: prompt and target have {tokens} tokens, {limit} {model.longest_rewriting}; "
             "leave the fact out or take a model with a longer context"
         )
 
@@ -80,7 +81,7 @@ def _fitting(model: LanguageModel, request: EditRequest, prefix: str) -> Wording
     words = prefix.split()
     while True:
         found = _wording(model, request, " ".join(words))
-        if len(found.teacher_forced) <= model.max_positions:
+        if len(found.teacher_forced) <= model.longest_rewriting:
             return found
         words = words[1:]
 

@@ -9,12 +9,13 @@ from d4s.artifacts import POINTER, Artifact, Job, write_json
 from d4s.config import AdoptSettings
 from d4s.digests import remembered_sha256
 from d4s.errors import ArtifactError
+from d4s.model_files import content_of
 from d4s.models.hub import COMMIT, commit_of
 
 
 def files_of_model(folder: Path) -> list[Path]:
     """The configuration, tokenizer and weights in a local folder; none of a hub id."""
-    return sorted(path for path in folder.iterdir() if path.suffix in {".json", ".safetensors"}) if folder.is_dir() else []
+    return content_of(folder) if folder.is_dir() else []
 
 
 def adopt(job: Job[AdoptSettings]) -> None:
@@ -26,7 +27,7 @@ def adopt(job: Job[AdoptSettings]) -> None:
     folder = Path(job.settings.path)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder} holds no config.json; give a Hugging Face model folder or a hub id")
-    files = {path.name: remembered_sha256(path) for path in files_of_model(folder)}
+    files = {path.relative_to(folder).as_posix(): remembered_sha256(path) for path in files_of_model(folder)}
     pinned = {} if folder.is_dir() else {"revision": _settled_commit(job)}
     write_json(job.path(POINTER), job.settings.model_dump(mode="json") | pinned | {"files": files})
     job.finish([POINTER])

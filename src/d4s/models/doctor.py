@@ -11,6 +11,7 @@ from rich.text import Text
 
 from d4s.models.adapters import ADAPTERS
 from d4s.models.checks import Case, Finding, findings
+from d4s.models.finite import refuse_unless_finite
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 
@@ -32,8 +33,9 @@ class Examination:
 
 
 def examine(source: str | Path, dtype: str) -> Examination:
-    """Load a model and hold its adapter to every check; errors of loading pass through."""
+    """Load a model and hold its adapter to every check; errors of loading, and of numbers that are not finite, pass through."""
     model = load(source, dtype=dtype)
+    refuse_unless_finite(model)
     return Examination(_architecture(model) | _texts(model), findings(Case(model)))
 
 
@@ -52,7 +54,6 @@ def show(examination: Examination) -> None:
 
 def _architecture(model: LanguageModel) -> dict[str, str]:
     adapter, config = model.adapter, model.network.config
-    window = getattr(config, "sliding_window", None)
     norm = f"{adapter.post_norm}: locate-then-edit shifts are reached in part" if adapter.post_norm else "none"
     cap = getattr(config, adapter.logit_cap) if adapter.logit_cap else None
     return {
@@ -64,7 +65,7 @@ def _architecture(model: LanguageModel) -> dict[str, str]:
         "norm after the MLP": norm,
         "logits": f"{adapter.unembed} after {adapter.final_norm}" + (f", capped at {cap}" if cap is not None else ""),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "positions": f"{model.max_positions}" + (f", attention window {window}" if window is not None else ""),
+        "positions": f"{model.max_positions}" + (f", attention window {model.window}" if model.window is not None else ""),
     }
 
 

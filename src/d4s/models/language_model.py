@@ -70,6 +70,16 @@ class LanguageModel:
         return int(self.network.config.get_text_config().max_position_embeddings)
 
     @property
+    def window(self) -> int | None:
+        """Tokens that some of the blocks look back over at most; None where all see the whole context."""
+        return getattr(self.network.config.get_text_config(), "sliding_window", None)
+
+    @property
+    def longest_rewriting(self) -> int:
+        """Longest prompt with its target, in tokens, that can be edited: a pass is taken up in its middle, where all must be seen."""
+        return min(self.max_positions, self.window or self.max_positions)
+
+    @property
     def final_norm(self) -> nn.Module:
         """The norm after the last block."""
         return self.network.get_submodule(self.adapter.final_norm)

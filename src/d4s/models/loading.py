@@ -1,24 +1,21 @@
 """Language models from a folder of ours, any other Hugging Face folder, or a hub id; safetensors only, no remote code."""
 
-import re
+import logging
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from d4s.artifacts import MANIFEST, POINTER, Artifact
+from d4s.artifacts import MANIFEST, POINTER, Artifact, is_artifact
 from d4s.errors import ArtifactError, SettingsError
+from d4s.model_files import HUB_ID
 from d4s.models.adapters import ADAPTERS, adapter_for
 from d4s.models.adopt import pointed
 from d4s.models.language_model import LanguageModel
+from d4s.pretrained import read_network, read_tokenizer
 
+log = logging.getLogger(__name__)
 PRECISIONS = ("float32", "bfloat16", "float16", "float64")
-UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError, SafetensorError)
-"""What Transformers raises for folders that hold no model which it can load here."""
-HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def load(
@@ -34,7 +31,8 @@ def load(
     Without a dtype it is in the precision that it was adopted in, or else in float32.
 
     Raises:
-        ArtifactError: if it is missing, torn, altered, without safetensors, or not a model and tokenizer that fit each other.
+        ArtifactError: if it is missing, torn, altered, without safetensors, not a model and tokenizer that fit each other, or would
+            run code of its own (`d4s.pretrained` says what is refused).
         SettingsError: if the dtype is unknown, or the architecture has no adapter and inspection finds none.
     """
     wanted, name = precision(dtype or "float32"), str(source)
@@ -44,18 +42,8 @@ def load(
         _verify(Path(source))
     elif not HUB_ID.fullmatch(name):
         raise ArtifactError(f"{name} is neither a folder nor a hub id such as openai-community/gpt2-xl")
-    options: dict[str, Any] = {} if Path(source).is_dir() else {"revision": revision}
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    how = {"dtype": wanted, "use_safetensors": True, "device_map": device_map, "output_loading_info": True}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(name, **how, **options)
-    except UNREADABLE as error:
-        raise ArtifactError(f"{name} cannot be loaded as a causal language model in safetensors: {error}") from None
-    network, report = loaded
-    if report["missing_keys"]:
-        raise ArtifactError(f"{name} lacks the weights {sorted(report['missing_keys'])[:5]}; it is not a whole causal language model")
+    tokenizer = read_tokenizer(name, revision)
+    network = read_network(name, revision, dtype=wanted, device_map=device_map)
     if device is not None and device_map is None:
         network.to(torch.device(device))  # type: ignore[arg-type]
     return wrap(network, tokenizer)
@@ -110,8 +98,14 @@ def precision(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def _verify(folder: Path) -> None:
-    """Check every file of a folder that holds a manifest of ours."""
-    if (folder / MANIFEST).is_file():
+    """Check every file of a folder that holds a manifest of ours; one of another program says nothing about the model.
+
+    Raises:
+        ArtifactError: if a file is missing or altered.
+    """
+    if is_artifact(folder):
         artifact = Artifact.open(folder, "models")
         for name in artifact.manifest.files:
             artifact.path(name)
+    elif (folder / MANIFEST).is_file():
+        log.info("%s is of another program; the folder is taken as any Hugging Face folder", folder / MANIFEST)

@@ -138,9 +138,10 @@ def _taken_up(model: LanguageModel, ids: Int[Tensor, "n t"], lookups: Int[Tensor
     Raises:
         ValueError: if a row is longer than the window that some of the network's blocks attend to.
     """
-    window = getattr(model.network.config, "sliding_window", None)
-    if window is not None and ids.shape[1] > window:
-        raise ValueError(f"rows of {ids.shape[1]} tokens exceed the model's attention window of {window}; shorten prompts or prefixes")
+    if model.window is not None and ids.shape[1] > model.window:
+        raise ValueError(
+            f"rows of {ids.shape[1]} tokens exceed the model's attention window of {model.window}; shorten prompts or prefixes"
+        )
     cache = DynamicCache()
     with trace({"edge": model.block(max(layer, 0))}) as found, _calls_after(model, layer) as calls:
         model.network.base_model(input_ids=ids, past_key_values=cache, use_cache=True)

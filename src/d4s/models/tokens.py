@@ -1,9 +1,11 @@
 """Token ids and positions, always read off the offsets of one whole text, never from counts of encoded pieces."""
 
+import unicodedata
 from collections.abc import Sequence
 
 from tokenizers import Encoding
 
+from d4s.errors import ArtifactError
 from d4s.models.language_model import LanguageModel
 
 Pair = tuple[list[int], list[int]]
@@ -26,7 +28,8 @@ def encode_pairs(model: LanguageModel, prompts: Sequence[str], targets: Sequence
     BOS (or EOS) token, so that the target has a context.
 
     Raises:
-        ValueError: if a target is empty, or no token stands for an empty prompt.
+        ValueError: if a target is empty.
+        ArtifactError: if a prompt is empty and no token stands for it.
     """
     heads = [prompt.rstrip(" ") for prompt in prompts]
     texts = [f"{head}{_seam(head)}{target.lstrip(' ')}" for head, target in zip(heads, targets, strict=True)]
@@ -54,12 +57,15 @@ def start_of_text(model: LanguageModel) -> int:
     """The token that stands for an empty context: BOS, else EOS.
 
     Raises:
-        ValueError: if the tokenizer has neither.
+        ArtifactError: if the tokenizer has neither.
     """
     for token in (model.tokenizer.bos_token_id, model.tokenizer.eos_token_id):
         if isinstance(token, int):
             return token
-    raise ValueError("an empty context needs a BOS or EOS token, and the tokenizer has neither")
+    raise ArtifactError(
+        "an empty context, and text that second moments are taken over, begin with BOS or EOS, and the tokenizer has neither; "
+        "name the one that the model was trained with as bos_token in tokenizer_config.json"
+    )
 
 
 def lookup_position(model: LanguageModel, prompt_text: str, subject: str, template: str) -> int:
@@ -82,10 +88,30 @@ def lookup_position(model: LanguageModel, prompt_text: str, subject: str, templa
         raise ValueError(f"{where}: the prompt does not hold the template {template!r} filled with the subject")
     last = start + template.index("{}") + len(subject) - 1
     offsets = _encodings(model, [prompt_text])[0].offsets
-    covering = [index for index, (first, end) in enumerate(offsets) if first <= last < end]
+    covering = _covering(offsets, last) or _covering_composed(model, prompt_text, last)
     if not covering:
         raise ValueError(f"{where}: no token covers the subject's last character; the tokenizer drops it")
     return covering[-1]
+
+
+def _covering(offsets: Sequence[tuple[int, int]], place: int) -> list[int]:
+    return [index for index, (first, end) in enumerate(offsets) if first <= place < end]
+
+
+def _covering_composed(model: LanguageModel, text: str, place: int) -> list[int]:
+    """Tokens of a character of a text that the tokenizer composes (NFC): it gives offsets of letters, and none of their marks."""
+    composed = unicodedata.normalize("NFC", text)
+    found, plain = _encodings(model, [composed, text])
+    return _covering(found.offsets, len(unicodedata.normalize("NFC", text[: place + 1])) - 1) if found.ids == plain.ids else []
+
+
+def special_in(model: LanguageModel, text: str) -> list[str]:
+    """The tokenizer's special tokens that stand in a text and would be read as such, not as text."""
+    special = {index: token.content for index, token in model.tokenizer.added_tokens_decoder.items() if token.special}
+    if not any(token in text for token in special.values()):
+        return []
+    ids = set(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return sorted(token for index, token in special.items() if token in text and index in ids)
 
 
 def _encodings(model: LanguageModel, texts: Sequence[str]) -> list[Encoding]:

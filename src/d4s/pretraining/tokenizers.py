@@ -4,11 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from d4s.artifacts import POINTER, Artifact
 from d4s.config import TokenizerSettings
 from d4s.facts.record import Fact
+from d4s.pretrained import read_tokenizer
 
 BOS, UNKNOWN = "<bos>", "<unk>"
 TARGET_REPEATS, SUBJECT_REPEATS = 4, 2
@@ -37,9 +38,9 @@ def bpe_tokenizer(texts: Iterable[str], size: int, positions: int) -> PreTrained
 def given_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a given model: in its folder, or where the pointer of an adopted model leads."""
     if not (folder / POINTER).is_file():
-        return AutoTokenizer.from_pretrained(folder)
+        return read_tokenizer(str(folder))
     pointer = Artifact.open(folder, "models").json(POINTER)
-    return AutoTokenizer.from_pretrained(pointer["path"], revision=pointer["revision"])
+    return read_tokenizer(pointer["path"], pointer["revision"])
 
 
 def bos_of(tokenizer: PreTrainedTokenizerFast) -> int | None:

@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from d4s.artifacts import Artifact, Job, atomic, write_table, write_text
 from d4s.config import PretrainSettings
 from d4s.errors import D4SError, SettingsError
 from d4s.facts.record import Fact, from_frame
 from d4s.log import progress
+from d4s.pretrained import read_tokenizer
 from d4s.pretraining import checkpoint
 from d4s.pretraining.card import model_card
 from d4s.pretraining.check import accuracies
@@ -78,7 +79,7 @@ def _tokenizer(source: Artifact) -> PreTrainedTokenizerFast:
     for name in source.manifest.files:
         if name.startswith("tokenizer/"):
             source.path(name)
-    return AutoTokenizer.from_pretrained(source.folder / "tokenizer")
+    return read_tokenizer(str(source.folder / "tokenizer"))
 
 
 def _facts(job: Job[PretrainSettings], role: str) -> list[Fact]:

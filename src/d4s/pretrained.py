@@ -1,0 +1,260 @@
+"""Models as others publish them: the one place that asks Transformers to read a folder or a hub id.
+
+No code of a folder's own is run and nothing is asked. What would make the loaded model another one than its weights say
+(an adapter beside them, quantisation, a tokenizer rebuilt from the model's type) is refused by name.
+"""
+
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import get_safetensors_metadata
+from huggingface_hub.errors import NotASafetensorsRepoError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
+
+from d4s.errors import ArtifactError
+from d4s.model_files import CONFIG, HUB_ID, INDEX, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_FILES, matching
+
+UNREADABLE = (
+    OSError, EOFError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError, SafetensorError,
+    NotASafetensorsRepoError,
+)  # fmt: skip
+"""What Transformers raises for folders that hold no model which it can load here."""
+OWN_ATTENTION = frozenset({None, "eager", "sdpa"})
+"""Attention that needs no code from outside Transformers and torch."""
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+PLAIN_TEXTS = (
+    "Ada Moss lives in the city of Paris.",
+    "The home town of O'Brien-Smith, born 1987, isn't known: where is it?",
+    "Zoë läuft nach São Paulo; 東京 は 日本 の 首都 🦊\nand on another line",
+)
+"""No spaces at the ends or in a row: the library's own classes read those otherwise than most tokenizer.json say."""
+
+
+VOCABULARIES = (
+    (TOKENIZER,), ("vocab.json", "merges.txt"), ("vocab.txt",), ("tokenizer.model",), ("spiece.model",), ("sentencepiece.bpe.model",),
+    ("tiktoken.model",), ("tekken.json",),
+)  # fmt: skip
+"""Files that hold a tokenizer whole; with less, Transformers makes up an empty one or guesses merges."""
+
+
+def tokenizer_files(name: str, revision: str = "main") -> dict[str, Path]:
+    """The files of a tokenizer by their path in a folder, or as far as they are found for a hub id."""
+    if Path(name).is_dir():
+        return {path.relative_to(name).as_posix(): path for path in matching(Path(name), TOKENIZER_FILES)}
+    found = {file: file_of(name, file, revision) for file in TOKENIZER_FILES if "*" not in file}
+    return {file: path for file, path in found.items() if path is not None}
+
+
+def file_of(name: str, file: str, revision: str = "main") -> Path | None:
+    """A file of a folder or a hub id, or None where it has none that can be reached."""
+    if Path(name).is_dir():
+        return Path(name) / file if (Path(name) / file).is_file() else None
+    missing = dict.fromkeys(
+        ("_raise_exceptions_for_gated_repo", "_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
+    )
+    found = cached_file(name, file, revision=revision, **missing) if HUB_ID.fullmatch(name) else None
+    return None if found is None else Path(found)
+
+
+def object_in(name: str, file: str, revision: str = "main") -> dict[str, Any]:
+    """The JSON object in a file of a folder or a hub id; empty where there is none.
+
+    Raises:
+        ArtifactError: if the file holds none.
+    """
+    path = file_of(name, file, revision)
+    if path is None:
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} cannot be read as JSON: {error}; fetch the model again") from None
+    if not isinstance(found, dict):
+        raise ArtifactError(f"{path} holds a {type(found).__name__}, expected a JSON object; fetch the model again")
+    return found
+
+
+def read_config(name: str, revision: str = "main") -> PretrainedConfig:
+    """The configuration of a model.
+
+    Raises:
+        ArtifactError: if there is none that can be read, or the model is one that is refused.
+    """
+    _refuse(name, revision)
+    try:
+        with _undisturbed():
+            return AutoConfig.from_pretrained(name, trust_remote_code=False, **_at(name, revision))
+    except UNREADABLE as error:
+        raise ArtifactError(f"{name} holds no configuration of a model: {error}") from None
+
+
+def read_tokenizer(name: str, revision: str = "main") -> PreTrainedTokenizerFast:
+    """The tokenizer of a model.
+
+    Raises:
+        ArtifactError: if there is none with offsets, it runs code of its own, or it reads plain texts otherwise than its file says.
+    """
+    _refuse_code(name, revision)
+    if not any(all(file_of(name, file, revision) for file in files) for files in VOCABULARIES):
+        ways = ", ".join(" with ".join(files) for files in VOCABULARIES)
+        raise ArtifactError(
+            f"{name} cannot be loaded as a causal language model with its tokenizer: it holds none of {ways}; fetch it whole"
+        )
+    try:
+        with _undisturbed():
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **_at(name, revision))
+            as_written = _as_written(name, revision, tokenizer)
+    except UNREADABLE as error:
+        raise ArtifactError(f"{name} cannot be loaded as a causal language model with its tokenizer: {error}") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ArtifactError(
+            f"the tokenizer of {name} is a {type(tokenizer).__name__} without offsets; a fast one (tokenizer.json) is needed"
+        )
+    if as_written is not None:
+        _refuse_another(name, tokenizer, as_written, object_in(name, TOKENIZER_CONFIG, revision))
+    return tokenizer
+
+
+def _as_written(name: str, revision: str, tokenizer: Any) -> PreTrainedTokenizerFast | None:
+    """The tokenizer of tokenizer.json itself, where the library built another class's from it."""
+    if type(tokenizer) is PreTrainedTokenizerFast or file_of(name, TOKENIZER, revision) is None:
+        return None
+    return PreTrainedTokenizerFast.from_pretrained(name, trust_remote_code=False, **_at(name, revision))
+
+
+def _refuse_another(name: str, used: PreTrainedTokenizerFast, written: PreTrainedTokenizerFast, settings: dict[str, Any]) -> None:
+    """Refuse a tokenizer that reads texts otherwise than its folder's tokenizer.json; BOS and EOS count where no setting adds them.
+
+    Raises:
+        ArtifactError: naming a text and how both read it.
+    """
+    with_special = not {"add_bos_token", "add_eos_token"} & settings.keys()
+    for text in PLAIN_TEXTS:
+        found, expected = (one(text, add_special_tokens=with_special, verbose=False)["input_ids"] for one in (used, written))
+        if found != expected:
+            same = next((at for at, (one, other) in enumerate(zip(found, expected, strict=False)) if one != other), 0)
+            told = [" ".join(map(str, written.convert_ids_to_tokens(ids)[same : same + 8])) for ids in (found, expected)]
+            raise ArtifactError(
+                f"{name}: Transformers builds a {type(used).__name__} from the model's type that reads {told[0]!r} in {text!r} "
+                f"where tokenizer.json says {told[1]!r}; name the class PreTrainedTokenizerFast in tokenizer_config.json, or, if the model "
+                "was trained with the former, save that one to the folder"
+            )
+
+
+def read_network(name: str, revision: str = "main", **how: Any) -> PreTrainedModel:
+    """The network of a causal language model, from safetensors alone; `how` is handed to Transformers (dtype, device_map).
+
+    Raises:
+        ArtifactError: if it cannot be loaded, lacks weights, or is a model that is refused.
+    """
+    _refuse(name, revision)
+    asked = object_in(name, CONFIG, revision).get("attn_implementation")
+    if not isinstance(asked, str | None) or asked not in OWN_ATTENTION:
+        how = {**how, "attn_implementation": None}
+    try:
+        with _undisturbed():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **how, **_at(name, revision)
+            )
+    except UNREADABLE as error:
+        raise ArtifactError(f"{name} cannot be loaded as a causal language model in safetensors: {error}") from None
+    network, report = loaded
+    if report["missing_keys"]:
+        raise ArtifactError(f"{name} lacks the weights {sorted(report['missing_keys'])[:5]}; it is not a whole causal language model")
+    return network
+
+
+def stored_dtype(name: str, revision: str = "main") -> str:
+    """The precision that most of a model's weights are stored in, whatever its configuration says.
+
+    Raises:
+        ArtifactError: if it has no weights in safetensors, or most are in no precision that can be edited.
+    """
+    if not Path(name).is_dir() and not HUB_ID.fullmatch(name):
+        raise ArtifactError(f"{name} is neither a folder nor a hub id such as openai-community/gpt2-xl")
+    read_config(name, revision)
+    try:
+        config = file_of(name, CONFIG, revision)
+        counts = Counter[str]() if config is None else _counts(config.parent)
+        if not counts and not Path(name).is_dir():  # not downloaded yet
+            counts = Counter(get_safetensors_metadata(name, revision=revision).parameter_count)
+    except UNREADABLE as error:
+        raise ArtifactError(f"{name} has no weights in safetensors that can be read: {error}") from None
+    if not counts:
+        raise ArtifactError(f"{name} has no weights in safetensors (model.safetensors or {INDEX}); convert it, or fetch it again")
+    most = counts.most_common(1)[0][0]
+    if most not in DTYPES:
+        raise ArtifactError(f"{name} stores most weights as {most}; editors add to floating-point weights ({', '.join(DTYPES)})")
+    return DTYPES[most]
+
+
+def _counts(folder: Path) -> Counter[str]:
+    """How many numbers of each type the safetensors of a folder hold, by their headers."""
+    shards = object_in(str(folder), INDEX).get("weight_map", {})
+    counts: Counter[str] = Counter()
+    for path in [folder / name for name in sorted(set(shards.values()))] or sorted(folder.glob("model.safetensors")):
+        with path.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        for entry in (entry for key, entry in header.items() if key != "__metadata__"):
+            counts[entry["dtype"]] += math.prod(entry["shape"])
+    return counts
+
+
+def _refuse(name: str, revision: str) -> None:
+    """Refuse what would run code, or be loaded as another model than the weights say.
+
+    Raises:
+        ArtifactError: naming the file and what to do.
+    """
+    _refuse_code(name, revision)
+    if adapter := file_of(name, "adapter_config.json", revision):
+        raise ArtifactError(
+            f"{name} holds an adapter ({adapter.name}) beside its weights, and only the weights would be edited and written; merge it into "
+            "them first (merge_and_unload of peft), or take the adapter's files out of the folder"
+        )
+    config = object_in(name, CONFIG, revision)
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        quantised = part.get("quantization_config") or part.get("compression_config")
+        if quantised:
+            method = quantised.get("quant_method", "an unnamed method") if isinstance(quantised, dict) else quantised
+            raise ArtifactError(
+                f"{name} holds weights quantised by {method}: edits are added to floating-point weights, which quantised ones cannot take; "
+                "give the unquantised model that they were made from"
+            )
+
+
+def _refuse_code(name: str, revision: str) -> None:
+    for file in (CONFIG, TOKENIZER_CONFIG):
+        if classes := object_in(name, file, revision).get("auto_map"):
+            raise ArtifactError(
+                f"{name} names code of its own in {file} (auto_map: {json.dumps(classes)}), and no code of a model's folder is ever run; "
+                "give a model that Transformers has a class for, and where it has one for this too, a copy of the folder without auto_map"
+            )
+
+
+def _at(name: str, revision: str) -> dict[str, Any]:
+    return {} if Path(name).is_dir() else {"revision": revision}
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Transformers without progress bars, warnings, and standard input: what would ask a question fails."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    before = sys.stdin
+    with open(os.devnull, encoding="utf-8") as nothing:
+        sys.stdin = nothing
+        try:
+            yield
+        finally:
+            sys.stdin = before
