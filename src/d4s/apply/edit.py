@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from transformers import AutoConfig
 
+from d4s.apply.chat import Chat, rendered
 from d4s.apply.columns import column_for
 from d4s.apply.folder import STATE, Description, Folder, Origin, alone
 from d4s.apply.history import OnConflict, Wish, planned
@@ -20,12 +21,13 @@ from d4s.apply.prepared import TextSource, prepare
 from d4s.apply.records import read_facts
 from d4s.apply.requests import Wordings
 from d4s.apply.targets import averaged, targets_of
-from d4s.artifacts import POINTER, Artifact, write_table
+from d4s.artifacts import MANIFEST, POINTER, Artifact, write_table
 from d4s.config import Frozen
 from d4s.editors.protocol import Diverged, Prepared, Targets, stepped
 from d4s.editors.settings import FamilySettings, resolve
 from d4s.errors import ArtifactError, D4SError, RecordError, SettingsError
 from d4s.facts.collect import reject_rows
+from d4s.facts.joining import Joiner
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import HUB_ID, UNREADABLE, precision
@@ -51,6 +53,7 @@ class Options(Frozen):
     revision: str = "main"
     device: str = "cpu"
     chat: bool = False
+    joiner: Joiner = "auto"
     on_conflict: OnConflict = "refuse"
     seed: int = 1
     skip_bad: bool = False
@@ -83,8 +86,9 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
     precision(dtype)
     machine = this_machine()
     refuse_what_cannot_fit(loading(options.model, options.revision, dtype, options.device), machine, OPTIONS)
-    model = Origin(source=options.model, dtype=dtype, revision=options.revision).load(options.device)
-    wordings = Wordings(model, options.chat)
+    model = replace(Origin(source=options.model, dtype=dtype, revision=options.revision).load(options.device), joiner=options.joiner)
+    chat = _chat(options, model)
+    wordings = Wordings(model, chat)
     rejects = [*lines.rejects, *wordings.unfit(lines.sound)]
     broken = {reject.problem.line for reject in rejects}
     sound = [line for line in lines.sound if line.number not in broken]
@@ -92,7 +96,7 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
         remedy = "mend them, or pass --skip-bad to set them aside" if sound and not options.skip_bad else "mend them"
         raise RecordError([reject.problem for reject in rejects], remedy)
     with alone(options.out, is_new=True):
-        folder = Folder.create(options.out, described(options, model, dtype))
+        folder = Folder.create(options.out, described(options, model, dtype, chat))
         wishes, present = planned(sound, folder.edits(), options.on_conflict)
         _check(folder, wishes, wordings)
         needs = [*editing(folder, model, options.text, len(wishes))]
@@ -123,7 +127,15 @@ def own_dtype(source: str, revision: str) -> str:
     return str(config.dtype or torch.float32).removeprefix("torch.")
 
 
-def described(options: Options, model: LanguageModel, dtype: str) -> Description:
+def _chat(options: Options, model: LanguageModel) -> Chat | None:
+    """The user's turn that prompts are put in: as it was when the folder's first edit was made, or as the template gives it now."""
+    if not options.chat:
+        return None
+    begun = Folder.open(options.out) if (options.out / MANIFEST).is_file() else None
+    return (begun.description.chat if begun and begun.ledger.length else None) or rendered(model.tokenizer)
+
+
+def described(options: Options, model: LanguageModel, dtype: str, chat: Chat | None) -> Description:
     """What the folder is to say of itself.
 
     Raises:
@@ -144,7 +156,8 @@ def described(options: Options, model: LanguageModel, dtype: str) -> Description
         editor=options.editor,
         settings=settings,
         moments=options.text.label(options.seed, settings.moment_layers) if settings.moment_layers else "",
-        chat=options.chat,
+        chat=chat,
+        joiner=options.joiner,
         seed=options.seed,
     )
 

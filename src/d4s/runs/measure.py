@@ -23,6 +23,7 @@ from d4s.metrics.scoring import Exam
 from d4s.models.edited import EditedModel
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
+from d4s.models.tokens import encode_pairs
 from d4s.models.views import LiveModel
 from d4s.requests.draw import draw
 from d4s.runs.lengths import length_of
@@ -95,7 +96,9 @@ class Gauge:
 
 def _longest(model: LanguageModel, facts: Sequence[Fact]) -> int:
     """Tokens of the longest target of all: a free answer that ends before it could never be right."""
-    return max(map(len, model.tokenizer([f" {fact.target_new}" for fact in facts], add_special_tokens=False)["input_ids"]))
+    asked = [fact for fact in facts if fact.target_new.strip()]
+    pairs = encode_pairs(model, [fact.prompt for fact in asked], [fact.target_new for fact in asked])
+    return max((len(target) for _, target in pairs), default=0)
 
 
 def sampled(drawn: Sequence[T], sample: int | str) -> Sequence[T]:
