@@ -42,6 +42,8 @@ def replace(path: Path, number: int, target: str, device: str) -> Outcome:
         D4SError: if there is no such folder, or another command is changing it.
     """
     target = target.strip()
+    if not target:
+        raise SettingsError("the new target is empty; name the answer wanted: --target Lyon")
     with alone(path):
         folder = Folder.open(path)
         wanted = (composed(target),)

@@ -41,6 +41,19 @@ def _changes(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
+def _typed(text: str, what: str) -> str:
+    """Text from the command line.
+
+    Raises:
+        SettingsError: if its bytes are no text, which Python passes on as lone surrogates.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise SettingsError(f"{what} {text!r} holds bytes that are no text in this terminal's encoding; type it in UTF-8") from None
+    return text
+
+
 def _device() -> str:
     import torch
 
@@ -131,7 +144,7 @@ def replace(
     from d4s.apply import show
     from d4s.apply.change import replace as run
 
-    show.outcome(folder, run(folder, edit, target, _device()))
+    show.outcome(folder, run(folder, edit, _typed(target, "--target"), _device()))
 
 
 @command(rich_help_panel=EDITING)
@@ -189,5 +202,6 @@ def ask(
     limit_threads()
     from d4s.apply.ask import ask as run
 
-    for prompt, answer in zip(prompts, run(folder, prompts, tokens, _device()), strict=True):
+    asked = [_typed(prompt, "the prompt") for prompt in prompts]
+    for prompt, answer in zip(asked, run(folder, asked, tokens, _device()), strict=True):
         typer.echo(f"{prompt} {arrow()} {answer}")
