@@ -151,10 +151,10 @@ def test_values_of_json_that_are_no_text_are_refused_by_name(tmp_path: Path, val
 def test_an_index_of_pandas_and_columns_without_values_do_not_matter(tmp_path: Path) -> None:
     frame = pd.DataFrame([GOOD, GOOD | {"subject": "Ben"}, GOOD | {"subject": "Cleo"}]).assign(target_true=float("nan"))
     frame["target_new"] = frame["target_new"].astype("category")
-    frame.iloc[[2, 0]].to_parquet(tmp_path / "facts.parquet")
+    frame.iloc[[0, 2, 1]].to_parquet(tmp_path / "facts.parquet")
     assert "__index_level_0__" in pq.read_schema(tmp_path / "facts.parquet").names
     found = read_facts(tmp_path / "facts.parquet")
-    assert [line.raw.subject for line in found.sound] == ["Cleo", "Ada Moss"] and not found.rejects
+    assert [line.raw.subject for line in found.sound] == ["Ada Moss", "Cleo", "Ben"] and not found.rejects
     frame.set_index("subject")[["prompt", "target_new"]].to_parquet(tmp_path / "named.parquet")
     assert len(read_facts(tmp_path / "named.parquet").sound) == 3
 
