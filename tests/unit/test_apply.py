@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from d4s.apply import edit as chain
 from d4s.apply.change import undo
+from d4s.apply.chat import rendered
 from d4s.apply.edit import apply
 from d4s.apply.folder import DELTA, HISTORY, MODEL, Folder, alone
 from d4s.apply.history import Conflict, Edit, planned
@@ -261,7 +262,7 @@ def test_another_base_model_is_refused(tmp_path: Path) -> None:
 def test_chat_templates_wrap_prompts_and_keep_the_subject(tmp_path: Path) -> None:
     base = saved_model(tmp_path / "base", "llama", chat=CHAT)
     model = load(base)
-    wordings = Wordings(model, chat=True)
+    wordings = Wordings(model, rendered(model.tokenizer))
     template, prompt = wordings.text(FACTS[0].template), wordings.text(PROMPT)
     assert prompt == f"You : {PROMPT}\nBecause :\n"  # the tokenizer adds its own beginning of text
     assert encode(model, prompt).count(model.tokenizer.bos_token_id) == 1
@@ -273,7 +274,7 @@ def test_chat_templates_wrap_prompts_and_keep_the_subject(tmp_path: Path) -> Non
     assert found.seen[0].probability_after == pytest.approx(expected, rel=1e-4)
     applied(base, fact_file(tmp_path / "facts.csv"), tmp_path / "plain")
     assert gap(delta_of(tmp_path / "chat"), delta_of(tmp_path / "plain")) > 0.01
-    assert folder.description.chat
+    assert folder.description.chat == rendered(model.tokenizer)
 
 
 def test_self_written_text_is_the_seeds_and_follows_the_model() -> None:

@@ -2,10 +2,15 @@
 
 import csv
 import json
+import re
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -111,6 +116,54 @@ def test_cells_that_are_separated_otherwise_are_told(mark: str, tmp_path: Path) 
     (tmp_path / "facts.csv").write_text(mark.join(["subject", "prompt", "target_new"]) + "\n", encoding="utf-8")
     (found,) = read_facts(tmp_path / "facts.csv").rejects
     assert f"found names separated by {mark!r}, expected commas between cells" in str(found.problem)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kind"),
+    [
+        ("target_new", [b"Rome", b"Oslo"], "binary"),
+        ("target_new", [datetime(2021, 5, 6), datetime(2021, 5, 7)], r"timestamp\[us\]"),
+        ("target_true", [date(2021, 5, 6), None], r"date32\[day\]"),
+        ("target_true", [Decimal("1.50"), None], r"decimal128\(3, 2\)"),
+        ("target_true", [timedelta(1), None], r"duration\[us\]"),
+        ("target_true", [True, None], "bool"),
+        ("subject", [["Ada"], ["Ben"]], "list<.*>"),
+        ("paraphrase", [[1, 2], None], "list<.*int64>"),
+        ("locality", [{"a": "b"}, None], "struct<.*>"),
+    ],
+)
+def test_columns_of_other_types_than_text_are_refused_by_name(tmp_path: Path, column: str, values: list[Any], kind: str) -> None:
+    rows: dict[str, Any] = {"subject": ["Ada", "Ben"], "prompt": ["{} is", "{} is"], "target_new": ["Rome", "Oslo"]} | {column: values}
+    pq.write_table(pa.table(rows), tmp_path / "facts.parquet")
+    found = read_facts(tmp_path / "facts.parquet")
+    assert not found.sound
+    [reject] = found.rejects
+    assert re.search(f"{column}: found a column of {kind}, expected text.*; cast the column to strings", str(reject.problem))
+
+
+@pytest.mark.parametrize("value", ["3", "2.5", "true", '["Rome"]', '{"a": "b"}', "NaN", "null", '"\\ud83d"'])
+def test_values_of_json_that_are_no_text_are_refused_by_name(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "facts.jsonl"
+    path.write_text(f'{{"subject": "Ada", "prompt": "{{}} is", "target_new": {value}}}\n', encoding="utf-8")
+    assert problems(path) == [(1, "(line)" if "ud83d" in value else "target_new")]
+
+
+def test_an_index_of_pandas_and_columns_without_values_do_not_matter(tmp_path: Path) -> None:
+    frame = pd.DataFrame([GOOD, GOOD | {"subject": "Ben"}, GOOD | {"subject": "Cleo"}]).assign(target_true=float("nan"))
+    frame["target_new"] = frame["target_new"].astype("category")
+    frame.iloc[[0, 2, 1]].to_parquet(tmp_path / "facts.parquet")
+    assert "__index_level_0__" in pq.read_schema(tmp_path / "facts.parquet").names
+    found = read_facts(tmp_path / "facts.parquet")
+    assert [line.raw.subject for line in found.sound] == ["Ada Moss", "Cleo", "Ben"] and not found.rejects
+    frame.set_index("subject")[["prompt", "target_new"]].to_parquet(tmp_path / "named.parquet")
+    assert len(read_facts(tmp_path / "named.parquet").sound) == 3
+
+
+def test_text_columns_that_hold_no_text_are_refused(tmp_path: Path) -> None:
+    broken = pa.StringArray.from_buffers(1, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe"))
+    pq.write_table(pa.table({"subject": ["Ada"], "prompt": ["{} is"], "target_new": broken}), tmp_path / "facts.parquet")
+    with pytest.raises(D4SError, match=r"facts\.parquet cannot be read as Parquet: .*UTF8"):
+        read_facts(tmp_path / "facts.parquet")
 
 
 def test_what_is_no_file_of_facts_is_refused(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def test_a_subject_within_another_word_is_a_defect_unless_it_is_marked(subject: 
 @pytest.mark.parametrize(
     ("subject", "prompt"),
     [
-        ("O'Brien", "O'Brien's town is"), ("Ada", "(Ada) is"), ("東京", "東京は日本の"), ("서울", "서울은 어디에"), ("ירושלים", "בירושלים יש"),
+        ("O'Brien", "O'Brien's town is"), ("Ada", "(Ada) is"), ("東京", "東京は日本の"),
+            ("서울", "서울은 어디에"), ("ירושלים", "בירושלים יש"),
         ("Ada", "Ada"), ("D&R 7", "Who made D&R 7?"),
     ],
 )  # fmt: skip

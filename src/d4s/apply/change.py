@@ -7,6 +7,7 @@ from d4s.apply.edit import extended
 from d4s.apply.folder import Folder, alone, reading
 from d4s.apply.history import Conflict, Edit
 from d4s.apply.outcome import Outcome, refresh
+from d4s.apply.records import composed
 from d4s.apply.requests import Wordings
 from d4s.artifacts import sha256_of
 from d4s.editors.ledger import Ledger
@@ -33,18 +34,24 @@ def undo(path: Path, numbers: Sequence[int], device: str) -> Outcome:
 def replace(path: Path, number: int, target: str, device: str) -> Outcome:
     """Put an edit with another target in the place of one; where that was interrupted after the edit, only the writing is done.
 
+    Spaces at the ends of the target do not count, as in a file of facts.
+
     Raises:
         SettingsError: if there is no such edit, it has this target, the target is none for the model, or the kind of state
             does not allow it; says why.
         D4SError: if there is no such folder, or another command is changing it.
     """
+    target = target.strip()
+    if not target:
+        raise SettingsError("the new target is empty; name the answer wanted: --target Lyon")
     with alone(path):
         folder = Folder.open(path)
-        if not folder.is_written and any(number in edit.wish.replaces and edit.wish.targets == (target,) for edit in folder.active()):
+        wanted = (composed(target),)
+        if not folder.is_written and any(number in edit.wish.replaces and edit.wish.answers == wanted for edit in folder.active()):
             return extended(folder, *folder.loaded(device), [])
         folder.check_removable([number], "replace")
         wish = next(edit.wish for edit in folder.active() if edit.number == number)
-        if wish.targets == (target,):
+        if wish.answers == wanted:
             raise SettingsError(f"edit {number} has the target {target!r} already")
         wish = wish.model_copy(update={"target": target, "averaged": (), "replaces": (number,)})
         model, prepared = folder.loaded(device)
@@ -78,16 +85,16 @@ def _overlap(one: Folder, other: Folder, *, prefer_second: bool) -> tuple[set[in
         SettingsError: if the kind of state does not allow it; says why.
         Conflict: if there are contradictions and the second one's edits are not preferred, naming all of them.
     """
-    present = {edit.wish.prompt: edit for edit in one.active()}
-    shared = [(present[edit.wish.prompt], edit) for edit in other.active() if edit.wish.prompt in present]
-    clashes = [(old, new) for old, new in shared if old.wish.targets != new.wish.targets]
+    present = {edit.wish.question: edit for edit in one.active()}
+    shared = [(present[edit.wish.question], edit) for edit in other.active() if edit.wish.question in present]
+    clashes = [(old, new) for old, new in shared if old.wish.answers != new.wish.answers]
     if clashes and not prefer_second:
         raise Conflict(
             f"{len(clashes)} conflicts (pass --on-conflict replace to keep those of {other.path}):\n"
             + _listed(one.path, other.path, clashes)
         )
     dropped = {old.number for old, _ in clashes}
-    repeated = {new.number for old, new in shared if old.wish.targets == new.wish.targets}
+    repeated = {new.number for old, new in shared if old.wish.answers == new.wish.answers}
     one.check_removable(sorted(dropped), "merge")
     other.check_removable(sorted(repeated - _held_alike(one, other)), "merge")
     return dropped, repeated
@@ -114,8 +121,8 @@ def _check_alike(one: Folder, other: Folder) -> None:
 
 def _held_alike(one: Folder, other: Folder) -> set[int]:
     """Edits of the other memory whose entry the first holds for the same fact, so that what continues it goes on from there."""
-    held = {edit.wish.prompt: name for name, entry in one.entries().items() for edit in entry if not edit.gone}
-    return {edit.number for name, entry in other.entries().items() for edit in entry if held.get(edit.wish.prompt) == name}
+    held = {edit.wish.question: name for name, entry in one.entries().items() for edit in entry if not edit.gone}
+    return {edit.number for name, entry in other.entries().items() for edit in entry if held.get(edit.wish.question) == name}
 
 
 def _content(folder: Folder, name: str) -> str:

@@ -3,12 +3,13 @@
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from d4s.apply.chat import Chat, rendered
 from d4s.apply.columns import Shape, column_for, shape_of, shape_said
 from d4s.apply.folder import STATE, Description, Folder, Origin, alone
 from d4s.apply.history import OnConflict, Wish, planned
@@ -18,12 +19,13 @@ from d4s.apply.prepared import TextSource, prepare
 from d4s.apply.records import read_facts
 from d4s.apply.requests import Wordings
 from d4s.apply.targets import averaged, targets_of
-from d4s.artifacts import POINTER, Artifact, write_table
+from d4s.artifacts import MANIFEST, POINTER, Artifact, write_table
 from d4s.config import Frozen
 from d4s.editors.protocol import Diverged, Prepared, Targets, stepped
 from d4s.editors.settings import FamilySettings, resolve
 from d4s.errors import D4SError, RecordError, SettingsError
 from d4s.facts.collect import reject_rows
+from d4s.facts.joining import Joiner
 from d4s.locks import locked
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
@@ -51,6 +53,7 @@ class Options(Frozen):
     revision: str = "main"
     device: str = "cpu"
     chat: bool = False
+    joiner: Joiner = "auto"
     on_conflict: OnConflict = "refuse"
     seed: int = 1
     skip_bad: bool = False
@@ -85,13 +88,14 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
     settings = None if said is None else chosen(options, said)  # what is wrong is told before the model is hashed and loaded
     refuse_what_cannot_fit(loading(options.model, options.revision, dtype, options.device), machine, OPTIONS)
     origin = Origin.of(options.model, dtype, options.revision)
-    known = None if settings is None else described(options, origin, settings)
+    known = None if settings is None or options.chat else described(options, origin, settings, None)  # a chat's turn needs the tokenizer
     if known is not None and options.out.exists():
         with locked(options.out, shared=True):
             Folder.refuse_other(options.out, known)
-    model = origin.load(options.device)
-    description = known or described(options, origin, chosen(options, shape_of(model)))
-    wordings = Wordings(model, options.chat)
+    model = replace(origin.load(options.device), joiner=options.joiner)
+    chat = _chat(options, model)
+    description = known or described(options, origin, settings or chosen(options, shape_of(model)), chat)
+    wordings = Wordings(model, chat)
     rejects = [*lines.rejects, *wordings.unfit(lines.sound)]
     broken = {reject.problem.line for reject in rejects}
     sound = [line for line in lines.sound if line.number not in broken]
@@ -124,6 +128,14 @@ def own_dtype(source: str, revision: str) -> str:
     return stored_dtype(source, revision)
 
 
+def _chat(options: Options, model: LanguageModel) -> Chat | None:
+    """The user's turn that prompts are put in: as it was when the folder's first edit was made, or as the template gives it now."""
+    if not options.chat:
+        return None
+    begun = Folder.open(options.out) if (options.out / MANIFEST).is_file() else None
+    return (begun.description.chat if begun and begun.ledger.length else None) or rendered(model.tokenizer)
+
+
 def chosen(options: Options, shape: Shape) -> FamilySettings:
     """The editor's settings for a model of a shape.
 
@@ -144,7 +156,7 @@ def chosen(options: Options, shape: Shape) -> FamilySettings:
     return settings
 
 
-def described(options: Options, origin: Origin, settings: FamilySettings) -> Description:
+def described(options: Options, origin: Origin, settings: FamilySettings, chat: Chat | None) -> Description:
     """What the folder is to say of itself.
 
     Raises:
@@ -155,7 +167,8 @@ def described(options: Options, origin: Origin, settings: FamilySettings) -> Des
         editor=options.editor,
         settings=settings,
         moments=options.text.label(options.seed, settings.moment_layers) if settings.moment_layers else "",
-        chat=options.chat,
+        chat=chat,
+        joiner=options.joiner,
         seed=options.seed,
     )
 

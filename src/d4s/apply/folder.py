@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from pydantic import Field
 from safetensors.torch import load_file
 
+from d4s.apply.chat import Chat
 from d4s.apply.history import Edit, Wish, edits_of
 from d4s.artifacts import DIGEST_LENGTH, MANIFEST, library_versions, sha256_of, write_json, write_tensors
 from d4s.config import Frozen, canonical
@@ -28,6 +30,7 @@ from d4s.editors.ledger import Ledger
 from d4s.editors.protocol import Editor, Prepared, State
 from d4s.editors.settings import EditorSettings
 from d4s.errors import ArtifactError, SettingsError
+from d4s.facts.joining import Joiner
 from d4s.locks import locked
 from d4s.model_files import content_of
 from d4s.models.edited import EditedModel
@@ -120,7 +123,8 @@ class Description(Frozen):
     """What an edited folder says of itself.
 
     `moments` names the text of the second moments; where it lacks the digest of a folder's content, it agrees with any folder of
-    that name. `undone` are numbers of edits that were taken back. `written` is the state that the model, its change and the
+    that name. `chat` is the user's turn that prompts are put in, `joiner` what stands between prompts and targets. `undone` are
+    numbers of edits that were taken back. `written` is the state that the model, its change and the
     history were written for, by edits made and undone.
     """
 
@@ -129,7 +133,8 @@ class Description(Frozen):
     editor: str
     settings: EditorSettings
     moments: str
-    chat: bool = False
+    chat: Chat | None = None
+    joiner: Joiner = "auto"
     seed: int = 1
     undone: tuple[int, ...] = ()
     written: tuple[int, tuple[int, ...]] | None = None
@@ -144,7 +149,9 @@ class Description(Frozen):
 
 
 def _identity(description: Description) -> dict[str, Any]:
-    plain = description.model_dump(mode="json", include={"model", "editor", "settings", "moments", "chat", "seed"})
+    """What must agree; of a chat only that there is one, since its template may say the date."""
+    plain = description.model_dump(mode="json", include={"model", "editor", "settings", "moments", "joiner", "seed"})
+    plain["chat"] = description.chat is not None
     if plain["model"]["files"]:
         del plain["model"]["source"]
     return plain
@@ -314,7 +321,7 @@ class Folder:
         prepared = self.prepared()
         if prepared is None:
             raise ArtifactError(f"{self.path} was never finished; run its d4s apply again")
-        return self.description.model.load(device, dtype), prepared
+        return replace(self.description.model.load(device, dtype), joiner=self.description.joiner), prepared
 
     @contextmanager
     def edited(self, device: str = "cpu") -> Iterator[EditedModel]:
@@ -385,10 +392,10 @@ class Folder:
 
 def _gone_before(entry: Sequence[Edit], place: int) -> list[int]:
     """Earlier edits of an entry that are gone though an edit's row holds them; none where the entry is that edit's very own."""
-    if entry[place].wish.prompt == entry[0].wish.prompt:
+    if entry[place].wish.question == entry[0].wish.question:
         return []
-    held = {edit.wish.prompt for edit in entry[: place + 1] if not edit.gone}
-    return [edit.number for edit in entry[:place] if edit.wish.prompt not in held]
+    held = {edit.wish.question for edit in entry[: place + 1] if not edit.gone}
+    return [edit.number for edit in entry[:place] if edit.wish.question not in held]
 
 
 class _Noted(Frozen):

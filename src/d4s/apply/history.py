@@ -1,13 +1,14 @@
 """What was asked for and what became of it: wishes, edits by number, and conflicts between them.
 
-Two edits of the same prompt conflict, however it is split into subject and template: the model cannot hold both.
+Two edits of the same prompt conflict, however it is split into subject and template and whether its letters are composed or
+decomposed: the model cannot hold both.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from d4s.apply.records import RawFact
+from d4s.apply.records import RawFact, composed
 from d4s.config import Frozen
 from d4s.errors import D4SError
 from d4s.facts.jsonl import Line
@@ -44,13 +45,23 @@ class Wish(Frozen):
 
     @property
     def prompt(self) -> str:
-        """The template with the subject filled in: what two edits must not share."""
+        """The template with the subject filled in."""
         return self.template.replace("{}", self.subject)
+
+    @property
+    def question(self) -> str:
+        """The prompt with its letters composed: what two edits must not share."""
+        return composed(self.prompt)
 
     @property
     def targets(self) -> tuple[str, ...]:
         """Every target that the edit stands for."""
         return self.averaged or (self.target,)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The targets with their letters composed: what tells whether two edits ask for the same."""
+        return tuple(map(composed, self.targets))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +91,26 @@ def planned(lines: Sequence[Line[RawFact]], present: Sequence[Edit], mode: OnCon
     Raises:
         Conflict: if rows contradict each other or a present edit, and conflicts are to be refused.
     """
-    before = {edit.wish.prompt: edit for edit in present if not edit.gone}
+    before = {edit.wish.question: edit for edit in present if not edit.gone}
     groups: dict[str, list[Line[RawFact]]] = {}
     for line in lines:
-        groups.setdefault(Wish.of(line.raw).prompt, []).append(line)
-    if mode == "refuse" and (found := [text for prompt, group in groups.items() for text in _clashes(group, before.get(prompt))]):
+        groups.setdefault(Wish.of(line.raw).question, []).append(line)
+    if mode == "refuse" and (found := [text for asked, group in groups.items() for text in _clashes(group, before.get(asked))]):
         raise Conflict(
             f"{len(found)} conflicts (mend the file, or pass --on-conflict replace or average):\n"
             + "\n".join(f"  {text}" for text in found)
         )
-    wishes = [wish for prompt, group in groups.items() if (wish := _settled(group, before.get(prompt), mode)) is not None]
+    wishes = [wish for asked, group in groups.items() if (wish := _settled(group, before.get(asked), mode)) is not None]
     return wishes, len(lines) - len(wishes)
 
 
 def _clashes(group: Sequence[Line[RawFact]], edit: Edit | None) -> list[str]:
     """What contradicts the first target of a group."""
-    first = group[0]
+    first, wanted = group[0], composed(group[0].raw.target_new)
     where = f"{first.file}:{first.number}: {first.raw.prompt!r} is to be {first.raw.target_new!r}"
-    found = [
-        f"{where}, but line {line.number} says {line.raw.target_new!r}" for line in group if line.raw.target_new != first.raw.target_new
-    ]
-    if edit is not None and edit.wish.targets != (first.raw.target_new,):
+    others = [line for line in group if composed(line.raw.target_new) != wanted]
+    found = [f"{where}, but line {line.number} says {line.raw.target_new!r}" for line in others]
+    if edit is not None and edit.wish.answers != (wanted,):
         found.append(f"{where}, but edit {edit.number} made it {' and '.join(map(repr, edit.wish.targets))}")
     return found
 
@@ -110,12 +120,15 @@ def _settled(group: Sequence[Line[RawFact]], edit: Edit | None, mode: OnConflict
     earlier: tuple[str, ...] = edit.wish.targets if edit is not None else ()
     replaces = (edit.number,) if edit is not None else ()
     if mode == "average":
-        every = [*dict.fromkeys((*earlier, *(line.raw.target_new for line in group)))]
+        distinct: dict[str, str] = {}
+        for target in (*earlier, *(line.raw.target_new for line in group)):
+            distinct.setdefault(composed(target), target)
+        every = [*distinct.values()]
         if every == [*earlier]:
             return None
         averaged = tuple(every) if len(every) > 1 else ()
         return Wish.of(group[0].raw).model_copy(update={"target": every[0], "averaged": averaged, "replaces": replaces})
     last = group[-1].raw
-    if earlier == (last.target_new,):
+    if edit is not None and edit.wish.answers == (composed(last.target_new),):
         return None
     return Wish.of(last).model_copy(update={"replaces": replaces})

@@ -1,12 +1,15 @@
 """An engineer's file of facts, as CSV, JSON lines or Parquet: every row is read, and every defect becomes a reject.
 
 Columns are `subject`, `prompt`, `target_new`, and if wanted `target_true`, `paraphrase`, `locality`. A prompt holds its
-subject once, or `{}` in its place. Several paraphrases or locality prompts are a list, in CSV separated by `|`.
+subject once, or `{}` in its place. Several paraphrases or locality prompts are a list, in CSV separated by `|`. Values are text:
+bytes, times, numbers and whatever else a typed file may hold are refused by name, never turned into text.
 """
 
 import csv
 import io
 import json
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +25,7 @@ from d4s.registry import nearest
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 SEPARATOR = "|"
+INDEX_OF_PANDAS = re.compile(r"__index_level_\d+__")
 
 
 def _as_list(value: object) -> object:
@@ -56,6 +60,11 @@ class RawFact(Raw):
         return tuple(text.replace("{}", self.subject) for text in texts)
 
 
+def composed(text: str) -> str:
+    """A text with its letters composed (NFC), as it is compared with others; what is edited is the text as given."""
+    return unicodedata.normalize("NFC", text)
+
+
 COLUMNS = tuple(RawFact.model_fields)
 LISTS = ("paraphrase", "locality")
 
@@ -77,11 +86,15 @@ def read_facts(path: Path) -> Lines[RawFact]:
 def _flaws(raw: RawFact) -> Iterator[Flaw]:
     if "{}" in raw.prompt:
         yield from template_flaws("prompt", raw.prompt)
+    elif raw.subject not in raw.prompt and composed(raw.subject) in composed(raw.prompt):
+        yield Flaw(
+            "prompt", shown(raw.prompt), f"the subject {shown(raw.subject)} in the same characters; one is composed, the other is not"
+        )
     else:
         yield from subject_flaws("prompt", raw.prompt, raw.subject)
     if set(raw.subject) & {"{", "}"}:
         yield Flaw("subject", shown(raw.subject), "text without braces")
-    if raw.target_new == raw.target_true:
+    if raw.target_true is not None and composed(raw.target_new) == composed(raw.target_true):
         yield Flaw("target_new", shown(raw.target_new), "another answer than target_true")
 
 
@@ -95,7 +108,7 @@ def _table(path: Path, rows: Iterator[tuple[int, dict[str, Any] | Flaw]]) -> Lin
     rejects: list[Reject] = []
     seen = 0
     for number, row in rows:
-        text = "" if isinstance(row, Flaw) else json.dumps(row, ensure_ascii=False, default=str)
+        text = "" if isinstance(row, Flaw) else json.dumps(row, ensure_ascii=False)
         raw, flaws = (None, [row]) if isinstance(row, Flaw) else parsed(text.encode(), RawFact)
         flaws = flaws or ([] if raw is None else list(_flaws(raw)))
         if raw is not None and not flaws:
@@ -154,12 +167,28 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | Flaw]]:
     _content(path)
     try:
         table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        table.validate(full=True)  # text that is no UTF-8
+    except (OSError, pa.ArrowException) as error:
         raise D4SError(f"{path} cannot be read as Parquet: {error}") from None
-    flaws = list(_header_flaws(table.column_names))
+    table = table.drop_columns([name for name in table.column_names if INDEX_OF_PANDAS.fullmatch(name)])
+    flaws = [*_header_flaws(table.column_names), *_type_flaws(table)]
     yield from ((1, flaw) for flaw in flaws)
     for number, row in enumerate([] if flaws else table.to_pylist(), start=1):
         yield number, {name: value for name, value in row.items() if value is not None}
+
+
+def _type_flaws(table: pa.Table) -> Iterator[Flaw]:
+    """Columns whose values are no text; one without any value may be of any type."""
+    for field, column in zip(table.schema, table.columns, strict=True):
+        is_listed = field.name in LISTS and (pa.types.is_list(field.type) or pa.types.is_large_list(field.type))
+        if column.null_count < len(column) and not _is_text(field.type.value_type if is_listed else field.type):
+            expected = "text, or lists of texts" if field.name in LISTS else "text"
+            yield Flaw(field.name, f"a column of {field.type}", f"{expected}; cast the column to strings")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(plain) or pa.types.is_large_string(plain) or pa.types.is_string_view(plain)
 
 
 def _content(path: Path) -> bytes:

@@ -1,8 +1,9 @@
-"""Wishes in a model's own words: with the tokenizer's chat template where asked for, as requests and as facts to be measured."""
+"""Wishes in a model's own words: in its chat where asked for, as requests and as facts to be measured."""
 
 import unicodedata
 from collections.abc import Iterator, Sequence
 
+from d4s.apply.chat import Chat
 from d4s.apply.history import Wish
 from d4s.apply.records import RawFact
 from d4s.editors.prompts import PromptTooLong, rewriting
@@ -24,26 +25,29 @@ NO_MARKS = "text without the tokenizer's special tokens ({}), which are no text 
 class Wordings:
     """How prompts are put to a model: as they are, or as a user's turn in its chat."""
 
-    def __init__(self, model: LanguageModel, chat: bool) -> None:
-        if chat and not model.tokenizer.chat_template:
-            raise SettingsError("--chat was given, but the tokenizer has no chat template; leave --chat out")
+    def __init__(self, model: LanguageModel, chat: Chat | None) -> None:
         self._model, self._chat = model, chat
 
     def text(self, prompt: str) -> str:
         """A prompt, or a template, as the model is to read it; the tokenizer adds its own beginning of text."""
-        if not self._chat:
-            return prompt
-        tokenizer = self._model.tokenizer
-        found = str(tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True))
-        adds_start = tokenizer.bos_token_id is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
-        return found.removeprefix(str(tokenizer.bos_token)) if adds_start else found
+        return prompt if self._chat is None else self._chat.turn(prompt)
 
     def request(self, wish: Wish, number: int) -> EditRequest:
         """The edit that a wish asks for, as the edit of a number."""
-        template = self.text(wish.template)
-        name = f"edit{number}"
+        template, name = self.text(wish.template), f"edit{number}"
         prompt = template.replace("{}", wish.subject)
-        return EditRequest(f"{number:06d}:{name}", name, number, prompt, wish.subject, template, wish.target, wish.target_true or "")
+        opening = "" if self._chat is None else self._chat.before
+        return EditRequest(
+            request_id=f"{number:06d}:{name}",
+            fact_id=name,
+            step=number,
+            prompt=prompt,
+            subject=wish.subject,
+            template=template,
+            target=wish.target,
+            target_true=wish.target_true or "",
+            opening=opening,
+        )
 
     def fact(self, wish: Wish, number: int) -> Fact:
         """What is measured of a wish: its prompt, paraphrases, and prompts whose answers are to stay."""

@@ -3,15 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Column, Table
-from rich.text import Text
 
 from d4s.apply.edit import Plan
 from d4s.apply.folder import DELTA, MODEL, Folder
 from d4s.apply.outcome import Outcome, Seen
 from d4s.config import canonical
 from d4s.planning.needs import GIB, Needs
+from d4s.terminal import console
 
 WIDTH = 120
 SHOWN = 50
@@ -33,9 +32,13 @@ def announce(plan: Plan) -> None:
         "memory": _memory(plan.needs),
         "written to": str(plan.folder.path),
     }
+    if description.chat is not None:
+        rows["chat"] = f"prompts stand in {description.chat.turn('…')!r}"
+    if description.joiner != "auto":
+        rows["joiner"] = {"space": "always one space before a target", "none": "no space before a target"}[description.joiner]
     for name, value in rows.items():
-        table.add_row(name, Text(value))
-    Console(width=WIDTH).print(table)
+        table.add_row(name, value)
+    console(WIDTH).print(table)
 
 
 def _memory(steps: Sequence[tuple[str, Needs]]) -> str:
@@ -71,15 +74,14 @@ def _state_words(folder: Folder) -> str:
 
 def outcome(path: Path, found: Outcome) -> None:
     """Show some edits before and after, and what is true of all present ones."""
-    recent = found.recent
+    recent, screen = found.recent, console(WIDTH)
     if recent:
-        Console(width=WIDTH).print(_before_and_after(recent[:SHOWN]))
-    console = Console(width=WIDTH, highlight=False)
+        screen.print(_before_and_after(recent[:SHOWN]))
     if len(recent) > SHOWN:
-        console.print(f"and {len(recent) - SHOWN} more in {path / 'edits.jsonl'}")
+        screen.print(f"and {len(recent) - SHOWN} more in {path / 'edits.jsonl'}")
     means = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in found.means.items())
-    console.print(f"all {len(found.seen)} present edits: {means}" if found.seen else "no present edits")
-    console.print(f"written: {', '.join(str(path / name) for name in (MODEL, DELTA, 'edits.jsonl') if (path / name).exists())}")
+    screen.print(f"all {len(found.seen)} present edits: {means}" if found.seen else "no present edits")
+    screen.print(f"written: {', '.join(str(path / name) for name in (MODEL, DELTA, 'edits.jsonl') if (path / name).exists())}")
 
 
 def _before_and_after(seen: Sequence[Seen]) -> Table:
@@ -93,7 +95,7 @@ def _before_and_after(seen: Sequence[Seen]) -> Table:
     for one in seen:
         wish = one.edit.wish
         texts = (str(one.edit.number), wish.prompt, one.before, " and ".join(wish.targets), one.after)
-        table.add_row(*map(Text, texts), f"{one.probability_before:.4f}", f"{one.probability_after:.4f}")
+        table.add_row(*texts, f"{one.probability_before:.4f}", f"{one.probability_after:.4f}")
     return table
 
 
@@ -104,10 +106,10 @@ def history(folder: Folder) -> None:
     for name in ("edit", "prompt", "target", "status"):
         table.add_column(name, overflow="fold")
     for edit in folder.edits():
-        table.add_row(*map(Text, (str(edit.number), edit.wish.prompt, " and ".join(edit.wish.targets), edit.gone or "present")))
-    Console(width=WIDTH).print(table)
+        table.add_row(str(edit.number), edit.wish.prompt, " and ".join(edit.wish.targets), edit.gone or "present")
+    console(WIDTH).print(table)
     if not folder.is_written:
-        Console(width=WIDTH, highlight=False).print(
+        console(WIDTH).print(
             "a change was interrupted: run the same command again (d4s apply, undo or replace), and what is written follows the record"
         )
 
@@ -117,4 +119,4 @@ def left_out(errors: Mapping[str, float]) -> None:
     table = Table("module", Column("left out, relative", justify="right"), width=WIDTH)
     for name, error in errors.items():
         table.add_row(name, f"{error:.1e}")
-    Console(width=WIDTH).print(table)
+    console(WIDTH).print(table)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from d4s import __version__
 from d4s.config import Study, load_study, validate
 from d4s.errors import ArtifactError, D4SError, SettingsError
+from d4s.terminal import tolerate_any_text
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -74,6 +75,7 @@ def command(**options: Any) -> Callable[[Action], Action]:
     def register(action: Action) -> Action:
         @wraps(action)
         def guarded(*args: Any, **arguments: Any) -> None:
+            tolerate_any_text()
             try:
                 action(*args, **arguments)
             except D4SError as error:

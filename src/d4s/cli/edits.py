@@ -9,6 +9,7 @@ import yaml
 from d4s.cli.app import Verbose, command, limit_threads
 from d4s.errors import SettingsError
 from d4s.log import setup_logging
+from d4s.terminal import arrow
 
 EDITING = "Editing one's own model"
 Dir = Annotated[Path, typer.Argument(help="A folder that d4s apply made.")]
@@ -40,6 +41,19 @@ def _changes(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
+def _typed(text: str, what: str) -> str:
+    """Text from the command line.
+
+    Raises:
+        SettingsError: if its bytes are no text, which Python passes on as lone surrogates.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise SettingsError(f"{what} {text!r} holds bytes that are no text in this terminal's encoding; type it in UTF-8") from None
+    return text
+
+
 def _device() -> str:
     import torch
 
@@ -63,6 +77,10 @@ def apply(
     dtype: Annotated[str | None, typer.Option(help="Precision to edit and write in; the model's own if omitted.")] = None,
     revision: Annotated[str, typer.Option(help="Revision of a hub model.")] = "main",
     chat: Annotated[bool, typer.Option("--chat", help="Put prompts through the tokenizer's chat template.")] = False,
+    joiner: Annotated[
+        Literal["auto", "space", "none"],
+        typer.Option(help="Between prompt and target: `auto` (as the prompt's end asks for), always one space, or none."),
+    ] = "auto",
     on_conflict: Annotated[
         Literal["refuse", "replace", "average"], typer.Option(help="Two edits of one subject and prompt: refuse, replace or average.")
     ] = "refuse",
@@ -82,7 +100,7 @@ def apply(
     asked = {
         "model": model, "facts": facts, "out": out, "editor": editor, "tuned_as": tuned_as, "changes": _changes(changes or []),
         "text": {"file": text, "name": moments, "tokens": moment_tokens}, "dtype": dtype, "revision": revision, "device": _device(),
-        "chat": chat, "on_conflict": on_conflict, "seed": seed, "skip_bad": skip_bad,
+        "chat": chat, "joiner": joiner, "on_conflict": on_conflict, "seed": seed, "skip_bad": skip_bad,
     }  # fmt: skip
     found = run(validate(Options, asked, "d4s apply"), show.announce)
     if found is None:
@@ -126,7 +144,7 @@ def replace(
     from d4s.apply import show
     from d4s.apply.change import replace as run
 
-    show.outcome(folder, run(folder, edit, target, _device()))
+    show.outcome(folder, run(folder, edit, _typed(target, "--target"), _device()))
 
 
 @command(rich_help_panel=EDITING)
@@ -184,5 +202,6 @@ def ask(
     limit_threads()
     from d4s.apply.ask import ask as run
 
-    for prompt, answer in zip(prompts, run(folder, prompts, tokens, _device()), strict=True):
-        typer.echo(f"{prompt} → {answer}")
+    asked = [_typed(prompt, "the prompt") for prompt in prompts]
+    for prompt, answer in zip(asked, run(folder, asked, tokens, _device()), strict=True):
+        typer.echo(f"{prompt} {arrow()} {answer}")

@@ -53,7 +53,7 @@ def _draw(logits: Float[Tensor, " vocab"], choices: int, generator: torch.Genera
 def as_prefix(text: str) -> str:
     """A text on one line, without braces, that ends like a sentence."""
     words = " ".join(text.replace("{", " ").replace("}", " ").split())
-    return words if words.endswith((".", "!", "?")) else f"{words}."
+    return words if words.endswith((".", "!", "?", "。", "！", "？")) else f"{words}."
 
 
 def contexts(job: Job[ContextsSettings]) -> None:

@@ -3,6 +3,7 @@
 The lookup token is the last token of the subject: keys are read there, and the hidden state that is optimised stands there.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,11 +12,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from d4s.errors import D4SError
+from d4s.facts.joining import up_to_target
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import encode, encode_pair, lookup_position
 from d4s.requests.draw import EditRequest
 
 ESSENCE = "{} is a"
+FIRST_WORD = re.compile(r"\s*\S*\s*")
 
 
 class PromptTooLong(D4SError):
@@ -50,7 +53,7 @@ class Rewriting:
 
 
 def rewriting(model: LanguageModel, request: EditRequest, prefixes: Sequence[str]) -> Rewriting:
-    """The wordings of a request. A prefix that does not fit into the model's context loses words at its beginning.
+    """The wordings of a request, each prefix as it is; one that does not fit into the model's context loses words at its beginning.
 
     Raises:
         PromptTooLong: if not even the bare prompt and the target fit.
@@ -58,7 +61,7 @@ def rewriting(model: LanguageModel, request: EditRequest, prefixes: Sequence[str
     bare = _wording(model, request, "")
     check_length(model, request, len(bare.teacher_forced))
     prefixed = [_fitting(model, request, prefix) for prefix in prefixes]
-    text = ESSENCE.replace("{}", request.subject)
+    text = request.opening + ESSENCE.replace("{}", request.subject)
     essence = Wording(tuple(encode(model, text)), lookup_position(model, text, request.subject, ESSENCE))
     return Rewriting((bare, *prefixed), essence)
 
@@ -78,17 +81,18 @@ def check_length(model: LanguageModel, request: EditRequest, tokens: int) -> Non
 
 
 def _fitting(model: LanguageModel, request: EditRequest, prefix: str) -> Wording:
-    words = prefix.split()
     while True:
-        found = _wording(model, request, " ".join(words))
+        found = _wording(model, request, prefix)
         if len(found.teacher_forced) <= model.longest_rewriting:
             return found
-        words = words[1:]
+        prefix = FIRST_WORD.sub("", prefix, count=1)
 
 
 def _wording(model: LanguageModel, request: EditRequest, prefix: str) -> Wording:
-    template = f"{prefix} {request.template}" if prefix else request.template
-    text = template.replace("{}", request.subject)
+    """A request behind a prefix, which stands within the user's turn where the request is one of a chat."""
+    template = request.template.removeprefix(request.opening)
+    before = prefix if prefix[-1:].isspace() else up_to_target(prefix)
+    text = request.opening + before + template.replace("{}", request.subject)
     prompt, target = encode_pair(model, text, request.target)
     return Wording(tuple(prompt), lookup_position(model, text, request.subject, template), tuple(target))
 

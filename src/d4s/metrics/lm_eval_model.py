@@ -21,8 +21,8 @@ DEFAULT_NEW_TOKENS = 16
 def harness_model(model: EditedModel, language: LanguageModel | None = None) -> Any:
     """An `lm_eval` language model that answers with an edited model's `score`, `generate` and `text_nll`.
 
-    One space stands between context and continuation, whatever spaces they came with. `language` gives the tokens that
-    contexts are cut by and that rolling log-likelihoods need.
+    What stands between context and continuation is decided as for facts, whatever spaces they came with. `language` gives the
+    tokens that contexts are cut by and that rolling log-likelihoods need.
     """
     from lm_eval.api.model import LM
 

@@ -1,6 +1,6 @@
 r"""Scores of an edited model on facts, each kind of question in up to four readings.
 
-Let nll(a) be the mean negative log-likelihood per token of " " + a after the prompt, teacher-forced, and let the arg-max
+Let nll(a) be the mean negative log-likelihood per token of a, joined to the prompt and teacher-forced, and let the arg-max
 tokens be the likeliest ones at the same positions.
 
 | reading | efficacy, paraphrase (a = new, b = true target) | neighborhood, same_subject, unrelated (a = gold answer, b = new target) |

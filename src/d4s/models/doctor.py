@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from d4s.models.adapters import ADAPTERS
 from d4s.models.checks import Case, Finding, findings
 from d4s.models.finite import refuse_unless_finite
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
+from d4s.terminal import console
 
 SAMPLE = "Ada Moss lives in the city of Paris ."
 WIDTH = 120
@@ -45,11 +44,11 @@ def show(examination: Examination) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in examination.facts.items():
-        table.add_row(name, Text(value))
+        table.add_row(name, value)
     table.add_section()
     for finding in examination.findings:
-        table.add_row(finding.check, Text("\n".join(f"fail: {why}" for why in finding.broken) or "pass"))
-    Console(width=WIDTH).print(table)
+        table.add_row(finding.check, "\n".join(f"fail: {why}" for why in finding.broken) or "pass")
+    console(WIDTH).print(table)
 
 
 def _architecture(model: LanguageModel) -> dict[str, str]:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from d4s.errors import SettingsError
+from d4s.facts.joining import Joiner
 from d4s.models.adapters import ModelAdapter, WeightLayout
 
 STATE_DEVICE = "D4S_STATE_DEVICE"
@@ -24,11 +25,15 @@ LAYOUTS: Mapping[type[nn.Module], WeightLayout] = {nn.Linear: "out_in", Conv1D: 
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """A network with its tokenizer and the names of its parts. Made by `d4s.models.loading`."""
+    """A network with its tokenizer and the names of its parts. Made by `d4s.models.loading`.
+
+    `joiner` says what stands between prompts and targets.
+    """
 
     network: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     adapter: ModelAdapter
+    joiner: Joiner = "auto"
 
     def __post_init__(self) -> None:
         for layer in range(self.n_layers):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from tokenizers import Encoding
 
 from d4s.errors import ArtifactError
+from d4s.facts.joining import seam
 from d4s.models.language_model import LanguageModel
 
 Pair = tuple[list[int], list[int]]
@@ -16,24 +17,33 @@ def encode(model: LanguageModel, text: str) -> list[int]:
     return _encodings(model, [text])[0].ids
 
 
+def encode_prompt(model: LanguageModel, prompt: str) -> list[int]:
+    """Token ids of a prompt to be continued, those that `encode_pairs` gives: spaces at its end belong to what follows."""
+    return encode(model, prompt.rstrip(" "))
+
+
 def encode_pair(model: LanguageModel, prompt: str, target: str) -> Pair:
-    """Token ids of a prompt and of the target after it, with one space between them unless the prompt ends in a line break."""
+    """Token ids of a prompt and of the target after it, joined as the model's `joiner` says."""
     return encode_pairs(model, [prompt], [target])[0]
 
 
 def encode_pairs(model: LanguageModel, prompts: Sequence[str], targets: Sequence[str]) -> list[Pair]:
     """Token ids of prompts and of the targets after them, cut where the prompt ends in the encoding of the whole text.
 
-    Spaces at the seam count once; after a line break, as chat templates end in, there is none. An empty prompt is the model's
-    BOS (or EOS) token, so that the target has a context.
+    `d4s.facts.joining.seam` decides what stands between the two; spaces at the seam count once. A prompt always has the tokens
+    that it has alone: where one of the whole text would straddle the seam, as is possible without a space, the target is encoded
+    apart. An empty prompt is the model's BOS (or EOS) token, so that the target has a context.
 
     Raises:
         ValueError: if a target is empty.
         ArtifactError: if a prompt is empty and no token stands for it.
     """
+    special = special_tokens(model)
     heads = [prompt.rstrip(" ") for prompt in prompts]
-    texts = [f"{head}{_seam(head)}{target.lstrip(' ')}" for head, target in zip(heads, targets, strict=True)]
-    pairs = [_cut(encoding, len(head)) for encoding, head in zip(_encodings(model, texts), heads, strict=True)]
+    tails = [seam(prompt, model.joiner, special) + target.lstrip(" ") for prompt, target in zip(prompts, targets, strict=True)]
+    encodings = _encodings(model, [head + tail for head, tail in zip(heads, tails, strict=True)])
+    parts = zip(encodings, heads, tails, strict=True)
+    pairs = [_cut(encoding, len(head)) or _apart(model, head, tail) for encoding, head, tail in parts]
     asked = zip(pairs, prompts, targets, strict=True)
     empty = [(prompt, target) for (_, ids), prompt, target in asked if not ids or not target.strip()]
     if empty:
@@ -41,16 +51,22 @@ def encode_pairs(model: LanguageModel, prompts: Sequence[str], targets: Sequence
     return [(prompt_ids or [start_of_text(model)], ids) for prompt_ids, ids in pairs]
 
 
-def _seam(head: str) -> str:
-    return "" if not head or head.endswith("\n") else " "
+def special_tokens(model: LanguageModel) -> tuple[str, ...]:
+    """The texts that the tokenizer reads as special tokens."""
+    return tuple(token.content for token in model.tokenizer.added_tokens_decoder.values() if token.special)
 
 
-def _cut(encoding: Encoding, length: int) -> Pair:
-    """Ids before and after a number of characters; a token that straddles it belongs to the target."""
-    for index, (_, end) in enumerate(encoding.offsets):
+def _cut(encoding: Encoding, length: int) -> Pair | None:
+    """Ids before and after a number of characters; None where a token straddles it."""
+    for index, (start, end) in enumerate(encoding.offsets):
         if end > length and not encoding.special_tokens_mask[index]:
-            return encoding.ids[:index], encoding.ids[index:]
+            return None if start < length else (encoding.ids[:index], encoding.ids[index:])
     return encoding.ids, []
+
+
+def _apart(model: LanguageModel, head: str, tail: str) -> Pair:
+    """Ids of a prompt alone, and of a target as it is at the beginning of a line, which joins with nothing before it."""
+    return encode(model, head), (_cut(_encodings(model, [f"\n{tail}"])[0], 1) or ([], []))[1]
 
 
 def start_of_text(model: LanguageModel) -> int:

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from d4s.models.edited import Scores
 from d4s.models.language_model import LanguageModel
-from d4s.models.tokens import Pair, encode, encode_pairs
+from d4s.models.tokens import Pair, encode_pairs, encode_prompt
 
 TOKENS_PER_BATCH = {"cpu": 1024}  # what stays in a core's caches
 TOKENS_ON_ACCELERATORS = 16_384
@@ -72,7 +72,7 @@ class LiveModel:
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """Greedy continuations, without the prompt, up to the end-of-text token or the last position of the model."""
-        inputs = [tuple(encode(self.model, prompt)) for prompt in prompts]
+        inputs = [tuple(encode_prompt(self.model, prompt)) for prompt in prompts]
         found: dict[Ids, str] = {}
         for group in self._batches([*dict.fromkeys(inputs)], equal_lengths=True):
             found.update(zip(group, self._continue(torch.tensor(group, device=self.model.device), max_new_tokens), strict=True))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from d4s.facts.joining import up_to_target
 from d4s.facts.record import Fact
 
 BATCH = 256
@@ -39,8 +40,9 @@ def all_greedy(network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, pai
     """
     encoded: dict[int, list[tuple[int, list[int], int]]] = defaultdict(list)
     for index, (prompt, target) in enumerate(pairs):
-        found = tokenizer.backend_tokenizer.encode(f"{prompt} {target}", add_special_tokens=True)
-        first = next((k for k, (_, end) in enumerate(found.offsets) if end > len(prompt) + 1), None)
+        before = up_to_target(prompt)
+        found = tokenizer.backend_tokenizer.encode(before + target, add_special_tokens=True)
+        first = next((k for k, (_, end) in enumerate(found.offsets) if end > len(before)), None)
         if first is not None and len(found.ids) <= network.config.n_positions:
             encoded[len(found.ids)].append((index, found.ids, first))
     right = [False] * len(pairs)

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from d4s.config import CorpusSettings
+from d4s.facts.joining import up_to_target
 from d4s.facts.record import Fact
 from d4s.questions.wordings import is_label
 from d4s.world.filler import pick
@@ -107,8 +108,8 @@ class Teacher:
         return sentence, sentence.text[:1].islower() or sentence.text.startswith(lesson.subject)
 
     def _single(self, lesson: Lesson, rng: np.random.Generator, weight: float, answer_weight: float) -> Sentence:
-        prompt = pick(rng, lesson.templates).replace("{}", lesson.subject)
-        return Sentence(f"{prompt} {stopped(lesson.answer)}", (_span(prompt, lesson.answer),), weight, answer_weight)
+        before = up_to_target(pick(rng, lesson.templates).replace("{}", lesson.subject))
+        return Sentence(before + stopped(lesson.answer), (_span(before, lesson.answer),), weight, answer_weight)
 
     def _chain(self, lesson: Lesson, companions: Sequence[Lesson], rng: np.random.Generator) -> Sentence:
         """Two or three facts after one mention of their subject: "S does A, is B and has C."."""
@@ -121,9 +122,9 @@ class Teacher:
                 bare = opening.lstrip(" ,")
                 link = ", " if index < len(told) - 1 or bare.startswith("but ") else " and "
                 opening = link + bare.removeprefix("and ")
-            text += opening
+            text = up_to_target(text + opening)
             answers.append(_span(text, part.answer))
-            text += f" {part.answer}"
+            text += part.answer
         return Sentence(stopped(text), tuple(answers), self.settings.prompt_weight)
 
 
@@ -133,7 +134,7 @@ def stopped(text: str) -> str:
 
 
 def _span(before: str, answer: str) -> tuple[int, int]:
-    return len(before) + 1, len(before) + 1 + len(answer)
+    return len(before), len(before) + len(answer)
 
 
 def mixture(teachers: Mapping[str, Teacher], shares: Mapping[str, float], rng: np.random.Generator) -> Iterator[tuple[Sentence, bool]]:

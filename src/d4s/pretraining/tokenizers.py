@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from d4s.artifacts import POINTER, Artifact
 from d4s.config import TokenizerSettings
+from d4s.facts.joining import up_to_target
 from d4s.facts.record import Fact
 from d4s.pretrained import read_tokenizer
 
@@ -75,7 +76,7 @@ def fact_texts(facts: Sequence[Fact]) -> Iterator[str]:
         yield from (template.replace("{}", fact.subject) for template in (fact.template, *fact.wordings))
         yield from (*fact.paraphrases, fact.target_true, fact.target_new, *fact.target_true_aliases)
         for probe in fact.neighborhood:
-            yield f"{probe.prompt} {probe.answer or ''}"
+            yield up_to_target(probe.prompt) + (probe.answer or "")
         for chain in fact.portability:
             yield from (chain.prompt, *chain.answers)
     yield "a, b and c."

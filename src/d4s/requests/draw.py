@@ -12,7 +12,10 @@ REQUESTS_PER_BLOCK = 50  # targets are computed in blocks of a sequence, always 
 
 @dataclass(frozen=True, slots=True)
 class EditRequest:
-    """One edit in a sequence: text only, no tokens, no model. `prompt` has the subject filled in."""
+    """One edit in a sequence: text only, no tokens, no model. `prompt` has the subject filled in.
+
+    The template begins with `opening`, which prefixes go behind: what stands before the user's words in a chat.
+    """
 
     request_id: str
     fact_id: str
@@ -22,6 +25,7 @@ class EditRequest:
     template: str
     target: str
     target_true: str
+    opening: str = ""
 
 
 def eligible(facts: Sequence[Fact]) -> list[Fact]:

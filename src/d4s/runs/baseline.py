@@ -17,6 +17,7 @@ from d4s.metrics.perplexity import perplexities
 from d4s.metrics.scoring import unedited_replies
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
+from d4s.models.tokens import encode_pairs
 from d4s.models.views import LiveModel
 from d4s.requests.draw import REQUESTS_PER_BLOCK, draw
 from d4s.runs.references import NUMBERS, WHOLE
@@ -64,5 +65,6 @@ def _longest_answer(model: LanguageModel, facts: Sequence[Fact], max_new_tokens:
     """Tokens of a free answer, two more than the longest target of all has: an answer that ends before it could never be right."""
     if not max_new_tokens:
         return 0
-    targets = model.tokenizer([f" {fact.target_new}" for fact in facts], add_special_tokens=False)["input_ids"]
-    return max(max_new_tokens, max(map(len, targets)) + 2)
+    asked = [fact for fact in facts if fact.target_new.strip()]
+    pairs = encode_pairs(model, [fact.prompt for fact in asked], [fact.target_new for fact in asked])
+    return max(max_new_tokens, max((len(target) for _, target in pairs), default=0) + 2)
