@@ -25,7 +25,7 @@ from tools.standin import PHRASES
 
 Reply = dict[str, Any]
 FEW = frame(*((f"PersonX does {tail}", "xWant", tail) for tail in ("rest", "eat", "sing", "go home", "nap")))
-MANY = frame(*((f"PersonX does thing {number}", "xWant", f"do thing {number}") for number in range(60)))
+MANY = frame(*((f"PersonX does thing {number}", "xWant", f"do thing {number}") for number in range(24)))
 GOOD = {"question": "So {}?", "paraphrases": ["Well, {}?", "Then {}?"], "wordings": ["Now {}?", "Thus {}?", "Hence {}?"]}
 FAULT = {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}
 
@@ -279,12 +279,15 @@ def test_nothing_usable_ends_the_work_before_many_are_paid(spoiled: Callable[[Re
     with pytest.raises(D4SError, match=rf"none of {asking.HOPELESS} answers of 'm' can be used"):
         written(server.url, tmp_path / "a.jsonl", MANY)
     assert asking.HOPELESS <= len(server.seen) <= asking.HOPELESS + 4
-    kept = len(AnswerStore(tmp_path / "a.jsonl").records)
-    assert kept >= asking.HOPELESS
+    assert len(AnswerStore(tmp_path / "a.jsonl").records) >= asking.HOPELESS
+    before = len(server.seen)
+    with pytest.raises(D4SError, match=r"none of \d+ answers of 'm' can be used"):
+        written(server.url, tmp_path / "a.jsonl", MANY)
+    assert len(server.seen) <= before + 4 + 1, "the same command pays for no further thirty"
 
 
 def test_a_session_of_recorded_answers_alone_is_judged_as_a_whole(server: Server, tmp_path: Path) -> None:
-    late = {f'"event": "PersonX does thing {number}"' for number in range(40, 60)}
+    late = {f'"event": "PersonX does thing {number}"' for number in range(16, 24)}
     good: Callable[[Reply], bool] = lambda request: any(event in request["messages"][1]["content"] for event in late)  # noqa: E731
     server.answering = lambda request: answer(right(request) if good(request) else {"choices": [{"message": {"content": "no"}}]})
     store = tmp_path / "a.jsonl"
