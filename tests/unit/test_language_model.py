@@ -206,7 +206,7 @@ def test_a_bad_answer_is_asked_for_again_with_the_reason_and_then_replaced(case:
             seen.append(request)
         return spoiling(items[0], content, STATEMENT)(request)
 
-    [draft, other], writer = written(items[:2], "true_false", answer, tmp_path / "a.jsonl", attempts=2, seed=5)
+    [draft, other], writer = written([items[0], items[3]], "true_false", answer, tmp_path / "a.jsonl", attempts=2, seed=5)
     assert other.writer == "openai"
     assert reason in draft.fell_back
     assert (draft.writer, draft.attempts) == ("template", 2)
@@ -251,7 +251,7 @@ def test_distractors_leave_exactly_one_right_choice(distractors: list[str], reas
     item = replace(items[0], aliases=("alias",))
     offered = [text.replace("{tail}", item.tail).replace("{new_tail}", item.new_tail) for text in distractors]
     answer = spoiling(item, CHOICE | {"distractors": offered}, CHOICE | {"distractors": ["fly a kite", "paint a fence"]})
-    [draft, _], _ = written([item, items[1]], "multiple_choice", answer, tmp_path / "a.jsonl", attempts=1)
+    [draft, _], _ = written([item, items[3]], "multiple_choice", answer, tmp_path / "a.jsonl", attempts=1)
     assert reason in draft.fell_back and draft.options == ()
 
 

@@ -40,11 +40,19 @@ def test_what_is_hashed_is_what_changes_answers(tmp_path: Path) -> None:
     assert json.loads(text)["writer"]["base_url"] == "http://nowhere/v1"
     assert validate(QuestionsSettings, json.loads(text), "job").model_dump(mode="json")["writer"] == {
         "writer": "openai", "model": "m", "temperature": 0.7, "seed": 0, "attempts": 3, "max_tokens": 800,
+        "response_format": "json_schema",
     }  # fmt: skip
-    same = ({"concurrency": 2}, {"requests_per_minute": 7}, {"store": "x"}, {"timeout_s": 1}, {"retries": 0})
+    same = (
+        {"concurrency": 2},
+        {"requests_per_minute": 7},
+        {"store": "x"},
+        {"timeout_s": 1},
+        {"retries": 0},
+        {"max_tokens_name": "max_tokens"},
+    )
     assert {digest(asks | change)[0] for change in same} == {plain}
-    other = ({"model": "n"}, {"temperature": 0}, {"seed": 1}, {"attempts": 2}, {"max_tokens": 9})
-    assert len({plain, *(digest(asks | change)[0] for change in other)}) == 6
+    other = ({"model": "n"}, {"temperature": 0}, {"seed": 1}, {"attempts": 2}, {"max_tokens": 9}, {"seed": None}, {"response_format": None})
+    assert len({plain, *(digest(asks | change)[0] for change in other)}) == 8
 
 
 def test_a_template_adds_no_key_to_its_settings() -> None:
@@ -65,7 +73,12 @@ def test_a_replay_is_known_by_the_content_of_its_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "writing", [{}, {"writer": "openai", "model": "m", "temperature": None}, {"writer": "replay", "store": "somewhere.jsonl", "seed": 3}]
+    "writing",
+    [
+        {},
+        {"writer": "openai", "model": "m", "temperature": None, "seed": None, "response_format": None},
+        {"writer": "replay", "store": "somewhere.jsonl", "seed": 3},
+    ],
 )
 def test_the_last_stages_are_handed_the_same_study(writing: dict[str, Any]) -> None:
     study = validate(Study, STUDY | ({"questions": writing} if writing else {}), "a study")

@@ -193,7 +193,7 @@ class LanguageModelWriter:
             if draft and not reasons:
                 return replace(draft, writer=self.name, prompt_version=version, response_sha256=answer.sha256, attempts=tried)
             usage["refused"] += 1
-            if usage["refused"] == usage["answers"] and usage["answers"] - asker.spent["cached"] >= HOPELESS:
+            if asker.spent["calls"] and usage["refused"] == usage["answers"] >= HOPELESS:
                 raise self._unusable(usage["answers"], reasons)
             if answer.beside and answer.failure in told:
                 break  # told once already; a server that puts answers there does so every time
