@@ -1,5 +1,6 @@
 """A study resolved into artefacts: what enters a hash, what does not, what is shared and what is refused."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,11 @@ import yaml
 
 from d4s.config import Study
 from d4s.errors import ArtifactError, DataMissing, SettingsError
-from d4s.studies import codes
+from d4s.studies import codes, verbs
 from d4s.studies.graph import Node
 from d4s.studies.overview import overview
 from d4s.studies.prune import prune, unused
-from d4s.studies.resolve import Plan, resolve
+from d4s.studies.resolve import Plan, _Resolver, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -178,6 +179,58 @@ def test_code_anywhere_in_the_imports_changes_the_digest_and_other_code_does_not
     assert _digest("d4s.a") == before
     (package / "b.py").write_text("def f(x):\n    return x + 2\n")
     assert _digest("d4s.a") != before
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package itself, as a copy that a test may change."""
+    shutil.copytree(codes.ROOT, tmp_path / "d4s", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(codes, "ROOT", tmp_path / "d4s")
+    return tmp_path / "d4s"
+
+
+EDITING = ("d4s.runs.edit", "d4s.editors.locate_then_edit")
+REACHED = {
+    "a kind of state": ("editors/settings.py", 'if self.history in {"rewind", "queue"}:', 'if self.history == "queue":'),
+    "what is read": ("editors/settings.py", 'found: set[Need] = {"contexts"}', "found: set[Need] = set()"),
+    "layers of moments": ("editors/settings.py", 'return () if self.preserve.kind == "identity" else self.layers', "return ()"),
+    "shared targets": ("editors/settings.py", 'return self.target if self.target.at == "original" else None', "return self.target"),
+    "a count of layers": ("editors/parts.py", "return 0 if self.basis is None else len(self.basis.layers)", "return 0"),
+    "the text of settings": ("config.py", "sort_keys=True", "sort_keys=False"),
+    "a look-up": ("registry.py", "return getattr(importlib.import_module(module), attribute)", "return None"),
+}  # fmt: skip
+BESIDE = {
+    "a preset": ("editors/presets.py", 'PRESETS: Mapping[str, Preset] = {', 'PRESETS: Mapping[str, Preset] = {\n    "other": None,'),
+    "a column": ("editors/columns.py", 'IDENTITY: Settings = {', 'OTHER: Settings = {}\nIDENTITY: Settings = {'),
+    "a family": ("editors/families.py", '"editor family",\n    {', '"editor family",\n    {"other": "d4s.editors.other:Other",'),
+    "a setting": ("editors/parts.py", "class Sphere(Frozen):", "class Other(Frozen):\n    x: int = 1\n\n\nclass Sphere(Frozen):"),
+    "a default": ("editors/parts.py", "steps: Count = Field(default=25", "steps: Count = Field(default=26"),
+    "a kind of part": ("editors/parts.py", "AfterStep = Annotated[Rect |", "AfterStep = Annotated[Other | Rect |"),
+    "a table of results": ("schemas.py", "EDIT_LOG = _schema(", "OTHER = _schema(step=_int)\nEDIT_LOG = _schema("),
+    "words of an error": ("errors.py", "defects in the records", "defects"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [*REACHED, *BESIDE])
+def test_what_settings_do_changes_the_digest_of_an_edit_and_what_tables_list_does_not(checkout: Path, change: str) -> None:
+    before = _digest(*EDITING)
+    name, old, new = (REACHED | BESIDE)[change]
+    text = (checkout / name).read_text()
+    assert text.count(old) == 1
+    (checkout / name).write_text(text.replace(old, new))
+    assert (_digest(*EDITING) != before) is (change in REACHED)
+
+
+def test_nodes_of_two_verbs_are_never_taken_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Label, settings, inputs and trusted code are the same."""
+    monkeypatch.setitem(verbs.VERBS, "other", verbs.VERBS["objectives"])
+    monkeypatch.setitem(verbs.SETTINGS._entries, "other", verbs.SETTINGS["objectives"])
+    resolver = _Resolver(Study.model_validate(_study(trust_code=True)))
+    assert [resolver._node(verb, "mini", {}, {}).verb for verb in ("objectives", "other", "objectives")] == [
+        "objectives",
+        "other",
+        "objectives",
+    ]
 
 
 # --- prune ------------------------------------------------------------------------------------------------------------

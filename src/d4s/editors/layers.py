@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 Weight = Float64[Tensor, "d_out d_in"]
 Keys = Float64[Tensor, "b d_in"]
 Wanted = Float64[Tensor, "b d_out"]
-Square = Float64[Tensor, "d_in d_in"]
+Square = Float64[Tensor, "r r"]
 Basis = Float64[Tensor, "d_in r"]
 ROWS_AT_ONCE = 256  # of the keys that a solver is solved afresh for
 NO_LOSS = 1e-12  # of what the original weight puts out: below lies rounding, where an edit found nothing to do
@@ -52,8 +52,8 @@ NO_LOSS = 1e-12  # of what the original weight puts out: below lies rounding, wh
 class Base:
     """What a layer preserves: A₀, within a basis where the method is confined to one, and the ridge without which it has no factor."""
 
-    matrix: Float64[Tensor, "r r"]
-    basis: Float64[Tensor, "d_in r"] | None
+    matrix: Square
+    basis: Basis | None
     ridge: float = 0.0
 
     @classmethod

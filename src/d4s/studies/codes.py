@@ -1,8 +1,10 @@
 """Code digests: what of the package's code can change a verb's result.
 
 A digest covers the syntax trees, docstrings stripped, of a module and of everything it statically imports within the
-package. Settings are resolved before they are hashed, so modules that only hold settings, presets or tables of names are
-left out: a new preset or reader touches nothing old. A comment changes no syntax tree, so it reruns nothing.
+package. A comment changes no syntax tree, so it reruns nothing. Settings are resolved before they are hashed and carry
+their values with them: of modules that list settings or names the digest covers what they do, functions and methods, and
+not what they list, fields and tables. So a new preset, reader or setting touches nothing old, and a property of settings
+that an editor asks for is covered like the editor itself.
 """
 
 import ast
@@ -12,25 +14,23 @@ from pathlib import Path
 
 PACKAGE = "d4s"
 ROOT = Path(__file__).resolve().parents[1]
-LEFT_OUT = frozenset(
+LEFT_OUT = frozenset(f"{PACKAGE}.{name}" for name in ("errors", "log", "editors.columns", "editors.presets"))
+"""Tables whose rows are resolved before settings are hashed, and words for the person who runs a job."""
+LISTS = frozenset(
     f"{PACKAGE}.{name}"
     for name in (
         "config",
-        "errors",
-        "log",
-        "registry",
         "schemas",
         "writing",
         "facts.readers",
         "facts.event_readers",
         "editors.parts",
         "editors.settings",
-        "editors.columns",
-        "editors.presets",
         "editors.families",
         "runs.settings",
     )
 )
+"""Modules that list settings or names: covered by what they do."""
 DATA_OF = {
     f"{PACKAGE}.metrics.lm_eval_bridge": ("metrics/tasks",),
     f"{PACKAGE}.report.page": ("report/page.html", "report/page.css"),
@@ -74,11 +74,20 @@ def _fingerprint(module: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
             node.body[0] = ast.Pass()
-    text = ast.dump(tree)
+    text = ast.dump(_behaviour(tree) if module in LISTS else tree)
     for path in sorted(path for name in DATA_OF.get(module, ()) for path in (ROOT / name, *(ROOT / name).rglob("*"))):
         if path.is_file() and path.suffix != ".pyc":
             text += f"\n{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _behaviour(tree: ast.Module) -> ast.Module:
+    """Functions and methods of a module, without its fields, tables and names of types."""
+    kept: list[ast.stmt] = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and (methods := [one for one in node.body if isinstance(one, ast.FunctionDef)]):
+            kept.append(ast.ClassDef(node.name, node.bases, node.keywords, [*methods], node.decorator_list))
+    return ast.Module(kept, [])
 
 
 @cache

@@ -153,7 +153,9 @@ class _Resolver:
         code = "trusted" if self.study.trust_code else code_digest(*modules)
         settings = validate(SETTINGS.load(verb), settings, f"settings of {label!r}").model_dump(mode="json")
         node = Node(verb, VERBS[verb].kind, label, settings, code, inputs, **more)
-        return self._made.setdefault((label, *node.wanted, canonical(settings), code, *(found.digest for found in inputs.values())), node)
+        return self._made.setdefault(
+            (verb, label, *node.wanted, canonical(settings), code, *(found.digest for found in inputs.values())), node
+        )
 
     # --- data -----------------------------------------------------------------------------------------------------
 
