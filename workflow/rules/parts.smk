@@ -10,7 +10,7 @@ for node, manifests, shard in parts_of("moments", "targets", "edit", "measure", 
         name:
             rule_name(node, shard)
         input:
-            settled(node.input_files),
+            lambda wildcards, node=node: settled(node.input_files),  # a name in braces is none of a wildcard
         output:
             manifests,
         log:

@@ -5,6 +5,7 @@ this form, and so may a person.
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from d4s.config import validate
 from d4s.digests import remembered_sha256
 from d4s.errors import SettingsError
 from d4s.log import setup_logging
-from d4s.studies.codes import code_digest
+from d4s.studies.codes import SOURCE, code_digest, refuse_other_source
 from d4s.studies.graph import STORE
 from d4s.studies.verbs import ENTRIES, SETTINGS, VERBS, Verb
 
@@ -109,6 +110,8 @@ def run_verb(name: str, outputs: list[Path], *, settings: str, inputs: str, code
     """Make the artefact that a command line describes, and note what it cost; of a call that fails, only if it paid for answers."""
     setup_logging(verbose)
     limit_threads()
+    if expected := os.environ.get(SOURCE):
+        refuse_other_source(expected)
     job = _job(name, settings, inputs, code, outputs)
     job.folder.mkdir(parents=True, exist_ok=True)
     run = ENTRIES.load(name)
