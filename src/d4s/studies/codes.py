@@ -35,6 +35,8 @@ LEFT_OUT = frozenset(
         "runs.settings",
     )
 )
+SUFFIXES = frozenset({".py", ".yaml", ".html", ".css", ".txt"})
+"""What the package consists of, as `package-data` in `pyproject.toml` says too."""
 DATA_OF = {
     f"{PACKAGE}.metrics.lm_eval_bridge": ("metrics/tasks",),
     f"{PACKAGE}.report.page": ("report/page.html", "report/page.css"),
@@ -59,7 +61,7 @@ def code_digest(*modules: str) -> str:
 @cache
 def source_digest() -> str:
     """Digest of the package's files as they are, comments included: cheap enough for every job to ask which code it runs."""
-    files = (path for path in sorted(ROOT.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+    files = (path for path in sorted(ROOT.rglob("*")) if path.suffix in SUFFIXES and path.is_file())
     lines = (f"{path.relative_to(ROOT).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
