@@ -2,6 +2,14 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 
+# The programs of an environment name its path in their first lines, and search paths are parted by colons.
+UNFIT := $(strip $(foreach sign,: " $$ ` \,$(findstring $(sign),$(CURDIR))))
+ifneq ($(UNFIT),)
+$(error the path of this checkout holds $(UNFIT) and no environment can be made below it: move or rename $(CURDIR))
+endif
+# A text as one word of the shell, whatever is in it.
+quoted = '$(subst ','\'',$(1))'
+
 PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,10 +25,10 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= passive
 
 READY := $(VENV)/.installed
-STUDY_FILE := $(or $(CONFIG),params.yaml)
-SNAKEMAKE_STUDY := $(if $(CONFIG),--configfile $(CONFIG))
+STUDY_FILE := $(call quoted,$(or $(CONFIG),params.yaml))
+SNAKEMAKE_STUDY := $(if $(CONFIG),--configfile $(STUDY_FILE))
 SNAKEMAKE_PLACE := $(if $(PROFILE),--profile workflow/profiles/$(PROFILE),--cores $(CORES))
-STUDY = $(shell sed -n "s/^study:[ \"']*\([A-Za-z0-9_]*\).*/\1/p" "$(STUDY_FILE)")
+STUDY = $(shell sed -n "s/^study:[ \"']*\([A-Za-z0-9_]*\).*/\1/p" $(STUDY_FILE))
 REPORT = results/$(STUDY)/report.html
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadscope
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
@@ -45,7 +53,7 @@ reproduce: setup  ## every figure, table and the report of a study (CONFIG=grids
 
 .PHONY: plan
 plan: setup  ## what a study needs and what of it is there already
-	@$(BIN)/d4s plan --study "$(STUDY_FILE)"
+	@$(BIN)/d4s plan --study $(STUDY_FILE)
 
 .PHONY: report
 report:  ## open the report of a study, or print where it is
@@ -69,7 +77,7 @@ record: setup  ## after a run by Snakemake alone: hand its results to DVC, so th
 
 .PHONY: prune
 prune: setup  ## list what no finished study uses in results/store (YES=1 removes it; CONFIG=FILE keeps what that one needs too)
-	@$(BIN)/d4s prune $(if $(CONFIG),--study params.yaml --study "$(CONFIG)") $(if $(YES),--yes)
+	@$(BIN)/d4s prune $(if $(CONFIG),--study params.yaml --study $(STUDY_FILE)) $(if $(YES),--yes)
 
 ##@ Checks
 

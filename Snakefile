@@ -18,6 +18,17 @@ include: "workflow/rules/parts.smk"
 include: "workflow/rules/paper.smk"
 
 
+# DVC wants the folder of every kind, also of one that a study makes nothing of.
+onstart:
+    try:
+        for folder in KINDS:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkflowError(f"results cannot be written: {error}; mend that and run the same command again")
+    if closed := [str(folder) for folder in (Path("results"), *KINDS) if not os.access(folder, os.W_OK)]:
+        raise WorkflowError(f"results cannot be written: {closed[0]} is closed; open it and run the same command again")
+
+
 rule all:
     default_target: True
     input:

@@ -16,8 +16,7 @@ from d4s.apply.change import merge, replace, undo
 from d4s.apply.export import export, factors, rank_of
 from d4s.apply.folder import DELTA, MODEL, Folder
 from d4s.apply.history import Conflict
-from d4s.errors import D4SError, SettingsError
-from d4s.locks import locked
+from d4s.errors import SettingsError
 from d4s.models.loading import load
 from d4s.models.tokens import encode
 from d4s.models.views import LiveModel
@@ -391,24 +390,3 @@ def test_memories_are_not_exported(model: Path, tmp_path: Path, kind) -> None:
     path = edited(model, tmp_path / "all", [0], "grace")
     with pytest.raises(SettingsError, match=f"grace changes no weights: .* nothing can be exported as {kind}"):
         export(path, kind, tmp_path / "out", None, "cpu")
-
-
-# --- at the same time -------------------------------------------------------------------------------------------------
-
-
-def test_nobody_changes_what_a_merge_or_an_export_reads_nor_makes_the_same_folder(model: Path, tmp_path: Path) -> None:
-    one, other, out = edited(model, tmp_path / "one", [0], "rome"), edited(model, tmp_path / "other", [1], "rome"), tmp_path / "out"
-    with locked(one), pytest.raises(D4SError, match=r"at work in .*one"):
-        export(one, "delta", out, None, "cpu")
-    with locked(other), pytest.raises(D4SError, match=r"at work in .*other"):
-        merge(one, other, out, prefer_second=False, device="cpu")
-    with locked(out):
-        with pytest.raises(D4SError, match=r"at work in .*out"):
-            export(one, "delta", out, None, "cpu")
-        with pytest.raises(D4SError, match=r"at work in .*out"):
-            merge(one, other, out, prefer_second=False, device="cpu")
-    with locked(one, shared=True), pytest.raises(D4SError, match=r"at work in .*one"):
-        undo(one, [1], "cpu")
-    with locked(one, shared=True):
-        export(one, "delta", out, None, "cpu")
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["one", "other", "out"]

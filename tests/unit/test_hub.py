@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from d4s import digests
 from d4s.artifacts import POINTER, Artifact, Job
@@ -10,7 +11,7 @@ from d4s.cli.results import check
 from d4s.config import AdoptSettings
 from d4s.errors import ArtifactError
 from d4s.models.adopt import adopt
-from d4s.models.hub import commit_of
+from d4s.models.hub import COMMIT, commit_of
 from d4s.models.loading import load
 from tests.tiny import tiny_model
 
@@ -91,3 +92,9 @@ def test_check_reads_what_a_pointer_points_to_whole(tmp_path: Path, monkeypatch:
     load(tmp_path / "tiny")
     with pytest.raises(ArtifactError, match=r"model\.safetensors is not the file"):
         check(tmp_path / "tiny")
+
+
+def test_every_hub_model_of_a_shipped_study_is_pinned_to_a_commit() -> None:
+    studies = [yaml.safe_load(path.read_text()) for path in (Path(__file__).parents[2] / "grids").glob("*.yaml")]
+    models = [model for study in studies for model in study["models"].values() if model["source"] == "hf"]
+    assert len(models) == 7 and all(COMMIT.fullmatch(model["revision"]) for model in models)

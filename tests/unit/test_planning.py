@@ -89,6 +89,8 @@ def test_a_hub_model_that_was_never_fetched_is_told_how_to_be(monkeypatch: pytes
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UnknownShape, match=r"hf download nobody/nothing config\.json"):
         shape_at("nobody/nothing")
+    with pytest.raises(UnknownShape, match=r"config\.json --revision v2$"):
+        shape_at("nobody/nothing", "v2")
 
 
 def _parts(editor: str, **changes: Any) -> dict[str, float]:

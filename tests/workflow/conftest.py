@@ -16,6 +16,8 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("Snakefile", "workflow", "profiles", "src", "environment.yml", "dvc.yaml", ".dvc", ".dvcignore", "grids", "data", ".gitignore")
+ODD = """o'dd "näme" [1] {x} $HOME"""
+"""What a folder may be called; the checkouts of these tests are."""
 TINY: dict[str, Any] = {
     "study": "tiny",
     "seeds": [1],
@@ -121,9 +123,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workdi
     done = shared / "finished.done"
     with FileLock(shared / "finished.lock"):
         if not done.is_file():
-            lay_out(shared / "finished", TINY).snakemake()
+            lay_out(shared / ODD, TINY).snakemake()
             done.touch()
-    return Workdir(shared / "finished")
+    return Workdir(shared / ODD)
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.workflow.conftest import ROOT, TINY, Workdir, lay_out
+from tests.workflow.conftest import ODD, ROOT, TINY, Workdir, lay_out
 
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Workdir:
-    return lay_out(tmp_path_factory.mktemp("fresh") / "work", yaml.safe_load((ROOT / "params.yaml").read_text()))
+    return lay_out(tmp_path_factory.mktemp("fresh") / ODD, yaml.safe_load((ROOT / "params.yaml").read_text()))
 
 
 def test_lint_is_clean(fresh: Workdir) -> None:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 from d4s.config import Study, canonical, validate
 from d4s.errors import D4SError
 from d4s.planning.speed import SLOW_DEVICE, SLOW_HOST
-from d4s.studies.codes import code_digest
+from d4s.studies.codes import ROOT, SOURCE, code_digest, source_digest
 from d4s.studies.graph import STORE
 from d4s.studies.jobs import Foreseen
 from d4s.studies.resolve import plain, resolve, results_folder
@@ -29,18 +29,31 @@ except D4SError as error:
 RESULTS = str(results_folder(STUDY))
 INPUT_KINDS = ("worlds", "facts", "corpora", "models", "objectives", "contexts", "moments", "targets", "prepared", "baselines")
 KINDS = [STORE / kind for kind in (*INPUT_KINDS, "runs", "measures", "benchmarks", "reports")]
-try:
-    for folder in KINDS:
-        folder.mkdir(parents=True, exist_ok=True)
-except OSError as error:
-    raise WorkflowError(f"results cannot be written: {error}; mend that and run the same command again")
-if closed := [str(folder) for folder in (Path("results"), *KINDS) if not os.access(folder, os.W_OK)]:
-    raise WorkflowError(f"results cannot be written: {closed[0]} is closed; open it and run the same command again")
 NODES = {node.name: node for node in PLAN.nodes}
 FORESEEN = Foreseen(PLAN, has_device=True)
 LOGS = "results/logs"
-shell.prefix(f"export PYTHONPATH={workflow.basedir}/src OMP_WAIT_POLICY=passive D4S_STATE_DEVICE={STUDY.execution.state_device}; ")
-ENVIRONMENT = f"{workflow.basedir}/environment.yml"
+
+
+def plain_text(text):
+    """A text as Snakemake takes it where it looks for wildcards."""
+    return str(text).replace("{", "{{").replace("}", "}}")
+
+
+ENVIRONMENT = plain_text(f"{workflow.basedir}/environment.yml")
+
+# Jobs run this checkout's code, or end: an installed copy of the package may come first all the same.
+if ROOT != Path(workflow.basedir, "src", "d4s").resolve():
+    raise WorkflowError(f"the package in {ROOT} was imported before this checkout's; start Snakemake without it")
+if ":" in str(ROOT):
+    raise WorkflowError(f"{workflow.basedir} has a colon in its name, which no search path of Python can hold; move the checkout")
+VARIABLES = {
+    "PYTHONPATH": str(ROOT.parent),
+    SOURCE: source_digest(),
+    "OMP_WAIT_POLICY": "passive",
+    "D4S_STATE_DEVICE": STUDY.execution.state_device,
+}
+EXPORTS = "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in VARIABLES.items())
+shell.prefix(plain_text(EXPORTS) + "; ")
 
 
 # On a cluster two Snakemakes stand beside each job, in the memory that the job asks for.

@@ -11,7 +11,7 @@ for name, made in processes():
         name:
             rule_name(name)
         input:
-            settled(read_by(made)),
+            lambda wildcards, made=made: settled(read_by(made)),  # a name in braces is none of a wildcard
         output:
             [path for _, manifests in made for path in manifests],
         log:

@@ -5,6 +5,7 @@ this form, and so may a person.
 """
 
 import json
+import os
 import sys
 import time
 from contextlib import suppress
@@ -21,7 +22,7 @@ from d4s.config import validate
 from d4s.digests import remembered_sha256
 from d4s.errors import SettingsError
 from d4s.log import setup_logging
-from d4s.studies.codes import code_digest
+from d4s.studies.codes import SOURCE, code_digest, refuse_other_source
 from d4s.studies.graph import STORE
 from d4s.studies.verbs import ENTRIES, SETTINGS, VERBS, Verb
 
@@ -141,7 +142,14 @@ def run_verb(name: str, outputs: list[Path], *, settings: str, inputs: str, code
     """Make the artefact that a command line describes, and note what it cost; of a call that fails, only if it paid for answers."""
     setup_logging(verbose)
     limit_threads()
+    _refuse_other_source()
     _make(name, _job(name, settings, inputs, code, outputs), Spent.at_start())
+
+
+def _refuse_other_source() -> None:
+    """Refuse to work with another package than the workflow's, where the workflow says which that is."""
+    if expected := os.environ.get(SOURCE):
+        refuse_other_source(expected)
 
 
 def _make(name: str, job: Job[Any], before: Spent) -> None:
@@ -166,6 +174,7 @@ def stages(
     """Make several artefacts one after another in one process: what one stage has loaded, the next need not load again."""
     setup_logging(verbose)
     limit_threads()
+    _refuse_other_source()
     before, loaded = Spent.at_start(), {}
     for folder, call in parsed(calls, "--calls").items():
         wanted = [output for output in outputs if output.parent == Path(folder)]

@@ -12,7 +12,11 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from d4s.errors import SettingsError
+
 PACKAGE = "d4s"
+SOURCE = "D4S_SOURCE"
+"""Environment variable in which the workflow tells its jobs the digest of the package that it was read with."""
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = frozenset(f"{PACKAGE}.{name}" for name in ("errors", "log", "editors.columns", "editors.presets"))
 """Tables whose rows are resolved before settings are hashed, and words for the person who runs a job."""
@@ -31,6 +35,8 @@ LISTS = frozenset(
     )
 )
 """Modules that list settings or names: covered by what they do."""
+SUFFIXES = frozenset({".py", ".yaml", ".html", ".css", ".txt"})
+"""What the package consists of, as `package-data` in `pyproject.toml` says too."""
 DATA_OF = {
     f"{PACKAGE}.metrics.lm_eval_bridge": ("metrics/tasks",),
     f"{PACKAGE}.report.page": ("report/page.html", "report/page.css"),
@@ -50,6 +56,27 @@ def code_digest(*modules: str) -> str:
         waiting.extend(_imports(module))
     text = "\n".join(f"{module} {_fingerprint(module)}" for module in sorted(found))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def source_digest() -> str:
+    """Digest of the package's files as they are, comments included: cheap enough for every job to ask which code it runs."""
+    files = (path for path in sorted(ROOT.rglob("*")) if path.suffix in SUFFIXES and path.is_file())
+    lines = (f"{path.relative_to(ROOT).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def refuse_other_source(expected: str) -> None:
+    """Refuse to be another copy of the package than the workflow was read with, or one that was changed since.
+
+    Raises:
+        SettingsError: saying which copy this is.
+    """
+    if source_digest() != expected:
+        raise SettingsError(
+            f"this job runs the package in {ROOT}, which is not, or no longer, the code that its workflow was read with: if it was changed "
+            "meanwhile, run the same command again; if it is an installed copy, uninstall it or start the run in the checkout's environment"
+        )
 
 
 def _file_of(module: str) -> Path | None:
