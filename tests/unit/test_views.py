@@ -81,7 +81,7 @@ def test_equal_sequences_run_once(tiny_model, monkeypatch):
     model = tiny_model()
     seen = []
     hidden = LiveModel._hidden
-    monkeypatch.setattr(LiveModel, "_hidden", lambda self, ids: seen.extend(ids.tolist()) or hidden(self, ids))
+    monkeypatch.setattr(LiveModel, "_hidden", lambda self, ids, cache=None: seen.extend(ids.tolist()) or hidden(self, ids, cache))
     LiveModel(model).score([PROMPTS[0]] * 3, ["Paris", "Rome", "Oslo"])
     assert len(seen) == 1
 

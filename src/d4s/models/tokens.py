@@ -11,7 +11,12 @@ Pair = tuple[list[int], list[int]]
 
 def encode(model: LanguageModel, text: str) -> list[int]:
     """Token ids of a text, with BOS where the tokenizer puts one."""
-    return _encodings(model, [text])[0].ids
+    return encode_all(model, [text])[0]
+
+
+def encode_all(model: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts, each as `encode` gives it."""
+    return [encoding.ids for encoding in _encodings(model, texts)]
 
 
 def encode_pair(model: LanguageModel, prompt: str, target: str) -> Pair:
