@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from d4s.models.edited import Scores
+from d4s.models.edited import Scores, Settled
 
 
 def number(word: str) -> int:
@@ -38,7 +38,17 @@ class Told:
         mask = expected >= 0
         return Scores(nll, (expected == predicted) & mask, predicted, mask)
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def reply(
+        self,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        continued: Sequence[str],
+        max_new_tokens: int,
+        is_settled: Settled | None = None,
+    ) -> tuple[Scores, list[str]]:
+        return self.score(prompts, targets), self.generate(continued, max_new_tokens, is_settled)
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
         self.written += prompts
         return [f"{self.says.get(prompt, self.believes.get(prompt, 'nothing'))} . And so on" for prompt in prompts]
 
@@ -50,13 +60,19 @@ class Told:
 
 
 class Writer(Told):
-    """Continues every prompt with a known text, as far as it may, and remembers what it was asked."""
+    """Continues every prompt with a known text, as far as it must, and remembers how many tokens that took."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
         super().__init__({})
         self.texts = texts
-        self.calls: list[tuple[list[str], int]] = []
+        self.tokens: dict[str, int] = {}
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        self.calls.append((list(prompts), max_new_tokens))
-        return [" ".join(self.texts[prompt].split()[:max_new_tokens]) for prompt in prompts]
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
+        return [self._write(prompt, max_new_tokens, is_settled) for prompt in prompts]
+
+    def _write(self, prompt: str, max_new_tokens: int, is_settled: Settled | None) -> str:
+        words = self.texts[prompt].split()[:max_new_tokens]
+        beginnings = [" ".join(words[:count]) for count in range(1, len(words) + 1)]
+        enough = (count for count, text in enumerate(beginnings, 1) if is_settled is not None and is_settled(prompt, text))
+        self.tokens[prompt] = next(enough, len(words))
+        return " ".join(words[: self.tokens[prompt]])

@@ -275,7 +275,7 @@ import torch
 torch.set_num_threads(1)
 from tests.unit.test_edit import run
 folder = Path(sys.argv[2])
-names = ("model", "facts", "contexts", "moments", "targets")
+names = ("model", "facts", "contexts", "moments", "targets", "baseline")
 run({name: folder / name for name in names}, Path(sys.argv[3]), sys.argv[4], 10)
 """
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from d4s.editors.prompts import rewriting
 from d4s.facts.joining import Joiner, seam, up_to_target
 from d4s.models.language_model import LanguageModel
-from d4s.models.tokens import encode, encode_pair, encode_prompt
+from d4s.models.tokens import encode, encode_pair, encode_prompts
 from d4s.models.views import LiveModel
 from d4s.requests.draw import EditRequest
 from tests.tiny import TEMPLATES, bpe_tokenizer, metaspace_tokenizer, tiny_model
@@ -98,7 +98,7 @@ def test_what_is_written_continues_the_tokens_that_are_scored(prompt: str, targe
     model = replace(MODELS["bytes"], joiner=joiner)
     before, after = encode_pair(model, prompt, target)
     if prompt.strip(" "):
-        assert before == encode_prompt(model, prompt)
+        assert [before] == encode_prompts(model, [prompt])
     assert model.tokenizer.decode(after) == seam(prompt, joiner) + target
 
 

@@ -1,8 +1,11 @@
-"""Free answers: cut at the sentence, compared word for word, and written in two rounds without a difference."""
+"""Free answers: cut at the sentence, compared word for word, and written no further than they are read."""
 
 import pytest
 
-from d4s.metrics.generation import WHOLE, begins_with, first_sentence, free_answers, is_same, normalised
+from d4s.facts.record import Fact
+from d4s.metrics.generation import WHOLE, begins_with, first_sentence, free_answers, is_same, normalised, settled_at
+from d4s.metrics.probes import questions_of
+from d4s.metrics.scoring import ask
 from d4s.models.views import LiveModel
 from tests.scripted import Writer
 
@@ -61,36 +64,69 @@ def test_the_same_answer_is_the_same_words():
 TEXTS = {"p": "Paris . The end of all", "q": "one two three four five . six", "r": "one two three 4. 5 six", "s": "one two three four."}
 
 
-def test_only_open_sentences_are_written_on():
+def test_sentences_are_written_until_their_end_is_certain():
     model = Writer(TEXTS)
     assert free_answers(model, ["p", "q", "p", "r", "s"], 12) == [
         "Paris", "one two three four five", "Paris", "one two three 4", "one two three four",
     ]  # fmt: skip
-    assert model.calls == [(["p", "q", "r", "s"], 4), (["q", "r", "s"], 12)]
+    assert model.tokens == {"p": 3, "q": 7, "r": 5, "s": 4}
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 5, 12])
-def test_two_rounds_write_what_one_would(count):
+def test_stopping_early_writes_what_going_on_would(count):
     assert free_answers(Writer(TEXTS), [*TEXTS], count) == [first_sentence(text) for text in Writer(TEXTS).generate([*TEXTS], count)]
 
 
-def test_two_rounds_of_a_model_write_what_one_would(tiny_model):
-    view = LiveModel(tiny_model())
+@pytest.mark.parametrize("cap", [1, 20, 10_000])
+def test_a_model_that_stops_early_writes_what_it_would_write(tiny_model, cap):
+    view = LiveModel(tiny_model(), tokens_per_batch=cap)
     prompts = ["Ada Moss lives in the city of", "Where does Ben live ?", "Eva", "yes or no :"]
-    assert free_answers(view, prompts, 9) == [first_sentence(text) for text in view.generate(prompts, 9)]
+    full = [first_sentence(text) for text in view.generate(prompts, 9)]
+    assert free_answers(view, prompts, 9) == full
+    for words in range(4):
+        found = free_answers(view, prompts, 9, [words] * 4)
+        assert [normalised(text)[:words] for text in found] == [normalised(text)[:words] for text in full]
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 12])
-def test_words_that_matter_are_written_and_no_call_is_made_for_the_rest(count):
+def test_words_that_matter_are_written_and_nothing_beyond(count):
     full = [first_sentence(text) for text in Writer(TEXTS).generate([*TEXTS], count)]
     for words in range(7):
         model = Writer(TEXTS)
         found = free_answers(model, [*TEXTS], count, [words] * len(TEXTS))
         assert [normalised(text)[:words] for text in found] == [normalised(text)[:words] for text in full]
-        assert len(model.calls) == 1 or words >= 3
+        assert model.tokens["q"] <= max(1, words + 1)
 
 
 def test_a_prompt_asked_twice_is_written_as_far_as_either_needs():
     model = Writer(TEXTS)
     assert free_answers(model, ["q", "q"], 12, [1, WHOLE]) == ["one two three four five"] * 2
-    assert free_answers(Writer(TEXTS), ["q"], 12, [1]) == ["one two three four"]
+    assert free_answers(Writer(TEXTS), ["q"], 12, [1]) == ["one two"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "holds"),
+    [
+        ("oboe", 1, False),  # perhaps oboes
+        ("oboe .", 1, True),
+        ("oboe.", 2, False),
+        ("the oboe", 1, False),
+        ("the oboe,", 1, True),
+        ("3.", 1, True),
+        ("3.", WHOLE, False),
+        ("caf\ufffd", 1, False),  # half a character
+        ("Brand™", 1, False),  # letters, once normalised
+        ("Paris. It", WHOLE, True),
+        ("\nParis", WHOLE, False),
+        ("", 1, False),
+    ],
+)
+def test_an_answer_is_settled_once_nothing_can_change_it(text, words, holds):
+    assert settled_at({"p": words})("p", text) is holds
+
+
+def test_an_answer_of_symbols_alone_is_read_to_its_end():
+    fact = Fact(fact_id="f", dataset="d", relation="r", subject="Ada", template="{} says", target_true="?", target_new="!")
+    model = Writer({"Ada says": "one two three ."})
+    ask(model, questions_of(fact, 1), 9)
+    assert model.tokens == {"Ada says": 4}

@@ -57,6 +57,56 @@ def test_generation_is_that_of_one_token_at_a_time(tiny_model, family):
     assert len(set(found)) > 2, "prompts must get different answers for this to mean anything"
 
 
+MANY = ("Paris", "Oslo and Rome", "Oslo and Lima", "works as a baker", "Paris .")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_read_once_gives_every_score_and_the_text_of_one_sequence_at_a_time(tiny_model, family):
+    model = tiny_model(family)
+    asked = [(prompt, target) for prompt in PROMPTS[:4] for target in MANY]
+    prompts, targets = [prompt for prompt, _ in asked], [target for _, target in asked]
+    scores, texts = LiveModel(model).reply(prompts, targets, PROMPTS[1:], 6)
+    assert texts == [plain_generate(model, prompt, 6) for prompt in PROMPTS[1:]]
+    for row, (prompt, target) in enumerate(asked):
+        nll, predicted, ids = plain_score(model, prompt, target)
+        torch.testing.assert_close(scores.nll[row, : len(ids)], nll, rtol=1e-4, atol=1e-5)
+        assert scores.predicted[row, : len(ids)].tolist() == predicted.tolist()
+
+
+def test_prompts_are_read_once_where_that_spares_tokens(tiny_model, monkeypatch):
+    seen: list[int] = []
+    hidden = LiveModel._hidden
+    monkeypatch.setattr(LiveModel, "_hidden", lambda self, ids, cache=None: seen.append(ids.numel()) or hidden(self, ids, cache))
+    view, prompt = LiveModel(tiny_model(), tokens_per_batch=10_000), PROMPTS[0]
+    length = len(encode(view.model, prompt))
+    view.reply([prompt] * 3, ["Paris", "Oslo and Rome", "Oslo and Lima"], [prompt], 1)
+    assert sum(seen) == length + 2, "the prompt, and `Oslo and` after it"
+    seen.clear()
+    view.score([prompt], ["Oslo and Rome"])
+    assert seen == [length + 2], "alone it runs in one row"
+    seen.clear()
+    view.text_nll([[2, *range(3, 20)], [2, *range(20, 37)]])
+    assert seen == [2 * 17], "a token of context is not worth a pass of its own"
+
+
+def test_a_row_much_longer_than_the_first_opens_a_batch(tiny_model, monkeypatch):
+    shapes: list[tuple[int, int]] = []
+    hidden = LiveModel._hidden
+    monkeypatch.setattr(LiveModel, "_hidden", lambda self, ids, cache=None: shapes.append(tuple(ids.shape)) or hidden(self, ids, cache))
+    LiveModel(tiny_model()).text_nll([[2] * 9, [3] * 9, [4] * 10, [5] * 30])
+    assert shapes == [(3, 9), (1, 29)]
+
+
+def test_writing_stops_where_it_is_settled(tiny_model):
+    view = LiveModel(tiny_model())
+    full = view.generate(PROMPTS, 6)
+    found = view.generate(PROMPTS, 6, lambda prompt, text: len(text.split()) >= (4 if prompt == PROMPTS[2] else 2))
+    for prompt, text, whole in zip(PROMPTS, found, full, strict=True):
+        count = 4 if prompt == PROMPTS[2] else 2
+        assert text.split() == whole.split()[: len(text.split())]
+        assert len(text.split()) == min(count, len(whole.split()))
+
+
 @pytest.mark.parametrize("cap", [1, 9, 20, 10_000])
 def test_results_do_not_depend_on_batches_or_order(tiny_model, cap):
     model = tiny_model()
@@ -81,7 +131,7 @@ def test_equal_sequences_run_once(tiny_model, monkeypatch):
     model = tiny_model()
     seen = []
     hidden = LiveModel._hidden
-    monkeypatch.setattr(LiveModel, "_hidden", lambda self, ids: seen.extend(ids.tolist()) or hidden(self, ids))
+    monkeypatch.setattr(LiveModel, "_hidden", lambda self, ids, cache=None: seen.extend(ids.tolist()) or hidden(self, ids, cache))
     LiveModel(model).score([PROMPTS[0]] * 3, ["Paris", "Rome", "Oslo"])
     assert len(seen) == 1
 

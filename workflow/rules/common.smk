@@ -151,7 +151,7 @@ def processes():
 def calls_of(made):
     """What a job that makes artefacts in parts is told of each, quoted for a shell command of a rule."""
     text = canonical({str(node.folder): node.call for node, _ in made})
-    return shlex.quote(text).replace("{", "{{").replace("}", "}}")
+    return plain_text(shlex.quote(text))
 
 
 def read_by(made):

@@ -6,20 +6,16 @@ after the cached prompt) sees its answer through attention only, as the network 
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from d4s.models.edited import Scores
 from d4s.models.language_model import LanguageModel
-from d4s.models.tokens import Pair
 from d4s.models.views import LiveModel
-
-SCORES = tuple(field.name for field in fields(Scores))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,42 +78,9 @@ class MemoryModel(LiveModel):
         super().__init__(model, None, tokens_per_batch)
         self.layer, self.book = layer, book
 
-    @torch.no_grad()
-    def score_ids(self, pairs: Sequence[Pair]) -> Scores:
-        """Teacher-forced scores of target ids after prompt ids; prompts of equal length run together."""
-        if not len(self.book.keys):
-            return super().score_ids(pairs)
-        shape = len(pairs), max((len(target) for _, target in pairs), default=0)
-        scores = Scores(*(torch.zeros(shape, dtype=dtype) for dtype in (torch.float32, torch.bool, torch.long, torch.bool)))
-        lengths = torch.tensor([len(prompt) for prompt, _ in pairs], dtype=torch.long)
-        for length in lengths.unique().tolist():
-            rows = (lengths == length).nonzero()[:, 0]
-            part = _Asked(self, length - 1).score_ids([pairs[row] for row in rows.tolist()])
-            for name in SCORES:
-                value = getattr(part, name)
-                getattr(scores, name)[rows, : value.shape[1]] = value
-        return scores
-
     def text_nll(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, " n"]:
         """Summed negative log-likelihood (nats) of each row of token ids, by the unedited model."""
         return LiveModel(self.model, None, self.tokens_per_batch).text_nll(rows)
 
-    def _continue(self, ids: Int[Tensor, "n t"], max_new_tokens: int) -> list[str]:
-        if not len(self.book.keys):
-            return super()._continue(ids, max_new_tokens)
-        last = torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)
-        with answering(self.model, self.layer, self.book, last):
-            return super()._continue(ids, max_new_tokens)
-
-
-class _Asked(LiveModel):
-    """A memory asked at one position of every row, whatever follows it."""
-
-    def __init__(self, memory: MemoryModel, position: int) -> None:
-        super().__init__(memory.model, None, memory.tokens_per_batch)
-        self._memory, self._position = memory, position
-
-    def _hidden(self, ids: Int[Tensor, "n t"]) -> Float[Tensor, "n t d_out"]:
-        positions = torch.full((len(ids),), self._position, device=ids.device)
-        with answering(self.model, self._memory.layer, self._memory.book, positions):
-            return super()._hidden(ids)
+    def _reading(self, positions: Int[Tensor, " n"]) -> AbstractContextManager[None]:
+        return answering(self.model, self.layer, self.book, positions) if len(self.book.keys) else nullcontext()

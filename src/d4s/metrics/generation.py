@@ -2,14 +2,14 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from d4s.models.edited import EditedModel
+from d4s.models.edited import EditedModel, Settled
 
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 FOLLOWED_END = re.compile(r"[.!?](?=\s)|\S\s*\n")
-FIRST_TOKENS = 4
 ARTICLES = {"a", "an", "the"}
+HALF = "\ufffd"  # in the place of a character whose last bytes are still to come
 WHOLE = 2**31  # more words than any answer has
 
 
@@ -23,30 +23,54 @@ def first_sentence(text: str) -> str:
 def free_answers(model: EditedModel, prompts: Sequence[str], max_new_tokens: int, words: Sequence[int] | None = None) -> list[str]:
     """The first sentence that a model writes greedily after each prompt, of at most so many tokens.
 
-    `words` says how many words of each answer matter (all when omitted); the rest of its sentence may be missing. A few
-    tokens are written first, and only prompts that need more are then given the rest: greedy text is the beginning of
-    any longer greedy text, so the answers are the same.
+    `words` says how many words of each answer matter (all when omitted); the rest of its sentence may be missing.
     """
+    needed = words_needed(prompts, words or [WHOLE] * len(prompts))
+    return sentences(prompts, needed, model.generate([*needed], max_new_tokens, settled_at(needed)))
+
+
+def words_needed(prompts: Sequence[str], words: Sequence[int]) -> dict[str, int]:
+    """By prompt the most words of its answer that matter to any that asks it."""
     needed: dict[str, int] = {}
-    for prompt, count in zip(prompts, words or [WHOLE] * len(prompts), strict=True):
+    for prompt, count in zip(prompts, words, strict=True):
         needed[prompt] = max(count, needed.get(prompt, 0))
-    texts: dict[str, str] = {}
-    for tokens in dict.fromkeys((min(FIRST_TOKENS, max_new_tokens), max_new_tokens)):
-        unsettled = [prompt for prompt, count in needed.items() if not _is_settled(texts.get(prompt, ""), count)]
-        if unsettled:
-            texts.update(zip(unsettled, model.generate(unsettled, tokens), strict=True))
-    return [first_sentence(texts[prompt]) for prompt in prompts]
+    return needed
+
+
+def settled_at(needed: Mapping[str, int]) -> Settled:
+    """Greedy text is the beginning of any longer greedy text: whether the words that matter of its first sentence are there."""
+    return lambda prompt, text: _is_settled(text, needed[prompt])
+
+
+def sentences(prompts: Sequence[str], needed: Iterable[str], texts: Sequence[str]) -> list[str]:
+    """The first sentence of each prompt's text; texts are in the order of the different prompts."""
+    found = {prompt: first_sentence(text) for prompt, text in zip(needed, texts, strict=True)}
+    return [found[prompt] for prompt in prompts]
 
 
 def _is_settled(text: str, words: int) -> bool:
-    """Whether further tokens cannot change the first so many words of a text's first sentence."""
-    return bool(FOLLOWED_END.search(text)) or len(normalised(first_sentence(text))) > words + 1  # one may be an article
+    """Whether further tokens cannot change the first so many words of a text's first sentence.
+
+    A word is whole once something else follows it, which half a character does not.
+    """
+    if FOLLOWED_END.search(text):
+        return True
+    written = normalised(text)
+    last = unicodedata.normalize("NFKC", text)[-1:]
+    is_whole = last not in ("", HALF) and _divides(last)
+    is_led = bool(written) and written[0] in ARTICLES
+    return len(written) - (not is_whole) >= words + is_led
 
 
 def normalised(text: str) -> tuple[str, ...]:
     """The words of a text without case, punctuation and symbols. Articles stay: a label may be `a`."""
     plain = unicodedata.normalize("NFKC", text).casefold()
-    return tuple("".join(" " if unicodedata.category(letter)[0] in "PSZ" else letter for letter in plain).split())
+    return tuple("".join(" " if _divides(letter) else letter for letter in plain).split())
+
+
+def _divides(letter: str) -> bool:
+    """Whether a letter stands between words."""
+    return letter.isspace() or unicodedata.category(letter)[0] in "PSZ"
 
 
 def begins_with(answer: str, target: str) -> bool:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from d4s.facts.record import Fact
-from d4s.metrics.generation import WHOLE, begins_with, free_answers, is_same, normalised
+from d4s.metrics.generation import WHOLE, begins_with, free_answers, is_same, normalised, sentences, settled_at, words_needed
 from d4s.metrics.probes import Question, questions_of
 from d4s.models.edited import EditedModel, Scores
 
@@ -135,21 +135,21 @@ def ask(model: EditedModel, questions: Sequence[Question], max_new_tokens: int, 
     if not questions:
         return []
     rivals = [item for item in questions if item.rival]
-    answers = [item.answer or "" for item in questions]
-    scores = model.score([item.prompt for item in (*questions, *rivals)], [*answers, *(item.rival or "" for item in rivals)])
+    targets = [*(item.answer or "" for item in questions), *(item.rival or "" for item in rivals)]
+    asked, prompts = [item.prompt for item in questions], [item.prompt for item in (*questions, *rivals)]
+    needed = words_needed(asked, [WHOLE if item in whole else _words_read(item) for item in questions]) if max_new_tokens else {}
+    scores, written = model.reply(prompts, targets, [*needed], max_new_tokens, settled_at(needed))
+    texts = sentences(asked, needed, written) if max_new_tokens else [None] * len(questions)
     nll, lengths = scores.mean_nll().tolist(), scores.mask.sum(1).tolist()
     rival_nll = dict(zip(rivals, nll[len(questions) :], strict=True))
-    words = [WHOLE if item in whole else _words_read(item) for item in questions]
-    texts = free_answers(model, [item.prompt for item in questions], max_new_tokens, words) if max_new_tokens else [None] * len(questions)
     correct, predicted = _cut(scores, lengths)
     return [Reply(nll[k], rival_nll.get(item), correct[k], predicted[k], texts[k]) for k, item in enumerate(questions)]
 
 
 def _words_read(question: Question) -> int:
-    """How many words of a free answer its reading looks at."""
-    if question.kind == "locality":
-        return WHOLE
-    return max(len(normalised(answer)) for answer in (question.answer or "", *question.aliases))
+    """How many words of a free answer its reading looks at; one that consists of symbols is compared letter by letter."""
+    counts = [len(normalised(answer)) for answer in (question.answer or "", *question.aliases)]
+    return WHOLE if question.kind == "locality" or 0 in counts else max(counts)
 
 
 def _cut(scores: Scores, lengths: Sequence[int]) -> tuple[list[tuple[bool, ...]], list[tuple[int, ...]]]:

@@ -1,11 +1,14 @@
 """What measuring, benchmarking and exporting see of a model, edited or not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+Settled = Callable[[str, str], bool]
+"""Whether nothing that may follow matters, of a prompt and the text written after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,22 @@ class EditedModel(Protocol):
         """Teacher-forced scores of each target after its prompt (a space is put between them)."""
         ...
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Greedy continuations, without the prompt, up to the end-of-text token."""
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
+        """Greedy continuations, without the prompt, up to the end-of-text token.
+
+        They may end earlier, once `is_settled` holds of a prompt and what was written after it.
+        """
+        ...
+
+    def reply(
+        self,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        continued: Sequence[str],
+        max_new_tokens: int,
+        is_settled: Settled | None = None,
+    ) -> tuple[Scores, list[str]]:
+        """What `score` says of prompts and targets, and `generate` of the prompts to be continued, at once."""
         ...
 
     def text_nll(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, " n"]:

@@ -14,12 +14,17 @@ Pair = tuple[list[int], list[int]]
 
 def encode(model: LanguageModel, text: str) -> list[int]:
     """Token ids of a text, with BOS where the tokenizer puts one."""
-    return _encodings(model, [text])[0].ids
+    return encode_all(model, [text])[0]
 
 
-def encode_prompt(model: LanguageModel, prompt: str) -> list[int]:
-    """Token ids of a prompt to be continued, those that `encode_pairs` gives: spaces at its end belong to what follows."""
-    return encode(model, prompt.rstrip(" "))
+def encode_all(model: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts, each as `encode` gives it."""
+    return [encoding.ids for encoding in _encodings(model, texts)]
+
+
+def encode_prompts(model: LanguageModel, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of prompts to be continued, those that `encode_pairs` gives: spaces at their ends belong to what follows."""
+    return encode_all(model, [prompt.rstrip(" ") for prompt in prompts])
 
 
 def encode_pair(model: LanguageModel, prompt: str, target: str) -> Pair:

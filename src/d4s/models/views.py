@@ -1,10 +1,14 @@
 """A language model, as its weights are now, in the form that measuring sees; nothing here depends on how work is batched.
 
-Prompts are padded on the right, where causal attention cannot see it, or grouped by equal length, so that no attention
-mask is needed; equal token sequences run once; the LM head runs only where a target token is predicted.
+A prompt is read once, however many targets are scored after it and whether or not it is continued: targets and free text go on from
+its cache. Rows are padded on the right, where causal attention cannot see it, or grouped by equal length, so that no attention
+mask is needed; equal token sequences run once; the LM head runs only where a token is predicted.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,24 +16,47 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from d4s.models.edited import Scores
+from d4s.models.edited import Scores, Settled
 from d4s.models.language_model import LanguageModel
-from d4s.models.tokens import Pair, encode_pairs, encode_prompt
+from d4s.models.tokens import Pair, encode_pairs, encode_prompts
 
-TOKENS_PER_BATCH = {"cpu": 1024}  # what stays in a core's caches
+TOKENS_PER_BATCH = {"cpu": 512}  # what stays in a core's caches
 TOKENS_ON_ACCELERATORS = 16_384
 LOGITS_PER_CHUNK = 2**26
+WIDER = 1.25  # a row longer than the first of its batch by more than this opens a new one: all rows run to the longest
+THINNED = 0.75  # rows that are still written, as a share of those that run, below which the others are taken out
 Ids = tuple[int, ...]
+Tails = dict[Ids, list[int]]  # by the ids that run after a prompt, the numbers of the pairs that need them
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """One target token: its pair, its column there, where its logits are read, and itself."""
+class _Row:
+    """Tokens that run together: those from `start` on predict target tokens, from `column` on, of the pairs of those numbers.
 
-    pair: int
+    `parent` is the row of the prompt that was read before, where it was.
+    """
+
+    tokens: Ids
+    start: int
     column: int
-    position: int
-    token: int
+    pairs: Sequence[int]
+    parent: int = 0
+
+
+class _Sheet:
+    """Scores of pairs as they are filled in."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        shape = len(pairs), max((len(target) for _, target in pairs), default=0)
+        self.nll, self.predicted = torch.zeros(shape), torch.zeros(shape, dtype=torch.long)
+        self.expected = torch.full(shape, -1)
+        for number, (_, target) in enumerate(pairs):
+            self.expected[number, : len(target)] = torch.tensor(target, dtype=torch.long)
+
+    def scores(self) -> Scores:
+        """The scores, once all are there."""
+        mask = self.expected >= 0
+        return Scores(nll=self.nll, correct=(self.predicted == self.expected) & mask, predicted=self.predicted, mask=mask)
 
 
 class LiveModel:
@@ -49,34 +76,33 @@ class LiveModel:
         """Teacher-forced scores of each target after its prompt, in float32 and on the CPU."""
         return self.score_ids(encode_pairs(self.model, prompts, targets))
 
-    @torch.no_grad()
     def score_ids(self, pairs: Sequence[Pair]) -> Scores:
         """Teacher-forced scores of target ids after prompt ids."""
-        width = max((len(target) for _, target in pairs), default=0)
-        nll = torch.zeros(len(pairs), width)
-        predicted = torch.zeros(len(pairs), width, dtype=torch.long)
-        expected = torch.full((len(pairs), width), -1)
-        places = _places(pairs)
-        for inputs in self._batches([*places]):
-            hidden = self._hidden(_padded(inputs, self.model.device))
-            rows = torch.tensor([row for row, ids in enumerate(inputs) for _ in places[ids]], device=hidden.device)
-            flat = [place for ids in inputs for place in places[ids]]
-            at = torch.tensor([place.position for place in flat], device=hidden.device)
-            tokens = torch.tensor([place.token for place in flat])
-            found_nll, found = self._read(hidden[rows, at], tokens)
-            index = torch.tensor([place.pair for place in flat]), torch.tensor([place.column for place in flat])
-            nll[index], predicted[index], expected[index] = found_nll, found, tokens
-        mask = expected >= 0
-        return Scores(nll=nll, correct=(predicted == expected) & mask, predicted=predicted, mask=mask)
+        return self._reply(pairs, (), 0, lambda _ids, _text: True)[0]
 
-    @torch.no_grad()
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
-        """Greedy continuations, without the prompt, up to the end-of-text token or the last position of the model."""
-        inputs = [tuple(encode_prompt(self.model, prompt)) for prompt in prompts]
-        found: dict[Ids, str] = {}
-        for group in self._batches([*dict.fromkeys(inputs)], equal_lengths=True):
-            found.update(zip(group, self._continue(torch.tensor(group, device=self.model.device), max_new_tokens), strict=True))
-        return [found[ids] for ids in inputs]
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
+        """Greedy continuations, without the prompt, up to the end-of-text token, the last position, or where they are settled."""
+        return self.reply((), (), prompts, max_new_tokens, is_settled)[1]
+
+    def reply(
+        self,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        continued: Sequence[str],
+        max_new_tokens: int,
+        is_settled: Settled | None = None,
+    ) -> tuple[Scores, list[str]]:
+        """What `score` says of prompts and targets and `generate` of the prompts to be continued, in one reading of both."""
+        inputs = [tuple(ids) for ids in encode_prompts(self.model, continued)]
+        asked: dict[Ids, list[str]] = {}
+        for ids, prompt in zip(inputs, continued, strict=True):
+            asked.setdefault(ids, []).append(prompt)
+
+        def settled(ids: Ids, text: str) -> bool:
+            return is_settled is not None and all(is_settled(prompt, text) for prompt in asked[ids])
+
+        scores, texts = self._reply(encode_pairs(self.model, prompts, targets), asked, max_new_tokens, settled)
+        return scores, [texts[ids] for ids in inputs]
 
     def text_nll(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, " n"]:
         """Summed negative log-likelihood (nats) of each row of token ids; the first token of a row is context."""
@@ -88,56 +114,121 @@ class LiveModel:
             return None
         return {layer: _wide(self.model.weight(layer)) - _wide(before) for layer, before in self.reference.items()}
 
-    def _batches(self, inputs: Sequence[Ids], *, equal_lengths: bool = False) -> Iterator[list[Ids]]:
-        """Inputs of similar length together, at most so many tokens each with its padding.
+    # --- passes ---------------------------------------------------------------------------------------------------
 
-        Raises:
-            ValueError: if an input is empty or longer than the model's positions.
-        """
-        lengths = [len(ids) for ids in inputs]
-        if inputs and (min(lengths) == 0 or max(lengths) > self.model.max_positions):
-            raise ValueError(f"inputs must have 1 to {self.model.max_positions} tokens, found {min(lengths)} to {max(lengths)}")
-        batch: list[Ids] = []
-        for ids in sorted(inputs, key=len):
-            full = (len(batch) + 1) * len(ids) > self.tokens_per_batch
-            if batch and (full or (equal_lengths and len(ids) != len(batch[0]))):
+    @torch.no_grad()
+    def _reply(
+        self, pairs: Sequence[Pair], continued: Collection[Ids], max_new_tokens: int, is_settled: Callable[[Ids, str], bool]
+    ) -> tuple[Scores, dict[Ids, str]]:
+        """Scores of pairs, and texts by the prompt that they continue."""
+        sheet, tails, texts = _Sheet(pairs), _tails(pairs), dict[Ids, str]()
+        prompts = [*dict.fromkeys((*continued, *tails))]
+        self._refuse([len(prompt) + max(map(len, tails.get(prompt, [()]))) for prompt in prompts])
+        once = {prompt for prompt in prompts if prompt in continued or _saves(prompt, tails[prompt])}
+        whole = [_whole(prompt, tail, pairs) for prompt in prompts if prompt not in once for tail, pairs in tails[prompt].items()]
+        for rows in self._batches(whole):
+            self._run(sheet, rows)
+        for rows in self._batches([_prompt(prompt, tails.get(prompt, {})) for prompt in prompts if prompt in once], wider=1.0):
+            cache = DynamicCache(config=self.model.network.config)
+            token = self._run(sheet, rows, cache)
+            later = [tail for number, row in enumerate(rows) for tail in _later(number, tails.get(row.tokens, {}))]
+            for part in self._batches(later):
+                self._run(sheet, part, _branch(cache, [row.parent for row in part]))
+            going = [number for number, row in enumerate(rows) if row.tokens in continued]
+            if going:
+                batch = [rows[number].tokens for number in going]
+                texts |= self._write(batch, _branch(cache, going), token[going], max_new_tokens, is_settled)
+        return sheet.scores(), texts
+
+    def _batches(self, rows: Sequence[_Row], wider: float = WIDER) -> Iterator[list[_Row]]:
+        """Rows of similar length together, at most so many tokens each with its padding."""
+        batch: list[_Row] = []
+        for row in sorted(rows, key=lambda row: len(row.tokens)):
+            width = len(row.tokens)
+            if batch and ((len(batch) + 1) * width > self.tokens_per_batch or width > wider * len(batch[0].tokens)):
                 yield batch
                 batch = []
-            batch.append(ids)
+            batch.append(row)
         if batch:
             yield batch
 
-    def _hidden(self, ids: Int[Tensor, "n t"]) -> Float[Tensor, "n t d_out"]:
-        """Hidden states after the final norm."""
-        return self.model.network.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    def _refuse(self, lengths: Sequence[int]) -> None:
+        """Refuse inputs that are empty or longer than the model's positions.
 
-    def _read(self, hidden: Float[Tensor, "n d_out"], tokens: Int[Tensor, " n"]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-        """Negative log-likelihoods of tokens and arg-max tokens, from hidden states."""
-        rows = max(1, LOGITS_PER_CHUNK // self.model.network.config.get_text_config().vocab_size)
-        nll, predicted = [], []
-        for part, wanted in zip(hidden.split(rows), tokens.split(rows), strict=True):
+        Raises:
+            ValueError: naming the lengths.
+        """
+        if lengths and (min(lengths) == 0 or max(lengths) > self.model.max_positions):
+            raise ValueError(f"inputs must have 1 to {self.model.max_positions} tokens, found {min(lengths)} to {max(lengths)}")
+
+    def _run(self, sheet: _Sheet, rows: Sequence[_Row], cache: DynamicCache | None = None) -> Int[Tensor, " n"]:
+        """Run rows, fill in what they score, and give the likeliest token wherever one is predicted."""
+        with self._reading(torch.tensor([row.start for row in rows])) if rows[0].column == 0 else nullcontext():
+            hidden = self._hidden(_padded([row.tokens for row in rows], self.model.device), cache)
+        at = [(number, place) for number, row in enumerate(rows) for place in range(row.start, len(row.tokens))]
+        number, place = torch.tensor(at, device=hidden.device).unbind(1)
+        firsts = itertools.accumulate((len(row.tokens) - row.start for row in rows), initial=0)
+        reads = [
+            (first + place, pair, row.column + place)
+            for first, row in zip(firsts, rows, strict=False)
+            for pair in row.pairs
+            for place in range(len(row.tokens) - row.start)
+        ]
+        return self._fill(sheet, hidden[number, place], torch.tensor(reads, dtype=torch.long).view(-1, 3))
+
+    def _reading(self, positions: Int[Tensor, " n"]) -> AbstractContextManager[None]:
+        """What is open while the last tokens of prompts run, at a position of every row."""
+        return nullcontext()
+
+    def _hidden(self, ids: Int[Tensor, "n t"], cache: DynamicCache | None = None) -> Float[Tensor, "n t d_out"]:
+        """Hidden states after the final norm; with a cache, of what follows in it, which is added to it."""
+        return self.model.network.base_model(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
+
+    def _fill(self, sheet: _Sheet, hidden: Float[Tensor, "n d_out"], reads: Int[Tensor, "k 3"]) -> Int[Tensor, " n"]:
+        """Score target tokens, each read from a hidden state for a pair and column; the likeliest token of every hidden state."""
+        size, likeliest = max(1, LOGITS_PER_CHUNK // self.model.network.config.get_text_config().vocab_size), list[Tensor]()
+        for start, part in zip(range(0, len(hidden), size), hidden.split(size), strict=True):
             logits = self.model.unembed(part).float()
-            chosen = logits.gather(1, wanted.to(logits.device)[:, None])[:, 0]
-            nll.append((logits.logsumexp(1) - chosen).cpu())
-            predicted.append(logits.argmax(1).cpu())
-        return torch.cat(nll), torch.cat(predicted)
+            likeliest.append(logits.argmax(1).cpu())
+            row, pair, column = reads[(reads[:, 0] >= start) & (reads[:, 0] < start + size)].unbind(1)
+            row, total = row - start, logits.logsumexp(1).cpu()
+            sheet.nll[pair, column] = total[row] - logits[row.to(logits.device), sheet.expected[pair, column].to(logits.device)].cpu()
+            sheet.predicted[pair, column] = likeliest[-1][row]
+        return torch.cat(likeliest)
 
-    def _continue(self, ids: Int[Tensor, "n t"], max_new_tokens: int) -> list[str]:
-        """Greedy continuations of prompts of equal length, decoded."""
-        network, ends = self.model.network, torch.tensor(self._end_tokens(), device=ids.device)
-        cache = DynamicCache(config=network.config)
-        new: list[Tensor] = []
-        done = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-        for _ in range(min(max_new_tokens, self.model.max_positions - ids.shape[1] + 1)):
-            hidden = network.base_model(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-            token = self.model.unembed(hidden).argmax(1).to(ids.device)
-            done |= torch.isin(token, ends)
-            new.append(token)
-            ids = token[:, None]
-            if bool(done.all()):
+    def _write(
+        self,
+        batch: Sequence[Ids],
+        cache: DynamicCache,
+        token: Int[Tensor, " n"],
+        max_new_tokens: int,
+        is_settled: Callable[[Ids, str], bool],
+    ) -> dict[Ids, str]:
+        """Greedy continuations, by prompt, of prompts of equal length that are in the cache, from the tokens that follow them."""
+        ends, running = {*self._end_tokens()}, [*range(len(batch))]
+        written: list[list[int]] = [[] for _ in batch]
+        texts, going = [""] * len(batch), {*running}
+        for left in reversed(range(min(max_new_tokens, self.model.max_positions - len(batch[0]) + 1))):
+            for number, found in zip(running, token.tolist(), strict=True):
+                if number in going and found not in ends:
+                    written[number].append(found)
+                else:
+                    going.discard(number)
+            for number, text in zip(now := sorted(going), self._decoded([written[number] for number in now]), strict=True):
+                texts[number] = text
+                if is_settled(batch[number], text):
+                    going.discard(number)
+            if not left or not going:
                 break
-        rows = torch.stack(new, 1).tolist() if new else [[] for _ in range(len(ids))]
-        return self.model.tokenizer.batch_decode([_until(row, set(ends.tolist())) for row in rows], skip_special_tokens=True)
+            if len(going) < THINNED * len(running):
+                kept = [row for row, number in enumerate(running) if number in going]
+                running, token, cache = [running[row] for row in kept], token[kept], _branch(cache, kept)
+            hidden = self._hidden(token.to(self.model.device)[:, None], cache)[:, -1]
+            token = self.model.unembed(hidden).argmax(1).cpu()
+        return dict(zip(batch, texts, strict=True))
+
+    def _decoded(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        return self.model.tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
 
     def _end_tokens(self) -> list[int]:
         configured = getattr(self.model.network.generation_config, "eos_token_id", None)
@@ -145,26 +236,45 @@ class LiveModel:
         return sorted({int(token) for token in (*ids, self.model.tokenizer.eos_token_id) if isinstance(token, int)})
 
 
-def _places(pairs: Sequence[Pair]) -> dict[Ids, list[_Place]]:
-    """Where target tokens are predicted, by what has to run: the prompt and all but the last target token."""
-    places: dict[Ids, list[_Place]] = {}
+def _tails(pairs: Sequence[Pair]) -> dict[Ids, Tails]:
+    """By prompt and by what has to run after it, all of a target but its last token, the numbers of the pairs."""
+    found: dict[Ids, Tails] = {}
     for number, (prompt, target) in enumerate(pairs):
-        if not target:
-            continue
-        here = places.setdefault((*prompt, *target[:-1]), [])
-        here += [_Place(number, column, len(prompt) - 1 + column, token) for column, token in enumerate(target)]
-    return places
+        if target:
+            found.setdefault(tuple(prompt), {}).setdefault(tuple(target[:-1]), []).append(number)
+    return found
+
+
+def _saves(prompt: Ids, tails: Tails) -> bool:
+    """Whether it pays to read a prompt first and then what follows it: more tokens are spared than run apart."""
+    return (len(tails) - 1) * len(prompt) > sum(map(len, tails))
+
+
+def _whole(prompt: Ids, tail: Ids, pairs: Sequence[int]) -> _Row:
+    return _Row(prompt + tail, len(prompt) - 1, 0, pairs)
+
+
+def _prompt(prompt: Ids, tails: Tails) -> _Row:
+    return _Row(prompt, len(prompt) - 1, 0, [pair for pairs in tails.values() for pair in pairs])
+
+
+def _later(parent: int, tails: Tails) -> Iterator[_Row]:
+    """Rows of what follows a prompt that was read."""
+    return (_Row(tail, 0, 1, pairs, parent) for tail, pairs in tails.items() if tail)
+
+
+def _branch(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
+    """Some rows of a cache, in any order and number, as one that can be continued without changing it."""
+    branch = copy.copy(cache)
+    branch.layers = [copy.copy(layer) for layer in cache.layers]
+    branch.batch_select_indices(torch.tensor(rows))
+    return branch
 
 
 def _padded(inputs: Sequence[Ids], device: torch.device) -> Int[Tensor, "n t"]:
     """Ids padded on the right; causal attention keeps real tokens from seeing the padding."""
     width = max(map(len, inputs))
     return torch.tensor([(*ids, *(0,) * (width - len(ids))) for ids in inputs], device=device)
-
-
-def _until(row: Sequence[int], ends: set[int]) -> list[int]:
-    """The row up to the first end-of-text token."""
-    return list(row[: next((index for index, token in enumerate(row) if token in ends), len(row))])
 
 
 def _wide(weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:

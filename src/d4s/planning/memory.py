@@ -14,7 +14,7 @@ from d4s.planning.needs import MIB, MOVABLE, Bytes, Number
 from d4s.planning.shape import BYTES, Shape
 
 LIGHT, WITH_TORCH, WITH_TABLES, WITH_TASKS, WITH_CUDA = 165 * MIB, 470 * MIB, 510 * MIB, 540 * MIB, 2500 * MIB
-ON_HOST, ON_DEVICE = 1024, 16_384  # tokens per pass, as in d4s.models.views
+ON_HOST, ON_DEVICE = 512, 16_384  # tokens per pass, as in d4s.models.views
 LOGITS = 2**26  # entries per chunk, as there
 ACTIVATIONS = 2**28  # entries per pass of targets, as in d4s.editors.targets
 BLOCK = 50  # requests per block of targets
