@@ -11,7 +11,7 @@ stopping on its own. At the original weights the `targets` stage does this in bl
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -35,6 +35,8 @@ from d4s.schemas import FACTS
 
 log = logging.getLogger(__name__)
 ACTIVATIONS_PER_PASS = 2**28
+WIDENING = 1.25  # of the first request of a pass by a later one: each is filled up to the last
+CROWDED = 0.85  # share of a pass's requests that still move, below which the others are left out
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
@@ -58,8 +60,8 @@ class Problem:
     """A batch of requests laid out for the loss: a row per request, its wordings one after another, then its essence prompt.
 
     Target tokens are listed flat: the wording that each follows (counted over all requests), its id, and its weight in the
-    wording's mean. `row` and `place` say where each is predicted, and after them where each essence prompt's lookup token
-    stands. `before` are the log-probabilities at the essence prompts without a shift.
+    wording's mean. `row` is the request of each, and after them each request, for its essence prompt; `place` where in the row
+    that is predicted or looked up. `before` are the log-probabilities at the essence prompts without a shift.
     """
 
     settings: TargetSettings
@@ -75,9 +77,8 @@ class Problem:
     def evaluate(self, shift: Float[Tensor, "b parts d"]) -> tuple[Evaluation, Float[Tensor, "b vocab"]]:
         """Loss and probabilities at a shift per request, and the log-probabilities at the essence prompts."""
         count, predicted, model = len(shift), len(self.token), self.again.model
-        hidden = self.again.run(shift)
-        read = hidden[self.row.to(hidden.device), self.place.to(hidden.device)]
-        likely = model.unembed(model.final_norm(read)).to(shift).log_softmax(-1)
+        read = self.row * self.again.hidden.shape[1] + self.place
+        likely = model.unembed(model.final_norm(self.again.run(shift, read))).to(shift).log_softmax(-1)
         token, present = likely[:predicted].gather(1, self.token[:, None])[:, 0], likely[predicted:]
         before = present.detach() if self.before is None else self.before
         divergence = (present.exp() * (present - before)).sum(-1)
@@ -137,7 +138,7 @@ def problem(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSe
     precision = torch.promote_types(model.dtype, torch.float32)
     lookups, lengths = torch.tensor([[text.lookup for text in texts], [len(text) for text in ids]], device=model.device)
     open_restart = restart_within if settings.hook == "mlp_and_attention" else restart
-    again, seen = open_restart(model, padded(ids, model.device), lookups, lengths, settings.layer, each)
+    again, seen = open_restart(model, padded(ids, model.device), lookups, lengths, settings.layer, together=each)
     device = seen.block.device
     parts = {"block_output": [seen.block], "mlp_output": [seen.mlp], "mlp_and_attention": [seen.mlp, seen.attention]}[settings.hook]
     hidden = torch.stack([part[::each].to(precision) for part in parts], 1)
@@ -177,13 +178,30 @@ class Shifts:
 
 
 def optimise(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSettings) -> Targets:
-    """Targets of a batch of requests on the model as it is now, in as many passes as its activations ask for."""
-    wordings = sum(len(one.wordings) + 1 for one in batch)
+    """Targets of a batch of requests on the model as it is now, in as many passes as its activations ask for.
+
+    Requests of similar length share a pass, so that little of it is filler.
+    """
+    taken_up = [sum(len(wording.teacher_forced) - wording.lookup for wording in one.wordings) + 1 for one in batch]
+    order = sorted(range(len(batch)), key=taken_up.__getitem__)
+    parts = [_optimise(model, [batch[number] for number in some], settings) for some in _passes(model, batch, order, taken_up)]
+    if len(batch) == 1:
+        return parts[0]
+    return Targets.joined(parts)[torch.tensor(order).argsort()]
+
+
+def _passes(model: LanguageModel, batch: Sequence[Rewriting], order: Sequence[int], taken_up: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of requests, in an order of rising length, that are optimised together."""
     longest = max(len(wording.teacher_forced) for one in batch for wording in one.wordings)
-    activations = wordings / len(batch) * longest * model.d_out(0) * model.n_layers
+    activations = (len(batch[0].wordings) + 1) * longest * model.d_out(0) * model.n_layers
     size = max(1, int(ACTIVATIONS_PER_PASS / activations))
-    parts = [_optimise(model, batch[start : start + size], settings) for start in range(0, len(batch), size)]
-    return parts[0] if len(parts) == 1 else Targets.joined(parts)
+    some: list[int] = []
+    for number in order:
+        if some and (len(some) == size or taken_up[number] > WIDENING * taken_up[some[0]]):
+            yield some
+            some = []
+        some.append(number)
+    yield some
 
 
 def _optimise(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSettings) -> Targets:
@@ -194,7 +212,7 @@ def _optimise(model: LanguageModel, batch: Sequence[Rewriting], settings: Target
     settled_for = torch.zeros(len(batch), dtype=torch.long, device=moving.device)
     probability_before, probability_after, steps = (start.hidden.new_zeros(len(batch)) for _ in range(3))
     for step in range(1, settings.steps + 1):
-        if 2 * int(going[moving].sum()) <= len(moving):
+        if int(going[moving].sum()) <= CROWDED * len(moving):
             laid_out, moving = laid_out.select(going[moving]), moving[going[moving]]
         shift = shifts.value[moving].requires_grad_()
         found, essence = laid_out.evaluate(shift)

@@ -2,12 +2,13 @@
 
 A vector added at the lookup token changes nothing before it. So the pass runs once; what follows is the later blocks
 over the tokens from the lookup token on, called with the very arguments that the model itself used, with the keys and
-values of earlier tokens frozen. Rows start at different tokens, so arguments with a position are gathered row by row.
+values of earlier tokens frozen. Texts start at different tokens, so arguments with a position are gathered token by token;
+those of one request lie in one row, where no token sees another text, and only the request's length is filled up.
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -57,26 +58,29 @@ class Restart:
 
     shifts_within: bool = False
 
-    def run(self, shift: Float[Tensor, "n parts d"]) -> Float[Tensor, "n s d"]:
+    def run(self, shift: Float[Tensor, "n parts d"], read: Int[Tensor, " k"] | None = None) -> Float[Tensor, "..."]:
         """The last block's output when vectors are added at the lookup tokens of each row's texts.
 
         They go to the hidden state, or, where the pass starts below the block that is shifted, to what that block's MLP
-        and attention put out.
+        and attention put out. With `read`, numbers of tokens counted through the rows, the output at these alone.
         """
         shift = shift.to(self.hidden.dtype)
         if not self.shifts_within:
-            return self._later(torch.addcmul(self.hidden, self.first, shift.to(self.hidden.device)))
+            return self.onward(torch.addcmul(self.hidden, self.first, shift.to(self.hidden.device)), read)
         block = self.layer + 1
         with ExitStack() as stack:
             for part, module in enumerate((self.model.mlp_out(block), self.model.attention(block))):
                 stack.callback(module.register_forward_hook(partial(_add_first, self.first, shift[:, part : part + 1])).remove)
-            return self._later(self.hidden)
+            return self.onward(self.hidden, read)
 
-    def _later(self, hidden: Float[Tensor, "n s d"]) -> Float[Tensor, "n s d"]:
-        """The later blocks."""
-        for later in range(self.layer + 1, self.model.n_layers):
-            hidden = self.through(later, hidden)
-        return hidden
+    def onward(self, hidden: Float[Tensor, "n s d"], read: Int[Tensor, " k"] | None = None) -> Float[Tensor, "..."]:
+        """The last block's output where other hidden states enter the later blocks; with `read` as in `run`."""
+        last = self.model.n_layers - 1
+        is_shifted_there = self.shifts_within and self.layer + 1 == last
+        with _mlp_only_at(self.model.mlp(last), read, hidden.shape) if read is not None and not is_shifted_there else nullcontext():
+            for later in range(self.layer + 1, self.model.n_layers):
+                hidden = self.through(later, hidden)
+        return hidden if read is None else hidden.flatten(0, 1).index_select(0, read.to(hidden.device))
 
     def through(self, later: int, hidden: Float[Tensor, "m s d"]) -> Float[Tensor, "m s d"]:
         """One later block, of as many rows as this has, or of any number where this has a single one."""
@@ -107,6 +111,25 @@ class Seen:
     attention: Float[Tensor, "n d"]
 
 
+@contextmanager
+def _mlp_only_at(mlp: nn.Module, read: Int[Tensor, " k"], shape: torch.Size) -> Iterator[None]:
+    """Run an MLP, which works token by token, for some tokens alone; elsewhere its output is zero, for nobody reads it."""
+
+    def narrow(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> tuple[tuple[Tensor], dict[str, Tensor]]:
+        (whole,) = (*args, *kwargs.values())
+        return (whole.flatten(0, 1).index_select(0, read.to(whole.device))[None],), {}
+
+    def widen(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return (
+            output.new_zeros(shape[0] * shape[1], output.shape[-1]).index_copy(0, read.to(output.device), output[0]).unflatten(0, shape[:2])
+        )
+
+    with ExitStack() as stack:
+        stack.callback(mlp.register_forward_pre_hook(narrow, with_kwargs=True).remove)
+        stack.callback(mlp.register_forward_hook(widen).remove)
+        yield
+
+
 def _add_first(first: Float[Tensor, "n s 1"], shift: Float[Tensor, "n 1 d"], _module: nn.Module, _args: Any, output: Any) -> Any:
     """The output of a module with a vector added at the lookup tokens."""
     whole = output[0] if isinstance(output, tuple) else output
@@ -115,16 +138,28 @@ def _add_first(first: Float[Tensor, "n s 1"], shift: Float[Tensor, "n 1 d"], _mo
 
 
 def restart_within(
-    model: LanguageModel, ids: Int[Tensor, "n t"], lookups: Int[Tensor, " n"], lengths: Int[Tensor, " n"], layer: int, together: int = 1
+    model: LanguageModel,
+    ids: Int[Tensor, "n t"],
+    lookups: Int[Tensor, " n"],
+    lengths: Int[Tensor, " n"],
+    layer: int,
+    *,
+    together: int = 1,
 ) -> tuple[Restart, Seen]:
     """As `restart`, but taken up before the block, so that its MLP's and its attention's output can be shifted apart."""
     with trace({"block": model.block(layer), "mlp": model.mlp_out(layer), "attention": model.attention(layer)}) as found:
-        again = _taken_up(model, ids, lookups, lengths, layer - 1, together)
+        again = _taken_up(model, ids, lookups, lengths, layer - 1, together=together)
     return replace(again, shifts_within=True), Seen(*(_at(found.outputs[name], lookups) for name in ("block", "mlp", "attention")))
 
 
 def restart(
-    model: LanguageModel, ids: Int[Tensor, "n t"], lookups: Int[Tensor, " n"], lengths: Int[Tensor, " n"], layer: int, together: int = 1
+    model: LanguageModel,
+    ids: Int[Tensor, "n t"],
+    lookups: Int[Tensor, " n"],
+    lengths: Int[Tensor, " n"],
+    layer: int,
+    *,
+    together: int = 1,
 ) -> tuple[Restart, Seen]:
     """The pass over texts (padded on the right), to be taken up after a block; and that block's outputs at the lookup tokens.
 
@@ -134,14 +169,20 @@ def restart(
         ValueError: if a text is longer than the window that some of the network's blocks attend to.
     """
     with trace({"block": model.block(layer), "mlp": model.mlp_out(layer)}) as found:
-        again = _taken_up(model, ids, lookups, lengths, layer, together)
+        again = _taken_up(model, ids, lookups, lengths, layer, together=together)
     block, mlp = (_at(found.outputs[name], lookups) for name in ("block", "mlp"))
     return again, Seen(block, mlp, torch.zeros_like(mlp))
 
 
 @torch.no_grad()
 def _taken_up(
-    model: LanguageModel, ids: Int[Tensor, "n t"], lookups: Int[Tensor, " n"], lengths: Int[Tensor, " n"], layer: int, together: int
+    model: LanguageModel,
+    ids: Int[Tensor, "n t"],
+    lookups: Int[Tensor, " n"],
+    lengths: Int[Tensor, " n"],
+    layer: int,
+    *,
+    together: int,
 ) -> Restart:
     """The pass to be taken up after a block, or before all of them (layer -1).
 
@@ -167,7 +208,9 @@ def _taken_up(
     for named in arguments.values():
         named.pop(name_of_cache, None)
     stored: list[Any] = cache.layers
-    kept = {later: (_before(stored[later].keys, earlier), _before(stored[later].values, earlier)) for later in range(layer + 1, model.n_layers)}
+    kept = {
+        later: (_before(stored[later].keys, earlier), _before(stored[later].values, earlier)) for later in range(layer + 1, model.n_layers)
+    }
     is_first = (present.place == lookups[present.text]) & (present.text >= 0)
     starts = is_first.nonzero()[:, 1].view(len(hidden), together)
     return Restart(model, layer, hidden, is_first[..., None].to(hidden), starts, arguments, name_of_cache, kept)

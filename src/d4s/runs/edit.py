@@ -165,7 +165,7 @@ class Run:
             rows += [[*cells, quantity, layer, value] for quantity, layer, value in found.values]
             if live is not None:
                 exam = next(exam for ids, exam in exams if fact.fact_id in ids)
-                means = exam.means(live, [fact.fact_id])[fact.fact_id]
+                means = exam.means(live, [fact.fact_id], IMMEDIATE).get(fact.fact_id, {})
                 rows += [[*cells, metric, None, means[metric]] for metric in IMMEDIATE if metric in means]
         self.ledger.record(session, len(batch), {"rows": rows})
         if self.editor.kind == "dense" and self.ledger.length in self.lengths:
