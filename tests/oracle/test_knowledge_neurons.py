@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from d4s.editors import knowledge_neurons
 from d4s.editors.knowledge_neurons import KnowledgeNeuronsEditor, NoOriginalAnswer, attributions, deltas_of
 from d4s.editors.protocol import Diverged, Prepared
 from d4s.editors.settings import KnowledgeNeurons, resolve
@@ -79,7 +80,7 @@ def plain_edit(model: LanguageModel, request: EditRequest, settings: KnowledgeNe
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["one token", "several tokens"])
-@pytest.mark.parametrize("family", ["gpt2", "gptj", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "llama", "gemma2"])
 def test_attributions_are_those_of_one_neuron_at_a_time(tiny_model, family: str, several: bool) -> None:
     model, request = small(tiny_model, family, several), requests_of(2)[1]
     prompt, answer = encode_pair(model, request.prompt, request.target_true)
@@ -88,6 +89,30 @@ def test_attributions_are_those_of_one_neuron_at_a_time(tiny_model, family: str,
     for steps in (STEPS, 1) if family == "gpt2" else (STEPS,):
         found, expected = attributions(model, prompt, answer, steps), plain_attributions(model, prompt, answer, steps)
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9 * float(expected.abs().max()))
+
+
+def test_layers_in_one_pass_are_attributed_as_one_by_one(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, request = tiny_model("gptj", dtype=torch.float64, layers=4, mlp_width=12), requests_of(2)[1]
+    prompt, answer = encode_pair(model, request.prompt, request.target_true)
+    together = attributions(model, prompt, [*answer, *answer], STEPS)
+    monkeypatch.setattr(knowledge_neurons, "TOKENS_AT_ONCE", 2 * STEPS * 2)
+    by_twos = attributions(model, prompt, [*answer, *answer], STEPS)
+    monkeypatch.setattr(knowledge_neurons, "TOKENS_AT_ONCE", 1)
+    for found in (by_twos, attributions(model, prompt, [*answer, *answer], STEPS)):
+        torch.testing.assert_close(found, together, rtol=1e-9, atol=1e-12 * float(together.abs().max()))
+
+
+def test_attributions_run_the_network_once_and_then_each_block_once(tiny_model) -> None:
+    model, request, calls = tiny_model(layers=4), requests_of(1)[0], []
+    prompt, answer = encode_pair(model, request.prompt, request.target_true)
+    handles = [
+        model.block(layer).register_forward_pre_hook(lambda _module, args, layer=layer: calls.append((layer, len(args[0]))))
+        for layer in range(model.n_layers)
+    ]
+    attributions(model, prompt, answer, STEPS)
+    for handle in handles:
+        handle.remove()
+    assert calls == [(0, 1), (1, 1), (2, 1), (3, 1), (1, STEPS), (2, 2 * STEPS), (3, 3 * STEPS)]
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["one token", "several tokens"])

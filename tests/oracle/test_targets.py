@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from d4s.editors import targets
 from d4s.editors.parts import TargetSettings
+from d4s.editors.prompts import Rewriting, padded
 from d4s.editors.targets import optimise
-from d4s.models.restart import restart
+from d4s.models.restart import restart, restart_within
 from tests.oracle.plain import requests_of, rewritings_of, target_of
 from tests.tiny import bpe_tokenizer
 
@@ -78,3 +82,63 @@ def test_a_restarted_pass_is_the_whole_pass(tiny_model) -> None:
     for row, text in enumerate(texts):
         whole = model.network.base_model(input_ids=torch.tensor([text])).last_hidden_state[0, int(lookups[row]) :]
         torch.testing.assert_close(after[row, : len(whole)], whole, rtol=1e-10, atol=1e-10)
+
+
+def mixed(model, count: int) -> list[Rewriting]:
+    """Requests whose subjects stand at the beginning, in the middle and at the end of long and short prompts."""
+    templates = ("{} lives in the old town of", "The home of {} is", "You and I has an old home in the town of {}")
+    requests = [
+        replace(one, template=templates[n % 3], prompt=templates[n % 3].replace("{}", one.subject))
+        for n, one in enumerate(requests_of(count))
+    ]
+    return rewritings_of(model, requests)
+
+
+def test_requests_of_all_lengths_keep_their_order_and_little_filler_runs(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, settings, widths = tiny_model(dtype=torch.float64), settings_with(steps=4, stop_probability=None), []
+    batch = mixed(model, 9)
+    laid_out = targets.problem
+
+    def watched(model, some, settings):
+        found = laid_out(model, some, settings)
+        widths.append((found[0].again.hidden.shape[:2], [sum(len(w.teacher_forced) - w.lookup for w in one.wordings) + 1 for one in some]))
+        return found
+
+    monkeypatch.setattr(targets, "problem", watched)
+    found = optimise(model, batch, settings)
+    for number, one in enumerate(batch):
+        expected = target_of(model, one, settings)
+        torch.testing.assert_close(found.hidden_shift[number], expected["hidden_shift"], rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(found.hidden[number], expected["hidden"], rtol=1e-8, atol=1e-8)
+    assert len(widths) > 1 and sum(len(real) for _, real in widths) == 9
+    for (rows, width), real in widths:
+        assert width == max(real) <= targets.WIDENING * min(real) and rows == len(real)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reading_some_tokens_gives_what_reading_all_gives(tiny_model, family: str) -> None:
+    model = tiny_model(family, dtype=torch.float64)
+    texts = [wording.ids for one in mixed(model, 3) for wording in one.wordings]
+    lookups = torch.tensor([wording.lookup for one in mixed(model, 3) for wording in one.wordings])
+    ids, lengths = padded(texts, model.device), torch.tensor([len(text) for text in texts])
+    for take_up, layer, parts in ((restart, 0, 1), (restart, 2, 1), (restart_within, 1, 2), (restart_within, 2, 2)):
+        again, _ = take_up(model, ids, lookups, lengths, layer, together=3)
+        shift = torch.randn(3, parts, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        whole, read = again.run(shift), torch.tensor([0, 3, again.hidden.shape[1] + 1])
+        torch.testing.assert_close(again.run(shift, read), whole.flatten(0, 1)[read], rtol=1e-10, atol=1e-10)
+        rows = torch.tensor([2, 0])
+        torch.testing.assert_close(again.select(rows).run(shift[rows]), whole[rows], rtol=1e-10, atol=1e-10)
+
+
+def test_texts_of_one_row_do_not_see_each_other(tiny_model) -> None:
+    model = tiny_model("qwen2", dtype=torch.float64)
+    wordings = [wording for one in mixed(model, 2) for wording in one.wordings]
+    ids = padded([wording.ids for wording in wordings], model.device)
+    lookups, lengths = (torch.tensor([at(w) for w in wordings]) for at in (lambda w: w.lookup, lambda w: len(w.ids)))
+    alone, _ = restart(model, ids, lookups, lengths, 0)
+    packed, _ = restart(model, ids, lookups, lengths, 0, together=3)
+    shift = torch.randn(2, 1, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    apart, together = alone.run(shift.repeat_interleave(3, 0)), packed.run(shift)
+    for number, wording in enumerate(wordings):
+        row, start, count = number // 3, int(packed.starts[number // 3, number % 3]), len(wording.ids) - wording.lookup
+        torch.testing.assert_close(together[row, start : start + count], apart[number, :count], rtol=1e-10, atol=1e-10)

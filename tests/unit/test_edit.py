@@ -126,7 +126,7 @@ def test_immediate_scores_are_those_of_the_model_right_after_the_edit(inputs: di
         with editor.edited(model, stage.load_prepared(inputs, job.settings.editor), state) as view:
             expected = exam.means(view, [fact.fact_id])[fact.fact_id]
         found = log[(log["step"] == request.step) & log["quantity"].isin(IMMEDIATE)].set_index("quantity")["value"]
-        assert found.to_dict() == pytest.approx({name: expected[name] for name in found.index})
+        assert found.to_dict() == pytest.approx({name: expected[name] for name in IMMEDIATE})
 
 
 def test_the_unedited_model_is_not_asked_where_its_baseline_is(

@@ -54,7 +54,7 @@ def plainly(model, settings: FineTune, request) -> torch.Tensor:
     return weight.detach()
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
 @pytest.mark.parametrize("objective", ["target", "prompt_last"])
 @pytest.mark.parametrize("bound", [None, 5e-3])
 def test_a_sequence_equals_the_plain_loop(tiny_model, family: str, objective: str, bound: float | None) -> None:

@@ -222,7 +222,7 @@ def test_padding_on_the_left_gives_what_padding_on_the_right_gives(tiny_model, f
     assert results["left"][0].argmax() == target[0]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gptj", "llama"])
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "llama", "gemma2"])
 def test_a_value_of_several_tokens_is_what_a_plain_loop_learns(tiny_model, family: str) -> None:
     model = tiny_model(family, dtype=torch.float64, tokenizer=bpe_tokenizer(), positions=96)
     one, settings = requests_of(8)[0], SETTINGS.model_copy(update={"steps": 6, "lr": 0.1})

@@ -197,5 +197,26 @@ def test_means_are_those_of_the_rows(tiny_model, tiny_facts):
     assert {(fact, metric): value for fact, by in found.items() for metric, value in by.items()} == pytest.approx(expected.to_dict())
 
 
+def test_means_of_some_metrics_ask_for_these_alone(tiny_model, tiny_facts):
+    facts, view = tiny_facts(3), LiveModel(tiny_model())
+    exam = Exam(view, facts, probes_per_fact=3, max_new_tokens=0)
+    names = [fact.fact_id for fact in facts]
+    metrics = ("efficacy_score", "paraphrase_accuracy", "locality_accuracy", "neighborhood_generated")
+    whole, asked = exam.means(view, names), []
+
+    class Asked(LiveModel):
+        def score(self, prompts, targets):
+            asked.extend(zip(prompts, targets, strict=True))
+            return super().score(prompts, targets)
+
+    found = exam.means(Asked(view.model), names, metrics)
+    assert found == {fact: {name: pytest.approx(by[name]) for name in metrics if name in by} for fact, by in whole.items()}
+    rivals = {(fact.prompt, fact.target_true) for fact in facts}
+    paraphrases = {(prompt, fact.target_new) for fact in facts for prompt in fact.paraphrases}
+    assert rivals | paraphrases <= {*asked}
+    assert not {(prompt, fact.target_true) for fact in facts for prompt in fact.paraphrases} & {*asked}
+    assert not {prompt for fact in facts for prompt in (chain.prompt for chain in fact.portability)} & {prompt for prompt, _ in asked}
+
+
 def test_asking_nothing_is_nothing():
     assert ask(BEFORE, [], 12) == []

@@ -8,9 +8,10 @@ from its value at the start of this edit, so a sequence may drift without bound.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from d4s.editors.prompts import check_length, padded
@@ -20,9 +21,57 @@ from d4s.editors.states import DenseState
 from d4s.editors.weights import changed
 from d4s.metrics.norms import l1_per_element
 from d4s.models.language_model import LanguageModel
+from d4s.models.restart import Restart, restart
 from d4s.models.tokens import Pair, encode_pairs
+from d4s.models.trace import trace
 from d4s.models.views import LiveModel
 from d4s.requests.draw import EditRequest
+
+
+@dataclass(frozen=True, slots=True)
+class _Tuned:
+    """A batch of requests laid out for the loss as a function of one weight: what lies before it has run once.
+
+    `keys` enter the weight at every token, `output` is what its module gave there, `before` the weight alone. `read` says where
+    each target token is predicted, counted through the rows, and `share` is its weight in the loss.
+    """
+
+    again: Restart
+    keys: Float[Tensor, "n s d_in"]
+    output: Float[Tensor, "n s d_out"]
+    before: Float[Tensor, "n s d_out"]
+    read: Int[Tensor, " t"]
+    token: Int[Tensor, " t"]
+    share: Float[Tensor, " t"]
+
+    @classmethod
+    def of(cls, model: LanguageModel, pairs: Sequence[Pair], settings: FineTune) -> "_Tuned":
+        """Prompts with their target ids, run through the model as it is."""
+        per_token, layer = settings.objective == "target", settings.layer
+        texts = [[*prompt, *target[:-1]] if per_token else prompt for prompt, target in pairs]
+        ids = padded(texts, model.device)
+        lengths = torch.full((len(texts),), ids.shape[1], device=model.device)
+        with trace({layer: model.mlp_out(layer)}) as found:
+            again, _ = restart(model, ids, torch.zeros_like(lengths), lengths, layer)
+        keys, output = found.inputs[layer], found.outputs[layer]
+        places = [
+            (row * ids.shape[1] + len(prompt) - 1 + (offset if per_token else 0), token)
+            for row, (prompt, target) in enumerate(pairs)
+            for offset, token in enumerate(target)
+        ]
+        read, token = torch.tensor(places, device=keys.device).unbind(1)
+        precision = torch.promote_types(model.dtype, torch.float32)
+        share = torch.tensor([1.0 / len(target) / len(pairs) for _, target in pairs for _ in target], dtype=precision, device=keys.device)
+        with torch.no_grad():
+            before = keys @ model.weight(layer).mT
+        return cls(again, keys, output, before, read, token, share)
+
+    def loss(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, ""]:
+        """Mean over requests of the mean negative log-probability of the target's tokens."""
+        model, layer = self.again.model, self.again.layer
+        change = model.passed_on(layer, self.output, self.keys @ weight.mT - self.before)
+        likely = model.unembed(model.final_norm(self.again.onward(self.again.hidden + change, self.read))).to(self.share).log_softmax(-1)
+        return -(likely.gather(1, self.token[:, None])[:, 0] * self.share).sum()
 
 
 class FineTuneSession:
@@ -46,18 +95,20 @@ class FineTuneSession:
         pairs = encode_pairs(self._model, [request.prompt for request in batch], [request.target for request in batch])
         for request, (prompt, target) in zip(batch, pairs, strict=True):
             check_length(self._model, request, len(prompt) + len(target) - 1)
-        start = self._master.clone()
-        adam = torch.optim.Adam([self._master], lr=self._settings.lr)
+        start, tuned = self._master.clone(), _Tuned.of(self._model, pairs, self._settings)
+        adam = torch.optim.Adam([self._master], lr=self._settings.lr, fused=True)
         losses: list[float] = []
-        with self._differentiable():
-            for _ in range(self._settings.steps):
-                loss = self._loss(pairs)
-                losses.append(float(loss.detach()))
-                if losses[-1] < self._settings.stop_loss:
-                    break
-                self._update(adam, loss, start)
-            else:
-                losses.append(float(self._loss(pairs).detach()))
+        for _ in range(self._settings.steps):
+            weight = self._master.detach().to(self._model.dtype).requires_grad_()
+            loss = tuned.loss(weight)
+            losses.append(float(loss.detach()))
+            if losses[-1] < self._settings.stop_loss:
+                break
+            (gradient,) = torch.autograd.grad(loss, weight)
+            self._update(adam, gradient, start)
+        else:
+            losses.append(float(tuned.loss(self._master.to(self._model.dtype))))
+        self._model.set_weight(self._settings.layer, self._master)
         if not all(abs(value) < float("inf") for value in losses):
             raise Diverged(f"the loss of fine-tuning is not finite: {losses[-1]}")
         return StepLog(tuple(self._numbers(losses)))
@@ -70,40 +121,13 @@ class FineTuneSession:
         """The model as edited so far."""
         return LiveModel(self._model, {self._settings.layer: self._original})
 
-    @contextmanager
-    def _differentiable(self) -> Iterator[None]:
-        parameter = self._model.parameter(self._settings.layer)
-        parameter.requires_grad_(True)
-        try:
-            yield
-        finally:
-            parameter.requires_grad_(False)
-
-    def _update(self, adam: torch.optim.Adam, loss: Float[Tensor, ""], start: Float[Tensor, "d_out d_in"]) -> None:
-        """One step of Adam on the master, its clamp, and the network's copy."""
-        (gradient,) = torch.autograd.grad(loss, self._model.parameter(self._settings.layer))
-        oriented = gradient.mT if self._model.adapter.weight_layout == "in_out" else gradient
-        self._master.grad = oriented.to(self._master.dtype).contiguous()
+    def _update(self, adam: torch.optim.Adam, gradient: Float[Tensor, "d_out d_in"], start: Float[Tensor, "d_out d_in"]) -> None:
+        """One step of Adam on the master, and its clamp."""
+        self._master.grad = gradient.to(self._master.dtype).contiguous()
         adam.step()
         bound = self._settings.bound
         if bound is not None:
             self._master.clamp_(start - bound, start + bound)
-        self._model.set_weight(self._settings.layer, self._master)
-
-    def _loss(self, pairs: Sequence[Pair]) -> Float[Tensor, ""]:
-        """Mean over requests of the mean negative log-probability of the target's tokens."""
-        model, per_token = self._model, self._settings.objective == "target"
-        texts = [[*prompt, *target[:-1]] if per_token else prompt for prompt, target in pairs]
-        hidden = model.network.base_model(input_ids=padded(texts, model.device), use_cache=False).last_hidden_state
-        places = [
-            (row, len(prompt) - 1 + (offset if per_token else 0), token, 1.0 / len(target) / len(pairs))
-            for row, (prompt, target) in enumerate(pairs)
-            for offset, token in enumerate(target)
-        ]
-        row, place, token = (torch.tensor(column, device=hidden.device) for column in list(zip(*places, strict=True))[:3])
-        likely = model.unembed(hidden[row, place]).to(self._master.dtype).log_softmax(-1)
-        weight = torch.tensor([entry[3] for entry in places], dtype=likely.dtype, device=likely.device)
-        return -(likely.gather(1, token.to(likely.device)[:, None])[:, 0] * weight).sum()
 
     def _numbers(self, losses: Sequence[float]) -> Iterator[tuple[str, int | None, float]]:
         layer = self._settings.layer

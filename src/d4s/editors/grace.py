@@ -19,7 +19,7 @@ became `split_radius`. Entries are known by their keys, so rows can be taken out
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -27,11 +27,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from d4s.editors.memory_views import Codebook, MemoryModel, answering
+from d4s.editors.memory_views import Codebook, MemoryModel
 from d4s.editors.protocol import Diverged, Prepared, Row, State, StateKind, StepLog, Targets
 from d4s.editors.settings import Grace
 from d4s.editors.states import RowEditor, RowState
 from d4s.models.language_model import LanguageModel
+from d4s.models.restart import restart
 from d4s.models.tokens import encode_pair
 from d4s.models.trace import trace
 from d4s.requests.draw import EditRequest
@@ -188,29 +189,33 @@ class GraceSession:
         """The value that makes the target likely, teacher-forced, and the mean negative log-likelihoods on the way."""
         settings, device = self._settings, self._model.weight(self._settings.layer).device
         value = entry.value.to(device, copy=True).requires_grad_()
-        adam = torch.optim.Adam([value], lr=settings.lr)
+        loss_of = self._loss(prompt, target)
+        adam = torch.optim.Adam([value], lr=settings.lr, fused=True)
         losses: list[float] = []
         for step in range(settings.steps + 1):
             with torch.set_grad_enabled(step < settings.steps):
-                loss = self._loss(entry.key.to(device), value, prompt, target)
+                loss = loss_of(value)
             losses.append(float(loss.detach()))
             if step == settings.steps or losses[-1] < settings.stop_loss or not math.isfinite(losses[-1]):
                 break
-            adam.zero_grad()
-            loss.backward()
+            (value.grad,) = torch.autograd.grad(loss, value)
             adam.step()
         return value.detach(), losses
 
-    def _loss(self, key: Float[Tensor, " d_in"], value: Float[Tensor, " d_out"], prompt: list[int], target: list[int]) -> Float[Tensor, ""]:
-        """Mean negative log-likelihood of the target with a value in place of the layer's output at the last prompt token."""
-        model = self._model
-        last = torch.tensor([len(prompt) - 1], device=model.device)
-        anywhere = torch.full((1,), math.inf, dtype=torch.float64, device=key.device)
-        with answering(model, self._settings.layer, Codebook(key[None], value[None], anywhere), last):
-            ids = torch.tensor([[*prompt, *target[:-1]]], device=model.device)
-            hidden = model.network.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        likely = model.unembed(hidden[0, len(prompt) - 1 :]).to(value.dtype).log_softmax(-1)
-        return -likely.gather(1, torch.tensor(target, device=likely.device)[:, None]).mean()
+    def _loss(self, prompt: list[int], target: list[int]) -> Callable[[Float[Tensor, " d_out"]], Float[Tensor, ""]]:
+        """Mean negative log-likelihood of the target as a function of what stands for the layer's output at the last prompt token."""
+        model, layer = self._model, self._settings.layer
+        ids = torch.tensor([[*prompt, *target[:-1]]], device=model.device)
+        last, length = (torch.tensor([at], device=model.device) for at in (len(prompt) - 1, ids.shape[1]))
+        again, seen = restart(model, ids, last, length, layer)
+
+        def loss(value: Float[Tensor, " d_out"]) -> Float[Tensor, ""]:
+            change = model.passed_on(layer, seen.mlp[0], value.to(seen.mlp.dtype) - seen.mlp[0])
+            hidden = again.run(change[None, None])
+            likely = model.unembed(model.final_norm(hidden[0])).to(value.dtype).log_softmax(-1)
+            return -likely.gather(1, torch.tensor(target, device=likely.device)[:, None]).mean()
+
+        return loss
 
 
 def _drawn(request: EditRequest, like: Float[Tensor, " d_out"]) -> Float[Tensor, " d_out"]:

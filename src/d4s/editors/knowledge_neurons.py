@@ -26,14 +26,17 @@ from d4s.editors.states import RowEditor, RowState
 from d4s.editors.weights import changed, write
 from d4s.errors import D4SError
 from d4s.metrics.norms import l1_per_element
+from d4s.models.edited import Scores
 from d4s.models.language_model import LanguageModel
-from d4s.models.restart import restart_within
+from d4s.models.restart import Restart, restart
 from d4s.models.tokens import encode_pair
-from d4s.models.trace import trace
+from d4s.models.trace import Trace, trace
 from d4s.models.views import LiveModel
 from d4s.requests.draw import EditRequest
 
 Deltas = dict[int, Float64[Tensor, "d_out d_in"]]
+TOKENS_AT_ONCE = 256
+"""Tokens that one layer's steps, and those of its neighbours with them, may bring into a pass."""
 
 
 class NoOriginalAnswer(D4SError):
@@ -43,29 +46,49 @@ class NoOriginalAnswer(D4SError):
 def attributions(model: LanguageModel, prompt: Sequence[int], answer: Sequence[int], steps: int) -> Float64[Tensor, "n_layers d_in"]:
     """Integrated gradients of an answer's probability with respect to every activation at the last prompt token.
 
-    One pass per layer, the steps as its rows, over the layers and tokens that the change can reach. Probabilities are scaled
-    by the largest of a layer before they are differentiated, and back afterwards in float64, so that those of long answers
-    do not vanish.
+    One pass says what every block puts out. From there the steps of many layers run together, over the tokens that a change can
+    reach: those of a layer join behind its block. Probabilities are scaled by the largest of a layer before they are
+    differentiated, and back afterwards in float64, so that those of long answers do not vanish.
     """
-    precision = torch.promote_types(model.dtype, torch.float32)
     ids = torch.tensor([[*prompt, *answer[:-1]]], device=model.device)
     place, length = (torch.tensor([at], device=model.device) for at in (len(prompt) - 1, ids.shape[1]))
-    tokens = torch.tensor(answer, device=model.device).expand(steps, -1)[..., None]
-    scales = torch.linspace(0, 1, steps, dtype=precision, device=model.device)[:, None]
-    result = []
-    for layer in range(model.n_layers):
-        with trace({layer: model.mlp_out(layer)}) as found:
-            again, _ = restart_within(model, ids, place, length, layer)
-        activation = found.inputs[layer][0, place[0]].to(precision)
-        scaled = (scales.to(activation.device) * activation).requires_grad_()
-        shift = (scaled - activation) @ model.weight(layer).to(precision).mT
-        hidden = again.repeated(steps).run(torch.stack([shift, torch.zeros_like(shift)], dim=1))
-        likely = model.unembed(model.final_norm(hidden)).to(precision).log_softmax(-1)
-        likely = likely.gather(2, tokens.to(likely.device)).sum((1, 2))
-        largest = likely.detach().max()
-        (gradient,) = torch.autograd.grad((likely - largest).exp().sum(), scaled)
-        result.append(((activation * gradient.mean(0)).double() * largest.double().exp().to(activation.device)).to(model.device))
-    return torch.stack(result)
+    layers, size = range(model.n_layers), max(1, TOKENS_AT_ONCE // (steps * len(answer)))
+    outputs = {("out", layer): model.mlp_out(layer) for layer in layers}
+    with trace(outputs | {("block", layer): model.block(layer) for layer in layers}) as found:
+        again, _ = restart(model, ids, place, length, 0)
+    return torch.cat([_attributed(again, found, layers[first : first + size], answer, steps) for first in layers[::size]])
+
+
+def _attributed(
+    again: Restart, found: Trace[tuple[str, int]], layers: Sequence[int], answer: Sequence[int], steps: int
+) -> Float64[Tensor, "some_layers d_in"]:
+    """Attributions of neighbouring layers, differentiated in one pass back; the activations' dependence on each other left out."""
+    model, at = again.model, -len(answer)
+    precision = torch.promote_types(model.dtype, torch.float32)
+    activations: list[Tensor] = []
+    scaled: list[Tensor] = []
+    hidden = found.outputs["block", layers[0]][:0, at:]
+    for layer in range(layers[0], model.n_layers):
+        hidden = again.through(layer, hidden) if len(hidden) else hidden
+        if layer in layers:
+            activations.append(found.inputs["out", layer][0, at].to(precision))
+            scales = torch.linspace(0, 1, steps, dtype=precision, device=activations[-1].device)[:, None]
+            scaled.append((scales * activations[-1]).requires_grad_())
+            change = (scaled[-1] - activations[-1]) @ model.weight(layer).to(precision).mT
+            change = model.passed_on(layer, found.outputs["out", layer][0, at].to(precision), change)
+            block = found.outputs["block", layer][:, at:].expand(steps, -1, -1)
+            begun = torch.cat([block[:, :1] + change[:, None].to(block.dtype), block[:, 1:]], dim=1)
+            hidden = torch.cat([hidden.to(begun.device), begun])
+    likely = model.unembed(model.final_norm(hidden)).to(precision).log_softmax(-1)
+    likely = likely.gather(2, torch.tensor(answer, device=likely.device).expand(len(likely), -1)[..., None]).sum((1, 2)).view(-1, steps)
+    largest = likely.detach().amax(1)
+    gradients = torch.autograd.grad((likely - largest[:, None]).exp().sum(), scaled)
+    return torch.stack(
+        [
+            ((activation * gradient.mean(0)).double() * scale.to(gradient.device)).to(model.device)
+            for activation, gradient, scale in zip(activations, gradients, largest.double().exp(), strict=True)
+        ]
+    )
 
 
 def deltas_of(model: LanguageModel, rows: Sequence[Row]) -> Deltas:
@@ -111,17 +134,18 @@ class KnowledgeNeuronsSession:
             raise NoOriginalAnswer(f"request {request.request_id} has no true target, which neurons are searched for; leave the fact out")
         prompt, target = encode_pair(model, request.prompt, request.target)
         of_prompt, answer = encode_pair(model, request.prompt, request.target_true)
-        before = self._probability(prompt, target)
+        before = LiveModel(model).score_ids([(prompt, target)])
         found = attributions(model, of_prompt, answer, self._settings.steps)
         if not bool(found.isfinite().all()):
             raise Diverged("the attributions of neurons are not finite")
         neurons = (found > self._settings.threshold * found.max().clamp(min=0)).nonzero()
-        self._rows.append({"neurons": neurons.int().cpu().contiguous(), "value": self._value(prompt, target).cpu()})
+        self._rows.append({"neurons": neurons.int().cpu().contiguous(), "value": self._value(prompt, target, before).cpu()})
         for layer in _add(model, self._deltas, self._rows[-1]):
             self._originals.setdefault(layer, model.weight(layer).clone())
             self._write(layer)
             self._l1[layer] = l1_per_element(model.weight(layer))
-        numbers = {"target_probability_before": before, "target_probability_after": self._probability(prompt, target)}
+        looks = {"before": before, "after": LiveModel(model).score_ids([(prompt, target)])}
+        numbers = {f"target_probability_{name}": float((-scores.mean_nll()[0]).exp()) for name, scores in looks.items()}
         log = [(quantity, None, value) for quantity, value in {**numbers, "neurons": float(len(neurons))}.items()]
         norms = {layer: float(delta.norm()) for layer, delta in self._deltas.items()}
         by_layer = {"delta_norm": dict.fromkeys(self._l1, 0.0) | norms, "l1": self._l1}
@@ -138,20 +162,18 @@ class KnowledgeNeuronsSession:
     def _write(self, layer: int) -> None:
         write(self._model, layer, self._originals[layer], self._deltas[layer])
 
-    def _probability(self, prompt: list[int], target: list[int]) -> float:
-        """exp(mean log-probability of the target's tokens), as measured elsewhere."""
-        return float((-LiveModel(self._model).score_ids([(prompt, target)]).mean_nll()[0]).exp())
-
     @torch.no_grad()
-    def _value(self, prompt: list[int], target: list[int]) -> Float64[Tensor, " d_out"]:
-        """What is added to the value column of each neuron."""
-        ids = list(prompt)
-        for _ in target:
+    def _value(self, prompt: list[int], target: list[int], scores: Scores) -> Float64[Tensor, " d_out"]:
+        """What is added to the value column of each neuron; the scores say how far the model's own completion is the target."""
+        own = [int(token) for token in scores.predicted[0]]
+        agreed = next((place for place, pair in enumerate(zip(own, target, strict=True)) if pair[0] != pair[1]), len(target) - 1)
+        ids = prompt + own[: agreed + 1]
+        for _ in target[agreed + 1 :]:
             hidden = self._model.network.base_model(input_ids=torch.tensor([ids], device=self._model.device), use_cache=False)
             ids.append(int(self._model.unembed(hidden.last_hidden_state[0, -1]).argmax()))
         embedding = self._model.network.get_input_embeddings().get_parameter("weight").detach()
-        new, own = (embedding[torch.tensor(tokens, device=embedding.device)].double().sum(0) for tokens in (target, ids[len(prompt) :]))
-        return (2.0 if len(target) == 1 else 1.0) * (new - own)
+        new, old = (embedding[torch.tensor(tokens, device=embedding.device)].double().sum(0) for tokens in (target, ids[len(prompt) :]))
+        return (2.0 if len(target) == 1 else 1.0) * (new - old)
 
 
 class KnowledgeNeuronsEditor(RowEditor):

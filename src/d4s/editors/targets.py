@@ -11,7 +11,7 @@ stopping on its own. At the original weights the `targets` stage does this in bl
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -35,6 +35,8 @@ from d4s.schemas import FACTS
 
 log = logging.getLogger(__name__)
 ACTIVATIONS_PER_PASS = 2**28
+WIDENING = 1.25  # of the first request of a pass by a later one: each is filled up to the last
+CROWDED = 0.85  # share of a pass's requests that still move, below which the others are left out
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
@@ -55,52 +57,43 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A batch of requests laid out for the loss: rows are wordings, request by request, then the essence prompts.
+    """A batch of requests laid out for the loss: a row per request, its wordings one after another, then its essence prompt.
 
-    Target tokens are listed flat: the row and place (from the lookup token) that predicts each, its id, and its weight in
-    its request's mean. `before` are the log-probabilities at the essence prompts without a shift.
+    Target tokens are listed flat: the wording that each follows (counted over all requests), its id, and its weight in the
+    wording's mean. `row` is the request of each, and after them each request, for its essence prompt; `place` where in the row
+    that is predicted or looked up. `before` are the log-probabilities at the essence prompts without a shift.
     """
 
     settings: TargetSettings
     again: Restart
     hidden_norm: Float[Tensor, "b parts"]
-    request: Int[Tensor, " n"]
-    row: Int[Tensor, " t"]
-    place: Int[Tensor, " t"]
+    wording: Int[Tensor, " t"]
     token: Int[Tensor, " t"]
     weight: Float[Tensor, " t"]
+    row: Int[Tensor, " t+b"]
+    place: Int[Tensor, " t+b"]
     before: Float[Tensor, "b vocab"] | None = None
 
     def evaluate(self, shift: Float[Tensor, "b parts d"]) -> tuple[Evaluation, Float[Tensor, "b vocab"]]:
         """Loss and probabilities at a shift per request, and the log-probabilities at the essence prompts."""
-        count = len(shift)
-        hidden = self.again.run(shift[self.request])
-        essence, device = torch.arange(len(hidden) - count, len(hidden), device=hidden.device), hidden.device
-        read = torch.cat([hidden[self.row.to(device), self.place.to(device)], hidden[essence, 0]])
-        logits = self.again.model.unembed(self.again.model.final_norm(read))
-        likely = logits.to(shift).log_softmax(-1)
-        token, present = likely[: len(self.row), :].gather(1, self.token[:, None])[:, 0], likely[len(self.row) :]
-        of_token = self.request[self.row]
+        count, predicted, model = len(shift), len(self.token), self.again.model
+        read = self.row * self.again.hidden.shape[1] + self.place
+        likely = model.unembed(model.final_norm(self.again.run(shift, read))).to(shift).log_softmax(-1)
+        token, present = likely[:predicted].gather(1, self.token[:, None])[:, 0], likely[predicted:]
         before = present.detach() if self.before is None else self.before
         divergence = (present.exp() * (present - before)).sum(-1)
-        loss = shift.new_zeros(count).index_add(0, of_token, -token * self.weight)
-        settled = self._settled(likely[: len(self.row)].detach(), count)
+        wordings = shift.new_zeros(count * (self.again.starts.shape[1] - 1)).index_add(0, self.wording, token * self.weight)
+        loss = -wordings.view(count, -1).mean(1)
+        settled = self._settled(likely[:predicted].detach(), count)
         if self.settings.settled_weight != 1:
             loss = torch.where(settled, self.settings.settled_weight * loss, loss)
-        decay = (shift.norm(dim=2) / self.hidden_norm**2).sum(1)
+        decay = (torch.linalg.vector_norm(shift, dim=2) / self.hidden_norm**2).sum(1)
         loss = loss + self.settings.kl_weight * divergence + self.settings.weight_decay * decay
-        numbers = self._probability(token.detach(), count), self._lowest(token.detach(), count)
-        return Evaluation(loss, *numbers, divergence.detach(), settled), before
-
-    def _probability(self, likely: Float[Tensor, " t"], count: int) -> Float[Tensor, " b"]:
-        """Mean over wordings of exp(mean log-probability of the target's tokens)."""
-        rows = len(self.request) - count
-        lengths = torch.bincount(self.row, minlength=rows)
-        each = likely.new_zeros(rows).index_add(0, self.row, likely / lengths[self.row]).exp()
-        return each.view(count, -1).mean(1)
+        probability = wordings.detach().exp().view(count, -1).mean(1)
+        return Evaluation(loss, probability, self._lowest(token.detach(), count), divergence.detach(), settled), before
 
     def _lowest(self, likely: Float[Tensor, " t"], count: int) -> Float[Tensor, " b"]:
-        return likely.new_zeros(count).scatter_reduce(0, self.request[self.row], likely, "amin", include_self=False).exp()
+        return likely.new_zeros(count).scatter_reduce(0, self.row[: len(likely)], likely, "amin", include_self=False).exp()
 
     def _settled(self, likely: Float[Tensor, "t vocab"], count: int) -> Bool[Tensor, " b"]:
         """Whether every target token is the most likely one; all False where no setting asks."""
@@ -108,23 +101,23 @@ class Problem:
         if self.settings.stop_top1 is None and self.settings.settled_divergence is None and self.settings.settled_weight == 1:
             return found
         right = (likely.argmax(-1) == self.token).to(likely.dtype)
-        return likely.new_ones(count).scatter_reduce(0, self.request[self.row], right, "amin").bool()
+        return likely.new_ones(count).scatter_reduce(0, self.row[: len(right)], right, "amin").bool()
 
     def select(self, keep: Bool[Tensor, " b"]) -> "Problem":
         """The same for some of the requests."""
+        kept = keep[self.row]
+        tokens, per_request = kept[: len(self.token)], self.again.starts.shape[1] - 1
         number = keep.cumsum(0) - 1
-        rows = keep[self.request].nonzero()[:, 0]
-        new_row = keep[self.request].cumsum(0) - 1
-        tokens = keep[self.request[self.row]]
+        of_token = self.wording[tokens]
         return replace(
             self,
-            again=self.again.select(rows),
+            again=self.again.select(keep.nonzero()[:, 0]),
             hidden_norm=self.hidden_norm[keep],
-            request=number[self.request[rows]],
-            row=new_row[self.row[tokens]],
-            place=self.place[tokens],
+            wording=number[of_token // per_request] * per_request + of_token % per_request,
             token=self.token[tokens],
             weight=self.weight[tokens],
+            row=number[self.row[kept]],
+            place=self.place[kept],
             before=None if self.before is None else self.before[keep],
         )
 
@@ -139,31 +132,29 @@ class Start:
 
 def problem(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSettings) -> tuple[Problem, Start]:
     """A batch laid out for the loss, and where it starts from; runs the model up to the hooked block once."""
-    wordings = [wording for one in batch for wording in one.wordings] + [one.essence for one in batch]
-    texts = [wording.teacher_forced if wording.target else wording.upto_lookup for wording in wordings]
+    texts = [text for one in batch for text in (*one.wordings, one.essence)]
+    each = len(texts) // len(batch)
+    ids = [text.upto_lookup if number % each == each - 1 else text.teacher_forced for number, text in enumerate(texts)]
     precision = torch.promote_types(model.dtype, torch.float32)
-    lookups, lengths = torch.tensor([[wording.lookup for wording in wordings], [len(text) for text in texts]], device=model.device)
+    lookups, lengths = torch.tensor([[text.lookup for text in texts], [len(text) for text in ids]], device=model.device)
     open_restart = restart_within if settings.hook == "mlp_and_attention" else restart
-    again, seen = open_restart(model, padded(texts, model.device), lookups, lengths, settings.layer)
+    again, seen = open_restart(model, padded(ids, model.device), lookups, lengths, settings.layer, together=each)
     device = seen.block.device
-
-    def tensor(values: list[int]) -> Int[Tensor, " k"]:
-        return torch.tensor(values, device=device)
-
-    per_request = len(batch[0].wordings)
-    bare = torch.arange(len(batch), device=device) * per_request
-    mlp = seen.mlp[bare].to(precision)
     parts = {"block_output": [seen.block], "mlp_output": [seen.mlp], "mlp_and_attention": [seen.mlp, seen.attention]}[settings.hook]
-    hidden = torch.stack([part[bare].to(precision) for part in parts], 1)
+    hidden = torch.stack([part[::each].to(precision) for part in parts], 1)
+    starts = again.starts.tolist()
     flat = [
-        (row, len(wording.ids) - 1 - wording.lookup + offset, token)
-        for row, wording in enumerate(wordings)
-        for offset, token in enumerate(wording.target)
+        (row * (each - 1) + number, token, 1.0 / len(text.target), row, starts[row][number] + len(text.ids) - 1 - text.lookup + offset)
+        for row, one in enumerate(batch)
+        for number, text in enumerate(one.wordings)
+        for offset, token in enumerate(text.target)
     ]
-    row, place, token = (tensor([entry[column] for entry in flat]) for column in range(3))
-    weight = 1.0 / (per_request * torch.bincount(row)[row].to(precision))
-    requests = [number for number in range(len(batch)) for _ in range(per_request)] + list(range(len(batch)))
-    return Problem(settings, again, hidden.norm(dim=2), tensor(requests), row, place, token, weight), Start(hidden, mlp)
+    essence = [(row, places[-1]) for row, places in enumerate(starts)]
+    row, place = torch.tensor([*(entry[3:] for entry in flat), *essence], device=device).unbind(1)
+    wording, token = torch.tensor([entry[:2] for entry in flat], device=device).unbind(1)
+    weight = torch.tensor([entry[2] for entry in flat], dtype=precision, device=device)
+    laid_out = Problem(settings, again, hidden.norm(dim=2), wording, token, weight, row, place)
+    return laid_out, Start(hidden, seen.mlp[::each].to(precision))
 
 
 class Shifts:
@@ -187,13 +178,30 @@ class Shifts:
 
 
 def optimise(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSettings) -> Targets:
-    """Targets of a batch of requests on the model as it is now, in as many passes as its activations ask for."""
-    wordings = sum(len(one.wordings) + 1 for one in batch)
+    """Targets of a batch of requests on the model as it is now, in as many passes as its activations ask for.
+
+    Requests of similar length share a pass, so that little of it is filler.
+    """
+    taken_up = [sum(len(wording.teacher_forced) - wording.lookup for wording in one.wordings) + 1 for one in batch]
+    order = sorted(range(len(batch)), key=taken_up.__getitem__)
+    parts = [_optimise(model, [batch[number] for number in some], settings) for some in _passes(model, batch, order, taken_up)]
+    if len(batch) == 1:
+        return parts[0]
+    return Targets.joined(parts)[torch.tensor(order).argsort()]
+
+
+def _passes(model: LanguageModel, batch: Sequence[Rewriting], order: Sequence[int], taken_up: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of requests, in an order of rising length, that are optimised together."""
     longest = max(len(wording.teacher_forced) for one in batch for wording in one.wordings)
-    activations = wordings / len(batch) * longest * model.d_out(0) * model.n_layers
+    activations = (len(batch[0].wordings) + 1) * longest * model.d_out(0) * model.n_layers
     size = max(1, int(ACTIVATIONS_PER_PASS / activations))
-    parts = [_optimise(model, batch[start : start + size], settings) for start in range(0, len(batch), size)]
-    return parts[0] if len(parts) == 1 else Targets.joined(parts)
+    some: list[int] = []
+    for number in order:
+        if some and (len(some) == size or taken_up[number] > WIDENING * taken_up[some[0]]):
+            yield some
+            some = []
+        some.append(number)
+    yield some
 
 
 def _optimise(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSettings) -> Targets:
@@ -204,7 +212,7 @@ def _optimise(model: LanguageModel, batch: Sequence[Rewriting], settings: Target
     settled_for = torch.zeros(len(batch), dtype=torch.long, device=moving.device)
     probability_before, probability_after, steps = (start.hidden.new_zeros(len(batch)) for _ in range(3))
     for step in range(1, settings.steps + 1):
-        if 2 * int(going[moving].sum()) <= len(moving):
+        if int(going[moving].sum()) <= CROWDED * len(moving):
             laid_out, moving = laid_out.select(going[moving]), moving[going[moving]]
         shift = shifts.value[moving].requires_grad_()
         found, essence = laid_out.evaluate(shift)

@@ -18,7 +18,7 @@ probe has no answer of its own, the unedited model's free answer takes its place
 finite does not hold.
 """
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,13 +88,18 @@ class Exam:
         ]
         return scores, [self._answer(step, item, replies[item]) for item in asked if item in self.texts]
 
-    def means(self, model: EditedModel, fact_ids: Iterable[str]) -> dict[str, dict[str, float]]:
-        """Teacher-forced scores by fact and metric, averaged over prompts; for a look right after an edit."""
-        asked = [item for fact_id in fact_ids for item in self.questions[fact_id]]
+    def means(self, model: EditedModel, fact_ids: Iterable[str], metrics: Collection[str] = ()) -> dict[str, dict[str, float]]:
+        """Teacher-forced scores by fact and metric, averaged over prompts; for a look right after an edit.
+
+        With `metrics` these alone: nothing is asked that none of them is about, and no rival where none compares.
+        """
+        asked = [item for fact_id in fact_ids for item in self.questions[fact_id] if not metrics or _names(item, metrics)]
+        put = [item if not metrics or f"{item.kind}_score" in metrics else replace(item, rival=None) for item in asked]
         found: dict[str, dict[str, list[float]]] = {}
-        for item, reply in zip(asked, ask(model, asked, 0), strict=True):
+        for item, reply in zip(asked, ask(model, put, 0), strict=True):
             for metric, value in readings(item, reply, self._reference(item)).items():
-                found.setdefault(item.fact_id, {}).setdefault(metric, []).append(value)
+                if not metrics or metric in metrics:
+                    found.setdefault(item.fact_id, {}).setdefault(metric, []).append(value)
         return {fact_id: {metric: float(np.mean(values)) for metric, values in by.items()} for fact_id, by in found.items()}
 
     def _reference(self, item: Question) -> Reply | None:
@@ -125,6 +130,11 @@ def unedited_replies(unedited: EditedModel, facts: Sequence[Fact], *, probes_per
     settled = dict(zip(open_ended, texts, strict=True))
     known = [item for item in (replace(item, answer=item.answer or settled[item]) for item in items) if item.answer]
     return dict(zip(known, ask(unedited, known, max_new_tokens, whole=known), strict=True))
+
+
+def _names(question: Question, metrics: Collection[str]) -> bool:
+    """Whether one of the metrics is about a kind of question."""
+    return any(metric.startswith(f"{question.kind}_") for metric in metrics)
 
 
 def ask(model: EditedModel, questions: Sequence[Question], max_new_tokens: int, whole: Container[Question] = ()) -> list[Reply]:

@@ -2,12 +2,13 @@
 
 A vector added at the lookup token changes nothing before it. So the pass runs once; what follows is the later blocks
 over the tokens from the lookup token on, called with the very arguments that the model itself used, with the keys and
-values of earlier tokens frozen. Rows start at different tokens, so arguments with a position are gathered row by row.
+values of earlier tokens frozen. Texts start at different tokens, so arguments with a position are gathered token by token;
+those of one request lie in one row, where no token sees another text, and only the request's length is filled up.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -30,53 +31,61 @@ class FrozenKeys:
         self._earlier = earlier
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_args: Any, **_kwargs: Any) -> KeysValues:
-        """Earlier and present keys and values of a layer."""
+        """Earlier and present keys and values of a layer; those of a single row serve any number of rows."""
         earlier_keys, earlier_values = self._earlier[layer]
+        if len(earlier_keys) != len(keys):
+            earlier_keys, earlier_values = (part.expand(len(keys), -1, -1, -1) for part in (earlier_keys, earlier_values))
         return torch.cat([earlier_keys, keys], dim=-2), torch.cat([earlier_values, values], dim=-2)
 
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """The later part of a batch's forward pass, from each row's lookup token to its end.
+    """The later part of a batch's forward pass, from each text's lookup token to its end; a row holds one text or several.
 
-    `hidden` leaves the block after which it starts; `arguments` are those of each later block by name, but for the
-    hidden states and for the cache, whose name is `cache`. Blocks of one model may get different ones (Gemma 3).
+    `hidden` leaves the block after which it starts; `first` is 1 at each text's lookup token and 0 elsewhere, `starts` says
+    where in its row each text begins. `arguments` are those of each later block by name, but for the hidden states and for
+    the cache, whose name is `cache`. Blocks of one model may get different ones (Gemma 3).
     """
 
     model: LanguageModel
     layer: int
     hidden: Float[Tensor, "n s d"]
+    first: Float[Tensor, "n s 1"]
+    starts: Int[Tensor, "n texts"]
     arguments: Mapping[int, Mapping[str, Any]]
     cache: str
     earlier: Mapping[int, KeysValues]
 
     shifts_within: bool = False
 
-    def run(self, shift: Float[Tensor, "n parts d"]) -> Float[Tensor, "n s d"]:
-        """The last block's output when vectors are added at each row's lookup token.
+    def run(self, shift: Float[Tensor, "n parts d"], read: Int[Tensor, " k"] | None = None) -> Float[Tensor, "..."]:
+        """The last block's output when vectors are added at the lookup tokens of each row's texts.
 
         They go to the hidden state, or, where the pass starts below the block that is shifted, to what that block's MLP
-        and attention put out.
+        and attention put out. With `read`, numbers of tokens counted through the rows, the output at these alone.
         """
         shift = shift.to(self.hidden.dtype)
         if not self.shifts_within:
-            return self._later(torch.cat([self.hidden[:, :1] + shift, self.hidden[:, 1:]], dim=1))
+            return self.onward(torch.addcmul(self.hidden, self.first, shift.to(self.hidden.device)), read)
         block = self.layer + 1
         with ExitStack() as stack:
             for part, module in enumerate((self.model.mlp_out(block), self.model.attention(block))):
-                stack.callback(module.register_forward_hook(partial(_add_first, shift[:, part : part + 1])).remove)
-            return self._later(self.hidden)
+                stack.callback(module.register_forward_hook(partial(_add_first, self.first, shift[:, part : part + 1])).remove)
+            return self.onward(self.hidden, read)
 
-    def _later(self, hidden: Float[Tensor, "n s d"]) -> Float[Tensor, "n s d"]:
-        """The later blocks."""
-        for later in range(self.layer + 1, self.model.n_layers):
-            output = self.model.block(later)(hidden, **self.arguments[later], **{self.cache: FrozenKeys(self.earlier)})
-            hidden = output if isinstance(output, Tensor) else output[0]
-        return hidden
+    def onward(self, hidden: Float[Tensor, "n s d"], read: Int[Tensor, " k"] | None = None) -> Float[Tensor, "..."]:
+        """The last block's output where other hidden states enter the later blocks; with `read` as in `run`."""
+        last = self.model.n_layers - 1
+        is_shifted_there = self.shifts_within and self.layer + 1 == last
+        with _mlp_only_at(self.model.mlp(last), read, hidden.shape) if read is not None and not is_shifted_there else nullcontext():
+            for later in range(self.layer + 1, self.model.n_layers):
+                hidden = self.through(later, hidden)
+        return hidden if read is None else hidden.flatten(0, 1).index_select(0, read.to(hidden.device))
 
-    def repeated(self, times: int) -> "Restart":
-        """The same for one row, so many times."""
-        return self.select(torch.zeros(times, dtype=torch.long, device=self.hidden.device))
+    def through(self, later: int, hidden: Float[Tensor, "m s d"]) -> Float[Tensor, "m s d"]:
+        """One later block, of as many rows as this has, or of any number where this has a single one."""
+        output = self.model.block(later)(hidden, **self.arguments[later], **{self.cache: FrozenKeys(self.earlier)})
+        return output if isinstance(output, Tensor) else output[0]
 
     def select(self, rows: Int[Tensor, " k"]) -> "Restart":
         """The same for some of the rows."""
@@ -89,7 +98,8 @@ class Restart:
             for later, named in self.arguments.items()
         }
         earlier = {later: (_rows(keys, rows), _rows(values, rows)) for later, (keys, values) in self.earlier.items()}
-        return replace(self, hidden=_rows(self.hidden, rows), arguments=arguments, earlier=earlier)
+        hidden, first, starts = (_rows(tensor, rows) for tensor in (self.hidden, self.first, self.starts))
+        return replace(self, hidden=hidden, first=first, starts=starts, arguments=arguments, earlier=earlier)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,42 +111,83 @@ class Seen:
     attention: Float[Tensor, "n d"]
 
 
-def _add_first(shift: Float[Tensor, "n 1 d"], _module: nn.Module, _args: Any, output: Any) -> Any:
-    """The output of a module with a vector added at the first place of each row."""
-    first = output[0] if isinstance(output, tuple) else output
-    shifted = torch.cat([first[:, :1] + shift.to(first.device), first[:, 1:]], dim=1)
+@contextmanager
+def _mlp_only_at(mlp: nn.Module, read: Int[Tensor, " k"], shape: torch.Size) -> Iterator[None]:
+    """Run an MLP, which works token by token, for some tokens alone; elsewhere its output is zero, for nobody reads it."""
+
+    def narrow(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> tuple[tuple[Tensor], dict[str, Tensor]]:
+        (whole,) = (*args, *kwargs.values())
+        return (whole.flatten(0, 1).index_select(0, read.to(whole.device))[None],), {}
+
+    def widen(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return (
+            output.new_zeros(shape[0] * shape[1], output.shape[-1]).index_copy(0, read.to(output.device), output[0]).unflatten(0, shape[:2])
+        )
+
+    with ExitStack() as stack:
+        stack.callback(mlp.register_forward_pre_hook(narrow, with_kwargs=True).remove)
+        stack.callback(mlp.register_forward_hook(widen).remove)
+        yield
+
+
+def _add_first(first: Float[Tensor, "n s 1"], shift: Float[Tensor, "n 1 d"], _module: nn.Module, _args: Any, output: Any) -> Any:
+    """The output of a module with a vector added at the lookup tokens."""
+    whole = output[0] if isinstance(output, tuple) else output
+    shifted = torch.addcmul(whole, first.to(whole.device), shift.to(whole.device))
     return (shifted, *output[1:]) if isinstance(output, tuple) else shifted
 
 
 def restart_within(
-    model: LanguageModel, ids: Int[Tensor, "n t"], lookups: Int[Tensor, " n"], lengths: Int[Tensor, " n"], layer: int
+    model: LanguageModel,
+    ids: Int[Tensor, "n t"],
+    lookups: Int[Tensor, " n"],
+    lengths: Int[Tensor, " n"],
+    layer: int,
+    *,
+    together: int = 1,
 ) -> tuple[Restart, Seen]:
     """As `restart`, but taken up before the block, so that its MLP's and its attention's output can be shifted apart."""
     with trace({"block": model.block(layer), "mlp": model.mlp_out(layer), "attention": model.attention(layer)}) as found:
-        again = _taken_up(model, ids, lookups, lengths, layer - 1)
+        again = _taken_up(model, ids, lookups, lengths, layer - 1, together=together)
     return replace(again, shifts_within=True), Seen(*(_at(found.outputs[name], lookups) for name in ("block", "mlp", "attention")))
 
 
 def restart(
-    model: LanguageModel, ids: Int[Tensor, "n t"], lookups: Int[Tensor, " n"], lengths: Int[Tensor, " n"], layer: int
+    model: LanguageModel,
+    ids: Int[Tensor, "n t"],
+    lookups: Int[Tensor, " n"],
+    lengths: Int[Tensor, " n"],
+    layer: int,
+    *,
+    together: int = 1,
 ) -> tuple[Restart, Seen]:
-    """The pass over rows of ids (padded on the right), to be taken up after a block; and that block's outputs at the lookup tokens.
+    """The pass over texts (padded on the right), to be taken up after a block; and that block's outputs at the lookup tokens.
+
+    So many texts in a row lie `together` in one row of what is taken up, which spares them their padding.
 
     Raises:
-        ValueError: if a row is longer than the window that some of the network's blocks attend to.
+        ValueError: if a text is longer than the window that some of the network's blocks attend to.
     """
-    with trace({"mlp": model.mlp_out(layer)}) as found:
-        again = _taken_up(model, ids, lookups, lengths, layer)
-    mlp = _at(found.outputs["mlp"], lookups)
-    return again, Seen(again.hidden[:, 0], mlp, torch.zeros_like(mlp))
+    with trace({"block": model.block(layer), "mlp": model.mlp_out(layer)}) as found:
+        again = _taken_up(model, ids, lookups, lengths, layer, together=together)
+    block, mlp = (_at(found.outputs[name], lookups) for name in ("block", "mlp"))
+    return again, Seen(block, mlp, torch.zeros_like(mlp))
 
 
 @torch.no_grad()
-def _taken_up(model: LanguageModel, ids: Int[Tensor, "n t"], lookups: Int[Tensor, " n"], lengths: Int[Tensor, " n"], layer: int) -> Restart:
+def _taken_up(
+    model: LanguageModel,
+    ids: Int[Tensor, "n t"],
+    lookups: Int[Tensor, " n"],
+    lengths: Int[Tensor, " n"],
+    layer: int,
+    *,
+    together: int,
+) -> Restart:
     """The pass to be taken up after a block, or before all of them (layer -1).
 
     Raises:
-        ValueError: if a row is longer than the window that some of the network's blocks attend to.
+        ValueError: if a text is longer than the window that some of the network's blocks attend to.
     """
     if model.window is not None and ids.shape[1] > model.window:
         raise ValueError(
@@ -145,23 +196,25 @@ def _taken_up(model: LanguageModel, ids: Int[Tensor, "n t"], lookups: Int[Tensor
     cache = DynamicCache()
     with trace({"edge": model.block(max(layer, 0))}) as found, _calls_after(model, layer) as calls:
         model.network.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-    before, span = int(lookups.max()), torch.arange(int((lengths - lookups).max()), device=ids.device)
-    places = (lookups[:, None] + span).clamp(max=ids.shape[1] - 1)
-    hidden = _gathered((found.outputs if layer >= 0 else found.inputs)["edge"], places, ids.shape[1])
+    begin, end = lookups.tolist(), lengths.tolist()
+    present, earlier = _places(begin, end, together, ids.device), _places([0] * len(begin), begin, together, ids.device)
+    hidden = _gathered((found.outputs if layer >= 0 else found.inputs)["edge"], present, ids.shape)
     name_of_cache = next((name for named in calls.values() for name, value in named.items() if isinstance(value, Cache)), "")
-    mask = _mask(lookups, before, len(span), hidden.dtype)
+    mask = _mask(present, earlier, hidden.dtype)
     arguments = {
-        later: {name: _mapped(value, lambda tensor: _gathered(tensor, places, ids.shape[1])) for name, value in named.items()}
+        later: {name: _mapped(value, lambda tensor: _gathered(tensor, present, ids.shape)) for name, value in named.items()}
         | {"attention_mask": mask}
         for later, named in calls.items()
     }
     for named in arguments.values():
         named.pop(name_of_cache, None)
     stored: list[Any] = cache.layers
-    earlier = {
-        later: (stored[later].keys[..., :before, :], stored[later].values[..., :before, :]) for later in range(layer + 1, model.n_layers)
+    kept = {
+        later: (_before(stored[later].keys, earlier), _before(stored[later].values, earlier)) for later in range(layer + 1, model.n_layers)
     }
-    return Restart(model, layer, hidden, arguments, name_of_cache, earlier)
+    is_first = (present.place == lookups[present.text]) & (present.text >= 0)
+    starts = is_first.nonzero()[:, 1].view(len(hidden), together)
+    return Restart(model, layer, hidden, is_first[..., None].to(hidden), starts, arguments, name_of_cache, kept)
 
 
 @contextmanager
@@ -192,12 +245,35 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return change(value) if isinstance(value, Tensor) else value
 
 
-def _gathered(tensor: Tensor, places: Int[Tensor, "n s"], width: int) -> Tensor:
-    """Values at each row's own places, where a tensor has one per token (its rows may be shared)."""
-    if tensor.ndim < 2 or tensor.shape[1] != width:
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Tokens of each row, text after text: whose they are and where in it. Filler belongs to text -1."""
+
+    text: Int[Tensor, "rows s"]
+    place: Int[Tensor, "rows s"]
+
+
+def _places(begin: Sequence[int], end: Sequence[int], together: int, device: torch.device) -> _Places:
+    """The tokens of texts from a place on and before another, so many texts in each row, filled up to the widest."""
+    rows = [
+        [(text, place) for text in range(start, start + together) for place in range(begin[text], end[text])]
+        for start in range(0, len(begin), together)
+    ]
+    width = max(map(len, rows))
+    filled = torch.tensor([row + [(-1, 0)] * (width - len(row)) for row in rows], dtype=torch.long, device=device)
+    return _Places(*filled.view(len(rows), width, 2).unbind(2))
+
+
+def _gathered(tensor: Tensor, places: _Places, shape: torch.Size) -> Tensor:
+    """Values at places, where a tensor has one per token (its rows may be shared)."""
+    if tensor.ndim < 2 or tensor.shape[1] != shape[1]:
         return tensor
-    rows, places = tensor.expand(len(places), *tensor.shape[1:]), places.to(tensor.device)
-    return rows[torch.arange(len(places), device=places.device)[:, None], places]
+    return tensor.expand(shape[0], *tensor.shape[1:])[places.text.to(tensor.device), places.place.to(tensor.device)]
+
+
+def _before(tensor: Float[Tensor, "n heads t d"], places: _Places) -> Float[Tensor, "rows heads s d"]:
+    """Keys or values at places."""
+    return tensor[places.text.to(tensor.device), :, places.place.to(tensor.device)].transpose(1, 2)
 
 
 def _at(tensor: Float[Tensor, "n t d"], places: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
@@ -211,9 +287,8 @@ def _rows(tensor: Tensor, rows: Int[Tensor, " k"]) -> Tensor:
     return tensor[rows.to(tensor.device)]
 
 
-def _mask(lookups: Int[Tensor, " n"], before: int, after: int, dtype: torch.dtype) -> Float[Tensor, "n 1 s k"]:
-    """What each token from the lookup token on may see: its row's earlier tokens, and later ones up to itself."""
-    earlier = torch.arange(before, device=lookups.device) < lookups[:, None, None]
-    later = torch.ones(after, after, dtype=torch.bool, device=lookups.device).tril()
-    seen = torch.cat([earlier.expand(-1, after, -1), later.expand(len(lookups), -1, -1)], dim=2)
-    return torch.zeros(seen.shape, dtype=dtype, device=lookups.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+def _mask(present: _Places, earlier: _Places, dtype: torch.dtype) -> Float[Tensor, "rows 1 s k"]:
+    """What each token from the lookup tokens on may see: its text's earlier tokens, and later ones up to itself."""
+    text, place = (torch.cat(pair, 1) for pair in ((earlier.text, present.text), (earlier.place, present.place)))
+    seen = (text[:, None] == present.text[..., None]) & (place[:, None] <= present.place[..., None])
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]

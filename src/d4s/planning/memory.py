@@ -18,6 +18,7 @@ ON_HOST, ON_DEVICE = 512, 16_384  # tokens per pass, as in d4s.models.views
 LOGITS = 2**26  # entries per chunk, as there
 ACTIVATIONS = 2**28  # entries per pass of targets, as in d4s.editors.targets
 BLOCK = 50  # requests per block of targets
+ATTRIBUTED, ANSWER = 256, 3  # tokens that a layer's steps join, as in d4s.editors.knowledge_neurons; tokens of an original answer
 REFACTOR_EVERY = 1000  # steps between two afresh factorisations of a recursive solver, as in d4s.editors.locate_then_edit
 DOUBLE, SINGLE = 8, 4
 TASK_ANSWERS = MeasureSettings(max_new_tokens=4)  # of tasks with free answers: a quarter of their prompts
@@ -225,7 +226,10 @@ def edit(placed: Placed, editor: FamilySettings, edits: int, prompts: Prompts) -
         if editor.target.at == "current":
             passes = _largest(passes, _optimising(placed, editor.target.layer, prompts, editor.batch, parts_of(editor.target)))
     elif isinstance(editor, FineTune | Grace | KnowledgeNeurons):
-        passes = {**passes, "activations": max(passes["activations"], placed.activations(prompts.tokens) * shape.layers)}
+        tokens = prompts.tokens
+        if isinstance(editor, KnowledgeNeurons):
+            tokens = max(tokens, min(ATTRIBUTED, editor.steps * ANSWER * shape.layers))
+        passes = {**passes, "activations": max(passes["activations"], placed.activations(tokens) * shape.layers)}
     on_host = {"ledger": ledger(editor, shape, edits)}
     held = state(editor, shape, placed.item, edits)
     if not isinstance(editor, OneTimeBatch):

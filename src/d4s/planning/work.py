@@ -9,7 +9,7 @@ from dataclasses import replace
 from d4s.config import CorpusSettings, MeasureSettings
 from d4s.editors.parts import PrepareSettings, TargetSettings
 from d4s.editors.settings import FamilySettings, FineTune, Grace, KnowledgeNeurons, LocateThenEdit, OneTimeBatch, Unedited
-from d4s.planning.memory import BLOCK, Placed, Prompts, at_once
+from d4s.planning.memory import ANSWER, BLOCK, Placed, Prompts, at_once
 from d4s.planning.needs import Number, Work
 
 QUESTIONS, QUESTION_TOKENS = 9, 14
@@ -110,7 +110,8 @@ def edit(placed: Placed, editor: FamilySettings, edits: int, prompts: Prompts) -
     if isinstance(editor, FineTune | Grace):
         return found + forward(placed, prompts.tokens).times(3.0 * edits * editor.steps)
     if isinstance(editor, KnowledgeNeurons):
-        each = forward(placed, prompts.after * max(editor.steps, 1), passes=1).times(BACKWARD * placed.shape.layers / 2)
+        layers = placed.shape.layers
+        each = forward(placed, ANSWER * editor.steps * layers / 2, passes=1).times(BACKWARD) + forward(placed, prompts.tokens)
         return found + each.times(edits)
     return found
 
