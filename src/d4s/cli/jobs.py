@@ -17,7 +17,7 @@ from d4s.artifacts import Job, digest_of, sha256_of
 from d4s.cli.app import STAGES, Verbose, command, limit_threads, manifest_content, parsed
 from d4s.config import validate
 from d4s.errors import SettingsError
-from d4s.log import setup_logging
+from d4s.log import setup_logging, stage
 from d4s.studies.codes import code_digest
 from d4s.studies.graph import STORE
 from d4s.studies.verbs import ENTRIES, SETTINGS, VERBS, Verb
@@ -105,11 +105,17 @@ def _peak_rss_mb() -> float:
 
 
 def run_verb(name: str, outputs: list[Path], *, settings: str, inputs: str, code: str, verbose: bool) -> None:
-    """Make the artefact that a command line describes, and note what it cost; of a call that fails, only if it paid for answers."""
+    """Make the artefact that a command line describes."""
     setup_logging(verbose)
     limit_threads()
     job = _job(name, settings, inputs, code, outputs)
     job.folder.mkdir(parents=True, exist_ok=True)
+    with stage(outputs[0]):
+        _run(name, job)
+
+
+def _run(name: str, job: Job[Any]) -> None:
+    """Make an artefact and note what it cost; of a job that fails, only if it paid for answers."""
     run = ENTRIES.load(name)
     entered = time.time()
     try:

@@ -27,7 +27,7 @@ def benchmark(job: Job[BenchmarkJobSettings]) -> None:
     editor = build(job.settings.editor)
     prepared = load_prepared(job.inputs, job.settings.editor)
     files = _files(job)
-    for length in progress(lengths, f"benchmarks of {job.folder.name}"):
+    for length in progress(lengths, f"benchmarks of {job.folder.name}", len(lengths)):
         state = recorded_state(job.inputs["run"], length, editor)
         with editor.edited(model, prepared, state) as edited:
             rows = benchmarks(edited, files, job.settings.benchmarks, model)

@@ -43,7 +43,7 @@ def measure(job: Job[MeasureJobSettings]) -> None:
     editor = build(job.settings.editor)
     prepared = load_prepared(job.inputs, job.settings.editor)
     gauge = Gauge.of(job, model, lengths)
-    for length in progress(lengths, f"measures of {job.folder.name}"):
+    for length in progress(lengths, f"measures of {job.folder.name}", sum(lengths), weigh=float):
         state = recorded_state(job.inputs["run"], length, editor)
         with editor.edited(model, prepared, state) as edited:
             files = gauge.write(job, model, edited, length)
