@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+Number = int | float
 
 NOTES = "D4S_PROGRESS"  # the environment variable that names the folder of notes
 PAUSE = 1.0  # seconds from note to note
@@ -41,7 +42,7 @@ class _Note:
     def __init__(self, path: Path, output: Path) -> None:
         self.path, self.output, self.written, self.is_counting = path, output, 0.0, False
 
-    def write(self, first: float | None = None, share: float = 0.0, following: float = 1.0) -> None:
+    def write(self, first: Number | None = None, share: Number = 0.0, following: Number = 1.0) -> None:
         """Write the note under another name and rename it; a disk that takes none ends no job, since no result hangs on it."""
         self.written = time.monotonic()
         content = {"output": str(self.output), "host": socket.gethostname(), "pid": os.getpid()}
@@ -52,7 +53,7 @@ class _Note:
             temporary.write_text(json.dumps(content), encoding="utf-8")
             temporary.replace(self.path)
 
-    def counted(self, items: Iterable[T], total: float, done: float, weigh: Callable[[T], float]) -> Iterator[T]:
+    def counted(self, items: Iterable[T], total: Number, done: Number, weigh: Callable[[T], Number]) -> Iterator[T]:
         """Pass items through and note before each how much is done."""
         first, self.is_counting = done / total, True
         try:
@@ -87,12 +88,12 @@ def stage(output: Path) -> Iterator[None]:
             note.path.unlink(missing_ok=True)
 
 
-def _one(_: object) -> float:
-    return 1.0
+def _one(_: object) -> int:
+    return 1
 
 
 def progress(
-    items: Iterable[T], what: str, total: float | None = None, *, done: float = 0, weigh: Callable[[T], float] = _one
+    items: Iterable[T], what: str, total: Number | None = None, *, done: Number = 0, weigh: Callable[[T], Number] = _one
 ) -> Iterator[T]:
     """Pass items through, with a progress bar on stderr where that is a terminal, and a note where the stage has one.
 
@@ -108,7 +109,7 @@ def progress(
         yield from note.counted(items, total, done, weigh)
 
 
-def _drawn(items: Iterable[T], what: str, total: float | None, done: float, weigh: Callable[[T], float]) -> Iterator[T]:
+def _drawn(items: Iterable[T], what: str, total: Number | None, done: Number, weigh: Callable[[T], Number]) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import Progress
 

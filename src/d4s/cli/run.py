@@ -102,7 +102,7 @@ def _run(study: str, arguments: list[str], began: float) -> int:
     if had_all and "Nothing to be done" in log.read_text(encoding="utf-8", errors="replace"):
         typer.echo("nothing was to be done", err=True)
     report, took = (results / "report.html").resolve(), round(time.monotonic() - began)
-    typer.echo(f"report: {report} (took {took // 60} min {took % 60} s)")
+    typer.echo(f"{f'report: {report}' if report.is_file() else 'done'} (took {took // 60} min {took % 60} s)")
     return 0
 
 
@@ -149,7 +149,9 @@ def _lines() -> Iterator[Show]:
 def line_of(view: "View", clock: str) -> str:
     """A view in one line, as `12:03:10  37 %  edit mini.world_qa.memit.s1 41 %; about 6 min left`."""
     at_work = ", ".join(map(str, view.running)) or f"{view.done} of {view.steps} steps are done, none at work"
-    return f"{clock} {view.share:4.0%}".replace("%", " %") + f"  {at_work}; {in_words(view.left)} left"
+    from d4s.studies.progress import percent
+
+    return f"{clock} {percent(view.share):>5}  {at_work}; {in_words(view.left)} left"
 
 
 def in_words(seconds: float) -> str:
@@ -169,10 +171,14 @@ def _bars() -> Iterator[Show]:
     from rich.table import Table
     from rich.text import Text
 
+    from d4s.studies.progress import percent
+
     def drawn(view: "View") -> Group:
         table = Table.grid(padding=(0, 1))
-        for name, share in [("the study", view.share), *((f"  {one.stage} {one.name}", one.share) for one in view.running)]:
-            table.add_row(Text(name), ProgressBar(total=1, completed=share, width=30), Text(f"{share:4.0%}".replace("%", " %")))
+        table.add_row(Text("the study"), ProgressBar(total=1, completed=view.share, width=30), Text(f"{percent(view.share):>5}"))
+        for one in view.running:
+            bar = ProgressBar(total=1, completed=one.share or 0, width=30)
+            table.add_row(Text(f"  {one.stage} {one.name}"), bar, Text(f"{one.how_far:>5}"))
         return Group(table, Text(f"{view.done} of {view.steps} steps are done; {in_words(view.left)} left"))
 
     console = Console(stderr=True)

@@ -24,6 +24,7 @@ from d4s.studies.graph import Node
 from d4s.studies.jobs import Job
 from d4s.studies.resolve import results_folder
 
+MEASURED = frozenset({"measure", "benchmark", "objectives", "world_report"})  # what the first of the last steps reads
 PAPER = (  # the last steps, which no store holds: what each writes, what it reads, and its seconds for the default study
     ("summarize", "summary.parquet", (), 20.0),
     ("tables", "tables/tables.json", ("summarize",), 8.0),
@@ -33,7 +34,7 @@ PAPER = (  # the last steps, which no store holds: what each writes, what it rea
 )
 UNFORESEEN = 600.0  # seconds that a job counts whose model's sizes are unknown
 TOLD = 0.02  # of a job has to be done before its own pace is believed
-ALMOST = 0.99  # as far as time alone takes an item whose end was not told
+ALMOST, UNTOLD = 0.99, 0.5  # as far as time alone takes an item at work, and a job that tells nothing
 REFRESH = 10.0  # seconds between corrections
 SILENT = 1800.0  # seconds after which a job on another machine that told nothing is taken for dead
 
@@ -57,14 +58,25 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A step at work, and the share of it that is done."""
+    """A step at work, the seconds since it was first seen, and the share of it that is done, where it counts that."""
 
     stage: str
     name: str
-    share: float
+    seconds: float
+    share: float | None
+
+    @property
+    def how_far(self) -> str:
+        """The share in percent, or else the time."""
+        return f"{self.seconds:.0f} s" if self.share is None else percent(self.share)
 
     def __str__(self) -> str:
-        return f"{self.stage} {self.name} {self.share:.0%}".replace("%", " %")
+        return f"{self.stage} {self.name} {self.how_far}"
+
+
+def percent(share: float) -> str:
+    """A share in whole percent, rounded down: nothing is done before it is done."""
+    return f"{math.floor(100 * share + 1e-9)} %"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +99,21 @@ class _Worker:
     told: Mapping[str, Any]
     at: float
 
+    @property
+    def counts(self) -> bool:
+        """Whether it has told how much is done."""
+        return self.told["first"] is not None
+
     def share(self, now: float, expected: float) -> float:
         """What is done of its step: what it told, and on to the end of the item at work as time goes by."""
-        low, high = self.told["share"], self.told["following"]
-        first = self.told["first"] or 0.0
+        low, high, first = self.told["share"], self.told["following"], self.told["first"] or 0.0
         passed = first + (1 - first) * (now - self.since) / max(expected, 1.0)
-        return max(low, min(passed, low + ALMOST * (high - low)))
+        return max(low, min(passed, low + (ALMOST if self.counts else UNTOLD) * (high - low)))
 
     def left(self, now: float, expected: float) -> float:
         """Seconds that its step still takes: by its own pace where it has told enough, else by the forecast."""
         done = self.told["share"] - (self.told["first"] or 0.0)
-        if self.told["first"] is None or done < TOLD:
+        if not self.counts or done < TOLD:
             return max(expected * (1 - self.share(now, expected)), 1.0)
         return max((1 - self.told["share"]) * (self.at - self.since) / done - (now - self.at), 1.0)
 
@@ -117,7 +133,7 @@ def steps_of(found: Forecast) -> list[Step]:
         steps += made
     named: dict[str, int] = {}
     for stage, output, reads, seconds in PAPER:
-        after = tuple(named[name] for name in reads) or tuple(range(len(steps)))
+        after = tuple(named[name] for name in reads) or tuple(place for place, step in enumerate(steps) if step.stage in MEASURED)
         named[stage] = len(steps)
         steps.append(Step(stage, plan.study.study, (results_folder(plan.study) / output,), after, None, seconds, has_plain_name=True))
     return steps
@@ -159,7 +175,7 @@ class Watch:
         self._workers: dict[Path, _Worker] = {}
         self._done: set[int] = set()
         self._changed, self._refreshed, self._share = False, clock(), 0.0
-        self._seconds = [step.seconds(found) for step in self.steps]
+        self._weights = self._seconds = [step.seconds(found) for step in self.steps]  # weights stay, so that a share is comparable
 
     def look(self) -> View:
         """The study as it is now; its share never falls."""
@@ -170,11 +186,14 @@ class Watch:
         self._most = max(self._most, len(workers))
         shares = {place: worker.share(now, self._seconds[place]) for place, worker in workers.items()}
         left = [0.0 if place in self._done else seconds for place, seconds in enumerate(self._seconds)]
-        made = sum(self._seconds[place] * shares.get(place, float(place in self._done)) for place in range(len(self.steps)))
+        made = sum(weight * shares.get(place, float(place in self._done)) for place, weight in enumerate(self._weights))
         for place, worker in workers.items():
             left[place] = worker.left(now, self._seconds[place])
-        self._share = max(self._share, made / sum(self._seconds))
-        running = tuple(Running(self.steps[place].stage, self.steps[place].name, share) for place, share in shares.items())
+        self._share = max(self._share, made / sum(self._weights))
+        running = tuple(
+            Running(self.steps[place].stage, self.steps[place].name, now - worker.since, shares[place] if worker.counts else None)
+            for place, worker in workers.items()
+        )
         ahead = seconds_left(self.steps, left, [*workers], self._slots or self._most)
         return View(self._share, ahead, len(self._done), len(self.steps), running)
 
