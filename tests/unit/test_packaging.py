@@ -196,9 +196,9 @@ def test_targets_expand(target: str) -> None:
 
 def test_another_study_reaches_snakemake_and_the_report() -> None:
     done = make("--dry-run", "reproduce", "CONFIG=params.yaml").stdout
-    study = yaml.safe_load((ROOT / "params.yaml").read_text())["study"]
-    assert "--configfile params.yaml" in done and f"results/{study}/report.html" in done
+    assert "tools.unlock --configfile params.yaml" in done and 'd4s run --study "params.yaml" -- --cores all' in done
     assert "--configfile" not in make("--dry-run", "reproduce").stdout
+    assert "-- --profile workflow/profiles/slurm" in make("--dry-run", "reproduce", "PROFILE=slurm").stdout
 
 
 def test_without_a_python_that_is_new_enough_make_says_so(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from d4s.cli.app import STAGES, Verbose, command, limit_threads, manifest_conten
 from d4s.config import validate
 from d4s.digests import remembered_sha256
 from d4s.errors import SettingsError
-from d4s.log import setup_logging
+from d4s.log import setup_logging, stage
 from d4s.studies.codes import SOURCE, code_digest, refuse_other_source
 from d4s.studies.graph import STORE
 from d4s.studies.verbs import ENTRIES, SETTINGS, VERBS, Verb
@@ -139,7 +139,7 @@ def _forget_peak() -> None:
 
 
 def run_verb(name: str, outputs: list[Path], *, settings: str, inputs: str, code: str, verbose: bool) -> None:
-    """Make the artefact that a command line describes, and note what it cost; of a call that fails, only if it paid for answers."""
+    """Make the artefact that a command line describes."""
     setup_logging(verbose)
     limit_threads()
     _refuse_other_source()
@@ -153,7 +153,14 @@ def _refuse_other_source() -> None:
 
 
 def _make(name: str, job: Job[Any], before: Spent) -> None:
+    """Make an artefact, telling how far it is where that is asked for."""
     job.folder.mkdir(parents=True, exist_ok=True)
+    with stage(job.path(job.wanted[0])):
+        _run(name, job, before)
+
+
+def _run(name: str, job: Job[Any], before: Spent) -> None:
+    """Make an artefact and note what it cost; of a job that fails, only if it paid for answers."""
     run = ENTRIES.load(name)
     entered = time.time()
     try:

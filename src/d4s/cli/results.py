@@ -10,7 +10,7 @@ from d4s.artifacts import POINTER, Artifact, sha256_of
 from d4s.cli.app import STAGES, StudyOption, Verbose, command, limit_threads, manifest_content, parsed, study_of
 from d4s.config import FigureSettings, canonical, validate
 from d4s.errors import ArtifactError
-from d4s.log import setup_logging
+from d4s.log import setup_logging, stage
 
 
 @command(rich_help_panel=STAGES)
@@ -19,8 +19,11 @@ def summarize(study: StudyOption = "params.yaml", verbose: Verbose = False) -> N
     setup_logging(verbose)
 
     from d4s.studies.collect import summarize as gather
+    from d4s.studies.resolve import results_folder
 
-    gather(study_of(study))
+    chosen = study_of(study)
+    with stage(results_folder(chosen) / "summary.parquet"):
+        gather(chosen)
 
 
 @command(rich_help_panel=STAGES)
@@ -47,7 +50,9 @@ def tables(study: StudyOption = "params.yaml") -> None:
     from d4s.studies.resolve import results_folder
     from d4s.tables.build import tables as build
 
-    build(results_folder(study_of(study)))
+    folder = results_folder(study_of(study))
+    with stage(folder / "tables" / "tables.json"):
+        build(folder)
 
 
 @command(rich_help_panel=STAGES)
@@ -59,7 +64,8 @@ def figures(study: StudyOption = "params.yaml") -> None:
     from d4s.studies.resolve import results_folder
 
     chosen = study_of(study)
-    build(results_folder(chosen), chosen.figures)
+    with stage(results_folder(chosen) / "figures" / "figures.json"):
+        build(results_folder(chosen), chosen.figures)
 
 
 @command(rich_help_panel=STAGES)
@@ -70,7 +76,9 @@ def claims(study: StudyOption = "params.yaml") -> None:
     from d4s.report.claims import claims as judge
     from d4s.studies.resolve import results_folder
 
-    judge(results_folder(study_of(study)))
+    folder = results_folder(study_of(study))
+    with stage(folder / "claims.json"):
+        judge(folder)
 
 
 @command(rich_help_panel=STAGES)
@@ -82,7 +90,8 @@ def report(study: StudyOption = "params.yaml") -> None:
     from d4s.studies.resolve import results_folder
 
     chosen = study_of(study)
-    write(results_folder(chosen), chosen)
+    with stage(results_folder(chosen) / "report.html"):
+        write(results_folder(chosen), chosen)
 
 
 @command()

@@ -105,7 +105,7 @@ def _train(job: Job[PretrainSettings], network: GPT2LMHeadModel, rows: Rows, ste
         log.info("going on after step %d of %d", training.done, steps)
     network.set_attn_implementation("eager")  # for rows this short the fused kernels cost more, backward above all
     network.train()
-    for step in progress(range(training.done, steps), "pretrain", steps - training.done):
+    for step in progress(range(training.done, steps), "pretrain", steps, done=training.done):
         share = rate_share(settings, step, steps)
         loss, answer_loss = update(training, rows.batch(step, settings.batch_rows), settings, share)
         if not math.isfinite(loss):

@@ -28,7 +28,7 @@ def benchmark(job: Job[BenchmarkJobSettings]) -> None:
     editor = build(job.settings.editor)
     prepared = load_prepared(job.inputs, job.settings.editor)
     files, rows = _files(job), None
-    for length in progress(lengths, f"benchmarks of {job.folder.name}"):
+    for length in progress(lengths, f"benchmarks of {job.folder.name}", len(lengths)):
         state = recorded_state(job.inputs["run"], length, editor)
         if rows is None or not isinstance(job.settings.editor, Unedited):  # the unedited model is the same at every length
             with editor.edited(model, prepared, state) as edited:

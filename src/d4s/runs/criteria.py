@@ -73,7 +73,7 @@ class Bench:
         texts = [rewriting(self.model, request, self.contexts) for request, _ in few]
         for layer in sorted({layer for editor in self.settings.editors.values() if editor.needs for layer in editor.layers}):
             yield Criterion("key_spectrum", f"layer {layer}", float(key_spectrum(self.model, texts, layer)[0]), SPECTRUM, len(few))
-        for name, editor in progress([*self.settings.editors.items()], "single edits"):
+        for name, editor in progress(self.settings.editors.items(), "single edits", len(self.settings.editors)):
             if editor.family != "unedited":
                 yield Criterion("single_edit", name, self._single_edits(editor, alone), SINGLE, len(alone))
 

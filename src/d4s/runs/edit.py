@@ -66,7 +66,7 @@ class Run:
             return
         log.info("%s: edits %d to %d", self.job.folder.name, start + 1, stop)
         with self.editor.editing(self.model, self.prepared, self.ledger.state_at(self.editor, start)) as session:
-            for batch in progress(self._batches(start, stop), "edits", (stop - start) // self.batch):
+            for batch in progress(self._batches(start, stop), "edits", stop, done=start, weigh=len):
                 found = self._attempt(session, batch)
                 if found is None:
                     break

@@ -48,7 +48,7 @@ def measure(job: Job[MeasureJobSettings]) -> None:
     model = job.once("model", load)
     editor = build(job.settings.editor)
     prepared = load_prepared(job.inputs, job.settings.editor)
-    for length in progress(lengths, title):
+    for length in progress(lengths, title, sum(lengths), weigh=float):
         state = recorded_state(job.inputs["run"], length, editor)
         with editor.edited(model, prepared, state) as edited:
             found = gauge.measured(model, edited, length)

@@ -1,17 +1,19 @@
 """What `d4s plan` says beside what is there: memory, disk and time of every job on a machine, and what cannot fit."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
 from typing import Any
 
 from d4s.planning.fit import Machine, refuse_what_cannot_fit, this_machine
 from d4s.planning.needs import GIB, MIB, Number
-from d4s.planning.speed import SLOW_DEVICE, Speed, calibrate
+from d4s.planning.speed import SLOW_DEVICE, Speed, known_speed
 from d4s.studies.costs import cost_rows
 from d4s.studies.jobs import Foreseen, Job
 from d4s.studies.resolve import Plan
+
+SURE = 120.0  # seconds of finished work that count as much as the forecast itself
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,39 @@ class Forecast:
         return {node.name: [*cost_rows(node.folder)] for node in self.foreseen.plan.nodes}
 
     @cached_property
+    def _finished(self) -> list[tuple[str, float, Number]]:
+        """Verb, measured and foreseen seconds of every finished artefact that a record tells of."""
+        jobs: dict[str, list[Job]] = {}
+        for job in self.foreseen.jobs:
+            jobs.setdefault(job.node.name, []).append(job)
+        found = []
+        for name, shards in jobs.items():
+            took = sum(row["wall_s"] for row in self.measured[name])
+            if took and all(job.is_done for job in shards):
+                found.append((shards[0].node.verb, took, sum(job.seconds(self.host, self.device) for job in shards)))
+        return found
+
+    @cached_property
     def corrections(self) -> Mapping[str, float]:
         """By verb, how much longer than foreseen its finished artefacts took (median); absent without any."""
         ratios: dict[str, list[float]] = {}
-        for node in self.foreseen.plan.nodes:
-            jobs = [*self.foreseen.of(node)]
-            took = sum(row["wall_s"] for row in self.measured[node.name])
-            if took and jobs and all(job.is_done for job in jobs):
-                ratios.setdefault(node.verb, []).append(took / sum(job.seconds(self.host, self.device) for job in jobs))
+        for verb, took, foreseen in self._finished:
+            ratios.setdefault(verb, []).append(took / foreseen)
         return {verb: median(found) for verb, found in ratios.items()}
 
+    @cached_property
+    def pace(self) -> float:
+        """How much longer than foreseen everything finished took together; near 1 as long as that is little."""
+        took, foreseen = sum(took for _, took, _ in self._finished), sum(foreseen for _, _, foreseen in self._finished)
+        return (SURE + took) / (SURE + foreseen)
+
+    def refreshed(self) -> "Forecast":
+        """The same study with what has finished meanwhile."""
+        return replace(self)
+
     def seconds(self, job: Job) -> Number:
-        """How long a job takes, or what is left of it, corrected by what its verb took before."""
-        return job.seconds(self.host, self.device, whole=job.is_done) * self.corrections.get(job.node.verb, 1.0)
+        """How long a job takes, or what is left of it, corrected by what its verb took before, or else all verbs together."""
+        return job.seconds(self.host, self.device, whole=job.is_done) * self.corrections.get(job.node.verb, self.pace)
 
     def lines(self) -> Iterator[str]:
         """A table by verb, totals, and models about which nothing can be said."""
@@ -105,4 +127,4 @@ def forecast(plan: Plan, memory: float | None = None, device_memory: float | Non
     machine = this_machine(memory, device_memory, asks_device=may_use_device)
     has_device = machine.device is not None
     is_here = has_device and device_memory is None
-    return Forecast(Foreseen(plan, has_device=has_device), machine, calibrate(), calibrate(on_device=True) if is_here else SLOW_DEVICE)
+    return Forecast(Foreseen(plan, has_device=has_device), machine, known_speed(), known_speed(on_device=True) if is_here else SLOW_DEVICE)
