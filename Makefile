@@ -46,7 +46,7 @@ FIND_PYTHON = for python in $(or $(PYTHON),python3.11 python3.12 python3.13 pyth
 .PHONY: reproduce
 reproduce: setup  ## every figure, table and the report of a study (CONFIG=grids/NAME.yaml for another than params.yaml; PROFILE=slurm on a cluster)
 	@$(BIN)/python -m tools.unlock $(SNAKEMAKE_STUDY)
-	@$(BIN)/d4s run --study "$(STUDY_FILE)" -- $(SNAKEMAKE_PLACE)
+	@$(BIN)/d4s run --study $(STUDY_FILE) -- $(SNAKEMAKE_PLACE)
 
 .PHONY: plan
 plan: setup  ## what a study needs and what of it is there already
