@@ -301,7 +301,7 @@ def test_applying_names_each_step_that_takes_memory(editor: str, steps: list[str
     changes = {"layers": [0, 1], "target": {"layer": 1}}
     asked = options(base, fact_file(tmp_path / "facts.csv"), tmp_path / "out", editor, changes=changes)
     model = load(base)
-    folder = Folder.create(asked.out, described(asked, model, "float32"))
+    folder = Folder.create(asked.out, described(asked, model, "float32", None))
     needed = dict(editing(folder, model, asked.text, 2))
     assert list(needed) == steps
     assert ("basis" in needed["edits"].host) == (editor == "alphaedit")
