@@ -304,7 +304,7 @@ def test_applying_names_each_step_that_takes_memory(editor: str, steps: list[str
     asked = options(base, fact_file(tmp_path / "facts.csv"), tmp_path / "out", editor, changes=changes)
     model = load(base)
     origin = Origin.of(asked.model, "float32", "main")
-    folder = Folder.create(asked.out, described(asked, origin, chosen(asked, shape_of(model))))
+    folder = Folder.create(asked.out, described(asked, origin, chosen(asked, shape_of(model)), None))
     needed = dict(editing(folder, model, asked.text, 2))
     assert list(needed) == steps
     assert ("basis" in needed["edits"].host) == (editor == "alphaedit")
