@@ -75,7 +75,7 @@ def test_a_letter_that_the_tokenizer_drops_is_still_an_error() -> None:
     ("subject", "prompt"),
     [
         ("Ada", "Adam lives in"),
-        ("Ann", "Joann lives in"),
+        ("Ann", "JoAnn lives in"),
         ("Ольга", "Ольгам живёт"),
         ("Apollo 1", "Apollo 11 flew to"),
         ("Zoe", "Zoe\u0308 lives"),
@@ -91,9 +91,8 @@ def test_a_subject_within_another_word_is_a_defect_unless_it_is_marked(subject: 
 @pytest.mark.parametrize(
     ("subject", "prompt"),
     [
-        ("O'Brien", "O'Brien's town is"), ("Ada", "(Ada) is"), ("東京", "東京は日本の"),
-            ("서울", "서울은 어디에"), ("ירושלים", "בירושלים יש"),
-        ("Ada", "Ada"), ("D&R 7", "Who made D&R 7?"),
+        ("O'Brien", "O'Brien's town is"), ("Ada", "(Ada) is"), ("東京", "東京は日本の"), ("서울", "서울은 어디에"),
+        ("ירושלים", "בירושלים יש"), ("Ada", "Ada"), ("D&R 7", "Who made D&R 7?"),
     ],
 )  # fmt: skip
 def test_a_subject_between_marks_or_particles_is_a_word(subject: str, prompt: str) -> None:
