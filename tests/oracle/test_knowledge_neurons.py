@@ -88,7 +88,8 @@ def test_attributions_are_those_of_one_neuron_at_a_time(tiny_model, family: str,
     assert (len(answer) > 1) == several
     for steps in (STEPS, 1) if family == "gpt2" else (STEPS,):
         found, expected = attributions(model, prompt, answer, steps), plain_attributions(model, prompt, answer, steps)
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9 * float(expected.abs().max()))
+        close = 1e-4 if family == "gemma2" else 1e-6  # whose norms compute in single precision
+        torch.testing.assert_close(found, expected, rtol=close, atol=1e-3 * close * float(expected.abs().max()))
 
 
 def test_layers_in_one_pass_are_attributed_as_one_by_one(tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,9 +123,12 @@ def test_reading_some_tokens_gives_what_reading_all_gives(tiny_model, family: st
     ids, lengths = padded(texts, model.device), torch.tensor([len(text) for text in texts])
     for take_up, layer, parts in ((restart, 0, 1), (restart, 2, 1), (restart_within, 1, 2), (restart_within, 2, 2)):
         again, _ = take_up(model, ids, lookups, lengths, layer, together=3)
-        shift = torch.randn(3, parts, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        whole, read = again.run(shift), torch.tensor([0, 3, again.hidden.shape[1] + 1])
-        torch.testing.assert_close(again.run(shift, read), whole.flatten(0, 1)[read], rtol=1e-10, atol=1e-10)
+        shift = torch.randn(3, parts, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        whole, read = again.run(shift), torch.tensor([0, 3, again.hidden.shape[1] + 1, 3])  # one of them twice
+        some, of_all = again.run(shift, read), whole.flatten(0, 1)[read]
+        torch.testing.assert_close(some, of_all, rtol=1e-10, atol=1e-10)
+        (found,), (expected,) = (torch.autograd.grad(values.square().sum(), shift, retain_graph=True) for values in (some, of_all))
+        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
         rows = torch.tensor([2, 0])
         torch.testing.assert_close(again.select(rows).run(shift[rows]), whole[rows], rtol=1e-10, atol=1e-10)
 

@@ -62,11 +62,11 @@ def test_a_sequence_equals_the_plain_loop(tiny_model, family: str, objective: st
         return tiny_model(family, dtype=torch.float64, tokenizer=bpe_tokenizer(), positions=96)
 
     settings = SETTINGS.model_copy(update={"objective": objective, "bound": bound})
-    requests = requests_of(3)
+    requests, close = requests_of(3), 1e-4 if family == "gemma2" else 1e-7  # whose norms compute in single precision
     weights, _ = tuned(make(), settings, requests)
     plain = make()
     for request, weight in zip(requests, weights, strict=True):
-        torch.testing.assert_close(weight, plainly(plain, settings, request), rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(weight, plainly(plain, settings, request), rtol=close, atol=close / 100)
 
 
 def test_the_two_objectives_differ_for_several_tokens_only(tiny_model) -> None:

@@ -77,7 +77,9 @@ class Restart:
         """The last block's output where other hidden states enter the later blocks; with `read` as in `run`."""
         last = self.model.n_layers - 1
         is_shifted_there = self.shifts_within and self.layer + 1 == last
-        with _mlp_only_at(self.model.mlp(last), read, hidden.shape) if read is not None and not is_shifted_there else nullcontext():
+        with (
+            _mlp_only_at(self.model.mlp(last), read.unique(), hidden.shape) if read is not None and not is_shifted_there else nullcontext()
+        ):
             for later in range(self.layer + 1, self.model.n_layers):
                 hidden = self.through(later, hidden)
         return hidden if read is None else hidden.flatten(0, 1).index_select(0, read.to(hidden.device))
@@ -113,7 +115,7 @@ class Seen:
 
 @contextmanager
 def _mlp_only_at(mlp: nn.Module, read: Int[Tensor, " k"], shape: torch.Size) -> Iterator[None]:
-    """Run an MLP, which works token by token, for some tokens alone; elsewhere its output is zero, for nobody reads it."""
+    """Run an MLP, which works token by token, for some tokens alone, each named once; elsewhere its output is zero, and unread."""
 
     def narrow(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> tuple[tuple[Tensor], dict[str, Tensor]]:
         (whole,) = (*args, *kwargs.values())
