@@ -105,17 +105,17 @@ def read_tokenizer(name: str, revision: str = "main") -> PreTrainedTokenizerFast
         ArtifactError: if there is none with offsets, it runs code of its own, or it reads plain texts otherwise than its file says.
     """
     _refuse_code(name, revision)
+    is_local = Path(name).is_dir()
+    if is_local:
+        _refuse_half(name, revision)
     try:
         with _undisturbed():
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **_at(name, revision))
             as_written = _as_written(name, revision, tokenizer)
     except UNREADABLE as error:
         raise ArtifactError(f"{name} cannot be loaded as a causal language model with its tokenizer: {error}") from None
-    if not any(all(file_of(name, file, revision) for file in files) for files in VOCABULARIES):
-        ways = ", ".join(" with ".join(files) for files in VOCABULARIES)
-        raise ArtifactError(
-            f"{name} cannot be loaded as a causal language model with its tokenizer: it holds none of {ways}; fetch it whole"
-        )
+    if not is_local:  # not before: a repository that cannot be reached would seem to hold none
+        _refuse_half(name, revision)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ArtifactError(
             f"the tokenizer of {name} is a {type(tokenizer).__name__} without offsets; a fast one (tokenizer.json) is needed"
@@ -123,6 +123,19 @@ def read_tokenizer(name: str, revision: str = "main") -> PreTrainedTokenizerFast
     if as_written is not None:
         _refuse_another(name, tokenizer, as_written, object_in(name, TOKENIZER_CONFIG, revision))
     return tokenizer
+
+
+def _refuse_half(name: str, revision: str) -> None:
+    """Refuse a model without a whole tokenizer.
+
+    Raises:
+        ArtifactError: naming the files of which it would need some.
+    """
+    if not any(all(file_of(name, file, revision) for file in files) for files in VOCABULARIES):
+        ways = ", ".join(" with ".join(files) for files in VOCABULARIES)
+        raise ArtifactError(
+            f"{name} cannot be loaded as a causal language model with its tokenizer: it holds none of {ways}; fetch it whole"
+        )
 
 
 def _as_written(name: str, revision: str, tokenizer: Any) -> PreTrainedTokenizerFast | None:
