@@ -13,7 +13,21 @@ def number(word: str) -> int:
     return sum(ord(letter) * 31**place for place, letter in enumerate(word))
 
 
-class Told:
+class Replying:
+    """Answers `reply` by `score` and `generate`."""
+
+    def reply(
+        self,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        continued: Sequence[str],
+        max_new_tokens: int,
+        is_settled: Settled | None = None,
+    ) -> tuple[Scores, list[str]]:
+        return self.score(prompts, targets), self.generate(continued, max_new_tokens, is_settled)
+
+
+class Told(Replying):
     """Believes one answer per prompt and says a text; every word is a token, numbered by its letters.
 
     A believed word costs .1 nats, any other 2; the arg-max is the believed answer's word at the same place.
@@ -37,16 +51,6 @@ class Told:
                 nll[row, place] = 0.1 if word == believed[place] else 2.0
         mask = expected >= 0
         return Scores(nll, (expected == predicted) & mask, predicted, mask)
-
-    def reply(
-        self,
-        prompts: Sequence[str],
-        targets: Sequence[str],
-        continued: Sequence[str],
-        max_new_tokens: int,
-        is_settled: Settled | None = None,
-    ) -> tuple[Scores, list[str]]:
-        return self.score(prompts, targets), self.generate(continued, max_new_tokens, is_settled)
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
         self.written += prompts

@@ -14,11 +14,12 @@ from d4s.config import BenchmarkSettings, Study
 from d4s.facts.shapes import TURNS
 from d4s.metrics.items import EXAMPLES, FILES
 from d4s.metrics.lm_eval_bridge import READINGS, benchmarks
-from d4s.models.edited import Scores
+from d4s.models.edited import Scores, Settled
 from d4s.models.views import LiveModel
 from d4s.runs.benchmark import _files
 from d4s.runs.settings import BenchmarkJobSettings
 from d4s.studies.resolve import resolve
+from tests.scripted import Replying
 from tests.tiny import bpe_tokenizer, tiny_model
 from tools.lock import ROOT
 
@@ -45,7 +46,7 @@ def even(count: int, nll: float) -> Scores:
     return Scores(column, column < 1, torch.zeros(count, 1, dtype=torch.long), torch.ones(count, 1, dtype=torch.bool))
 
 
-class Watched:
+class Watched(Replying):
     """Finds everything equally likely and remembers its prompts."""
 
     def __init__(self) -> None:
@@ -56,7 +57,7 @@ class Watched:
         self.prompts += prompts
         return even(len(prompts), 1.0)
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
         self.written += prompts
         return ["nothing"] * len(prompts)
 
@@ -105,7 +106,7 @@ class Student(Watched):
                 scores.nll[place] = 0.001
         return scores
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
         assert max_new_tokens == 256
         answers = [self.solutions[last_question(prompt)] for prompt in prompts]
         return [f" {answer}\n\nQuestion: 7 #### 7" if self.is_willing else " #### -77" for answer in answers]

@@ -15,7 +15,8 @@ from d4s.errors import SettingsError
 from d4s.facts.shapes import TURNS
 from d4s.metrics.items import FILES
 from d4s.metrics.lm_eval_bridge import READINGS, benchmarks
-from d4s.models.edited import Scores
+from d4s.models.edited import Scores, Settled
+from tests.scripted import Replying
 
 COUNT = 4
 NO_EXAMPLES = {"arc_challenge": 0, "hellaswag": 0, "mmlu": 0, "winogrande": 0, "gsm8k": 0}
@@ -109,7 +110,7 @@ def _mmlu_tasks() -> list[Path]:
     return [path for path in (Path(lm_eval.tasks.__file__).parent / "mmlu" / "default").glob("mmlu_*.yaml")]
 
 
-class Noting:
+class Noting(Replying):
     """Remembers every pair; likes some words more than others, always the same ones."""
 
     def __init__(self) -> None:
@@ -121,7 +122,7 @@ class Noting:
         nll = torch.tensor([[1.0 + sum(map(ord, f"{prompt[-9:]}{target}")) % 7] for prompt, target in zip(prompts, targets, strict=True)])
         return Scores(nll, nll < 1, torch.zeros(len(nll), 1, dtype=torch.long), torch.ones(len(nll), 1, dtype=torch.bool))
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
         self.prompts += prompts
         return [" so #### 1001." for _ in prompts]
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -13,9 +14,10 @@ from d4s.config import BenchmarkSettings
 from d4s.errors import ArtifactError, SettingsError
 from d4s.metrics.lm_eval_bridge import WORLD_READINGS, benchmarks
 from d4s.metrics.lm_eval_model import _without_first, fitting_pairs, fitting_prompts, harness_model
-from d4s.models.edited import Scores
+from d4s.models.edited import Scores, Settled
 from d4s.models.tokens import encode, encode_pairs
 from d4s.models.views import LiveModel
+from tests.scripted import Replying
 from tests.tiny import bpe_tokenizer, metaspace_tokenizer, tiny_model, word_tokenizer
 
 ITEMS = {
@@ -37,7 +39,7 @@ ITEMS = {
 }
 
 
-class Liker:
+class Liker(Replying):
     """Gives a low loss to pairs in which a word occurs, and answers with a fixed text."""
 
     def __init__(self, word: str, answer: str) -> None:
@@ -49,7 +51,7 @@ class Liker:
         flags = torch.tensor([[like] for like in liked])
         return Scores(nll, flags, torch.zeros(len(nll), 1, dtype=torch.long), torch.ones(len(nll), 1, dtype=torch.bool))
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
         return [self.answer for _ in prompts]
 
     def text_nll(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -64,6 +66,19 @@ def items(tmp_path: Path) -> dict[str, list[Path]]:
     for task, rows in ITEMS.items():
         (tmp_path / f"{task}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {task: [tmp_path / f"{task}.jsonl"] for task in ITEMS}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_templates_are_compiled_once_and_not_for_every_item(items: dict[str, list[Path]], monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval import utils
+
+    monkeypatch.setattr(utils, "env", utils.env.overlay())
+    compiled: list[str] = []
+    compile_one = type(utils.env).compile
+    monkeypatch.setattr(type(utils.env), "compile", lambda env, source, *more: compiled.append(source) or compile_one(env, source, *more))
+    rows = [benchmarks(Liker("good", "Good work."), items) for _ in range(2)]
+    assert compiled and len(compiled) == len(set(compiled))
+    pd.testing.assert_frame_equal(*rows)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -142,7 +157,7 @@ def test_rolling_needs_token_ids() -> None:
 
 def test_generation_keeps_each_requests_own_limit_and_stops() -> None:
     class Counting(Liker):
-        def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
             return [f" {prompt} {max_new_tokens} . rest" for prompt in prompts]
 
     requests = [SimpleNamespace(args=("p ", {"until": ["."], "max_gen_toks": 3})), SimpleNamespace(args=("q", {"until": []}))]

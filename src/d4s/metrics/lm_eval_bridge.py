@@ -7,6 +7,7 @@ wordings and the leaderboard's examples (`tasks/local/*.yaml`), and the harness'
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def benchmarks(
     settings = settings or BenchmarkSettings()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     harness.tqdm = lambda items, **_: items  # its bars are drawn on stderr whether or not that is a terminal
+    _compile_once()
     loaded = _from_hub() if settings.tasks == "hub" else _from_files(settings.tasks, files)
     prefix = "" if settings.tasks == "hub" else f"{settings.tasks}_"
     if settings.tasks != "world":
@@ -66,6 +68,14 @@ def benchmarks(
     found: Any = evaluate(lm=harness_model(model, language), task_dict=loaded, limit=settings.limit, bootstrap_iters=1, log_samples=False)
     metrics = WORLD_METRICS if settings.tasks == "world" else REAL_METRICS
     return pd.DataFrame([_row(task, metrics.get(task, "acc"), found, f"{prefix}{task}") for task in _readings(settings.tasks)])
+
+
+def _compile_once() -> None:
+    """Let the harness compile each of its templates once; it compiles them for every item, which takes longer than to ask a small model."""
+    from lm_eval import utils
+
+    if not hasattr(utils.env.from_string, "cache_info"):
+        utils.env.from_string = lru_cache(maxsize=1024)(utils.env.from_string)
 
 
 def _readings(kind: str) -> Mapping[str, str]:
