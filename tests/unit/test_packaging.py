@@ -196,9 +196,27 @@ def test_targets_expand(target: str) -> None:
 
 def test_another_study_reaches_snakemake_and_the_report() -> None:
     done = make("--dry-run", "reproduce", "CONFIG=params.yaml").stdout
-    assert "tools.unlock --configfile params.yaml" in done and 'd4s run --study "params.yaml" -- --cores all' in done
+    assert "tools.unlock --configfile 'params.yaml'" in done and "d4s run --study 'params.yaml' -- --cores all" in done
     assert "--configfile" not in make("--dry-run", "reproduce").stdout
     assert "-- --profile workflow/profiles/slurm" in make("--dry-run", "reproduce", "PROFILE=slurm").stdout
+
+
+def test_a_study_of_any_name_is_one_word_to_the_shell(tmp_path: Path) -> None:
+    study = tmp_path / """it's "mine" [1] $HOME.yaml"""
+    study.write_text("study: never_run\n")
+    done = make("report", f"CONFIG={str(study).replace('$', '$$')}")
+    assert "results/never_run/report.html is not there yet" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("a:b", ":"), ('a "b', '"'), ("a$b", "$"), ("a`b", "`"), ("a\\b", "\\"), ("""sp ace's [1] {x} ä#%""", "")]
+)
+def test_make_says_where_it_cannot_live(tmp_path: Path, name: str, told: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "Makefile").write_text((ROOT / "Makefile").read_text())
+    done = subprocess.run(["make", "help"], cwd=tmp_path / name, text=True, capture_output=True, check=False)
+    assert done.returncode == (2 if told else 0), done.stderr
+    assert not told or f"the path of this checkout holds {told} and no environment can be made below it" in done.stderr
 
 
 def test_without_a_python_that_is_new_enough_make_says_so(tmp_path: Path) -> None:
