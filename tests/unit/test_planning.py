@@ -149,7 +149,9 @@ def test_every_artefact_has_its_jobs_and_shards_share_them() -> None:
     foreseen = Foreseen(plan, has_device=False)
     assert {job.node.name for job in foreseen.jobs} == {node.name for node in plan.nodes}
     assert sum(job.node.verb == "moments" for job in foreseen.jobs) == 3
-    assert all(job.needs.host_bytes > 100 * MIB and job.seconds(SPEED, SPEED) > 1 for job in foreseen.jobs)
+    assert all(job.needs.host_bytes > 100 * MIB for job in foreseen.jobs)
+    later = {"targets", "measure", "benchmark"}  # made by a process that has begun for something else
+    assert all(job.seconds(SPEED, SPEED) > 1 for job in foreseen.jobs if job.node.verb not in later)
 
 
 def test_the_seams_need_no_torch() -> None:
@@ -221,7 +223,7 @@ def test_a_machine_that_is_too_small_is_refused_with_every_job_named(tmp_path: P
 def test_time_is_foreseen_for_what_is_not_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = {
-        verb: next(job for job in _forecast().foreseen.jobs if job.node.verb == verb and len(job.manifests) > 2)
+        verb: next(job for job in _forecast().foreseen.jobs if job.node.verb == verb and len(job.manifests) > 2 and ".memit." in job.name)
         for verb in ("edit", "measure")
     }
     for job in before.values():
