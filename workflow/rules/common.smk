@@ -1,6 +1,7 @@
 """The study resolved into a plan, and everything that rules share: paths, settings, constraints."""
 
 import os
+import json
 import re
 import shlex
 import sys
@@ -148,10 +149,14 @@ def processes():
         yield f"{nodes[0].verb}/{nodes[0].name}", [(node, node.manifests) for node in nodes]
 
 
-def calls_of(made):
-    """What a job that makes artefacts in parts is told of each, quoted for a shell command of a rule."""
-    text = canonical({str(node.folder): node.call for node, _ in made})
-    return plain_text(shlex.quote(text))
+def calls_of(wildcards, output):
+    """What a job that makes artefacts in parts is told of each, in order.
+
+    A param that is derived from the output is no trigger: settings, inputs and code are in the paths, and what a process makes
+    beside a part, such as one length more or less, does not make the part again.
+    """
+    folders = dict.fromkeys(Path(path).parent for path in output)
+    return json.dumps({str(folder): NODES[folder.name].call for folder in folders})
 
 
 def read_by(made):

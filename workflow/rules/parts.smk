@@ -1,8 +1,7 @@
 """Artefacts that are made in parts, each with a manifest of its own: layers of moments, blocks of targets and of replies, lengths of runs.
 
 A rule per process: what loads the same model and can be made one after another is made by one, such as a run with its measures and
-benchmarks, all lengths of them. Parts that are there already are not made again. Settings, inputs and code decide the paths, so no
-params do: what a process makes beside a part, such as one length more or less, does not make the part again.
+benchmarks, all lengths of them. Parts that are there already are not made again.
 """
 
 for name, made in processes():
@@ -26,5 +25,7 @@ for name, made in processes():
             mem_mb=max(RESOURCES[node.name].mem_mb for node, _ in made),
             runtime=runtime_together(made),
             gpu=max(RESOURCES[node.name].gpu for node, _ in made),
+        params:
+            calls=calls_of,
         shell:
-            f"OMP_NUM_THREADS={{threads}} python -m d4s stages {{output:q}} --calls {calls_of(made)} 2> {{log:q}}"
+            "OMP_NUM_THREADS={threads} python -m d4s stages {output:q} --calls {params.calls:q} 2> {log:q}"
