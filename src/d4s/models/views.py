@@ -227,7 +227,7 @@ class LiveModel:
             token = self.model.unembed(hidden).argmax(1).cpu()
         return dict(zip(batch, texts, strict=True))
 
-    def _decoded(self, rows: Sequence[Sequence[int]]) -> list[str]:
+    def _decoded(self, rows: list[list[int]]) -> list[str]:
         return self.model.tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
 
     def _end_tokens(self) -> list[int]:
