@@ -133,8 +133,8 @@ def test_the_unedited_model_is_not_asked_where_its_baseline_is(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    score = LiveModel.score
-    monkeypatch.setattr(LiveModel, "score", lambda view, prompts, targets: asked.append(len(prompts)) or score(view, prompts, targets))
+    reply = LiveModel.reply
+    monkeypatch.setattr(LiveModel, "reply", lambda view, prompts, *more: asked.append(len(prompts)) or reply(view, prompts, *more))
     run(inputs, tmp_path / "run", "memit", 3)
     assert len(asked) == 3, "once after each edit, never before"
     with pytest.raises(ArtifactError, match=r"none holds no b0\.json"):

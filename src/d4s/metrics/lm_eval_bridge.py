@@ -75,7 +75,8 @@ def _compile_once() -> None:
     from lm_eval import utils
 
     if not hasattr(utils.env.from_string, "cache_info"):
-        utils.env.from_string = lru_cache(maxsize=1024)(utils.env.from_string)
+        once: Any = lru_cache(maxsize=1024)(utils.env.from_string)
+        utils.env.from_string = once
 
 
 def _readings(kind: str) -> Mapping[str, str]:
