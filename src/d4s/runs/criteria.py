@@ -127,12 +127,12 @@ def injected(
     wordings = [wording for _, wording in (*own, *others)]
     laid_out, _ = problem(model, [Rewriting((wording,), replace(wording, target=())) for wording in wordings], settings)
     numbers = torch.tensor([number for number, _ in (*own, *others)], device=model.device)
-    shift = targets.hidden_shift.to(model.device)[numbers][laid_out.request][:, None]
+    shift = targets.hidden_shift.to(model.device)[numbers][:, None]
     if laid_out.again.shifts_within:  # the shift of the MLP is the target, that of attention is thrown away
         shift = torch.cat([shift, torch.zeros_like(shift)], dim=1)
-    hidden = laid_out.again.run(shift)
-    predicted = model.unembed(model.final_norm(hidden[laid_out.row, laid_out.place])).argmax(-1)
-    wrong = torch.zeros(len(wordings), device=model.device).index_add(0, laid_out.row, (predicted != laid_out.token).float())
+    count = len(laid_out.token)
+    predicted = model.unembed(model.final_norm(laid_out.again.run(shift, laid_out.read)[:count])).argmax(-1)
+    wrong = torch.zeros(len(wordings), device=model.device).index_add(0, laid_out.row[:count], (predicted != laid_out.token).float())
     right = (wrong == 0).float()
     return right[: len(own)], right[len(own) :]
 
