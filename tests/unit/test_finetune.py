@@ -62,7 +62,7 @@ def test_a_sequence_equals_the_plain_loop(tiny_model, family: str, objective: st
         return tiny_model(family, dtype=torch.float64, tokenizer=bpe_tokenizer(), positions=96)
 
     settings = SETTINGS.model_copy(update={"objective": objective, "bound": bound})
-    requests, close = requests_of(3), 1e-4 if family == "gemma2" else 1e-7  # whose norms compute in single precision
+    requests, close = requests_of(3), 1e-7 if family == "gpt2" else 1e-4  # norms of the others compute in single precision
     weights, _ = tuned(make(), settings, requests)
     plain = make()
     for request, weight in zip(requests, weights, strict=True):

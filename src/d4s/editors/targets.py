@@ -74,11 +74,15 @@ class Problem:
     place: Int[Tensor, " t+b"]
     before: Float[Tensor, "b vocab"] | None = None
 
+    @property
+    def read(self) -> Int[Tensor, " k"]:
+        """Where target tokens are predicted and essence prompts looked up, counted through the rows."""
+        return self.row * self.again.hidden.shape[1] + self.place
+
     def evaluate(self, shift: Float[Tensor, "b parts d"]) -> tuple[Evaluation, Float[Tensor, "b vocab"]]:
         """Loss and probabilities at a shift per request, and the log-probabilities at the essence prompts."""
         count, predicted, model = len(shift), len(self.token), self.again.model
-        read = self.row * self.again.hidden.shape[1] + self.place
-        likely = model.unembed(model.final_norm(self.again.run(shift, read))).to(shift).log_softmax(-1)
+        likely = model.unembed(model.final_norm(self.again.run(shift, self.read))).to(shift).log_softmax(-1)
         token, present = likely[:predicted].gather(1, self.token[:, None])[:, 0], likely[predicted:]
         before = present.detach() if self.before is None else self.before
         divergence = (present.exp() * (present - before)).sum(-1)

@@ -117,7 +117,7 @@ class LanguageModel:
         """The output projection of a block's MLP; its input is the key."""
         return self.block(layer).get_submodule(self.adapter.mlp_out)
 
-    def passed_on(self, layer: int, output: Float[Tensor, "*n d_out"], change: Float[Tensor, "*n d_out"]) -> Float[Tensor, "*n d_out"]:
+    def passed_on(self, layer: int, output: Float[Tensor, "*m d_out"], change: Float[Tensor, "*n d_out"]) -> Float[Tensor, "*n d_out"]:
         """What a change of an MLP's output changes in its block's output: itself, but for a norm in between."""
         if not self.adapter.post_norm:
             return change

@@ -127,10 +127,9 @@ def injected(
     shift = targets.hidden_shift.to(model.device)[numbers][:, None]
     if laid_out.again.shifts_within:  # the shift of the MLP is the target, that of attention is thrown away
         shift = torch.cat([shift, torch.zeros_like(shift)], dim=1)
-    row, place = laid_out.row[: len(laid_out.token)], laid_out.place[: len(laid_out.token)]
-    hidden = laid_out.again.run(shift, row * laid_out.again.hidden.shape[1] + place)
-    predicted = model.unembed(model.final_norm(hidden)).argmax(-1)
-    wrong = torch.zeros(len(wordings), device=model.device).index_add(0, row, (predicted != laid_out.token).float())
+    count = len(laid_out.token)
+    predicted = model.unembed(model.final_norm(laid_out.again.run(shift, laid_out.read)[:count])).argmax(-1)
+    wrong = torch.zeros(len(wordings), device=model.device).index_add(0, laid_out.row[:count], (predicted != laid_out.token).float())
     right = (wrong == 0).float()
     return right[: len(own)], right[len(own) :]
 
