@@ -33,7 +33,7 @@ def told(model: LanguageModel, subject: str, prompt: str, target: str = "Rome", 
     """Field and expectation of every defect of one row."""
     row = {"subject": subject, "prompt": prompt, "target_new": target, **more}
     line = Line("facts.csv", 2, json.dumps(row), RawFact.model_validate(row))
-    return [(reject.problem.field, reject.problem.expected) for reject in Wordings(model, chat=False).unfit([line])]
+    return [(reject.problem.field, reject.problem.expected) for reject in Wordings(model, chat=None).unfit([line])]
 
 
 def composing(form: str) -> LanguageModel:
@@ -54,7 +54,7 @@ def test_decomposed_letters_are_edited_like_composed_ones_where_the_tokenizer_co
     assert apart != subject and encode(model, prompt) == encode(model, whole)
     assert lookup_position(model, prompt, apart, template) == lookup_position(model, whole, subject, template)
     assert not told(model, apart, template)
-    wordings = Wordings(model, chat=False)
+    wordings = Wordings(model, chat=None)
     assert [wordings.tokens(prompt)] == [wordings.tokens(whole)]
 
 
@@ -116,7 +116,7 @@ def test_a_prompt_beyond_an_attention_window_is_a_defect_of_its_row() -> None:
     assert not told(model, "Ada Moss", "{} is in")
     ((field, expected),) = told(model, "Ada Moss", "The home town of {} is in the city of the old town of")
     assert field == "prompt" and "its attention looks back over a window of 12" in expected
-    wish = Wordings(model, chat=False).request(_wish("Ada Moss", "{} is in"), 1)
+    wish = Wordings(model, chat=None).request(_wish("Ada Moss", "{} is in"), 1)
     shortened = rewriting(model, wish, ["The old town is home and the city of Paris has an old town."]).wordings[1]
     assert len(shortened.teacher_forced) <= 12
 
