@@ -192,7 +192,7 @@ def test_a_running_job_is_named_with_its_percentage_and_goes_on_at_its_own_pace(
 
 def test_within_a_long_item_the_share_goes_on_by_time_but_not_beyond_it(store: Store) -> None:
     watch = store.watch()
-    one = of(watch, "measure")
+    one = of(watch, "edit")
     store.tell(one, 0.2, 0.6)
     watch.look()
     shares = []

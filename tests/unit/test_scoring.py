@@ -199,15 +199,15 @@ def test_means_are_those_of_the_rows(tiny_model, tiny_facts):
 
 def test_means_of_some_metrics_ask_for_these_alone(tiny_model, tiny_facts):
     facts, view = tiny_facts(3), LiveModel(tiny_model())
-    exam = Exam(view, facts, probes_per_fact=3, max_new_tokens=0)
+    exam = Exam.of(view, facts, probes_per_fact=3, max_new_tokens=0)
     names = [fact.fact_id for fact in facts]
     metrics = ("efficacy_score", "paraphrase_accuracy", "locality_accuracy", "neighborhood_generated")
     whole, asked = exam.means(view, names), []
 
     class Asked(LiveModel):
-        def score(self, prompts, targets):
+        def reply(self, prompts, targets, *more):
             asked.extend(zip(prompts, targets, strict=True))
-            return super().score(prompts, targets)
+            return super().reply(prompts, targets, *more)
 
     found = exam.means(Asked(view.model), names, metrics)
     assert found == {fact: {name: pytest.approx(by[name]) for name in metrics if name in by} for fact, by in whole.items()}

@@ -67,7 +67,7 @@ def whole_job(kind: str, inputs: dict[str, Path], folder: Path) -> tuple[Verb, J
 
 def shards(job: Job[Any], count: int) -> list[Job[Any]]:
     node = Node(job.kind, job.kind, "shared", {}, "", wanted=job.wanted)
-    return [replace(job, wanted=tuple(path.name for path in manifests)) for manifests in node.shards(count)]
+    return [replace(job, wanted=tuple(path.name for path in manifests), loaded={}) for manifests in node.shards(count)]
 
 
 def content(folder: Path) -> dict[str, bytes]:
