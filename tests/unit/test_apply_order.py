@@ -8,7 +8,8 @@ import pytest
 
 from d4s.apply.columns import shape_said
 from d4s.apply.edit import apply
-from d4s.apply.folder import Folder, Origin
+from d4s.apply.folder import Folder
+from d4s.apply.origin import Origin
 from d4s.apply.prepared import TextSource
 from d4s.artifacts import Job
 from d4s.config import AdoptSettings

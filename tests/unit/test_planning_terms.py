@@ -12,8 +12,9 @@ from transformers import GPT2Config
 
 from d4s.apply.columns import shape_of
 from d4s.apply.edit import chosen, described
-from d4s.apply.folder import Folder, Origin
+from d4s.apply.folder import Folder
 from d4s.apply.needs import editing
+from d4s.apply.origin import Origin
 from d4s.config import MeasureSettings, Study
 from d4s.editors import locate_then_edit
 from d4s.editors.after import main_directions

@@ -11,9 +11,10 @@ from pydantic import Field
 
 from d4s.apply.chat import Chat, rendered
 from d4s.apply.columns import Shape, column_for, shape_of, shape_said
-from d4s.apply.folder import STATE, Description, Folder, Origin, alone
+from d4s.apply.folder import STATE, Description, Folder, alone
 from d4s.apply.history import OnConflict, Wish, planned
 from d4s.apply.needs import OPTIONS, editing, loading
+from d4s.apply.origin import Origin
 from d4s.apply.outcome import Outcome, refresh
 from d4s.apply.prepared import TextSource, prepare
 from d4s.apply.records import read_facts

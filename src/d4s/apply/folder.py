@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 
 from d4s.apply.chat import Chat
 from d4s.apply.history import Edit, Wish, edits_of
+from d4s.apply.origin import Origin
 from d4s.artifacts import DIGEST_LENGTH, MANIFEST, library_versions, sha256_of, write_json, write_tensors
 from d4s.config import Frozen, canonical
-from d4s.digests import remembered_sha256
 from d4s.editors.families import build
 from d4s.editors.ledger import Ledger
 from d4s.editors.protocol import Editor, Prepared, State
@@ -32,12 +32,8 @@ from d4s.editors.settings import EditorSettings
 from d4s.errors import ArtifactError, SettingsError
 from d4s.facts.joining import Joiner
 from d4s.locks import locked
-from d4s.model_files import content_of
 from d4s.models.edited import EditedModel
-from d4s.models.finite import refuse_unless_finite
-from d4s.models.hub import commit_of
 from d4s.models.language_model import LanguageModel
-from d4s.models.loading import load
 from d4s.schemas import SCHEMA_VERSION
 from d4s.statistics.moments import SecondMoment
 
@@ -76,42 +72,6 @@ def reading(*paths: Path) -> Iterator[list["Folder"]]:
         for path in paths:
             held.enter_context(locked(path, shared=True))
         yield [Folder.open(path) for path in paths]
-
-
-class Origin(Frozen):
-    """The unedited model: where it is, how it is loaded, and the sha256 of a local folder's files, or the commit of one on the hub."""
-
-    source: str
-    dtype: str
-    revision: str = "main"
-    files: dict[str, str] = Field(default_factory=dict)
-
-    @classmethod
-    def of(cls, source: str, dtype: str, revision: str) -> "Origin":
-        """The model in a folder, or one on the hub at the commit that its revision stands at now.
-
-        Raises:
-            ArtifactError: if no commit of it can be found.
-        """
-        folder = Path(source)
-        if not folder.is_dir():
-            return cls(source=source, dtype=dtype, revision=commit_of(source, revision))
-        files = {path.relative_to(folder).as_posix(): remembered_sha256(path) for path in content_of(folder)}
-        return cls(source=str(folder.resolve()), dtype=dtype, revision=revision, files=files)
-
-    def load(self, device: str, dtype: str | None = None) -> LanguageModel:
-        """The model.
-
-        Raises:
-            ArtifactError: if a file of it is not the one that was edited, or its own numbers are not finite.
-        """
-        for name, digest in self.files.items():
-            path = Path(self.source) / name
-            if not path.is_file() or remembered_sha256(path) != digest:
-                raise ArtifactError(f"{path} is not the file that was edited; put the unedited model back where it was")
-        model = load(self.source, dtype=dtype or self.dtype, revision=self.revision, device=device)
-        refuse_unless_finite(model)
-        return model
 
 
 ITS_DIGEST = re.compile(rf" [0-9a-f]{{{DIGEST_LENGTH}}}$")
