@@ -76,7 +76,7 @@ def edit(preset: str) -> None:
 def measure() -> None:
     model, facts = tiny_model("gpt2"), tiny_facts()
     view = LiveModel(model)
-    exam = Exam(view, facts[:2], probes_per_fact=1, max_new_tokens=2)
+    exam = Exam.of(view, facts[:2], probes_per_fact=1, max_new_tokens=2)
     exam.scores(view, 1, {fact.fact_id: 1 for fact in facts[:2]})
     perplexities(view, [[1, 2, 3, 4]])
 
