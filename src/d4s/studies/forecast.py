@@ -39,8 +39,9 @@ class Forecast:
         found = []
         for name, shards in jobs.items():
             took = sum(row["wall_s"] for row in self.measured[name])
-            if took and all(job.is_done for job in shards):
-                found.append((shards[0].node.verb, took, sum(job.seconds(self.host, self.device) for job in shards)))
+            foreseen = sum(job.seconds(self.host, self.device) for job in shards)
+            if took and foreseen and all(job.is_done for job in shards):  # what only copies its baseline is foreseen as nothing
+                found.append((shards[0].node.verb, took, foreseen))
         return found
 
     @cached_property
