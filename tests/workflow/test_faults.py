@@ -35,7 +35,8 @@ def psutil_jobs(work: Workdir, kind: str) -> Iterator[psutil.Process]:
     """The processes in a checkout that make an artefact of a kind, given as `/KIND/`, in parts."""
     for process in psutil.process_iter(["cmdline", "cwd"]):
         command = process.info["cmdline"] or []
-        if command[1:4] == ["-m", "d4s", "stages"] and kind in command[4] and process.info["cwd"] == str(work.path):
+        made = command[4 : command.index("--calls")] if command[1:4] == ["-m", "d4s", "stages"] else []
+        if any(kind in path for path in made) and process.info["cwd"] == str(work.path):
             yield process
 
 
