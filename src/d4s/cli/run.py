@@ -122,8 +122,8 @@ def _show(watch: "Watch", process: "subprocess.Popen[bytes]", results: Path) -> 
 
 def _figures(results: Path, began: float) -> Iterator[str]:
     """Figures of a study that were drawn in this run."""
-    for path in sorted((results / "figures").glob("fig_*")):
-        if path.stat().st_mtime >= began:
+    for path in sorted(results.glob("*/fig_*")):
+        if ".narrow" not in path.suffixes and path.stat().st_mtime >= began:
             yield str(path.resolve())
 
 
