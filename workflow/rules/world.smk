@@ -76,3 +76,4 @@ use rule world as world_report with:
         f"{LOGS}/world_report/{{name}}.tsv"
     wildcard_constraints:
         name=names("world_report"),
+    priority: 1_000_000  # one long job that nothing else waits for but the end
