@@ -128,7 +128,7 @@ class CorpusSettings(Frozen):
     """Mixture of the training text; shares are of sentences."""
 
     tokenizer: TokenizerSettings = TokenizerSettings()
-    tokens: Count = Field(default=1_350_000, description="Tokens of training text.")
+    tokens: Count = Field(default=1_450_000, description="Tokens of training text.")
     row: Count = Field(default=64, description="Tokens per row; rows start with BOS on a sentence boundary.")
     filler: Fraction = Field(default=0.15, description="Share of sentences (or of rows, for running text) without any fact.")
     chained: Fraction = Field(default=0.5, description="Share of fact sentences that tell several facts of one subject.")
@@ -151,12 +151,12 @@ class PretrainSettings(Frozen):
     mlp_width: Count = Field(default=1024, description="Width inside the MLPs; the length of a key.")
     heads: Count = Field(default=6, description="Attention heads.")
     positions: Count = Field(default=64, description="Longest context in tokens.")
-    batch_rows: Count = Field(default=32, description="Rows per step.")
-    muon_lr: float = Field(default=0.035, gt=0, description="Learning rate of Muon on the matrices of the blocks.")
-    adam_lr: float = Field(default=8e-3, gt=0, description="Learning rate of AdamW on embeddings, norms and biases.")
+    batch_rows: Count = Field(default=16, description="Rows per step.")
+    muon_lr: float = Field(default=0.01, gt=0, description="Learning rate of Muon on the matrices of the blocks.")
+    adam_lr: float = Field(default=4e-3, gt=0, description="Learning rate of AdamW on embeddings, norms and biases.")
     weight_decay: float = Field(default=0.1, ge=0, description="Decoupled weight decay.")
-    warmup_steps: int = Field(default=30, ge=0, description="Steps over which the rates rise linearly.")
-    decay_share: Fraction = Field(default=0.6, description="Last share of the steps over which the rates fall linearly to zero.")
+    warmup_steps: int = Field(default=50, ge=0, description="Steps over which the rates rise linearly.")
+    decay_share: Fraction = Field(default=0.5, description="Last share of the steps over which the rates fall linearly to zero.")
     model_seed: int = Field(default=0, ge=0, description="Set by `model_seed` of the model.")
     checkpoint_every: Count = Field(default=200, description="Steps between checkpoints for resuming; enters no result.")
 
