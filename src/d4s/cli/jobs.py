@@ -140,14 +140,14 @@ def _forget_peak() -> None:
 
 def run_verb(name: str, outputs: list[Path], *, settings: str, inputs: str, code: str, verbose: bool) -> None:
     """Make the artefact that a command line describes."""
-    setup_logging(verbose)
-    limit_threads()
-    _refuse_other_source()
+    _begin(verbose)
     _make(name, _job(name, settings, inputs, code, outputs), Spent.at_start())
 
 
-def _refuse_other_source() -> None:
-    """Refuse to work with another package than the workflow's, where the workflow says which that is."""
+def _begin(verbose: bool) -> None:
+    """Set up logging and threads, and refuse another package than the workflow's, where the workflow says which that is."""
+    setup_logging(verbose)
+    limit_threads()
     if expected := os.environ.get(SOURCE):
         refuse_other_source(expected)
 
@@ -179,9 +179,7 @@ def stages(
     verbose: Verbose = False,
 ) -> None:
     """Make several artefacts one after another in one process: what one stage has loaded, the next need not load again."""
-    setup_logging(verbose)
-    limit_threads()
-    _refuse_other_source()
+    _begin(verbose)
     before, loaded = Spent.at_start(), {}
     for folder, call in parsed(calls, "--calls").items():
         wanted = [output for output in outputs if output.parent == Path(folder)]
