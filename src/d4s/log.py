@@ -110,10 +110,11 @@ def progress(
 
 
 def _drawn(items: Iterable[T], what: str, total: Number | None, done: Number, weigh: Callable[[T], Number]) -> Iterator[T]:
-    from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    from d4s.terminal import console
+
+    with Progress(console=console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
         bar.update(task, completed=done)
         for item in items:

@@ -1,4 +1,4 @@
-"""Standard output for people: users' words are printed as they are, whatever they hold and whatever the terminal's encoding lacks."""
+"""What is printed for people: users' words are printed as they are, whatever they hold and whatever the terminal's encoding lacks."""
 
 import io
 import sys
@@ -6,9 +6,14 @@ import sys
 from rich.console import Console
 
 
-def console(width: int) -> Console:
-    """A console on standard output, of a width in columns, that reads no markup, no emoji codes and no numbers in what it prints."""
-    return Console(width=width, markup=False, emoji=False, highlight=False)
+def console(width: int | None = None, *, stderr: bool = False) -> Console:
+    """A console that reads no markup, no emoji codes and no numbers in what it prints.
+
+    Args:
+        width: columns; those of the terminal when omitted.
+        stderr: print on standard error in place of standard output.
+    """
+    return Console(width=width, stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def tolerate_any_text() -> None:

@@ -48,13 +48,12 @@ def test_no_markup_is_read_in_users_words(out: Path, capsys: pytest.CaptureFixtu
 
 
 def test_consoles_are_made_in_one_place() -> None:
-    """Those of `d4s.terminal` read no markup; a progress bar's description is the program's own."""
     makers = set()
     for path in SOURCES.rglob("*.py"):
         calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
         if any(ast.unparse(call.func).split(".")[-1] == "Console" for call in calls):
             makers.add(str(path.relative_to(SOURCES)))
-    assert makers == {"terminal.py", "log.py"}, "print through d4s.terminal.console, which takes users' words as they are"
+    assert makers == {"terminal.py"}, "print through d4s.terminal.console, which takes users' words as they are"
     assert not console(80)._markup
 
 

@@ -40,7 +40,7 @@ def _dataset(params: dict[str, Any]) -> None:
             lambda p: p["grid"][0]["editors"].append("memit_seq"),
             {"edit": 1, "world_report": 1} | LAST,
         ),
-        ("another data set", _dataset, {"baseline": 1, "edit": 1, "objectives": 1} | LAST),
+        ("another data set", _dataset, {"baseline": 1, "edit": 1} | LAST),
         ("another figure format", lambda p: p["figures"].update(dpi=60), {"learning": 1, "figures": 1, "report": 1}),
         (
             "another seed",

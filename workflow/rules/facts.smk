@@ -1,4 +1,4 @@
-"""Records and questions as facts, and the objectives of their edits."""
+"""Records and questions as facts."""
 
 
 use rule world as facts with:
@@ -21,14 +21,3 @@ use rule world as questions with:
         f"{LOGS}/questions/{{name}}.tsv"
     wildcard_constraints:
         name=names("questions"),
-
-
-use rule world as objectives with:
-    output:
-        output_of("objectives"),
-    log:
-        f"{LOGS}/objectives/{{name}}.log",
-    benchmark:
-        f"{LOGS}/objectives/{{name}}.tsv"
-    wildcard_constraints:
-        name=names("objectives"),

@@ -165,13 +165,14 @@ def in_words(seconds: float) -> str:
 @contextmanager
 def _bars() -> Iterator[Show]:
     """A bar for the study and one for each job at work, on a terminal."""
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.live import Live
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
     from d4s.studies.progress import percent
+    from d4s.terminal import console
 
     def drawn(view: "View") -> Group:
         table = Table.grid(padding=(0, 1))
@@ -181,12 +182,12 @@ def _bars() -> Iterator[Show]:
             table.add_row(Text(f"  {one.stage} {one.name}"), bar, Text(f"{one.how_far:>5}"))
         return Group(table, Text(f"{view.done} of {view.steps} steps are done; {in_words(view.left)} left"))
 
-    console = Console(stderr=True)
-    with Live(Text("Snakemake is starting"), console=console, auto_refresh=False, transient=True) as live:
+    screen = console(stderr=True)
+    with Live(Text("Snakemake is starting"), console=screen, auto_refresh=False, transient=True) as live:
 
         def show(view: "View", told: str) -> None:
             if told:
-                console.print(Text(told))
+                screen.print(Text(told))
             live.update(drawn(view), refresh=True)
 
         yield show

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from d4s.artifacts import Job, write_table
+from d4s.artifacts import MANIFEST, Job, write_table
 from d4s.config import ObjectivesSettings
 from d4s.facts.record import Fact, from_frame
 from d4s.models.edited import EditedModel
@@ -16,10 +16,12 @@ FILE = "objectives.parquet"
 
 def objectives(job: Job[ObjectivesSettings]) -> None:
     """Write the negative log-likelihoods of counterfactual and true targets at the edit prompts."""
+    if not [*job.pending()]:
+        return
     facts = from_frame(job.artifact("facts", "facts").table("facts.parquet", FACTS))
-    rows = target_rows(LiveModel(load(job.inputs["model"])), [fact for fact in facts if fact.editable])
+    rows = target_rows(LiveModel(job.once("model", load)), [fact for fact in facts if fact.editable])
     write_table(job.path(FILE), rows, OBJECTIVES)
-    job.finish([FILE])
+    job.finish_part([FILE], MANIFEST)
 
 
 def target_rows(model: EditedModel, facts: Sequence[Fact]) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from d4s.editors.parts import KeySettings, TargetSettings
 from d4s.editors.prepare import prepared_tensors
 from d4s.editors.prompts import Rewriting, Wording, rewriting
 from d4s.editors.protocol import Prepared, Targets
-from d4s.editors.settings import FamilySettings
+from d4s.editors.settings import FamilySettings, LocateThenEdit
 from d4s.editors.targets import optimise, problem, read_targets
 from d4s.facts.record import Fact
 from d4s.log import progress
@@ -60,6 +60,7 @@ class Bench:
         self.contexts = read_contexts(inputs["contexts"])
         shared = [target for target in (editor.shared_targets() for editor in settings.editors.values()) if target is not None]
         self.targets: dict[TargetSettings, Targets] = {target: self._targets_of(target) for target in dict.fromkeys(shared)}
+        self._of_first_edits = dict(self.targets)
 
     def criteria(self) -> Iterator[Criterion]:
         """Injection for every kind of target, keys of every edited layer, a single edit by every editor."""
@@ -79,16 +80,24 @@ class Bench:
 
     def _single_edits(self, settings: FamilySettings, drawn: Drawn) -> float:
         """Share of requests of which an editor, from the unedited model each time, makes the model say the whole target."""
-        editor, prepared, shared = build(settings), self._prepared(settings), settings.shared_targets()
+        settings = for_first_edits(settings)
+        editor, prepared, targets_of = build(settings), self._prepared(settings), self._first_targets(settings)
         right = 0
         for number, (request, _) in enumerate(drawn):
-            targets = None if shared is None else self.targets[shared][number : number + 1]
+            targets = None if targets_of is None else targets_of[number : number + 1]
             with editor.editing(self.model, prepared, editor.start(self.model, prepared)) as session:
                 session.step([request], targets)
                 state = session.state()
             with editor.edited(self.model, prepared, state) as view:
                 right += int(view.score([request.prompt], [request.target]).exact().sum())
         return right / len(drawn)
+
+    def _first_targets(self, settings: FamilySettings) -> Targets | None:
+        """Targets at the unedited weights of all requests, computed once for all editors that share their settings."""
+        shared = settings.shared_targets()
+        if shared is not None and shared not in self._of_first_edits:
+            self._of_first_edits[shared] = self._targets_of(shared)
+        return None if shared is None else self._of_first_edits[shared]
 
     def _prepared(self, editor: FamilySettings) -> Prepared:
         moments = read_moments(self.inputs["moments"], editor.moment_layers) if editor.moment_layers else {}
@@ -104,6 +113,16 @@ class Bench:
             return read_targets(folder, requests)
         log.info("targets of %d requests at block %d", len(requests), settings.layer)
         return optimise(self.model, [rewriting(self.model, request, self.contexts) for request in requests], settings)
+
+
+def for_first_edits(settings: FamilySettings) -> FamilySettings:
+    """The same editor with its target at the original weights, which are those that a first edit meets, where that can be had.
+
+    Targets at the original weights are computed for many requests in one batch.
+    """
+    if isinstance(settings, LocateThenEdit) and settings.spread != "own" and settings.history != "queue":
+        return settings.model_copy(update={"target": settings.target.model_copy(update={"at": "original"})})
+    return settings
 
 
 @torch.no_grad()

@@ -32,5 +32,17 @@ def is_control(settings: Settings) -> bool:
     return (settings.get("finish") or {}).get("kind") in KINDS
 
 
+def run_as(name: str, editors: Mapping[str, Settings]) -> tuple[str, Settings]:
+    """The name and the settings with which an editor edits: a control edits as the editor that it is a control of.
+
+    Where `editors`, by name and resolved, hold no such one, the control's own name is kept.
+    """
+    settings = editors[name]
+    if not is_control(settings):
+        return name, settings
+    plain = {**settings, "finish": None}
+    return next((other for other, theirs in editors.items() if theirs == plain), name), plain
+
+
 def _rest(settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key != "finish"}

@@ -35,7 +35,7 @@ from d4s.questions.writers import WRITERS
 from d4s.requests.draw import REQUESTS_PER_BLOCK
 from d4s.studies.checks import problems
 from d4s.studies.codes import code_digest
-from d4s.studies.controls import is_control
+from d4s.studies.controls import is_control, run_as
 from d4s.studies.graph import Node, RawFile, merged
 from d4s.studies.verbs import SETTINGS, VERBS
 from d4s.world.reader import STYLES
@@ -89,12 +89,17 @@ class Plan:
     def together(self, without: Sequence[str] = ()) -> list[list[Node]]:
         """Artefacts in parts, those together that one process makes since they load the same model.
 
-        What the unedited model says of a draw of a data set, and the draw's targets; a run, with its measures and benchmarks.
+        What the unedited model says of a draw of a data set, and the draw's targets, with the objectives of the data set at its first
+        draw; a run, with its measures and benchmarks.
         """
         found: dict[str, list[Node]] = {}
-        for verb in ("moments", *ON_FACTS, "edit", *ON_RUNS):
+        first_draws = {node.label.rpartition(".")[0]: node.label for node in reversed(self.of("baseline"))}
+        for verb in ("moments", *ON_FACTS, "objectives", "edit", *ON_RUNS):
             for node in self.of(verb) if verb not in without else ():
-                key = node.label if verb in ON_FACTS else (node.inputs["run"] if verb in ON_RUNS else node).digest
+                if verb in ON_FACTS or verb == "objectives":
+                    key = first_draws.get(node.label, node.label)
+                else:
+                    key = (node.inputs["run"] if verb in ON_RUNS else node).digest
                 found.setdefault(key, []).append(node)
         return [*found.values()]
 
@@ -147,6 +152,7 @@ class _Resolver:
         self.study = study
         self._made: dict[tuple[str, ...], Node] = {}
         self._files: dict[Path, RawFile] = {}
+        self._resolved: dict[str, dict[str, EditorSettings]] = {}
 
     def _node(self, verb: str, label: str, settings: Mapping[str, Any], inputs: Mapping[str, Node | RawFile], **more: Any) -> Node:
         modules = (VERBS[verb].module, *more.pop("modules", ()))
@@ -272,14 +278,14 @@ class _Resolver:
 
     def cell(self, key: CellKey, lengths: tuple[int, ...], benchmark_lengths: tuple[int, ...]) -> PlannedCell:
         """The artefacts of one cell of the grid."""
-        editor = resolve_editor(key.editor, self.study.editors.get(key.editor, {}), self.study.models[key.model].tuned_as)
+        editor = self._editors(key.model)[key.editor]
         settings = {"editor": editor.model_dump(mode="json"), "seed": key.seed}
         model, facts, text = self.model(key.model), self.dataset(key.dataset), self.corpus(key.model)
         needs = self.needs(key, editor, max(lengths))
         label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
         family = (module_of(editor),)
         asked = {"model": model, "facts": facts, "baseline": self.baseline(key, max(lengths))}
-        run = self._node("edit", label, settings, asked | needs, wanted=_manifests(lengths), modules=family)
+        run = self._run(key, asked | needs, lengths)
         views = {role: node for role, node in needs.items() if role != "targets"}
         shared = {"model": model, "facts": facts, "run": run, **views}
         measure = self._node(
@@ -293,6 +299,22 @@ class _Resolver:
         benchmark = self._benchmark(key, settings, shared, benchmark_lengths, family) if benchmark_lengths else None
         objectives = self._node("objectives", f"{key.model}.{key.dataset}", {}, {"model": model, "facts": facts})
         return PlannedCell(key, lengths, benchmark_lengths, run, measure, benchmark, objectives)
+
+    def _run(self, key: CellKey, inputs: Mapping[str, Node | RawFile], lengths: tuple[int, ...]) -> Node:
+        """The run behind a cell; a control shares that of the editor that it is a control of."""
+        editors = self._editors(key.model)
+        name, settings = run_as(key.editor, {name: found.model_dump(mode="json") for name, found in editors.items()})
+        label = f"{key.model}.{key.dataset}.{name}.s{key.seed}"
+        modules = (module_of(editors[key.editor]),)
+        return self._node("edit", label, {"editor": settings, "seed": key.seed}, inputs, wanted=_manifests(lengths), modules=modules)
+
+    def _editors(self, model: str) -> dict[str, EditorSettings]:
+        """The editors that the grid applies to a model, by name."""
+        if model not in self._resolved:
+            column = self.study.models[model].tuned_as
+            named = dict.fromkeys(editor for row in self.study.grid if model in row.models for editor in row.editors)
+            self._resolved[model] = {name: resolve_editor(name, self.study.editors.get(name, {}), column) for name in named}
+        return self._resolved[model]
 
     def _benchmark(
         self, key: CellKey, settings: dict[str, Any], inputs: dict[str, Any], lengths: tuple[int, ...], family: tuple[str, ...]
@@ -319,9 +341,7 @@ class _Resolver:
         for name, model in self.study.models.items():
             if not isinstance(model, WorldModel):
                 continue
-            named = dict.fromkeys(editor for row in self.study.grid if name in row.models for editor in row.editors)
-            resolved = {editor: resolve_editor(editor, self.study.editors.get(editor, {}), model.tuned_as) for editor in named}
-            editors = {editor: found for editor, found in resolved.items() if not is_control(found.model_dump())}
+            editors = {editor: found for editor, found in self._editors(name).items() if not is_control(found.model_dump())}
             layers = tuple(sorted({layer for editor in editors.values() for layer in editor.moment_layers}))
             inputs: dict[str, Node | RawFile] = {"model": self.model(name), "facts": self.facts(FactsDataset(source="world", style="qa"))}
             inputs["contexts"] = self.contexts(name, WORLD_REPORT_SEED)

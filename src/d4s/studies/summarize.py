@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from d4s.artifacts import MANIFEST, Artifact, atomic, write_json, write_table
 from d4s.log import progress
-from d4s.schemas import ANSWERS, BENCHMARK, CELL, EDIT_LOG, INDEX, NORMS, OBJECTIVES, PERPLEXITY, SCORES, SUMMARY, collected
+from d4s.schemas import ANSWERS, BENCHMARK, CELL, EDIT_LOG, IMMEDIATE, INDEX, NORMS, OBJECTIVES, PERPLEXITY, SCORES, SUMMARY, collected
+from d4s.studies.controls import is_control
 from d4s.studies.costs import write_costs
 from d4s.studies.summaries import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
 
@@ -96,7 +97,7 @@ def _tables(folder: Path) -> Iterator[Add]:
 
 def _gather_cell(cell: Cell, add: Add) -> Iterator[dict[str, Any]]:
     """Add a cell's tables; its rows of the summary."""
-    log = _opened(cell.run, "runs", max(cell.steps)).table(f"n{max(cell.steps)}.edit_log.parquet", EDIT_LOG)
+    log = _edit_log(cell)
     add("edit_log", cell.columns, log)
     for step in cell.steps:
         measure = _opened(cell.measure, "measures", step)
@@ -112,6 +113,18 @@ def _gather_cell(cell: Cell, add: Add) -> Iterator[dict[str, Any]]:
         rows = _opened(cell.benchmark, "benchmarks", step).table(f"n{step}.benchmark.parquet", BENCHMARK)  # type: ignore[arg-type]
         add("benchmark", cell.columns, rows)
         yield from _named({**cell.columns, "step": step}, benchmark_rows(rows))
+
+
+def _edit_log(cell: Cell) -> pd.DataFrame:
+    """What was logged edit by edit; a control's run is another editor's, whose immediate scores are not the control's."""
+    last = max(cell.steps)
+    log = _opened(cell.run, "runs", last).table(f"n{last}.edit_log.parquet", EDIT_LOG)
+    return log[~log["quantity"].isin(IMMEDIATE)] if is_control(_editor(cell)) else log
+
+
+def _editor(cell: Cell) -> dict[str, Any]:
+    """The resolved settings of a cell's editor."""
+    return _opened(cell.measure, "measures", max(cell.steps)).manifest.settings["editor"]
 
 
 def _named(names: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -140,7 +153,7 @@ def _provenance(cells: Sequence[Cell]) -> dict[str, Any]:
             versions.setdefault(library, set()).add(version)
     return {
         "versions": {library: sorted(found) for library, found in sorted(versions.items())},
-        "editors": {f"{cell.model} / {cell.editor}": manifest.settings["editor"] for cell, manifest in manifests.items()},
+        "editors": {f"{cell.model} / {cell.editor}": _editor(cell) for cell in cells},
         "code": {cell.editor: manifest.code for cell, manifest in manifests.items()},
     }
 
