@@ -22,7 +22,7 @@ from d4s.pretraining.check import accuracies, all_greedy
 from d4s.pretraining.checkpoint import NAME, Training
 from d4s.pretraining.network import Optimisers, new_network, rate_share
 from d4s.pretraining.tokenizers import word_tokenizer
-from d4s.pretraining.train import pretrain, update, weighted_loss
+from d4s.pretraining.train import pretrain, token_losses, update, weighted_means, workers
 from d4s.schemas import CURVE, FACTS, MODEL_CHECK
 
 SHAPE = PretrainSettings(
@@ -97,9 +97,9 @@ def test_loss_is_the_weighted_mean_over_next_tokens() -> None:
     weights = torch.tensor([[0.0, 0.1, 4.0, 0.1], [0.0, 0.1, 0.1, 4.0]])
     nll = [[-logits[row, k].log_softmax(-1)[ids[row, k + 1]].item() for k in range(3)] for row in range(2)]
     expected = sum(nll[row][k] * weights[row, k + 1].item() for row in range(2) for k in range(3)) / 8.4
-    loss, answers = weighted_loss(logits, ids, weights)
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
-    assert answers.item() == pytest.approx((nll[0][1] + nll[1][2]) / 2, rel=1e-5)
+    loss, answers = weighted_means(token_losses(logits, ids), weights)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert answers == pytest.approx((nll[0][1] + nll[1][2]) / 2, rel=1e-5)
 
 
 def test_seed_decides_the_weights_and_leaves_the_global_generator_alone() -> None:
@@ -125,11 +125,26 @@ def test_a_step_changes_all_weights_and_leaves_no_gradient() -> None:
     before = [weight.detach().clone() for weight in network.parameters()]
     training = Training(network, Optimisers.of(network, SHAPE))
     ids, weights = rows(4)
-    loss, answers = update(training, (ids.long(), weights.float()), SHAPE, 1.0)
+    with workers(2) as pool:
+        loss, answers = update(training, (ids.long(), weights.float()), SHAPE, 1.0, pool)
     assert training.done == 1
     assert 0 < answers < 2 * loss
     assert all(weight.grad is None for weight in network.parameters())
     assert sum(torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)) == 0
+
+
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_a_step_is_one_of_the_whole_batch_whatever_it_is_cut_into(count: int) -> None:
+    ids, weights = rows(count)
+    network, plain = (new_network(SHAPE, len(TOKENIZER), 0) for _ in range(2))
+    training, whole = (Training(one, Optimisers.of(one, SHAPE)) for one in (network, plain))
+    with workers(2) as pool:
+        update(training, (ids.long(), weights.float()), SHAPE, 1.0, pool)
+        nll, weight = token_losses(plain(ids.long()).logits, ids.long()), weights[:, 1:].float()
+        ((nll * weight).sum() / weight.sum()).backward()
+        whole.optimisers.step(SHAPE, 1.0, pool)
+    for one, other in zip(network.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=2e-5)
 
 
 def greedy(network: GPT2LMHeadModel, prompt: str, target: str) -> bool:
@@ -190,7 +205,7 @@ def test_it_learns_what_it_is_taught(trained: Artifact) -> None:
     assert set(check["wording"]) == {"taught", "withheld"}
     untrained = new_network(SHAPE, len(TOKENIZER), 0)
     ids, weights = rows()
-    before = weighted_loss(untrained(ids.long()).logits, ids.long(), weights.float())[0].item()
+    before = weighted_means(token_losses(untrained(ids.long()).logits, ids.long()), weights.float())[0]
     assert curve["loss"].iloc[-1] < 0.8 * before
 
 
@@ -273,15 +288,17 @@ def test_a_checkpoint_holds_everything(tmp_path: Path) -> None:
     batches = [(ids[k : k + 4].long(), weights[k : k + 4].float()) for k in (0, 4)]
     network = new_network(SHAPE, len(TOKENIZER), 0)
     first = Training(network, Optimisers.of(network, SHAPE))
-    update(first, batches[0], SHAPE, 1.0)
+    with workers(1) as pool:
+        update(first, batches[0], SHAPE, 1.0, pool)
     first.curve.append((1, 64, 2.5, 3.0, 0.1))
     first.save(tmp_path / NAME, "me")
     fresh = new_network(SHAPE.model_copy(update={"model_seed": 5}), len(TOKENIZER), 0)
     second = Training(fresh, Optimisers.of(fresh, SHAPE))
     second.restore(tmp_path / NAME, "me")
     assert (second.done, second.curve) == (1, first.curve)
-    for training in (first, second):
-        update(training, batches[1], SHAPE, 0.5)
+    for training, count in ((first, 1), (second, 3)):  # which changes no bit
+        with workers(count) as pool:
+            update(training, batches[1], SHAPE, 0.5, pool)
     for one, two in zip(network.parameters(), fresh.parameters(), strict=True):
         assert torch.equal(one, two)
 

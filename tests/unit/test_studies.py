@@ -50,7 +50,11 @@ def test_lengths_layers_and_blocks_enter_no_hash() -> None:
     assert long.of("edit")[0].wanted == ("n10.json", "n120.json")
 
 
-def test_a_local_models_weights_are_part_of_its_name(tmp_path: Path) -> None:
+def test_a_local_models_weights_are_part_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("D4S_DATA", str(tmp_path))
+    text = tmp_path / "wikitext2_raw_test" / "wikitext2_raw_test.jsonl"
+    text.parent.mkdir()
+    text.write_text('{"text": "Ada lives in Paris."}\n')
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"one")
     models = {"mini": {"source": "hf", "path": str(tmp_path), "tuned_as": "mini"}}
@@ -67,6 +71,25 @@ def test_editors_share_targets_moments_and_contexts() -> None:
     assert len(plan.of("targets")) == len(plan.of("moments")) == 1
     assert len(plan.of("contexts")) == 2  # of the seed, and of the report on the model
     assert len(plan.of("edit")) == 5
+
+
+def test_a_control_is_measured_on_the_run_of_the_editor_that_it_is_a_control_of() -> None:
+    plan = _plan()
+    cells = {cell.key.editor: cell for cell in plan.cells if cell.key.dataset == "world_qa"}
+    assert cells["memit_scrambled"].run.folder == cells["memit"].run.folder
+    assert cells["d4s_inflated"].run.folder == cells["d4s_scrambled"].run.folder == cells["d4s"].run.folder
+    assert len({cells[name].measure.folder for name in ("d4s", "d4s_scrambled", "d4s_inflated")}) == 3
+    (process,) = [part for part in plan.together() if any(node.folder == cells["d4s"].run.folder for node in part)]
+    assert [node.verb for node in process] == ["edit", *["measure"] * 3, *["benchmark"] * 3]
+    alone = _plan(grid=_row(editors=["memit_scrambled"], lengths=[10]), editors={"memit_scrambled": _study()["editors"]["memit_scrambled"]})
+    (run,) = alone.of("edit")
+    assert run.label == "mini.world_qa.memit_scrambled.s1" and run.settings["editor"]["finish"] is None
+
+
+def test_the_objectives_of_a_data_set_are_made_with_its_first_draw() -> None:
+    plan = _plan(seeds=[1, 2], grid=_row())
+    (process,) = [part for part in plan.together() if any(node.verb == "objectives" for node in part)]
+    assert {node.label for node in process if node.verb == "baseline"} == {"mini.world_qa.s1"}
 
 
 def test_the_report_on_a_model_leaves_controls_out() -> None:

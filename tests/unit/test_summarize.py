@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ STEPS = (2, 4)
 class RunLike(Frozen):
     """Settings as a run's manifest holds them."""
 
-    editor: dict[str, str]
+    editor: dict[str, Any]
     seed: int = 1
 
 
@@ -65,11 +66,18 @@ def measured(step: int) -> dict[str, pd.DataFrame]:
     }
 
 
-def finish(folder: Path, kind: str, tables: dict[str, tuple[pd.DataFrame, object]], manifest: str, **notes: object) -> None:
+def finish(
+    folder: Path,
+    kind: str,
+    tables: dict[str, tuple[pd.DataFrame, object]],
+    manifest: str,
+    control: dict[str, Any] | None = None,
+    **notes: object,
+) -> None:
     """Write an artefact's files and manifest as a verb does."""
     for name, (frame, schema) in tables.items():
         write_table(folder / name, frame, schema)
-    Job(kind, RunLike(editor={"family": "locate_then_edit"}), {}, folder, code="c0de").finish(list(tables), manifest=manifest, **notes)
+    Job(kind, RunLike(editor={"family": "locate_then_edit", "finish": control}), {}, folder, code="c0de").finish(list(tables), manifest=manifest, **notes)
 
 
 def made_cell(store: Path, editor: str, seed: int = 1, benchmarked: bool = True) -> Cell:
@@ -80,7 +88,8 @@ def made_cell(store: Path, editor: str, seed: int = 1, benchmarked: bool = True)
         diverged = {"diverged_at": 3} if step > 3 and editor == "rome" else {}
         finish(run, "runs", {f"n{step}.edit_log.parquet": (edit_log(step), schemas.EDIT_LOG)}, f"n{step}.json", **diverged)
         tables = {f"n{step}.{table}.parquet": (frame, MEASURED[table]) for table, frame in measured(step).items()}
-        finish(measure, "measures", tables, f"n{step}.json")
+        control = {"kind": "scramble"} if editor.endswith("_scrambled") else None
+        finish(measure, "measures", tables, f"n{step}.json", control)
     tasks = pd.DataFrame({"step": 4, "task": ["mmlu", "gsm8k"], "metric": "acc", "value": [0.5, 0.7], "stderr": [0.03, np.nan], "n": 100})
     finish(benchmark, "benchmarks", {"n4.benchmark.parquet": (tasks, schemas.BENCHMARK)}, "n4.json")
     if not objectives.exists():
@@ -126,6 +135,15 @@ def test_the_edit_log_of_the_longest_length_is_kept_once(cells: list[Cell], tmp_
         "rome": [1, 2, 3, 4],
         "memit": [1, 2, 3, 4],
     }
+
+
+def test_what_another_editor_answered_right_after_an_edit_is_not_filed_under_its_control(tmp_path: Path) -> None:
+    base, control = (made_cell(tmp_path / "store", editor) for editor in ("memit", "memit_scrambled"))
+    gather([base, replace(control, run=base.run)], tmp_path / "out")
+    results = Results(tmp_path / "out")
+    assert set(results.edit_log["editor"]) == {"memit"}
+    assert set(results.summary.query("protocol == 'immediate'")["editor"]) == {"memit"}
+    assert set(results.summary.query("protocol == 'retained'")["editor"]) == {"memit", "memit_scrambled"}
 
 
 def test_targets_are_filed_once_and_under_no_editor(cells: list[Cell], tmp_path: Path) -> None:

@@ -50,7 +50,6 @@ if ":" in str(ROOT):
 VARIABLES = {
     "PYTHONPATH": str(ROOT.parent),
     SOURCE: source_digest(),
-    "OMP_WAIT_POLICY": "active",  # only training has threads that wait for each other, and it has its cores to itself
     "D4S_STATE_DEVICE": STUDY.execution.state_device,
 }
 EXPORTS = "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in VARIABLES.items())

@@ -24,6 +24,7 @@ TOKENS_PER_BATCH = {"cpu": 512}  # what stays in a core's caches
 TOKENS_ON_ACCELERATORS = 16_384
 LOGITS_PER_CHUNK = 2**26
 WIDER = 1.25  # a row longer than the first of its batch by more than this opens a new one: all rows run to the longest
+FILLER_PER_PASS = 24  # tokens of filler that cost no more than another pass, so that few rows are not split
 THINNED = 0.75  # rows that are still written, as a share of those that run, below which the others are taken out
 Ids = tuple[int, ...]
 Tails = dict[Ids, list[int]]  # by the ids that run after a prompt, the numbers of the pairs that need them
@@ -143,12 +144,16 @@ class LiveModel:
     def _batches(self, rows: Sequence[_Row], wider: float = WIDER) -> Iterator[list[_Row]]:
         """Rows of similar length together, at most so many tokens each with its padding."""
         batch: list[_Row] = []
+        real = 0
         for row in sorted(rows, key=lambda row: len(row.tokens)):
             width = len(row.tokens)
-            if batch and ((len(batch) + 1) * width > self.tokens_per_batch or width > wider * len(batch[0].tokens)):
+            is_wider = width > wider * len(batch[0].tokens) if batch else False
+            has_filler = wider == 1 or len(batch) * width - real > FILLER_PER_PASS
+            if batch and ((len(batch) + 1) * width > self.tokens_per_batch or (is_wider and has_filler)):
                 yield batch
-                batch = []
+                batch, real = [], 0
             batch.append(row)
+            real += width
         if batch:
             yield batch
 

@@ -5,7 +5,9 @@ compute such products many times slower than float32 ones. Here nothing leaves t
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,17 +59,30 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float, momentum: float) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Change every matrix that has a gradient; a closure is not called."""
+        """Change every matrix that has a gradient, one after another; a closure is not called."""
+        for change in self._changes():
+            change()
+
+    def step_in(self, pool: Executor) -> None:
+        """The same with several matrices at once."""
+        for done in [pool.submit(change) for change in self._changes()]:
+            done.result()
+
+    def _changes(self) -> Iterator[Callable[[], None]]:
         for group in self.param_groups:
-            momentum, rate = group["momentum"], group["lr"]
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                running = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
-                running.lerp_(weight.grad, 1 - momentum)
-                update = orthogonalised(weight.grad.lerp(running, momentum))
-                rows, columns = weight.shape
-                weight.mul_(1 - rate * group["weight_decay"])
-                weight.add_(update, alpha=-rate * math.sqrt(max(1.0, rows / columns)))
+                if weight.grad is not None:
+                    running = self.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+                    yield partial(_change, weight, running, group["lr"], group["momentum"], group["weight_decay"])
+
+
+@torch.no_grad()
+def _change(weight: Tensor, running: Tensor, lr: float, momentum: float, weight_decay: float) -> None:
+    """One update of a matrix that has a gradient, and of its running gradient."""
+    assert weight.grad is not None
+    running.lerp_(weight.grad, 1 - momentum)
+    update = orthogonalised(weight.grad.lerp(running, momentum))
+    rows, columns = weight.shape
+    weight.mul_(1 - lr * weight_decay)
+    weight.add_(update, alpha=-lr * math.sqrt(max(1.0, rows / columns)))

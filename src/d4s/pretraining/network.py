@@ -1,6 +1,7 @@
 """The small model that is trained here and its two optimisers."""
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,7 @@ def new_network(settings: PretrainSettings, vocabulary: int, bos: int) -> GPT2LM
 class Optimisers:
     """Muon on the matrices of the blocks, AdamW on embeddings, norms and biases."""
 
-    muon: torch.optim.Optimizer
+    muon: Muon
     adam: torch.optim.Optimizer
 
     @classmethod
@@ -58,12 +59,14 @@ class Optimisers:
         """Muon, then AdamW."""
         return self.muon, self.adam
 
-    def step(self, settings: PretrainSettings, share: float) -> None:
-        """One update at a share of the full learning rates; gradients are dropped afterwards."""
+    def step(self, settings: PretrainSettings, share: float, pool: Executor) -> None:
+        """One update at a share of the full learning rates, matrices beside each other; gradients are dropped afterwards."""
         for optimiser, rate in zip(self.both, (settings.muon_lr, settings.adam_lr), strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = rate * share
-            optimiser.step()
+        self.muon.step_in(pool)
+        self.adam.step()
+        for optimiser in self.both:
             optimiser.zero_grad(set_to_none=True)
 
 

@@ -176,5 +176,5 @@ class Run:
 
 def immediate(exam: Exam, live: EditedModel, fact: Fact) -> dict[str, float]:
     """Scores of a model right after the edit of a fact, by name, where the fact has questions for them."""
-    means = exam.means(live, [fact.fact_id])[fact.fact_id]
+    means = exam.means(live, [fact.fact_id], IMMEDIATE)[fact.fact_id]
     return {metric: means[metric] for metric in IMMEDIATE if metric in means}
