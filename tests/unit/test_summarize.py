@@ -77,7 +77,8 @@ def finish(
     """Write an artefact's files and manifest as a verb does."""
     for name, (frame, schema) in tables.items():
         write_table(folder / name, frame, schema)
-    Job(kind, RunLike(editor={"family": "locate_then_edit", "finish": control}), {}, folder, code="c0de").finish(list(tables), manifest=manifest, **notes)
+    settings = RunLike(editor={"family": "locate_then_edit", "finish": control})
+    Job(kind, settings, {}, folder, code="c0de").finish(list(tables), manifest=manifest, **notes)
 
 
 def made_cell(store: Path, editor: str, seed: int = 1, benchmarked: bool = True) -> Cell:
