@@ -108,6 +108,7 @@ check-pages: setup  ## generated files are what their sources say
 	$(BIN)/python -m tools.environment --check
 	$(BIN)/python -m tools.settings_page --check
 	$(BIN)/python -m tools.methods_page --check
+	$(BIN)/python -m tools.results_page --check
 
 .PHONY: check-docs
 check-docs: setup  ## the documentation site builds without a warning: no broken link or anchor, nothing fetched
@@ -163,10 +164,11 @@ format: setup  ## mend what ruff and snakefmt can mend
 	$(BIN)/snakefmt Snakefile workflow
 
 .PHONY: pages
-pages: setup  ## write the generated files: environment.yml, docs/settings.md, docs/settings.schema.json, docs/methods.md
+pages: setup  ## write what is generated: environment.yml, docs/settings.*, docs/methods.md, tables of results (TAKE=STUDY takes a study over first)
 	$(BIN)/python -m tools.environment
 	$(BIN)/python -m tools.settings_page
 	$(BIN)/python -m tools.methods_page
+	$(BIN)/python -m tools.results_page $(if $(TAKE),--take $(TAKE))
 
 .PHONY: lock
 lock:  ## resolve pyproject.toml into requirements.lock (UPGRADE=--upgrade, or UPGRADE="--upgrade-package NAME")

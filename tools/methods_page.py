@@ -7,7 +7,7 @@ from the docstring of its module, which tests speak of it from their code; here 
 import argparse
 import ast
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -38,12 +38,50 @@ with a row of gain *G* per edit, and *M* for the keys of earlier edits where a m
 
 A method "after" a paper is built from descriptions at second hand. Values of every setting for every kind of model stand in
 [the settings](settings.md#editors); the tests named here compare the fast code with slow, explicit formulas in float64.
+
+## MEMIT and D4S in one page
+
+Top to bottom, in the papers' symbols, with the function that computes each line. Both edit the output matrices *W* of the MLPs of layers
+*l₀ … l_{L−1}*. They differ in lines 2, 5 and 7: MEMIT measures on the model as edited so far and forgets its earlier edits; D4S measures
+on the unedited model and keeps two sums over all edits, from which *W* is solved anew.
+
 """
 
-TARGETS, KEYS, SPREAD, PREPARE, LAYERS, SOLVE, AFTER, FINISH, LOOP = (
+TARGETS, KEYS, SPREAD, PREPARE, LAYERS, SOLVE, AFTER, FINISH, LOOP, PROMPTS, WEIGHTS = (
     f"src/d4s/editors/{name}.py"
-    for name in ("targets", "keys", "spread", "prepare", "layers", "solve", "after", "finish", "locate_then_edit")
+    for name in (
+        "targets", "keys", "spread", "prepare", "layers", "solve", "after", "finish", "locate_then_edit", "prompts", "weights",
+    )
+)  # fmt: skip
+ALGORITHM: Sequence[tuple[str, Mapping[str, str]]] = (
+    (
+        'prompts: *r(s)* bare and behind each prefix *x_j*; the KL prompt "*s* is a"; the last token of *s* in each',
+        {"rewriting": PROMPTS},
+    ),
+    (
+        "*z = h + δ* at layer *l_{L−1}*, *δ* from the loss under [parts](#parts); MEMIT: on the model now, D4S: on the unedited one",
+        {"optimise": TARGETS, "_goal": LOOP},
+    ),
+    ("for each layer *l_i*, from below:", {"_pass": LOOP}),
+    (
+        "*k*: what goes into *W* at the last token of *s*, the mean of bare and prefixed prompts",
+        {"read": KEYS, "averaged": KEYS},
+    ),
+    ("residual *R*; MEMIT: *z − h*, measured now; D4S: *δ*, measured once", {"_read": LOOP, "_missing": LOOP}),
+    ("share of it for this layer: 1/(*L − i*)", {"share": SPREAD}),
+    (
+        "MEMIT: Δ ← Δ + *R Kᵀ* (λ*C* + *K Kᵀ*)⁻¹ over this batch. D4S: over all edits so far the sums Σ *r kᵀ* and Σ *k kᵀ*, "
+        "Δ = (Σ *r kᵀ*) (λ*C* + Σ *k kᵀ*)⁻¹",
+        {"fit": LAYERS, "_gain": LAYERS, "add": SOLVE},
+    ),
+    ("*W = W₀ + Δ*, summed in float64 and rounded once; the next layer is read with it", {"write": WEIGHTS}),
 )
+"""MEMIT and D4S, line by line, each with the functions that compute it."""
+AFTERWARDS = """
+The sums of line 7 are never inverted anew: the inverse of λ*C* + Σ *k kᵀ* is updated by the new keys, and the step that this takes from the
+old Δ to the new one is the same solution ([`solve.py`](../src/d4s/editors/solve.py); [why](decisions/0002-states-as-values.md)). Once,
+before any edit: λ*C* from text ([`collect`](../src/d4s/statistics/moments.py)) and its factor ([`Base.of`](../src/d4s/editors/layers.py)).
+"""
 LOSS = "least mean of −log P(target tokens) + kl · KL at the essence prompt + decay · ‖δ‖ / ‖h‖², with ‖δ‖ ≤ clamp · ‖h‖"
 PARTS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("target.hook", "block_output"): (f"*z = h + δ* at the block's output; δ has the {LOSS}", TARGETS),
@@ -215,7 +253,15 @@ def page() -> str:
         ValueError: if a preset has a part without a formula.
     """
     parts = ["\n## Parts\n\n", *_parts_table(), "\n## Families\n\n", *_families()]
-    return "".join([HEAD, *parts, "## Methods by name\n\n", *map(_method, PRESETS)]).rstrip() + "\n"
+    return "".join([HEAD, *_algorithm(), AFTERWARDS, *parts, "## Methods by name\n\n", *map(_method, PRESETS)]).rstrip() + "\n"
+
+
+def _algorithm() -> Iterator[str]:
+    """The lines of the algorithm as a table with links to their code."""
+    yield "| # | for each edit (*s*, *r*, *o*′) | where |\n|---|---|---|\n"
+    for number, (line, functions) in enumerate(ALGORITHM, start=1):
+        places = ", ".join(f"[`{name}`](../{path})" for name, path in functions.items())
+        yield f"| {number} | {line} | {places} |\n"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Logging set-up, and how loops tell how far they are: by a bar on stderr, and by a note where `d4s run` asks for notes.
+"""Logging set-up, and how loops tell how far they are: by a bar for people, and by a note where `d4s run` asks for notes.
 
 A note is a small JSON file, one for each process at work, in the folder that the environment names: jobs may run on other
 machines of a cluster. It is written at most once a second and is gone when its job ends.
@@ -95,13 +95,13 @@ def _one(_: object) -> int:
 def progress(
     items: Iterable[T], what: str, total: Number | None = None, *, done: Number = 0, weigh: Callable[[T], Number] = _one
 ) -> Iterator[T]:
-    """Pass items through, with a progress bar on stderr where that is a terminal, and a note where the stage has one.
+    """Pass items through, with a progress bar on stderr where that is a terminal or in a notebook, and a note where the stage has one.
 
     `total` counts all items, those that were `done` before included; items that are not alike weigh what `weigh` says.
     Of loops in one another only the outer one tells.
     """
     note = _NOTE.get()
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
         items = _drawn(items, what, total, done, weigh)
     if note is None or note.is_counting or not total:
         yield from items

@@ -62,3 +62,11 @@ def test_a_new_preset_comes_with_its_parts_and_tests(monkeypatch: pytest.MonkeyP
 def test_methods_name_the_tests_that_speak_of_them() -> None:
     section = methods_page.page().partition("### `d4s`\n")[2].partition("\n### ")[0]
     assert "[`test_d4s_is_the_released_loop`](../tests/oracle/test_editors.py)" in section
+
+
+def test_every_line_of_the_algorithm_names_code_that_is_there() -> None:
+    for line, functions in methods_page.ALGORITHM:
+        assert functions, line
+        for name, path in functions.items():
+            code = (methods_page.ROOT / path).read_text(encoding="utf-8")
+            assert f"def {name}(" in code, f"{path} has no {name}"

@@ -47,7 +47,8 @@ def column_for(shape: Shape) -> str:
     """
     if shape not in SHAPES:
         raise SettingsError(
-            f"no settings are known for a {shape[0]} of {shape[1]} layers, widths {shape[2]} and {shape[3]}; name the nearest model with "
-            f"--tuned-as ({', '.join(SHAPES.values())}), and where its layers do not fit, yours: --set layers=[1,2] --set target.layer=2"
+            f"no settings are known for a {shape[0]} of {shape[1]} layers, widths {shape[2]} and {shape[3]}; name the nearest model by "
+            f"--tuned-as, or tuned_as= in Python ({', '.join(SHAPES.values())}), and where its layers do not fit, yours: "
+            "--set layers=[1,2] --set target.layer=2, or settings= in Python"
         )
     return SHAPES[shape]

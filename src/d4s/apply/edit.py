@@ -17,7 +17,7 @@ from d4s.apply.needs import OPTIONS, editing, loading
 from d4s.apply.origin import Origin
 from d4s.apply.outcome import Outcome, refresh
 from d4s.apply.prepared import TextSource, prepare
-from d4s.apply.records import read_facts
+from d4s.apply.records import RawFact, read_facts
 from d4s.apply.requests import Wordings
 from d4s.apply.targets import averaged, targets_of
 from d4s.artifacts import MANIFEST, POINTER, Artifact, write_table
@@ -25,8 +25,9 @@ from d4s.config import Frozen
 from d4s.editors.protocol import Diverged, Prepared, Targets, stepped
 from d4s.editors.settings import FamilySettings, resolve
 from d4s.errors import D4SError, RecordError, SettingsError
-from d4s.facts.collect import reject_rows
+from d4s.facts.collect import Reject, reject_rows
 from d4s.facts.joining import Joiner
+from d4s.facts.jsonl import Line, Lines
 from d4s.locks import locked
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
@@ -38,6 +39,7 @@ from d4s.schemas import REJECTS
 
 log = logging.getLogger(__name__)
 TARGETS, REJECTED = "targets", "rejects.parquet"
+Show = Callable[[Folder, LanguageModel, Prepared, int], Outcome]
 
 
 class Options(Frozen):
@@ -97,16 +99,14 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
     chat = _chat(options, model)
     description = known or described(options, origin, settings or chosen(options, shape_of(model)), chat)
     wordings = Wordings(model, chat)
-    rejects = [*lines.rejects, *wordings.unfit(lines.sound)]
-    broken = {reject.problem.line for reject in rejects}
-    sound = [line for line in lines.sound if line.number not in broken]
+    sound, rejects = sifted(lines, wordings)
     if rejects and not (options.skip_bad and sound):
         remedy = "mend them, or pass --skip-bad to set them aside" if sound and not options.skip_bad else "mend them"
         raise RecordError([reject.problem for reject in rejects], remedy)
     with alone(options.out, is_new=True):
         folder = Folder.create(options.out, description)
         wishes, present = planned(sound, folder.edits(), options.on_conflict)
-        _check(folder, wishes, wordings)
+        check(folder, wishes, wordings)
         needs = [*editing(folder, model, options.text, len(wishes))]
         announce(Plan(folder, model, wishes, present, lines.seen - len(sound), needs))
         refuse_what_cannot_fit(needs, machine, OPTIONS)
@@ -116,6 +116,13 @@ def apply(options: Options, announce: Callable[[Plan], None]) -> Outcome | None:
         if rejects:
             write_table(folder.path / REJECTED, reject_rows(rejects), REJECTS)
         return extended(folder, model, prepared_for(folder, model, options.text, wishes), wishes)
+
+
+def sifted(lines: Lines[RawFact], wordings: Wordings) -> tuple[list[Line[RawFact]], list[Reject]]:
+    """The rows that can be edited, and the defects of the others, those among them that only the model's tokens show."""
+    rejects = [*lines.rejects, *wordings.unfit(lines.sound)]
+    broken = {reject.problem.line for reject in rejects}
+    return [line for line in lines.sound if line.number not in broken], rejects
 
 
 def own_dtype(source: str, revision: str) -> str:
@@ -138,21 +145,28 @@ def _chat(options: Options, model: LanguageModel) -> Chat | None:
 
 
 def chosen(options: Options, shape: Shape) -> FamilySettings:
-    """The editor's settings for a model of a shape.
+    """The settings that were asked for, for a model of a shape.
 
     Raises:
         SettingsError: if the editor or its settings are unknown, or edit layers that the model does not have.
     """
-    settings = resolve(
-        f"{options.editor} as asked for", {"preset": options.editor, **options.changes}, options.tuned_as or column_for(shape)
-    )
+    return settings_for(options.editor, options.changes, options.tuned_as or column_for(shape), shape)
+
+
+def settings_for(editor: str, changes: dict[str, Any], column: str, shape: Shape) -> FamilySettings:
+    """A preset's settings of a column with changes laid over them, for a model of a shape.
+
+    Raises:
+        SettingsError: if the editor or its settings are unknown, or edit layers that the model does not have.
+    """
+    settings = resolve(f"{editor} as asked for", {"preset": editor, **changes}, column)
     if settings.family == "unedited":
         raise SettingsError("the editor `unedited` changes nothing; choose another")
     _, layers, _, _ = shape
     if beyond := [layer for layer in settings.layers if layer >= layers]:
         raise SettingsError(
             f"the settings edit layers {beyond}, but the model has layers 0 to {layers - 1}; choose others: "
-            "--set layers=[1,2] --set target.layer=2 (--set layer=1 for editors of one layer)"
+            "--set layers=[1,2] --set target.layer=2 (--set layer=1 for editors of one layer), or settings= in Python"
         )
     return settings
 
@@ -185,8 +199,8 @@ def prepared_for(folder: Folder, model: LanguageModel, text: TextSource, wishes:
     return found
 
 
-def extended(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: Sequence[Wish]) -> Outcome:
-    """Edit wishes one batch after another, each in the ledger before the next; then measure and write what came out.
+def extended(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: Sequence[Wish], show: Show = refresh) -> Outcome:
+    """Edit wishes one batch after another, each in the ledger before the next; then measure and write what came out, or `show` it.
 
     Raises:
         D4SError: if an edit diverges; what was edited before it is written.
@@ -197,10 +211,10 @@ def extended(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: S
     if broken and (again := folder.ledger.forget_unkept()):
         _edited(folder, model, prepared, wishes[made - again : made], None if goals is None else goals[made - again : made])
     shutil.rmtree(folder.path / STATE / TARGETS, ignore_errors=True)
-    outcome = refresh(folder, model, prepared, since=before)
+    outcome = show(folder, model, prepared, before)
     if broken:
         left = len(wishes) - made
-        raise D4SError(f"edit {before + made + 1} diverged ({broken}); it and {left - 1} more were not made, the others are written")
+        raise D4SError(f"edit {before + made + 1} diverged ({broken}); it and {left - 1} more were not made, the others are kept")
     return outcome
 
 
@@ -238,7 +252,7 @@ def _goals(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: Seq
     return Targets.joined(parts)
 
 
-def _check(folder: Folder, wishes: Sequence[Wish], wordings: Wordings) -> None:
+def check(folder: Folder, wishes: Sequence[Wish], wordings: Wordings) -> None:
     """Refuse what the editor cannot do.
 
     Raises:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from d4s.apply.folder import Folder, reading
+from d4s.apply.origin import Origin
 from d4s.apply.outcome import Changes, module_name, named, write_model
 from d4s.artifacts import write_json, write_tensors
 from d4s.errors import SettingsError
@@ -62,6 +63,23 @@ def _write(folder: Folder, kind: Format, out: Path, rank: int | None, device: st
 
 def _write_lora(folder: Folder, model: LanguageModel, changes: Changes, out: Path, rank: int | None) -> dict[str, float]:
     """Write an adapter in the format of `peft`; what its rank leaves out of each changed module, relative to the change."""
+    tensors, errors, chosen = adapter(model, changes, rank)
+    write_tensors(out / "adapter_model.safetensors", tensors, {"format": "pt"})
+    write_json(out / "adapter_config.json", adapter_config(folder.description.model, model, [*errors], chosen))
+    return errors
+
+
+def adapter(model: LanguageModel, changes: Changes, rank: int | None) -> tuple[dict[str, Tensor], dict[str, float], int]:
+    """Changes of weights as LoRA factors by `peft`'s names, what they leave out of each module, and their rank.
+
+    Without a rank it is the lowest that leaves out nothing that the weights' precision shows. What is left out is the Frobenius
+    norm of the rest relative to that of the change.
+
+    Raises:
+        SettingsError: if the rank is below 1.
+    """
+    if rank is not None and rank < 1:
+        raise SettingsError(f"the rank of an adapter is at least 1, found {rank}")
     smallest = min([min(change.shape) for change in changes.values()], default=1)
     needed = rank or max([1, *(rank_of(change, model.weight(layer)) for layer, change in changes.items())])
     chosen = min(needed, smallest)
@@ -71,9 +89,7 @@ def _write_lora(folder: Folder, model: LanguageModel, changes: Changes, out: Pat
         name = module_name(model, layer)
         (right, left), errors[name] = factors(change, chosen)
         tensors |= {f"base_model.model.{name}.lora_A.weight": right.cpu(), f"base_model.model.{name}.lora_B.weight": left.cpu()}
-    write_tensors(out / "adapter_model.safetensors", tensors, {"format": "pt"})
-    write_json(out / "adapter_config.json", _adapter_config(folder, model, [*errors], chosen))
-    return errors
+    return tensors, errors, chosen
 
 
 def rank_of(change: Float[Tensor, "d_out d_in"], edited: Float[Tensor, "d_out d_in"]) -> int:
@@ -95,12 +111,13 @@ def factors(change: Float[Tensor, "d_out d_in"], rank: int) -> tuple[Factors, fl
     return ((root[:, None] * right[:rank]).float(), (left[:, :rank] * root).float()), error
 
 
-def _adapter_config(folder: Folder, model: LanguageModel, modules: Sequence[str], rank: int) -> dict[str, object]:
+def adapter_config(origin: Origin, model: LanguageModel, modules: Sequence[str], rank: int) -> dict[str, object]:
+    """What `peft` reads beside the factors; their scale is 1."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": folder.description.model.source,
-        "revision": folder.description.model.revision,
+        "base_model_name_or_path": origin.source,
+        "revision": origin.revision,
         "target_modules": list(modules),
         "r": rank,
         "lora_alpha": rank,  # scale lora_alpha / r = 1

@@ -97,7 +97,7 @@ def planned(lines: Sequence[Line[RawFact]], present: Sequence[Edit], mode: OnCon
         groups.setdefault(Wish.of(line.raw).question, []).append(line)
     if mode == "refuse" and (found := [text for asked, group in groups.items() for text in _clashes(group, before.get(asked))]):
         raise Conflict(
-            f"{len(found)} conflicts (mend the file, or pass --on-conflict replace or average):\n"
+            f"{len(found)} conflicts (change the facts, or pass --on-conflict replace or average, on_conflict= in Python):\n"
             + "\n".join(f"  {text}" for text in found)
         )
     wishes = [wish for asked, group in groups.items() if (wish := _settled(group, before.get(asked), mode)) is not None]

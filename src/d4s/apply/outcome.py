@@ -6,7 +6,7 @@ what reloads.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +61,21 @@ class Outcome:
 
 def refresh(folder: Folder, model: LanguageModel, prepared: Prepared, since: int = 0) -> Outcome:
     """Measure the present state, and write the edited model, its change and the history for it."""
+
+    def write(changes: Changes) -> None:
+        write_model(folder.path / MODEL, model)
+        write_tensors(folder.path / DELTA, named(model, changes))
+
+    found = measured(folder, model, prepared, since, write)
+    _write_history(folder, found.seen)
+    folder.note_written()
+    return found
+
+
+def measured(
+    folder: Folder, model: LanguageModel, prepared: Prepared, since: int = 0, keep: Callable[[Changes], None] | None = None
+) -> Outcome:
+    """Measure the present state; `keep` is handed the change of weights while the model has it, where the editor changes any."""
     wordings, edits = Wordings(model, folder.description.chat), folder.active()
     facts = [wordings.fact(edit.wish, edit.number) for edit in edits]
     plain = LiveModel(model)
@@ -70,12 +85,9 @@ def refresh(folder: Folder, model: LanguageModel, prepared: Prepared, since: int
         after = _answers(view, edits, wordings)
         means = _means(exam, view)
         changes = view.weight_changes()
-        if changes is not None:
-            write_model(folder.path / MODEL, model)
-            write_tensors(folder.path / DELTA, named(model, changes))
+        if keep is not None and changes is not None:
+            keep(changes)
     seen = [Seen(edit, then[0], now[0], then[1], now[1]) for edit, then, now in zip(edits, before, after, strict=True)]
-    _write_history(folder, seen)
-    folder.note_written()
     return Outcome(seen, means, since)
 
 

@@ -10,10 +10,12 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -80,7 +82,35 @@ def read_facts(path: Path) -> Lines[RawFact]:
         raise SettingsError(f"{path} is of no known format; name it *.csv, *.jsonl or *.parquet")
     if path.suffix == ".jsonl":
         return read_lines(path, RawFact, _flaws)
-    return _table(path, _csv_rows(path) if path.suffix == ".csv" else _parquet_rows(path))
+    return _table(path.name, _csv_rows(path) if path.suffix == ".csv" else _parquet_rows(path))
+
+
+def given_facts(facts: pd.DataFrame | Sequence[Mapping[str, Any]]) -> Lines[RawFact]:
+    """All rows of a table or a list, as those of a file; rows are numbered from 1, and a missing value counts as none.
+
+    Raises:
+        SettingsError: if a table has two columns of one name.
+        D4SError: if there is no row.
+    """
+    if isinstance(facts, pd.DataFrame) and not facts.columns.is_unique:
+        raise SettingsError(f"facts has several columns of one name: {sorted(facts.columns[facts.columns.duplicated()])}")
+    rows = facts.to_dict(orient="records") if isinstance(facts, pd.DataFrame) else facts
+    return _table("facts", (found for number, row in enumerate(rows, start=1) for found in _given(number, row)))
+
+
+def _given(number: int, row: object) -> Iterator[tuple[int, dict[str, Any] | Flaw]]:
+    """A row as it would stand in a file, or everything that cannot stand there."""
+    if not isinstance(row, Mapping):
+        yield number, Flaw("(row)", shown(row), "a mapping from column to text")
+        return
+    listed = {str(name): [*value] if isinstance(value, list | tuple | np.ndarray) else value for name, value in row.items()}
+    found = {name: value for name, value in listed.items() if isinstance(value, list) or not pd.isna(value)}
+    texts = {name: value if isinstance(value, list) else [value] for name, value in found.items()}
+    wrong = [name for name, some in texts.items() if not all(isinstance(text, str) for text in some)]
+    if not wrong:
+        yield number, found
+    for name in wrong:
+        yield number, Flaw(name, shown(found[name]), "text, or a list of texts for paraphrase and locality")
 
 
 def _flaws(raw: RawFact) -> Iterator[Flaw]:
@@ -98,7 +128,7 @@ def _flaws(raw: RawFact) -> Iterator[Flaw]:
         yield Flaw("target_new", shown(raw.target_new), "another answer than target_true")
 
 
-def _table(path: Path, rows: Iterator[tuple[int, dict[str, Any] | Flaw]]) -> Lines[RawFact]:
+def _table(name: str, rows: Iterator[tuple[int, dict[str, Any] | Flaw]]) -> Lines[RawFact]:
     """Rows held against the record, as JSON lines are; defects of the header stand on line 1, once.
 
     Raises:
@@ -112,11 +142,11 @@ def _table(path: Path, rows: Iterator[tuple[int, dict[str, Any] | Flaw]]) -> Lin
         raw, flaws = (None, [row]) if isinstance(row, Flaw) else parsed(text.encode(), RawFact)
         flaws = flaws or ([] if raw is None else list(_flaws(raw)))
         if raw is not None and not flaws:
-            sound.append(Line(path.name, number, text, raw))
-        rejects += [Reject(Problem(path.name, number, flaw.field, flaw.found, flaw.expected), text) for flaw in flaws]
+            sound.append(Line(name, number, text, raw))
+        rejects += [Reject(Problem(name, number, flaw.field, flaw.found, flaw.expected), text) for flaw in flaws]
         seen += 1
     if not seen:
-        raise D4SError(f"{path} holds no facts: expected the columns {', '.join(COLUMNS[:3])} and one fact per row")
+        raise D4SError(f"{name} holds no facts: expected the columns {', '.join(COLUMNS[:3])} and one fact per row")
     return Lines(sound, rejects, seen)
 
 

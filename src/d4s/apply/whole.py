@@ -26,16 +26,19 @@ OLD_NAMES = {
 
 
 def save_whole(folder: Path, model: LanguageModel) -> None:
-    """Write the network as it is now and its tokenizer into a new folder."""
+    """Write the network as it is now and its tokenizer into a new folder.
+
+    What the tokenizer's `name_or_path` names is taken for the original of both; without a name both are written from memory.
+    """
     network, tokenizer = model.network, model.tokenizer
     name, revision = str(tokenizer.name_or_path), str(getattr(network.config, "_commit_hash", None) or "main")
     network.save_pretrained(folder)
     written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    original = object_in(name, CONFIG, revision)
+    original = object_in(name, CONFIG, revision) if name else {}
     if original.get("model_type") == written["model_type"]:
         written = original | {key: written[key] for key in ("architectures", "rope_parameters") if key in written}
     write_json(folder / CONFIG, for_both(written) | dict.fromkeys(("dtype", "torch_dtype"), str(model.dtype).removeprefix("torch.")))
-    files = tokenizer_files(name, revision)
+    files = tokenizer_files(name, revision) if name else {}
     if not files:
         tokenizer.save_pretrained(folder)
     for file, path in files.items():

@@ -20,7 +20,7 @@ from d4s.editors.keys import read
 from d4s.editors.parts import KeySettings, TargetSettings
 from d4s.editors.prepare import prepared_tensors
 from d4s.editors.prompts import Rewriting, Wording, rewriting
-from d4s.editors.protocol import Prepared, Targets
+from d4s.editors.protocol import Diverged, Prepared, Targets, stepped
 from d4s.editors.settings import FamilySettings, LocateThenEdit
 from d4s.editors.targets import optimise, problem, read_targets
 from d4s.facts.record import Fact
@@ -85,9 +85,13 @@ class Bench:
         right = 0
         for number, (request, _) in enumerate(drawn):
             targets = None if targets_of is None else targets_of[number : number + 1]
-            with editor.editing(self.model, prepared, editor.start(self.model, prepared)) as session:
-                session.step([request], targets)
-                state = session.state()
+            try:
+                with editor.editing(self.model, prepared, editor.start(self.model, prepared)) as session:
+                    stepped(session, [request], targets)
+                    state = session.state()
+            except Diverged as reason:
+                log.warning("the single edit %s diverged: %s", request.request_id, reason)
+                continue
             with editor.edited(self.model, prepared, state) as view:
                 right += int(view.score([request.prompt], [request.target]).exact().sum())
         return right / len(drawn)

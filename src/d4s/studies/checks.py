@@ -15,7 +15,7 @@ from d4s.registry import nearest
 from d4s.world.reader import STYLES
 from d4s.writing import ReplayWriting
 
-RESERVED = ("store", "logs")  # folders of `results` that are no study's
+RESERVED = ("store", "logs", "recorded")  # folders of `results` that are no study's
 
 
 def problems(study: Study) -> Iterator[str]:

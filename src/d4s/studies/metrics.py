@@ -9,12 +9,15 @@ from d4s.artifacts import read_table, write_json, write_text
 from d4s.schemas import CELL, SUMMARY
 from d4s.studies.names import HEADLINE
 
+PERPLEXITY = "perplexity"
+
 
 def write_metrics(results: Path) -> None:
-    """Write both files from a study's summary: retained headline scores at the longest length, and at every length."""
+    """Write both files from a study's summary: retained headline scores and perplexity at the longest length, and at every length."""
     summary = read_table(results / "summary.parquet", SUMMARY)
-    retained = summary[(summary["protocol"] == "retained") & summary["metric"].isin(HEADLINE)]
-    curves = retained.pivot_table(index=[*CELL, "step"], columns="metric", values="mean").reset_index()
+    retained = (summary["protocol"] == "retained") & summary["metric"].isin(HEADLINE)
+    shown = summary[retained | ((summary["protocol"] == "state") & (summary["metric"] == PERPLEXITY))]
+    curves = shown.pivot_table(index=[*CELL, "step"], columns="metric", values="mean").reset_index()
     write_text(results / "curves.csv", curves.to_csv(index=False, float_format="%.4f"))
     write_json(results / "metrics.json", _nested(curves.sort_values("step").groupby(list(CELL)).tail(1)))
 
@@ -24,6 +27,6 @@ def _nested(longest: pd.DataFrame) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row in longest.to_dict(orient="records"):
         place = found.setdefault(row["model"], {}).setdefault(row["dataset"], {}).setdefault(row["editor"], {})
-        scores = {metric: round(float(row[metric]), 4) for metric in HEADLINE if metric in row and pd.notna(row[metric])}
+        scores = {metric: round(float(row[metric]), 4) for metric in (*HEADLINE, PERPLEXITY) if metric in row and pd.notna(row[metric])}
         place[f"seed_{row['seed']}"] = {"edits": int(row["step"])} | scores
     return found

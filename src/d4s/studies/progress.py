@@ -24,13 +24,13 @@ from d4s.studies.graph import Node
 from d4s.studies.jobs import Job
 from d4s.studies.resolve import results_folder
 
-MEASURED = frozenset({"measure", "benchmark", "objectives", "world_report"})  # what the first of the last steps reads
-PAPER = (  # the last steps, which no store holds: what each writes, what it reads, and its seconds for the default study
-    ("summarize", "summary.parquet", (), 20.0),
+PAPER = (  # the steps that no store holds: what each writes, the stages that it waits for, and its seconds for the default study
+    ("learning", "learning/learning.json", ("pretrain",), 8.0),
+    ("summarize", "summary.parquet", ("measure", "benchmark", "objectives", "world_report"), 20.0),
     ("tables", "tables/tables.json", ("summarize",), 8.0),
     ("figures", "figures/figures.json", ("summarize",), 40.0),
     ("claims", "claims.json", ("summarize",), 8.0),
-    ("report", "report.html", ("tables", "figures", "claims"), 8.0),
+    ("report", "report.html", ("tables", "figures", "claims", "learning"), 8.0),
 )
 UNFORESEEN = 600.0  # seconds that a job counts whose model's sizes are unknown
 TOLD = 0.02  # of a job has to be done before its own pace is believed
@@ -131,10 +131,10 @@ def steps_of(found: Forecast) -> list[Step]:
         made = made or [Step(node.verb, node.label, tuple(node.manifests), after)]
         places[node.folder] = [*range(len(steps), len(steps) + len(made))]
         steps += made
-    named: dict[str, int] = {}
     for stage, output, reads, seconds in PAPER:
-        after = tuple(named[name] for name in reads) or tuple(place for place, step in enumerate(steps) if step.stage in MEASURED)
-        named[stage] = len(steps)
+        after = tuple(place for place, step in enumerate(steps) if step.stage in reads)
+        if not after:  # nothing is trained in this study
+            continue
         steps.append(Step(stage, plan.study.study, (results_folder(plan.study) / output,), after, None, seconds, has_plain_name=True))
     return steps
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from d4s.artifacts import MANIFEST, Artifact, atomic, write_json, write_table
 from d4s.log import progress
-from d4s.schemas import ANSWERS, BENCHMARK, CELL, EDIT_LOG, IMMEDIATE, INDEX, NORMS, OBJECTIVES, PERPLEXITY, SCORES, SUMMARY, collected
+from d4s.schemas import ANSWERS, BENCHMARK, CELL, EDIT_LOG, INDEX, NORMS, OBJECTIVES, PERPLEXITY, SCORES, SUMMARY, collected
 from d4s.studies.controls import is_control
 from d4s.studies.costs import write_costs
 from d4s.studies.summaries import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
@@ -116,10 +116,10 @@ def _gather_cell(cell: Cell, add: Add) -> Iterator[dict[str, Any]]:
 
 
 def _edit_log(cell: Cell) -> pd.DataFrame:
-    """What was logged edit by edit; a control's run is another editor's, whose immediate scores are not the control's."""
+    """What was logged edit by edit; nothing for a control, whose run is that of another editor."""
     last = max(cell.steps)
     log = _opened(cell.run, "runs", last).table(f"n{last}.edit_log.parquet", EDIT_LOG)
-    return log[~log["quantity"].isin(IMMEDIATE)] if is_control(_editor(cell)) else log
+    return log.iloc[:0] if is_control(_editor(cell)) else log
 
 
 def _editor(cell: Cell) -> dict[str, Any]:

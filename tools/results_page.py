@@ -1,0 +1,104 @@
+"""Write the tables of results in README.md and docs/results.md from the small files of recorded studies, results/recorded/STUDY.
+
+`--take STUDY` first takes over those of a finished study; `--check` writes nothing and fails if a page differs. A table stands between
+two comments that name it and its study.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from d4s.report.verdicts import show_estimate
+from d4s.studies.intervals import Estimate
+from d4s.studies.names import HEADLINE, method_name, method_order
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+RESULTS = ROOT / "results"
+RECORDED = RESULTS / "recorded"
+SMALL = ("claims.json", "criteria.json", "curves.csv", "metrics.json", "study.json", "tables/*.csv")
+"""What is taken over: verdicts, the model's criteria, scores by length, the study's settings, and every table."""
+BEGIN = r"<!-- table (?P<name>\w+) of results/recorded/(?P<study>\w+): written by `make pages` -->\n"
+MARKED = re.compile(f"(?P<begin>{BEGIN})(?P<body>.*?)(?P<end><!-- end -->)", re.DOTALL)
+LENGTHS = (100, 300)
+
+
+def verdicts(folder: Path) -> str:
+    """Each claim with its verdict, and the effect of its weakest condition."""
+    rows = ["| | claim | verdict | weakest effect [95 % interval] |", "|---|---|---|---|"]
+    for claim in json.loads((folder / "claims.json").read_text(encoding="utf-8")):
+        rows.append(f"| {claim['id']} | {claim['statement']} | **{claim['verdict']}** | {_effect(claim)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _effect(claim: Mapping[str, Any]) -> str:
+    if claim["effect"] is None:
+        return "–"
+    low, high = claim["ci"]
+    return show_estimate(Estimate(claim["effect"], low, high, claim["n"], claim["seeds"]), claim["unit"])
+
+
+def scores(folder: Path) -> str:
+    """Retained scores and perplexity of every editor of the study's facts, at two lengths."""
+    curves = pd.read_csv(folder / "curves.csv")
+    facts = curves[~curves["dataset"].str.startswith("mqd_")]
+    head = " | ".join(f"after {length} edits" for length in LENGTHS)
+    rows = [f"| method | {head} |", "|---|" + "---|" * len(LENGTHS)]
+    for editor in sorted(facts["editor"].unique(), key=method_order):
+        found = facts[facts["editor"] == editor].groupby("step").mean(numeric_only=True)
+        if not {*LENGTHS} <= {*found.index}:  # controls
+            continue
+        rows.append(f"| {method_name(editor)} | " + " | ".join(_cell(found.loc[length]) for length in LENGTHS) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def _cell(row: pd.Series) -> str:
+    shown = " / ".join(f"{row[metric]:.2f}".removeprefix("0") for metric in HEADLINE)
+    perplexity = row["perplexity"]
+    return f"{shown}, {perplexity:.1f}" if perplexity < 1000 else f"{shown}, {perplexity:.0f}"
+
+
+TABLES: Mapping[str, Callable[[Path], str]] = {"verdicts": verdicts, "scores": scores}
+
+
+def written(text: str) -> str:
+    """A page with its tables as the studies' files say."""
+    return MARKED.sub(lambda found: found["begin"] + TABLES[found["name"]](RECORDED / found["study"]) + found["end"], text)
+
+
+def take(study: str) -> None:
+    """Take over the small files of a finished study."""
+    if not (RESULTS / study / "report.html").is_file():
+        sys.exit(f"results/{study} holds no finished study; run it first")
+    shutil.rmtree(RECORDED / study, ignore_errors=True)
+    for path in sorted(path for pattern in SMALL for path in (RESULTS / study).glob(pattern)):
+        kept = RECORDED / study / path.relative_to(RESULTS / study)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, kept)
+
+
+def main() -> None:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail if a page is not what it would be")
+    parser.add_argument("--take", metavar="STUDY", help="take over the small files of this study in results/ first")
+    asked = parser.parse_args()
+    if asked.take:
+        take(asked.take)
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        found = written(text)
+        if asked.check and found != text:
+            sys.exit(f"{page.name} does not match results/recorded: run `make pages`")
+        page.write_text(found, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
