@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.twins import twin, write_data
-from tests.workflow.conftest import lay_out
-from tests.workflow.test_real_grids import grid
+from tests.workflow.conftest import grid, lay_out
 
 SINGLE = ("gpt2-xl", "gpt-j", "llama2-7b", "llama3-8b", "qwen2.5-7b", "paper")
 

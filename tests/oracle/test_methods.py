@@ -10,9 +10,9 @@ from d4s.editors.families import build
 from d4s.editors.layers import layers_of
 from d4s.editors.prompts import Rewriting
 from d4s.editors.targets import optimise
-from tests.conformance.test_editors import SINGLE, SMALL
+from tests.cases import SINGLE, SMALL
 from tests.oracle import plain, plain_methods
-from tests.oracle.test_editors import EDITS, Bench, agree, settings_for
+from tests.oracle.bench import EDITS, Bench, agree, settings_for
 
 WEAK = {"preserve": {"weight": 1.0}}  # so that histories and what is done to steps matter
 

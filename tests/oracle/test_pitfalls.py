@@ -25,10 +25,10 @@ from d4s.models.tokens import encode
 from d4s.models.views import LiveModel
 from d4s.requests.draw import EditRequest
 from d4s.statistics.moments import SecondMoment
-from tests.conformance.test_editors import SMALL, case_for
-from tests.conformance.test_editors import settings_for as small_settings
+from tests.cases import SMALL, case_for
+from tests.cases import settings_for as small_settings
 from tests.oracle import plain
-from tests.oracle.test_editors import Bench, agree, settings_for
+from tests.oracle.bench import Bench, agree, settings_for
 from tests.tiny import BOS, UNKNOWN, bpe_tokenizer, tiny_model, word_tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from d4s.questions.language_model import LanguageModelWriter
 from d4s.questions.prompts import v3
 from d4s.questions.replies import answer_of, parsed, tokens_of, words_of
 from d4s.questions.writers import Draft, writer_of
-from tests.unit.test_questions import frame
+from tests.events import frame
 from tools.standin import PHRASES
 
 Reply = dict[str, Any]

@@ -23,9 +23,9 @@ from d4s.questions.language_model import LanguageModelWriter
 from d4s.questions.prompts import v1, v2
 from d4s.questions.writers import Draft, writer_of
 from d4s.writing import OpenAIWriting
+from tests.events import frame
 from tests.samples import made_world
-from tests.unit.test_asking import Faulty, asked, body, faulty, late, ok, patience, request, status, torn
-from tests.unit.test_questions import frame
+from tests.servers import Faulty, asked, body, faulty, late, ok, patience, request, status, torn
 from tools.standin import MODEL, completion, serving
 
 __all__ = ["faulty"]

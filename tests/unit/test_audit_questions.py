@@ -16,7 +16,7 @@ from d4s.questions.build import form_facts, sound_drafts
 from d4s.questions.items import plan_items
 from d4s.questions.writers import TemplateWriter
 from d4s.schemas import FACTS, PROVENANCE
-from tests.unit.test_questions import frame
+from tests.events import frame
 from tools import audit_questions
 from tools.audit_questions import audit, main
 

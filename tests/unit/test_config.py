@@ -19,13 +19,7 @@ from d4s.config import (
     validate,
 )
 from d4s.errors import DataMissing, SettingsError
-
-STUDY = {
-    "study": "toy",
-    "models": {"mini": {"source": "world"}},
-    "datasets": {"world_qa": {"source": "world", "style": "qa"}, "tf": {"source": "questions", "form": "true_false"}},
-    "grid": [{"models": ["mini"], "datasets": ["world_qa"], "editors": ["memit"], "lengths": [10, 50]}],
-}
+from tests.studies import STUDY
 
 
 def complaints(**changes):

@@ -10,71 +10,22 @@ import pandas as pd
 import pytest
 import torch
 
-from d4s.artifacts import Artifact, Job, read_table, write_json, write_table, write_tensors
-from d4s.config import ContextsSettings, CorpusSettings, FactsSettings, MomentsSettings
+from d4s.artifacts import Artifact, read_table
 from d4s.editors.families import build
 from d4s.editors.ledger import FILE, Ledger, recorded_state
-from d4s.editors.parts import TargetsJobSettings
 from d4s.editors.protocol import Diverged
-from d4s.editors.settings import resolve
 from d4s.editors.solve import SolveError
-from d4s.editors.targets import targets
 from d4s.errors import ArtifactError, SettingsError
-from d4s.facts.record import to_rows
 from d4s.metrics.scoring import Exam
 from d4s.models.loading import load
 from d4s.models.views import LiveModel
 from d4s.requests.draw import draw
 from d4s.runs import edit as stage
-from d4s.runs.edit import edit
-from d4s.runs.settings import RunSettings
-from d4s.schemas import EDIT_LOG, FACTS, IMMEDIATE
-from d4s.statistics.moments import moments
-from tests.baselines import make_baseline
-from tests.conformance.test_editors import SINGLE, SMALL
-from tests.oracle.plain import PREFIXES
+from d4s.schemas import EDIT_LOG, IMMEDIATE
+from tests.runs import FACT_COUNT, SEED, run, settings_for
 from tests.tiny import tiny_facts, tiny_model
 
-SEED, FACT_COUNT = 3, 12
 EDITORS = ("d4s", "memit", "rome", "ft_m", "unedited", "one_time_batch")
-
-
-def settings_for(name: str, **changes: Any) -> RunSettings:
-    small = {"ft_m": {"layer": 1, "steps": 2}, "unedited": {}, "rome": SINGLE}.get(name, SMALL)
-    return RunSettings(editor=resolve("tested", {"preset": name, **small, **changes}, "mini"), seed=SEED)
-
-
-def prepare_inputs(folder: Path) -> dict[str, Path]:
-    """A saved tiny model with facts, prefixes, moments and targets beside it."""
-    model = tiny_model()
-    model.network.save_pretrained(folder / "model")
-    model.tokenizer.save_pretrained(folder / "model")
-    write_table(folder / "facts" / "facts.parquet", to_rows(tiny_facts(FACT_COUNT)), FACTS)
-    Job("facts", FactsSettings(source="tiny"), {}, folder / "facts").finish(["facts.parquet"])
-    write_json(folder / "contexts" / "contexts.json", {"contexts": PREFIXES})
-    Job("contexts", ContextsSettings(), {}, folder / "contexts").finish(["contexts.json"])
-    rows = torch.randint(2, 60, (60, 16), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
-    write_tensors(folder / "text" / "tokens.safetensors", {"rows": rows})
-    Job("corpora", CorpusSettings(), {}, folder / "text").finish(["tokens.safetensors"])
-    inputs = {"model": folder / "model", "facts": folder / "facts", "contexts": folder / "contexts"}
-    moments(
-        Job("moments", MomentsSettings(), {"model": folder / "model", "text": folder / "text"}, folder / "moments", ("l0.json", "l1.json"))
-    )
-    shared = settings_for("d4s").editor.shared_targets()
-    targets(Job("targets", TargetsJobSettings(target=shared, seed=SEED), inputs, folder / "targets", ("b0.json",)))
-    found = {"moments": folder / "moments", "targets": folder / "targets"}
-    return inputs | found | {"baseline": make_baseline(inputs, folder / "baseline", FACT_COUNT, seed=SEED)}
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return prepare_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-def run(inputs: dict[str, Path], folder: Path, name: str, *lengths: int, **changes: Any) -> Job[RunSettings]:
-    job = Job("runs", settings_for(name, **changes), inputs, folder, tuple(f"n{length}.json" for length in lengths))
-    edit(job)
-    return job
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -273,7 +224,7 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from tests.unit.test_edit import run
+from tests.runs import run
 folder = Path(sys.argv[2])
 names = ("model", "facts", "contexts", "moments", "targets", "baseline")
 run({name: folder / name for name in names}, Path(sys.argv[3]), sys.argv[4], 10)

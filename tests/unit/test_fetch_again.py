@@ -9,7 +9,7 @@ from d4s.facts import fetch as fetching
 from d4s.facts.fetch import fetch
 from d4s.facts.sources import Source
 from d4s.locks import locked
-from tests.unit.test_fetch import ROWS, Shelf, records, shelf, source_of
+from tests.shelf import ROWS, Shelf, records, shelf, source_of
 
 __all__ = ["shelf"]
 

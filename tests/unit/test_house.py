@@ -174,3 +174,11 @@ def test_links_between_pages_lead_somewhere() -> None:
         if not (path.parent / target).exists()
     ]
     assert missing == []
+
+
+def test_no_test_module_is_a_library() -> None:
+    """What several tests need stands in a module that holds no tests."""
+    for path in sources("tests", "benchmarks"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert not re.search(r"^tests\.(\w+\.)*test_", node.module or ""), f"{path.relative_to(ROOT)} imports from {node.module}"

@@ -20,7 +20,7 @@ from d4s.errors import SettingsError
 from d4s.questions.answers import AnswerStore, key_of
 from d4s.schemas import EVENTS
 from d4s.studies.resolve import plain, resolve
-from tests.unit.test_config import STUDY
+from tests.studies import STUDY
 from tools.standin import MODEL, completion, serving
 
 # --- settings of a study ----------------------------------------------------------------------------------------------

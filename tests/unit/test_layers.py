@@ -11,7 +11,7 @@ from d4s.editors.families import build
 from d4s.editors.layers import Layer, QueueLayer, StepLayer, layers_of
 from d4s.editors.solve import Recursive, SolveError
 from d4s.statistics.moments import SecondMoment
-from tests.conformance.test_editors import case_for, settings_for
+from tests.cases import case_for, settings_for
 
 
 def test_a_queue_builds_no_inverse(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from d4s.questions.answers import AnswerStore
 from d4s.questions.items import plan_items
 from d4s.questions.replies import REPLIES
 from d4s.questions.writers import writer_of
+from tests.events import frame
 from tests.gguf_model import write_tiny_model
-from tests.unit.test_questions import frame
 
 xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp (llama.cpp server as a wheel) is not installed")
 pytest.importorskip("gguf", reason="gguf is not installed")

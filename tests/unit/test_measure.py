@@ -26,8 +26,8 @@ from d4s.runs.measure import headline, measure, sampled
 from d4s.runs.settings import BenchmarkJobSettings, MeasureJobSettings, RunSettings
 from d4s.schemas import ANSWERS, BENCHMARK, FACTS, NORMS, PERPLEXITY, SCORES
 from tests.baselines import make_baseline
+from tests.tasks import ITEMS
 from tests.tiny import tiny_facts, tiny_model
-from tests.unit.test_lm_eval_bridge import ITEMS
 
 LENGTHS = (2, 4, 6)
 SCHEMAS = {"scores": SCORES, "answers": ANSWERS, "norms": NORMS, "perplexity": PERPLEXITY}

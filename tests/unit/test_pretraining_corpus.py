@@ -1,6 +1,5 @@
 """The corpus: what is taught and what never is, what tokens weigh, how rows are filled, which tokenizers come out."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,65 +12,21 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from d4s.artifacts import Artifact, Job, write_table
-from d4s.config import CorpusSettings, FactsSettings, QuestionsSettings, TokenizerSettings, WorldSettings
+from d4s.config import CorpusSettings, FactsSettings, TokenizerSettings
 from d4s.errors import SettingsError
-from d4s.facts.collect import facts as collect
 from d4s.facts.record import Fact, from_frame, to_rows
-from d4s.pretraining.corpus import corpus
 from d4s.pretraining.rows import Encoded, Packer, encode, pack_text
 from d4s.pretraining.sentences import Deck, Lesson, Sentence, Teacher, lessons_of, mixture
 from d4s.pretraining.text import RunningText
 from d4s.pretraining.tokenizers import BOS, UNKNOWN, bos_of, bpe_tokenizer, word_tokenizer
-from d4s.questions.build import questions
 from d4s.schemas import FACTS
-from d4s.world.build import world
-
-SMALL = WorldSettings(people=16, first_names=5, last_names=6, events=12, benchmark_items=4)
-Inputs = dict[str, Path]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    store = tmp_path_factory.mktemp("store")
-
-    def folder(name: str) -> Path:
-        (store / name).mkdir()
-        return store / name
-
-    made = {"world": folder("world"), "teach_world_qa": folder("qa")}
-    world(Job("worlds", SMALL, {}, made["world"]))
-    collect(Job("facts", FactsSettings(source="world", style="qa"), {"world": made["world"]}, made["teach_world_qa"]))
-    for form in ("true_false", "multiple_choice", "directly_generated"):
-        made[f"teach_{form}"] = folder(form)
-        questions(Job("facts", QuestionsSettings(form=form), {"world": made["world"]}, made[f"teach_{form}"]))
-    return made
+from tests.corpora import Inputs, articles_file, fact, written
 
 
 @pytest.fixture(scope="module")
 def taught(inputs: Inputs) -> dict[str, list[Fact]]:
     roles = [role for role in inputs if role != "world"]
     return {role: from_frame(Artifact.open(inputs[role], "facts").table("facts.parquet", FACTS)) for role in roles}
-
-
-def written(folder: Path, inputs: Inputs, **settings: object) -> Artifact:
-    folder.mkdir(parents=True, exist_ok=True)
-    corpus(Job("corpora", CorpusSettings(tokens=6400, **settings), inputs, folder))
-    return Artifact.open(folder, "corpora")
-
-
-def fact(number: int = 0, **changes: object) -> Fact:
-    values: dict[str, object] = {
-        "fact_id": f"f{number}",
-        "dataset": "test",
-        "relation": "home",
-        "subject": f"Subject{number}",
-        "template": "{} lives in",
-        "target_true": "Oslo",
-        "target_new": "Rome",
-        "paraphrases": (f"the home of Subject{number} is",),
-        "wordings": ("the home of {} is", "Where does {} live?"),
-    }
-    return Fact(**(values | changes))  # pyright: ignore[reportArgumentType]
 
 
 # --- sentences --------------------------------------------------------------------------------------------------------
@@ -278,19 +233,6 @@ def test_same_job_same_bytes_other_seed_other_rows(of_world: Artifact, inputs: I
     assert written(tmp_path / "again", inputs).manifest.files == of_world.manifest.files
     other = written(tmp_path / "other", inputs, seed=1).manifest.files
     assert other["tokens.safetensors"] != of_world.manifest.files["tokens.safetensors"]
-
-
-def articles_file(path: Path) -> Path:
-    text = (
-        "The old mill @-@ house stood by the river for 1 @,@ 200 years , and nobody in the valley knew who had built it or why it was left"
-        " to the owls . "
-    )
-    rows = [
-        {"article": k, "title": f"T{k}", "split": "ppl" if k == 3 else "stats", "text": f" = T{k} = \n {text * 3}{word * 30} \n short \n"}
-        for k, word in enumerate(("alpha ", "beta ", "gamma ", "delta "))
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def test_paragraphs_are_plain_text_without_headings(tmp_path: Path) -> None:

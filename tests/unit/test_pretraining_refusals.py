@@ -20,7 +20,7 @@ from d4s.pretraining.sentences import lessons_of
 from d4s.pretraining.text import RunningText
 from d4s.pretraining.tokenizers import bos_of, word_tokenizer
 from d4s.schemas import FACTS
-from tests.unit.test_pretraining_corpus import articles_file, fact, written
+from tests.corpora import articles_file, fact, written
 
 ROOT = Path(__file__).parents[2]
 BPE = TokenizerSettings(kind="bpe", vocabulary=400)

@@ -17,6 +17,7 @@ from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, MULTIPLE_CHOICE_FRAM
 from d4s.questions.writers import Draft, TemplateWriter, Writer
 from d4s.requests.draw import draw
 from d4s.schemas import EVENTS, FACTS, PROVENANCE
+from tests.events import frame
 from tests.samples import made_world
 
 SETTINGS = WorldSettings(people=8, first_names=4, last_names=4, bystanders=0.25, events=24, benchmark_items=4)
@@ -79,15 +80,6 @@ def test_items_depend_on_the_seed_and_not_on_their_order(items: list[Item], even
     assert plan_items(events, 1) != items
     backwards = plan_items(events.iloc[::-1], 0)
     assert sorted(backwards, key=lambda item: item.event_id) == sorted(items, key=lambda item: item.event_id)
-
-
-def frame(*rows: tuple[str, str, str]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"event_id": f"e{k}", "head": head, "relation": relation, "tail": tail, "bystander": False, "source": "test"}
-            for k, (head, relation, tail) in enumerate(rows)
-        ]
-    )
 
 
 def test_further_tails_of_an_event_are_true_as_well_and_never_offered() -> None:

@@ -14,8 +14,8 @@ from d4s.questions.estimate import ANSWER_TOKENS, Estimate, estimate, first_requ
 from d4s.questions.items import plan_items
 from d4s.questions.writers import writer_of
 from d4s.writing import OpenAIWriting
-from tests.unit.test_config import STUDY
-from tests.unit.test_questions import frame
+from tests.events import frame
+from tests.studies import STUDY
 from tools.record_answers import RECORDED, WORLD, events, record
 from tools.standin import MODEL
 

@@ -6,7 +6,7 @@ from d4s.questions.checks import defects
 from d4s.questions.items import Item, plan_items
 from d4s.questions.wordings import plain_form
 from d4s.questions.writers import TemplateWriter
-from tests.unit.test_questions import frame
+from tests.events import frame
 
 TAILS = ("feel good", "feel good!", "drink a coke", "drink a Coke", "buy food", "go home", "sing")
 

@@ -16,10 +16,10 @@ from d4s.runs.criteria import Criterion, injected, key_spectrum
 from d4s.runs.settings import WorldReportSettings
 from d4s.schemas import CRITERIA, MODEL_CHECK
 from d4s.studies.world_report import page, world_report
-from tests.conformance.test_editors import SINGLE, SMALL
+from tests.cases import SINGLE, SMALL
 from tests.oracle.plain import key_of, requests_of, rewritings_of, watching
+from tests.runs import prepare_inputs
 from tests.tiny import tiny_facts
-from tests.unit.test_edit import prepare_inputs
 
 CHECKED = [
     {"dataset": "world_qa", "wording": "taught", "accuracy": 0.99, "n": 10},

@@ -133,3 +133,39 @@ def copy(finished: Workdir, tmp_path: Path) -> Workdir:
     """A copy of the finished study, times kept."""
     shutil.copytree(finished.path, tmp_path / "copy", copy_function=shutil.copy2, symlinks=True)
     return Workdir(tmp_path / "copy")
+
+
+def grid(name: str) -> dict[str, Any]:
+    """A study of grids/ as plain values."""
+    return yaml.safe_load((ROOT / "grids" / f"{name}.yaml").read_text())
+
+
+def commit(work: Workdir, message: str) -> None:
+    work.run("git", "add", ".")
+    work.run("git", "commit", "-qm", message)
+
+
+@pytest.fixture(scope="module")
+def recorded(finished: Workdir, tmp_path_factory: pytest.TempPathFactory) -> Workdir:
+    """The finished study in a repository, recorded by DVC as `make record` does. Never change it: take `mine`."""
+    work = Workdir(tmp_path_factory.mktemp("recorded") / "work")
+    shutil.copytree(finished.path, work.path, copy_function=shutil.copy2, symlinks=True)
+    work.run("git", "init", "-q")
+    work.run("git", "config", "user.email", "test@example.org")
+    work.run("git", "config", "user.name", "test")
+    commit(work, "start")
+    work.run("dvc", "commit", "-f")
+    commit(work, "record")
+    return work
+
+
+@pytest.fixture
+def mine(recorded: Workdir, tmp_path: Path) -> Workdir:
+    """A copy of the recorded study, with its cache."""
+    shutil.copytree(recorded.path, tmp_path / "mine", copy_function=shutil.copy2, symlinks=True)
+    return Workdir(tmp_path / "mine")
+
+
+def sync(work: Workdir) -> None:
+    """What `make sync` does."""
+    work.snakemake("--touch", "--forceall")

@@ -3,40 +3,7 @@
 import shutil
 from pathlib import Path
 
-import pytest
-
-from tests.workflow.conftest import Workdir
-
-
-def commit(work: Workdir, message: str) -> None:
-    work.run("git", "add", ".")
-    work.run("git", "commit", "-qm", message)
-
-
-@pytest.fixture(scope="module")
-def recorded(finished: Workdir, tmp_path_factory: pytest.TempPathFactory) -> Workdir:
-    """The finished study in a repository, recorded by DVC as `make record` does. Never change it: take `mine`."""
-    work = Workdir(tmp_path_factory.mktemp("recorded") / "work")
-    shutil.copytree(finished.path, work.path, copy_function=shutil.copy2, symlinks=True)
-    work.run("git", "init", "-q")
-    work.run("git", "config", "user.email", "test@example.org")
-    work.run("git", "config", "user.name", "test")
-    commit(work, "start")
-    work.run("dvc", "commit", "-f")
-    commit(work, "record")
-    return work
-
-
-@pytest.fixture
-def mine(recorded: Workdir, tmp_path: Path) -> Workdir:
-    """A copy of the recorded study, with its cache."""
-    shutil.copytree(recorded.path, tmp_path / "mine", copy_function=shutil.copy2, symlinks=True)
-    return Workdir(tmp_path / "mine")
-
-
-def sync(work: Workdir) -> None:
-    """What `make sync` does."""
-    work.snakemake("--touch", "--forceall")
+from tests.workflow.conftest import Workdir, commit, sync
 
 
 def test_what_snakemake_made_dvc_records_and_skips_and_a_clone_pulls(mine: Workdir, tmp_path: Path) -> None:

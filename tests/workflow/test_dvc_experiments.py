@@ -4,10 +4,8 @@ import json
 import time
 from typing import Any
 
-from tests.workflow.conftest import Workdir
-from tests.workflow.test_dvc import commit, mine, recorded, sync
+from tests.workflow.conftest import Workdir, commit, sync
 
-__all__ = ["mine", "recorded"]
 FEWER = "grid.0.editors=[unedited,memit,d4s]"
 PATIENCE = 1800.0  # seconds, against waiting for ever; no measure of speed
 

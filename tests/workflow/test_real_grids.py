@@ -1,19 +1,13 @@
 """Studies of real models: planned from nothing without weights, and run with tiny ones of the same families."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from tests.twins import touch_data, twin, write_data
-from tests.workflow.conftest import ROOT, TINY, Workdir, lay_out
+from tests.workflow.conftest import TINY, Workdir, grid, lay_out
 
 REAL = ("gpt2-xl", "gpt-j", "llama2-7b", "llama3-8b", "qwen2.5-7b", "paper")
-
-
-def grid(name: str) -> dict[str, Any]:
-    return yaml.safe_load((ROOT / "grids" / f"{name}.yaml").read_text())
 
 
 @pytest.fixture(scope="module")

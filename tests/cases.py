@@ -1,0 +1,85 @@
+"""Editors cut down to tiny models, and what the conformance suite asks of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from d4s.editors.checks import Case
+from d4s.editors.columns import merged
+from d4s.editors.families import build
+from d4s.editors.prepare import prepared_tensors
+from d4s.editors.protocol import Prepared
+from d4s.editors.settings import resolve
+from d4s.editors.targets import optimise
+from d4s.statistics.moments import collect
+from tests.oracle.plain import PREFIXES, requests_of, rewritings_of
+from tests.tiny import tiny_model
+
+SMALL = {"layers": (0, 1), "target": {"layer": 1, "steps": 3, "clamp": 2.0}}
+
+
+SINGLE = {"layers": (1,), "target": {"layer": 1, "steps": 3, "clamp": 2.0}}
+
+
+OWN = {
+    "fine_tune": {"layer": 1, "steps": 3},
+    "grace": {"layer": 1, "steps": 3, "eps_init": 1e-3},
+    "knowledge_neurons": {"steps": 4},
+    "unedited": {},
+}
+
+
+CHANGED: Mapping[str, dict[str, Any]] = {
+    "d4s_refreshed_at_once": {"preset": "d4s_refreshed", "keys": {"every": 2}},
+    "d4s_scrambled": {"preset": "d4s", "finish": {"kind": "scramble"}},
+    "memit_rescaled": {"preset": "memit", "finish": {"kind": "rescale", "factor": 0.5}},
+    "memit_seq_pruned": {"preset": "memit_seq", "finish": {"kind": "prune", "base": 2.0}},
+    "alphaedit_rect": {"preset": "alphaedit", "preserve": {"threshold": 0.05}, "after": {"kind": "rect", "keep": 0.5}},
+    "memit_seq_simie": {"preset": "memit_seq", "after": {"kind": "simie", "weight": 0.1}},
+    "nse_neurons": {"preset": "nse", "neurons": 0.7},
+    "d4s_anchored": {"preset": "d4s", "anchor": {"requests": 4}},
+    "d4s_remeasured": {"preset": "d4s", "spread": "remeasured"},
+    "memit_static": {"preset": "memit", "spread": "static"},
+    "memit_root": {"preset": "memit_seq", "spread": "root"},
+    "memit_frozen": {"preset": "memit_seq", "keys": {"mode": "frozen"}},
+    "memit_original": {"preset": "memit_seq", "target": {"at": "original"}, "spread": "even"},
+    "memit_ridge": {"preset": "memit", "preserve": {"ridge": 0.5}},
+    "memit_batches": {"preset": "memit_seq", "batch": 2},
+    "d4s_batches": {"preset": "d4s", "batch": 2},
+    "grace_warm": {"preset": "grace", "value": "warm"},
+    "d4s_null_space": {"preset": "d4s", "preserve": {"kind": "null_space", "threshold": 0.05, "weight": 1.0}},
+}
+
+
+def settings_for(name: str):
+    """The named editor with its parts cut down to a model of three layers."""
+    overrides = CHANGED.get(name, {"preset": name})
+    family = resolve("tested", overrides, "mini").family
+    if family in OWN:
+        small = OWN[family]
+    else:
+        small = SINGLE if len(resolve("tested", overrides, "mini").layers) == 1 else SMALL
+    confined = overrides.get("preset") in {"alphaedit", "nas", "sphere"}
+    threshold = {"preserve": {"threshold": 0.05}} if confined else {}
+    if overrides.get("preset") == "nse":
+        threshold = {"rounds": {"above": 1e-3}}
+    if overrides.get("preset") == "one_li":
+        threshold = {"finish": {"floor": 0.0}}
+    return resolve("tested", merged(overrides, small, threshold), "mini")
+
+
+def case_for(settings, *, family: str = "gpt2", count: int = 4, dtype: torch.dtype = torch.float32) -> Case:
+    def make_model():
+        return tiny_model(family, dtype=dtype)
+
+    model = make_model()
+    rows = torch.randint(2, 60, (60, 16), generator=torch.Generator().manual_seed(1))
+    moments = collect(model, rows, settings.layers, 16, "text") if settings.layers else {}
+    prepare = settings.prepare_settings()
+    requests = requests_of(count)
+    extras = prepared_tensors(prepare, moments, model, requests) if prepare else {}
+    shared = settings.shared_targets()
+    targets = optimise(model, rewritings_of(model, requests), shared) if shared else None
+    prepared = Prepared(PREFIXES, moments, extras)
+    return Case(lambda: build(settings), make_model, prepared, requests, targets, getattr(settings, "batch", 1))
