@@ -9,8 +9,11 @@ from d4s.figures.build import figures
 from d4s.report.claims import claims
 from d4s.studies.results import Results
 from d4s.tables.build import tables
+from tests.servers import faulty
+from tests.shelf import shelf
 from tests.synthetic import CONTROLS, FORM_CONTROLS, Made, write_study
 
+__all__ = ["faulty", "shelf"]  # fixtures that several modules use
 SHOWN = ("unedited", "rome", "memit", "memit_seq", "d4s", "d4s_frozen", "one_time_batch", *CONTROLS)
 
 

@@ -25,10 +25,9 @@ from d4s.questions.writers import Draft, writer_of
 from d4s.writing import OpenAIWriting
 from tests.events import frame
 from tests.samples import made_world
-from tests.servers import Faulty, asked, body, faulty, late, ok, patience, request, status, torn
+from tests.servers import Faulty, asked, body, late, ok, patience, request, status, torn
 from tools.standin import MODEL, completion, serving
 
-__all__ = ["faulty"]
 EVENTS = frame(*((f"PersonX does {tail}", "xWant", tail) for tail in ("rest", "eat", "sing", "go home", "nap")))
 BUSY = {"503": lambda: status(503, "overloaded"), "408": lambda: status(408), "409": lambda: status(409), "late": late, "torn": torn}
 

@@ -9,9 +9,7 @@ from d4s.facts import fetch as fetching
 from d4s.facts.fetch import fetch
 from d4s.facts.sources import Source
 from d4s.locks import locked
-from tests.shelf import ROWS, Shelf, records, shelf, source_of
-
-__all__ = ["shelf"]
+from tests.shelf import ROWS, Shelf, records, source_of
 
 
 def test_a_kill_while_records_are_turned_otherwise_is_made_good(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

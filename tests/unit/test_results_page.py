@@ -10,7 +10,7 @@ from d4s.studies.metrics import write_metrics
 from tests.synthetic import write_study
 from tools import results_page
 
-MARKS = "before\n<!-- table {} of results/recorded/synthetic: written by `make pages` -->\nold\n<!-- end -->\nafter\n"
+MARKS = "before\n<!-- table {} of results/recorded/synthetic: written by `make pages` -->\nOLD\n<!-- end -->\nafter\n"
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_tables_are_taken_over_written_and_checked(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, "--take", "synthetic")
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n") and "old" not in text
+    assert text.startswith("before\n") and text.endswith("<!-- end -->\nafter\n") and "OLD" not in text
     assert "| C1 |" in text and re.search(r"\| MEMIT \| [\d./ ]+, [\d.]+ \| [\d./ ]+, [\d.]+ \|", text)
     run(monkeypatch, "--check")
     page.write_text(text.replace("| C1 |", "| C0 |"))
