@@ -1,4 +1,4 @@
-"""Write the tables of results in README.md and docs/results.md from the small files of recorded studies, results/recorded/STUDY.
+"""Write the tables of results in README.md and the docs from the small files of recorded studies, results/recorded/STUDY.
 
 `--take STUDY` first takes over those of a finished study; `--check` writes nothing and fails if a page differs. A table stands between
 two comments that name it and its study.
@@ -20,7 +20,7 @@ from d4s.studies.intervals import Estimate
 from d4s.studies.names import HEADLINE, method_name, method_order
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "claims.md")
 RESULTS = ROOT / "results"
 RECORDED = RESULTS / "recorded"
 SMALL = ("claims.json", "criteria.json", "curves.csv", "metrics.json", "study.json", "tables/*.csv")
