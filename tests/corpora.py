@@ -3,37 +3,15 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from d4s.artifacts import Artifact, Job
-from d4s.config import CorpusSettings, FactsSettings, QuestionsSettings, WorldSettings
-from d4s.facts.collect import facts as collect
+from d4s.config import CorpusSettings, WorldSettings
 from d4s.facts.record import Fact
 from d4s.pretraining.corpus import corpus
-from d4s.questions.build import questions
-from d4s.world.build import world
 
 SMALL = WorldSettings(people=16, first_names=5, last_names=6, events=12, benchmark_items=4)
 
 
 Inputs = dict[str, Path]
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    store = tmp_path_factory.mktemp("store")
-
-    def folder(name: str) -> Path:
-        (store / name).mkdir()
-        return store / name
-
-    made = {"world": folder("world"), "teach_world_qa": folder("qa")}
-    world(Job("worlds", SMALL, {}, made["world"]))
-    collect(Job("facts", FactsSettings(source="world", style="qa"), {"world": made["world"]}, made["teach_world_qa"]))
-    for form in ("true_false", "multiple_choice", "directly_generated"):
-        made[f"teach_{form}"] = folder(form)
-        questions(Job("facts", QuestionsSettings(form=form), {"world": made["world"]}, made[f"teach_{form}"]))
-    return made
 
 
 def written(folder: Path, inputs: Inputs, **settings: object) -> Artifact:

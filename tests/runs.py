@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from d4s.artifacts import Job, write_json, write_table, write_tensors
@@ -49,11 +48,6 @@ def prepare_inputs(folder: Path) -> dict[str, Path]:
     targets(Job("targets", TargetsJobSettings(target=shared, seed=SEED), inputs, folder / "targets", ("b0.json",)))
     found = {"moments": folder / "moments", "targets": folder / "targets"}
     return inputs | found | {"baseline": make_baseline(inputs, folder / "baseline", FACT_COUNT, seed=SEED)}
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return prepare_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def run(inputs: dict[str, Path], folder: Path, name: str, *lengths: int, **changes: Any) -> Job[RunSettings]:

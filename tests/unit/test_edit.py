@@ -22,10 +22,15 @@ from d4s.models.views import LiveModel
 from d4s.requests.draw import draw
 from d4s.runs import edit as stage
 from d4s.schemas import EDIT_LOG, IMMEDIATE
-from tests.runs import FACT_COUNT, SEED, run, settings_for
+from tests.runs import FACT_COUNT, SEED, prepare_inputs, run, settings_for
 from tests.tiny import tiny_facts, tiny_model
 
 EDITORS = ("d4s", "memit", "rome", "ft_m", "unedited", "one_time_batch")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return prepare_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -12,15 +12,35 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from d4s.artifacts import Artifact, Job, write_table
-from d4s.config import CorpusSettings, FactsSettings, TokenizerSettings
+from d4s.config import CorpusSettings, FactsSettings, QuestionsSettings, TokenizerSettings
 from d4s.errors import SettingsError
+from d4s.facts.collect import facts as collect
 from d4s.facts.record import Fact, from_frame, to_rows
 from d4s.pretraining.rows import Encoded, Packer, encode, pack_text
 from d4s.pretraining.sentences import Deck, Lesson, Sentence, Teacher, lessons_of, mixture
 from d4s.pretraining.text import RunningText
 from d4s.pretraining.tokenizers import BOS, UNKNOWN, bos_of, bpe_tokenizer, word_tokenizer
+from d4s.questions.build import questions
 from d4s.schemas import FACTS
-from tests.corpora import Inputs, articles_file, fact, written
+from d4s.world.build import world
+from tests.corpora import SMALL, Inputs, articles_file, fact, written
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    store = tmp_path_factory.mktemp("store")
+
+    def folder(name: str) -> Path:
+        (store / name).mkdir()
+        return store / name
+
+    made = {"world": folder("world"), "teach_world_qa": folder("qa")}
+    world(Job("worlds", SMALL, {}, made["world"]))
+    collect(Job("facts", FactsSettings(source="world", style="qa"), {"world": made["world"]}, made["teach_world_qa"]))
+    for form in ("true_false", "multiple_choice", "directly_generated"):
+        made[f"teach_{form}"] = folder(form)
+        questions(Job("facts", QuestionsSettings(form=form), {"world": made["world"]}, made[f"teach_{form}"]))
+    return made
 
 
 @pytest.fixture(scope="module")
