@@ -20,7 +20,7 @@ def test_lint_is_clean(fresh: Workdir) -> None:
 
 def test_the_default_study_is_planned_from_nothing(fresh: Workdir) -> None:
     jobs = fresh.jobs()
-    assert jobs["pretrain"] == 1 and jobs["edit"] == 32 and jobs["report"] == 1
+    assert jobs["pretrain"] == 1 and jobs["edit"] == 28 and jobs["report"] == 1
 
 
 def test_conda_is_asked_for_in_words_people_can_search(fresh: Workdir) -> None:

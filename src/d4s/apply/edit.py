@@ -199,7 +199,7 @@ def prepared_for(folder: Folder, model: LanguageModel, text: TextSource, wishes:
     return found
 
 
-def extended(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: Sequence[Wish], show: Show = refresh) -> Outcome:
+def extended(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: Sequence[Wish], show: Show | None = None) -> Outcome:
     """Edit wishes one batch after another, each in the ledger before the next; then measure and write what came out, or `show` it.
 
     Raises:
@@ -211,7 +211,7 @@ def extended(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: S
     if broken and (again := folder.ledger.forget_unkept()):
         _edited(folder, model, prepared, wishes[made - again : made], None if goals is None else goals[made - again : made])
     shutil.rmtree(folder.path / STATE / TARGETS, ignore_errors=True)
-    outcome = show(folder, model, prepared, before)
+    outcome = (show or refresh)(folder, model, prepared, before)
     if broken:
         left = len(wishes) - made
         raise D4SError(f"edit {before + made + 1} diverged ({broken}); it and {left - 1} more were not made, the others are kept")
