@@ -214,7 +214,7 @@ def extended(folder: Folder, model: LanguageModel, prepared: Prepared, wishes: S
     outcome = (show or refresh)(folder, model, prepared, before)
     if broken:
         left = len(wishes) - made
-        raise D4SError(f"edit {before + made + 1} diverged ({broken}); it and {left - 1} more were not made, the others are kept")
+        raise D4SError(f"edit {before + made + 1} diverged ({broken}); it and {left - 1} more were not made, the others are written")
     return outcome
 
 
