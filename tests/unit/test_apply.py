@@ -142,8 +142,8 @@ def test_an_edit_that_diverges_leaves_the_others_written(model: Path, tmp_path: 
     assert [edit.number for edit in Folder.open(tmp_path / "out").active()] == [1, 2, 3]
     assert (tmp_path / "out" / MODEL).is_dir()
     applied(model, fact_file(tmp_path / "three.csv", FACTS[:3]), tmp_path / "straight", editor)
-    for name, change in delta_of(tmp_path / "straight").items():
-        assert torch.equal(delta_of(tmp_path / "out")[name], change)
+    # targets of six facts and of three are optimised in batches of other sizes, whose sums some processors round otherwise
+    assert gap(delta_of(tmp_path / "out"), delta_of(tmp_path / "straight")) < 1e-5
 
 
 # --- conflicts --------------------------------------------------------------------------------------------------------
