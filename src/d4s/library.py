@@ -27,7 +27,7 @@ from d4s.apply.ask import refuse_unfit
 from d4s.apply.chat import rendered
 from d4s.apply.columns import column_for, shape_of
 from d4s.apply.edit import check, extended, prepared_for, settings_for, sifted
-from d4s.apply.export import adapter, adapter_config
+from d4s.apply.export import adapter, adapter_config, write_adapter
 from d4s.apply.folder import MODEL, Description, Folder, reading
 from d4s.apply.history import OnConflict, planned
 from d4s.apply.origin import Origin
@@ -35,7 +35,6 @@ from d4s.apply.outcome import Outcome, measured, named, refresh, write_model
 from d4s.apply.prepared import TextSource
 from d4s.apply.records import RawFact, given_facts, read_facts
 from d4s.apply.requests import Wordings
-from d4s.artifacts import write_json, write_tensors
 from d4s.config import validate
 from d4s.editors.protocol import Prepared
 from d4s.errors import RecordError, SettingsError
@@ -296,8 +295,7 @@ class Edited:
             tensors, errors, chosen = adapter(model, changes, rank)
         if out is not None:
             with new_folder(Path(out)) as part:
-                write_tensors(part / "adapter_model.safetensors", tensors, {"format": "pt"})
-                write_json(part / "adapter_config.json", adapter_config(self._folder.description.model, model, [*errors], chosen))
+                write_adapter(part, tensors, adapter_config(self._folder.description.model, model, [*errors], chosen))
         return tensors
 
     # --- inside ---------------------------------------------------------------------------------------------------

@@ -64,9 +64,14 @@ def _write(folder: Folder, kind: Format, out: Path, rank: int | None, device: st
 def _write_lora(folder: Folder, model: LanguageModel, changes: Changes, out: Path, rank: int | None) -> dict[str, float]:
     """Write an adapter in the format of `peft`; what its rank leaves out of each changed module, relative to the change."""
     tensors, errors, chosen = adapter(model, changes, rank)
-    write_tensors(out / "adapter_model.safetensors", tensors, {"format": "pt"})
-    write_json(out / "adapter_config.json", adapter_config(folder.description.model, model, [*errors], chosen))
+    write_adapter(out, tensors, adapter_config(folder.description.model, model, [*errors], chosen))
     return errors
+
+
+def write_adapter(out: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object]) -> None:
+    """Write factors and what `peft` reads beside them into a folder."""
+    write_tensors(out / "adapter_model.safetensors", tensors, {"format": "pt"})
+    write_json(out / "adapter_config.json", config)
 
 
 def adapter(model: LanguageModel, changes: Changes, rank: int | None) -> tuple[dict[str, Tensor], dict[str, float], int]:
