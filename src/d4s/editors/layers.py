@@ -12,6 +12,7 @@ and `QueueLayer` solves anew each time, over all edits, with a weight of what is
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -100,7 +101,11 @@ class Layer(ABC):
         self.share = share(settings.spread, index, len(settings.layers))
         self.original: Float[Tensor, "d_out d_in"] = model.weight(self.number).clone()
         self.delta: Weight = torch.zeros(self.original.shape, dtype=torch.float64, device=model.state_device(self.number))
-        self.base = Base.of(settings.preserve, self.number, prepared, model)
+        self.base = self._preserved(model, prepared)
+
+    def _preserved(self, model: LanguageModel, prepared: Prepared) -> Base:
+        """What the layer preserves."""
+        return Base.of(self.settings.preserve, self.number, prepared, model)
 
     @property
     def keeps_keys(self) -> bool:
@@ -153,12 +158,25 @@ class StepLayer(Layer):
     """A layer whose steps are factors, `left` and `right` with change leftᵀ · right, or rows to be solved."""
 
     def __init__(self, settings: LocateThenEdit, index: int, model: LanguageModel, prepared: Prepared) -> None:
+        self.held: Precision
         super().__init__(settings, index, model, prepared)
-        self.held = self.base.hold(settings)
         self.after = after_step(settings.after, self.original.to(self.delta.device))
         feedback = isinstance(settings.after, Rect) and settings.after.feedback
         self.defect: Weight | None = torch.zeros_like(self.delta) if feedback else None
         self._seen = Recursive(self._unseen(settings.after)) if isinstance(settings.after, SimIE) else None
+
+    def _preserved(self, model: LanguageModel, prepared: Prepared) -> Base:
+        """What the layer preserves, with its solver; both from the cache of `prepared`, where it has one and they are in it."""
+        cache = prepared.solvers
+        if cache is None or self.number not in cache:
+            base = super()._preserved(model, prepared)
+            self.held = base.hold(self.settings)
+            if cache is not None:
+                cache[self.number] = base, deepcopy(self.held)
+            return base
+        base, held = cache[self.number]
+        self.held = deepcopy(held)
+        return base
 
     @property
     def _is_dense(self) -> bool:

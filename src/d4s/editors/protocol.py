@@ -1,9 +1,9 @@
 """The contract of an editor: what it needs, its state as a value, a session that edits, and the edited model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,11 +25,15 @@ class Diverged(ArithmeticError):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What `prepare` and the stages before it bring: prefixes, second moments by layer, and an editor's own tensors."""
+    """What `prepare` and the stages before it bring: prefixes, second moments by layer, and an editor's own tensors.
+
+    `solvers` caches each layer's factorised preserved matrix between sessions of one editor that all start unedited; None: no cache.
+    """
 
     contexts: tuple[str, ...] = ()
     moments: Mapping[int, SecondMoment] = field(default_factory=dict)
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    solvers: MutableMapping[int, tuple[Any, Any]] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ class Bench:
         wanted = editor.prepare_settings()
         requests = [request for request, _ in self.drawn]
         extras = {} if wanted is None else prepared_tensors(wanted, moments, self.model, requests)
-        return Prepared(self.contexts, moments, extras)
+        return Prepared(self.contexts, moments, extras, solvers={})
 
     def _targets_of(self, settings: TargetSettings) -> Targets:
         requests, folder = [request for request, _ in self.drawn], self.inputs.get("targets")
