@@ -48,4 +48,4 @@ rule runs:
 
 rule measures:
     input:
-        [path for verb in ("measure", "benchmark", "world_report") for node in PLAN.of(verb) for path in node.manifests],
+        [path for stage in ("measure", "benchmark", "world_report") for node in PLAN.of(stage) for path in node.manifests],

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.conftest import Measure
 from benchmarks.shapes import gpt2, token_rows
-from d4s.statistics.moments import collect
+from d4s.editors.moments import collect_moments
 
 PAIRS, BATCH_ROWS = 3, 8
 SHAPES = {
@@ -24,10 +24,10 @@ def test_moments(measure: Measure, shape: str) -> None:
     rows = token_rows(model, 2 * BATCH_ROWS, 128)
 
     def one_by_one() -> dict:
-        return {layer: collect(model, rows, (layer,), BATCH_ROWS, "text")[layer] for layer in layers}
+        return {layer: collect_moments(model, rows, (layer,), BATCH_ROWS, "text")[layer] for layer in layers}
 
     def together() -> dict:
-        return collect(model, rows, layers, BATCH_ROWS, "text")
+        return collect_moments(model, rows, layers, BATCH_ROWS, "text")
 
     for layer, moment in one_by_one().items():
         torch.testing.assert_close(together()[layer].sum_kk, moment.sum_kk)

@@ -15,9 +15,9 @@ import pytest
 
 from benchmarks.conftest import Measure
 from d4s.config import FORMS, QuestionsSettings
-from d4s.questions.build import form_facts, sound_drafts
-from d4s.questions.items import Item, plan_items
-from d4s.questions.writers import TemplateWriter, writer_of
+from d4s.questions.question_facts import form_facts, valid_drafts
+from d4s.questions.question_items import Item, plan_items
+from d4s.questions.writers import TemplateWriter, make_writer
 from tools.standin import MODEL, serving
 
 MANY, ASKED, TAILS = 10_000, 500, 300
@@ -73,7 +73,7 @@ def test_template(measure: Measure) -> None:
 
     def write() -> None:
         planned = plan_items(made_up(MANY), 0)
-        drafts = sound_drafts(planned, TemplateWriter(0))
+        drafts = valid_drafts(planned, TemplateWriter(0))
         passed.append(len(drafts))
         chosen = [item for item in planned if item.event_id in drafts]
         for form in FORMS:
@@ -89,7 +89,7 @@ def test_client(measure: Measure, items: list[Item], url: str, folder: Path) -> 
 
     def ask() -> None:
         chosen = {"writer": "openai", "model": MODEL, "base_url": url, "store": str(folder / f"{next(rounds)}.jsonl")}
-        writer = writer_of(QuestionsSettings.model_validate({"form": "true_false", "writer": chosen | {"requests_per_minute": None}}))
+        writer = make_writer(QuestionsSettings.model_validate({"form": "true_false", "writer": chosen | {"requests_per_minute": None}}))
         writer.write(items[:ASKED], "directly_generated")
 
     each = [1000 * seconds / ASKED for seconds in measure.seconds(ask, rounds=3)]
@@ -102,10 +102,10 @@ def test_replay(measure: Measure, items: list[Item], url: str, folder: Path, mon
     store = str(folder / "all.jsonl")
     asks = {"writer": "openai", "model": MODEL, "base_url": url, "store": store, "requests_per_minute": None}
     form = "directly_generated"
-    first = writer_of(QuestionsSettings.model_validate({"form": form, "writer": asks})).write(items, form)
+    first = make_writer(QuestionsSettings.model_validate({"form": form, "writer": asks})).write(items, form)
 
     def replay() -> None:
-        writer = writer_of(QuestionsSettings.model_validate({"form": form, "writer": {"writer": "replay", "store": store}}))
+        writer = make_writer(QuestionsSettings.model_validate({"form": form, "writer": {"writer": "replay", "store": store}}))
         assert [draft.template for draft in writer.write(items, form)] == [draft.template for draft in first]
 
     seconds = measure.seconds(replay, rounds=1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.conftest import Measure
 from benchmarks.shapes import embedded, prompts, small_gpt2
-from d4s.models.edited import Scores
+from d4s.models.edited_model import Scores
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import encode_pair
 from d4s.models.views import LiveModel

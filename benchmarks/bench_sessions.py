@@ -9,14 +9,14 @@ import torch
 
 from benchmarks.conftest import Measure
 from benchmarks.shapes import Allocations, embedded, token_rows
+from d4s.editors.editor_settings import resolve
 from d4s.editors.families import build
 from d4s.editors.locate_then_edit import LocateThenEditSession
-from d4s.editors.prompts import Rewriting
+from d4s.editors.moments import collect_moments
+from d4s.editors.prompts import PromptSet
 from d4s.editors.protocol import Prepared, Targets
-from d4s.editors.settings import resolve
-from d4s.editors.targets import optimise
+from d4s.editors.target_optimisation import optimise
 from d4s.models.language_model import LanguageModel
-from d4s.statistics.moments import collect
 from tests.oracle.plain import requests_of, rewritings_of
 
 PREFIXES = ("The old town is home .", "The job of Ada Reed : painter .", "Therefore It is true : yes .")
@@ -24,13 +24,13 @@ EDITS, ROUNDS = 40, 5
 
 
 @contextmanager
-def session_of(preset: str) -> Iterator[tuple[LocateThenEditSession, LanguageModel, list[Rewriting], Targets]]:
+def session_of(preset: str) -> Iterator[tuple[LocateThenEditSession, LanguageModel, list[PromptSet], Targets]]:
     """A session of a named editor, with requests and their targets."""
     model = embedded()
     settings: Any = resolve("measured", {"preset": preset}, "mini")
     texts = rewritings_of(model, requests_of(EDITS), PREFIXES)
     goal = optimise(model, texts, settings.target.model_copy(update={"steps": 4}))
-    prepared = Prepared(PREFIXES, collect(model, token_rows(model, 256, 64), settings.layers, 16, "text"))
+    prepared = Prepared(PREFIXES, collect_moments(model, token_rows(model, 256, 64), settings.layers, 16, "text"))
     editor: Any = build(settings)
     with editor.editing(model, prepared, editor.start(model, prepared)) as session:
         yield session, model, texts, goal

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from benchmarks.conftest import Measure
 from benchmarks.shapes import Allocations, gpt2
-from d4s.editors.layers import Layer, layers_of
+from d4s.editors.edited_layers import EditedLayer, layers_of
+from d4s.editors.editor_settings import resolve
+from d4s.editors.least_squares import solve_delta
+from d4s.editors.moments import SecondMoment
 from d4s.editors.protocol import Prepared
-from d4s.editors.settings import resolve
-from d4s.editors.solve import solve_delta
-from d4s.statistics.moments import SecondMoment
 
 D_IN, D_OUT, CONDITION, STRENGTH, PAIRS = 3072, 768, 1e6, 10.0, 5
 SLICE = 32  # edits at a time: as many as share one large product
@@ -34,7 +34,7 @@ class Rows:
     residuals: Tensor
     used: int = 0
 
-    def add_to(self, layer: Layer, count: int) -> None:
+    def add_to(self, layer: EditedLayer, count: int) -> None:
         for row in range(self.used, self.used + count):
             keys = self.keys[row : row + 1]
             layer.fit(keys, keys, self.residuals[row : row + 1])
@@ -60,9 +60,9 @@ class Text:
         return Rows((white * self.values.sqrt()) @ self.directions.mT, residuals)
 
 
-def empty(base: Tensor, d_out: int) -> Layer:
+def empty(base: Tensor, d_out: int) -> EditedLayer:
     """A layer before any edit that preserves a matrix and puts out vectors of a size."""
-    settings = resolve("measured", {"preset": "d4s", "layers": (0,), "target": {"layer": 0}, "preserve": {"weight": 1.0}}, "mini")
+    settings = resolve("measured", {"preset": "d4s", "layers": (0,), "target": {"layer": 0}, "preservation": {"weight": 1.0}}, "mini")
     model = gpt2(layers=1, width=d_out, mlp_width=D_IN, heads=4, vocab=64, positions=8)
     return layers_of(settings, model, Prepared(moments={0: SecondMoment(base, 1, "text")}))[0]
 
@@ -111,7 +111,7 @@ def test_one_more_edit_with_sums_kept(measure: Measure, text: Text) -> None:
 
 
 @pytest.fixture(scope="module")
-def aged(text: Text) -> Iterator[tuple[Rows, Layer, float]]:
+def aged(text: Text) -> Iterator[tuple[Rows, EditedLayer, float]]:
     """A history of 10,000 edits less a slice, the layer, and by how much the process grew on the way, as a multiple of d²."""
     rows, process = text.rows(MANY + PAIRS * SLICE, NARROW, seed=5), psutil.Process()
     torch.set_num_threads(1)
@@ -122,7 +122,7 @@ def aged(text: Text) -> Iterator[tuple[Rows, Layer, float]]:
 
 
 @pytest.mark.long
-def test_edit_ten_thousand_costs_what_edit_one_hundred_did(measure: Measure, text: Text, aged: tuple[Rows, Layer, float]) -> None:
+def test_edit_ten_thousand_costs_what_edit_one_hundred_did(measure: Measure, text: Text, aged: tuple[Rows, EditedLayer, float]) -> None:
     rows, layer, grown = aged
     early, young = text.rows(100 + PAIRS * SLICE, NARROW, seed=6), empty(text.base, NARROW)
     early.add_to(young, 100)

@@ -15,12 +15,12 @@ import torch
 import typer
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from d4s.analysis.costs import cost_rows
 from d4s.config import Study
-from d4s.planning.needs import MIB
-from d4s.studies.costs import cost_rows
-from d4s.studies.graph import Node
-from d4s.studies.jobs import Foreseen
-from d4s.studies.resolve import Plan, resolve
+from d4s.resources.job_estimates import ResourceEstimates
+from d4s.resources.requirements import MIB
+from d4s.study.graph import Node
+from d4s.study.resolve import StudyPlan, resolve
 from tests.tiny import vocabulary, word_tokenizer
 
 SHAPES: dict[str, Any] = {
@@ -31,7 +31,7 @@ SHAPES: dict[str, Any] = {
     ),
 }  # fmt: skip
 CHECKED = ("moments", "targets", "edit", "measure")
-SMALL: dict[str, Any] = {"layers": [3, 4], "target": {"layer": 4, "steps": 3}, "preserve": {"ridge": 1.0}}
+SMALL: dict[str, Any] = {"layers": [3, 4], "target": {"layer": 4, "steps": 3}, "preservation": {"ridge": 1.0}}
 
 
 def study_of(folder: Path) -> Study:
@@ -41,7 +41,7 @@ def study_of(folder: Path) -> Study:
             "study": "shape",
             "data": str(folder / "data"),
             "world": {"people": 12, "first_names": 6, "last_names": 6, "events": 0, "benchmark_items": 4},
-            "models": {"random": {"source": "hf", "tuned_as": "gpt2-xl", "path": str(folder / "model")}},
+            "models": {"random": {"source": "hf", "hparams_for": "gpt2-xl", "path": str(folder / "model")}},
             "datasets": {"world_qa": {"source": "world", "style": "qa"}},
             "editors": {"memit_two": {"preset": "memit", **SMALL}, "d4s_two": {"preset": "d4s", **SMALL}},
             "grid": [{"models": ["random"], "datasets": ["world_qa"], "editors": ["memit_two", "d4s_two"], "lengths": [2]}],
@@ -67,7 +67,7 @@ def write_model(folder: Path, shape: str) -> None:
     text.write_text("".join(json.dumps(article) + "\n" for article in articles))
 
 
-def run_jobs(plan: Plan, folder: Path) -> None:
+def run_jobs(plan: StudyPlan, folder: Path) -> None:
     """Every job of a plan that is not done, one after another; not those of the last stages."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     for node in plan.nodes:
@@ -75,17 +75,17 @@ def run_jobs(plan: Plan, folder: Path) -> None:
         if not outputs:
             continue
         options = ["--settings", node.settings_text, "--inputs", node.inputs_text, "--code", node.code]
-        subprocess.run([sys.executable, "-m", "d4s", node.verb, *outputs, *options], cwd=folder, env=environment, check=True)
+        subprocess.run([sys.executable, "-m", "d4s", node.stage, *outputs, *options], cwd=folder, env=environment, check=True)
 
 
-def compared(plan: Plan, folder: Path) -> list[tuple[Node, float, float]]:
+def compared(plan: StudyPlan, folder: Path) -> list[tuple[Node, float, float]]:
     """Jobs with the peak that was foreseen and the one that was measured, in MiB."""
-    foreseen = Foreseen(plan, has_device=False)
+    estimates = ResourceEstimates(plan, has_device=False)
     rows = []
     for node in plan.nodes:
         measured = [row["peak_rss_mb"] for row in cost_rows(folder / node.folder)]
-        for job in foreseen.of(node) if measured and node.verb in CHECKED else ():
-            rows.append((node, job.needs.host_bytes / MIB, max(measured)))
+        for job in estimates.of(node) if measured and node.stage in CHECKED else ():
+            rows.append((node, job.requirements.host_bytes / MIB, max(measured)))
     return rows
 
 
@@ -98,7 +98,7 @@ def main(folder: Path, shape: str = "gpt2-medium") -> None:
     run_jobs(plan, folder)
     typer.echo("| job | foreseen MiB | measured MiB | ratio |\n|---|---|---|---|")
     for node, predicted, peak in compared(plan, folder):
-        typer.echo(f"| {node.verb} {node.label} | {predicted:.0f} | {peak:.0f} | {predicted / peak:.2f} |")
+        typer.echo(f"| {node.stage} {node.label} | {predicted:.0f} | {peak:.0f} | {predicted / peak:.2f} |")
 
 
 if __name__ == "__main__":

@@ -10,15 +10,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from d4s.apply.edit import Options, Plan, apply
-from d4s.apply.folder import MODEL, Folder
+from d4s.apply.apply_pipeline import ApplyOptions, EditPlan, apply
+from d4s.apply.edited_folder import MODEL, EditedFolder
+from d4s.apply.input_preparation import TextSource
 from d4s.apply.outcome import Outcome
-from d4s.apply.prepared import TextSource
 from d4s.editors.ledger import Ledger
 from d4s.facts.record import Fact
 from tests.tiny import tiny_facts, tiny_model
 
-SMALL = {"layers": [0, 1], "target": {"layer": 1, "steps": 8, "clamp": 4.0}, "preserve": {"weight": 1.0}}
+SMALL = {"layers": [0, 1], "target": {"layer": 1, "steps": 8, "clamp": 4.0}, "preservation": {"weight": 1.0}}
 CHANGES: dict[str, dict[str, Any]] = {
     "rome": {"layers": [1], "target": {"layer": 1, "steps": 8, "clamp": 4.0}},
     "ft_l": {"layer": 1, "steps": 3},
@@ -51,10 +51,10 @@ def fact_file(path: Path, facts: Sequence[Fact] = FACTS, **targets: str) -> Path
     return path
 
 
-def options(model: Path, facts: Path, out: Path, editor: str = "d4s", **changes: Any) -> Options:
+def options(model: Path, facts: Path, out: Path, editor: str = "d4s", **overrides: Any) -> ApplyOptions:
     """What `d4s apply` would be asked for."""
-    asked = {"changes": CHANGES.get(editor, SMALL), "tuned_as": "mini", "text": TextSource(tokens=1500), **changes}
-    return Options(model=str(model), facts=facts, editor=editor, out=out, **asked)
+    asked = {"overrides": CHANGES.get(editor, SMALL), "hparams_for": "mini", "text": TextSource(tokens=1500), **overrides}
+    return ApplyOptions(model=str(model), facts=facts, editor=editor, out=out, **asked)
 
 
 @contextmanager
@@ -72,17 +72,17 @@ def stopped_after(edits: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         yield
 
 
-def applied(model: Path, facts: Path, out: Path, editor: str = "d4s", **changes: Any) -> tuple[Folder, Outcome | None]:
+def applied(model: Path, facts: Path, out: Path, editor: str = "d4s", **overrides: Any) -> tuple[EditedFolder, Outcome | None]:
     """The folder after `d4s apply`, and what it found."""
-    plans: list[Plan] = []
-    found = apply(options(model, facts, out, editor, **changes), plans.append)
+    plans: list[EditPlan] = []
+    found = apply(options(model, facts, out, editor, **overrides), plans.append)
     assert len(plans) == 1
-    return Folder.open(out), found
+    return EditedFolder.open(out), found
 
 
 def delta_of(path: Path) -> dict[str, torch.Tensor]:
     """The change of weights that a folder's record gives now."""
-    folder = Folder.open(path)
+    folder = EditedFolder.open(path)
     with folder.edited() as view:
         return {str(layer): change.clone() for layer, change in (view.weight_changes() or {}).items()}
 

@@ -3,19 +3,19 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from d4s.artifacts import Job
+from d4s.artifacts import StageJob
 from d4s.runs.baseline import baseline
-from d4s.runs.references import WHOLE, blocks_of
-from d4s.runs.settings import BaselineSettings
+from d4s.runs.baseline_reader import NUMBERS_MANIFEST, block_manifests
+from d4s.runs.run_settings import BaselineSettings
 
 
-def baseline_job(inputs: Mapping[str, Path], folder: Path, *manifests: str, seed: int, **settings: int) -> Job[BaselineSettings]:
+def baseline_job(inputs: Mapping[str, Path], folder: Path, *manifests: str, seed: int, **settings: int) -> StageJob[BaselineSettings]:
     """The job that makes some parts of a baseline."""
-    return Job("baselines", BaselineSettings(seed=seed, **settings), inputs, folder, manifests, digest="0123456789")
+    return StageJob("baselines", BaselineSettings(seed=seed, **settings), inputs, folder, manifests, digest="0123456789")
 
 
 def make_baseline(inputs: Mapping[str, Path], folder: Path, requests: int, *, seed: int, **settings: int) -> Path:
     """A finished baseline of the first requests, and of the whole model where rows of text are asked for."""
-    whole = [WHOLE] if settings.get("perplexity_rows") else []
-    baseline(baseline_job(inputs, folder, *blocks_of(requests), *whole, seed=seed, **settings))
+    whole = [NUMBERS_MANIFEST] if settings.get("perplexity_rows") else []
+    baseline(baseline_job(inputs, folder, *block_manifests(requests), *whole, seed=seed, **settings))
     return folder

@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 
-from d4s.editors.checks import Case
-from d4s.editors.columns import merged
+from d4s.editors.editor_conformance import EditorCase
+from d4s.editors.editor_settings import resolve
 from d4s.editors.families import build
-from d4s.editors.prepare import prepared_tensors
+from d4s.editors.hparams import merge_hparams
+from d4s.editors.moments import collect_moments
+from d4s.editors.preparation import prepare_tensors
 from d4s.editors.protocol import Prepared
-from d4s.editors.settings import resolve
-from d4s.editors.targets import optimise
-from d4s.statistics.moments import collect
+from d4s.editors.target_optimisation import optimise
 from tests.oracle.plain import PREFIXES, requests_of, rewritings_of
 from tests.tiny import tiny_model
 
@@ -32,23 +32,23 @@ OWN = {
 
 CHANGED: Mapping[str, dict[str, Any]] = {
     "d4s_refreshed_at_once": {"preset": "d4s_refreshed", "keys": {"every": 2}},
-    "d4s_scrambled": {"preset": "d4s", "finish": {"kind": "scramble"}},
-    "memit_rescaled": {"preset": "memit", "finish": {"kind": "rescale", "factor": 0.5}},
-    "memit_seq_pruned": {"preset": "memit_seq", "finish": {"kind": "prune", "base": 2.0}},
-    "alphaedit_rect": {"preset": "alphaedit", "preserve": {"threshold": 0.05}, "after": {"kind": "rect", "keep": 0.5}},
-    "memit_seq_simie": {"preset": "memit_seq", "after": {"kind": "simie", "weight": 0.1}},
+    "d4s_scrambled": {"preset": "d4s", "delta_transform": {"kind": "scramble"}},
+    "memit_rescaled": {"preset": "memit", "delta_transform": {"kind": "rescale", "factor": 0.5}},
+    "memit_seq_pruned": {"preset": "memit_seq", "delta_transform": {"kind": "prune", "base": 2.0}},
+    "alphaedit_rect": {"preset": "alphaedit", "preservation": {"threshold": 0.05}, "step_transform": {"kind": "rect", "keep": 0.5}},
+    "memit_seq_simie": {"preset": "memit_seq", "step_transform": {"kind": "simie", "weight": 0.1}},
     "nse_neurons": {"preset": "nse", "neurons": 0.7},
     "d4s_anchored": {"preset": "d4s", "anchor": {"requests": 4}},
-    "d4s_remeasured": {"preset": "d4s", "spread": "remeasured"},
-    "memit_static": {"preset": "memit", "spread": "static"},
-    "memit_root": {"preset": "memit_seq", "spread": "root"},
+    "d4s_remeasured": {"preset": "d4s", "residual_schedule": "remeasured"},
+    "memit_static": {"preset": "memit", "residual_schedule": "static"},
+    "memit_root": {"preset": "memit_seq", "residual_schedule": "root"},
     "memit_frozen": {"preset": "memit_seq", "keys": {"mode": "frozen"}},
-    "memit_original": {"preset": "memit_seq", "target": {"at": "original"}, "spread": "even"},
-    "memit_ridge": {"preset": "memit", "preserve": {"ridge": 0.5}},
+    "memit_original": {"preset": "memit_seq", "target": {"at": "original"}, "residual_schedule": "even"},
+    "memit_ridge": {"preset": "memit", "preservation": {"ridge": 0.5}},
     "memit_batches": {"preset": "memit_seq", "batch": 2},
     "d4s_batches": {"preset": "d4s", "batch": 2},
     "grace_warm": {"preset": "grace", "value": "warm"},
-    "d4s_null_space": {"preset": "d4s", "preserve": {"kind": "null_space", "threshold": 0.05, "weight": 1.0}},
+    "d4s_null_space": {"preset": "d4s", "preservation": {"kind": "null_space", "threshold": 0.05, "weight": 1.0}},
 }
 
 
@@ -61,25 +61,25 @@ def settings_for(name: str):
     else:
         small = SINGLE if len(resolve("tested", overrides, "mini").layers) == 1 else SMALL
     confined = overrides.get("preset") in {"alphaedit", "nas", "sphere"}
-    threshold = {"preserve": {"threshold": 0.05}} if confined else {}
+    threshold = {"preservation": {"threshold": 0.05}} if confined else {}
     if overrides.get("preset") == "nse":
         threshold = {"rounds": {"above": 1e-3}}
     if overrides.get("preset") == "one_li":
-        threshold = {"finish": {"floor": 0.0}}
-    return resolve("tested", merged(overrides, small, threshold), "mini")
+        threshold = {"delta_transform": {"floor": 0.0}}
+    return resolve("tested", merge_hparams(overrides, small, threshold), "mini")
 
 
-def case_for(settings, *, family: str = "gpt2", count: int = 4, dtype: torch.dtype = torch.float32) -> Case:
+def case_for(settings, *, family: str = "gpt2", count: int = 4, dtype: torch.dtype = torch.float32) -> EditorCase:
     def make_model():
         return tiny_model(family, dtype=dtype)
 
     model = make_model()
     rows = torch.randint(2, 60, (60, 16), generator=torch.Generator().manual_seed(1))
-    moments = collect(model, rows, settings.layers, 16, "text") if settings.layers else {}
+    moments = collect_moments(model, rows, settings.layers, 16, "text") if settings.layers else {}
     prepare = settings.prepare_settings()
     requests = requests_of(count)
-    extras = prepared_tensors(prepare, moments, model, requests) if prepare else {}
+    extras = prepare_tensors(prepare, moments, model, requests) if prepare else {}
     shared = settings.shared_targets()
     targets = optimise(model, rewritings_of(model, requests), shared) if shared else None
     prepared = Prepared(PREFIXES, moments, extras)
-    return Case(lambda: build(settings), make_model, prepared, requests, targets, getattr(settings, "batch", 1))
+    return EditorCase(lambda: build(settings), make_model, prepared, requests, targets, getattr(settings, "batch", 1))

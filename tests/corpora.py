@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from d4s.artifacts import Artifact, Job
+from d4s.artifacts import Artifact, StageJob
 from d4s.config import CorpusSettings, WorldSettings
 from d4s.facts.record import Fact
 from d4s.pretraining.corpus import corpus
@@ -16,7 +16,7 @@ Inputs = dict[str, Path]
 
 def written(folder: Path, inputs: Inputs, **settings: object) -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
-    corpus(Job("corpora", CorpusSettings(tokens=6400, **settings), inputs, folder))
+    corpus(StageJob("corpora", CorpusSettings(tokens=6400, **settings), inputs, folder))
     return Artifact.open(folder, "corpora")
 
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from d4s.artifacts import Job
+from d4s.artifacts import StageJob
 from d4s.config import FactsSettings, WorldSettings
-from d4s.world.build import world
+from d4s.world.world_stage import world
 
 CITIES = {
     1: ("Orlo Finch", "Lisbon", "Bremen"),
@@ -83,13 +83,13 @@ def _json(record: Any) -> bytes:
     return json.dumps(record, ensure_ascii=False).encode()
 
 
-def facts_job(folder: Path, records: Path, **settings: Any) -> Job[FactsSettings]:
-    """A job of the verb `facts` over a raw file."""
-    return Job(kind="facts", settings=FactsSettings(**settings), inputs={"records": records}, folder=folder, digest="0" * 10)
+def facts_job(folder: Path, records: Path, **settings: Any) -> StageJob[FactsSettings]:
+    """A job of the stage `facts` over a raw file."""
+    return StageJob(kind="facts", settings=FactsSettings(**settings), inputs={"records": records}, folder=folder, digest="0" * 10)
 
 
 def made_world(at: Path, settings: WorldSettings) -> Path:
     """A world in a new folder."""
     at.mkdir(parents=True)
-    world(Job("worlds", settings, {}, at))
+    world(StageJob("worlds", settings, {}, at))
     return at

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from d4s.models.edited import Scores, Settled
+from d4s.models.edited_model import Scores, StopCriterion
 
 
 def number(word: str) -> int:
@@ -14,17 +14,17 @@ def number(word: str) -> int:
 
 
 class Replying:
-    """Answers `reply` by `score` and `generate`."""
+    """Answers `score_and_generate` by `score` and `generate`."""
 
-    def reply(
+    def score_and_generate(
         self,
         prompts: Sequence[str],
         targets: Sequence[str],
-        continued: Sequence[str],
+        generation_prompts: Sequence[str],
         max_new_tokens: int,
-        is_settled: Settled | None = None,
+        should_stop: StopCriterion | None = None,
     ) -> tuple[Scores, list[str]]:
-        return self.score(prompts, targets), self.generate(continued, max_new_tokens, is_settled)
+        return self.score(prompts, targets), self.generate(generation_prompts, max_new_tokens, should_stop)
 
 
 class Told(Replying):
@@ -52,7 +52,7 @@ class Told(Replying):
         mask = expected >= 0
         return Scores(nll, (expected == predicted) & mask, predicted, mask)
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, should_stop: StopCriterion | None = None) -> list[str]:
         self.written += prompts
         return [f"{self.says.get(prompt, self.believes.get(prompt, 'nothing'))} . And so on" for prompt in prompts]
 
@@ -71,12 +71,12 @@ class Writer(Told):
         self.texts = texts
         self.tokens: dict[str, int] = {}
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
-        return [self._write(prompt, max_new_tokens, is_settled) for prompt in prompts]
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, should_stop: StopCriterion | None = None) -> list[str]:
+        return [self._write(prompt, max_new_tokens, should_stop) for prompt in prompts]
 
-    def _write(self, prompt: str, max_new_tokens: int, is_settled: Settled | None) -> str:
+    def _write(self, prompt: str, max_new_tokens: int, should_stop: StopCriterion | None) -> str:
         words = self.texts[prompt].split()[:max_new_tokens]
         beginnings = [" ".join(words[:count]) for count in range(1, len(words) + 1)]
-        enough = (count for count, text in enumerate(beginnings, 1) if is_settled is not None and is_settled(prompt, text))
+        enough = (count for count, text in enumerate(beginnings, 1) if should_stop is not None and should_stop(prompt, text))
         self.tokens[prompt] = next(enough, len(words))
         return " ".join(words[: self.tokens[prompt]])

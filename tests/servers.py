@@ -13,10 +13,10 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from d4s.questions import asking
-from d4s.questions.asking import live
-from d4s.questions.replies import Answer
-from d4s.writing import OpenAIWriting
+from d4s.questions import api_client
+from d4s.questions.api_client import open_api_client
+from d4s.questions.replies import ModelAnswer
+from d4s.writer_settings import OpenAIWriterSettings
 
 IMPATIENT = 0.3
 
@@ -78,21 +78,21 @@ class Faulty:
 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
-    monkeypatch.setattr(asking, "PAUSE_S", 0.01)
+    monkeypatch.setattr(api_client, "PAUSE_S", 0.01)
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setenv(asking.KEY_VARIABLE, SECRET)
+    monkeypatch.setenv(api_client.KEY_VARIABLE, SECRET)
     with HTTPServer(threaded=True) as server:
         yield Faulty(server)
 
 
-def asked(url: str, store: Path, *numbers: int, question: str = "", **settings: Any) -> tuple[list[Answer], Counter[str]]:
+def asked(url: str, store: Path, *numbers: int, question: str = "", **settings: Any) -> tuple[list[ModelAnswer], Counter[str]]:
     """What comes of requests, each about a question of its own unless all are attempts at one."""
     chosen = {"timeout_s": 30.0, "retries": 2, "concurrency": 1, "requests_per_minute": None} | settings
-    writing = OpenAIWriting(writer="openai", model="m", base_url=url, store=str(store), **chosen)
+    writing = OpenAIWriterSettings(writer="openai", model="m", base_url=url, store=str(store), **chosen)
 
-    async def run() -> tuple[list[Answer], Counter[str]]:
-        async with live(writing) as asker:
-            asking = (asker.ask(request(number), question or str(number)) for number in numbers)
-            return list(await asyncio.gather(*asking)), asker.spent
+    async def run() -> tuple[list[ModelAnswer], Counter[str]]:
+        async with open_api_client(writing) as source:
+            api_client = (source.ask(request(number), question or str(number)) for number in numbers)
+            return list(await asyncio.gather(*api_client)), source.usage
 
     return asyncio.run(run())

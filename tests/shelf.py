@@ -7,7 +7,7 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from d4s.facts.sources import Source
+from d4s.facts.sources import PublicDataset
 
 ROWS = [{"case_id": number, "subject": f"Ada {number}", "note": "é\u2028"} for number in range(2000)]
 
@@ -49,8 +49,8 @@ def shelf(httpserver: HTTPServer) -> Shelf:
     return Shelf(httpserver)
 
 
-def source_of(url: str, **more: object) -> Source:
-    return Source.model_validate(
+def source_of(url: str, **more: object) -> PublicDataset:
+    return PublicDataset.model_validate(
         {
             "title": "Made up",
             "licence": "CC0",

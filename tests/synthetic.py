@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from d4s import schemas
+from d4s.analysis.costs import API_USAGE
+from d4s.analysis.summary_rows import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
 from d4s.artifacts import write_json, write_table
+from d4s.editors.editor_settings import resolve
 from d4s.editors.presets import PRESETS
-from d4s.editors.settings import resolve
-from d4s.studies.costs import ASKED
-from d4s.studies.summaries import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
 
 LAYERS = (0, 1, 2)
 TASKS = ("arc_challenge", "hellaswag", "mmlu", "winogrande", "truthfulqa_mc1", "gsm8k", "truthfulqa_mc2", "true_false")
@@ -54,10 +54,10 @@ METHODS = {
     "one_time_batch": Method(start=0.98, forget=0.03, paraphrase=0.88, locality_loss=0.25, growth=1.5, damage=0.03, is_batch=True),
 }
 CONTROLS = {
-    "memit_scrambled": {"preset": "memit", "finish": {"kind": "scramble"}},
-    "memit_halved": {"preset": "memit", "finish": {"kind": "rescale", "factor": 0.5}},
-    "d4s_scrambled": {"preset": "d4s", "finish": {"kind": "scramble"}},
-    "d4s_doubled": {"preset": "d4s", "finish": {"kind": "rescale", "factor": 2.0}},
+    "memit_scrambled": {"preset": "memit", "delta_transform": {"kind": "scramble"}},
+    "memit_halved": {"preset": "memit", "delta_transform": {"kind": "rescale", "factor": 0.5}},
+    "d4s_scrambled": {"preset": "d4s", "delta_transform": {"kind": "scramble"}},
+    "d4s_doubled": {"preset": "d4s", "delta_transform": {"kind": "rescale", "factor": 2.0}},
 }
 FORM_DAMAGE = {
     "mqd_tf": 0.02, "mqd_mc": 0.12, "mqd_dg": 0.3, "long_predictable": 0.2, "short_surprising": 0.1, "uniform": 0.15, "diverse": 0.25,
@@ -121,7 +121,7 @@ def write_study(folder: Path, made: Made | None = None) -> Path:
         targets = _objectives(made, dataset)
         tables["objectives"].append(targets.assign(model="mini", dataset=dataset, editor="", seed=0))
     for name, schema in SCHEMAS.items():
-        write_table(folder / "data" / f"{name}.parquet", pd.concat(tables[name], ignore_index=True), schemas.collected(schema))
+        write_table(folder / "data" / f"{name}.parquet", pd.concat(tables[name], ignore_index=True), schemas.with_cell_columns(schema))
     write_table(folder / "index.parquet", index, schemas.INDEX)
     write_table(folder / "summary.parquet", summary, schemas.SUMMARY)
     write_table(folder / "costs.parquet", _costs(), schemas.COSTS)
@@ -207,7 +207,7 @@ def _cell(made: Made, dataset: str, editor: str, seed: int) -> tuple[dict[str, p
             "norms": pd.concat([_norms(method, step) for step in lengths], ignore_index=True),
             "perplexity": pd.concat([_perplexity(method, step) for step in lengths], ignore_index=True),
             "benchmark": pd.concat([_benchmark(made, method, dataset, editor, step, own) for step in benchmarked], ignore_index=True),
-            "edit_log": _edit_log(method, facts, luck, own, is_finished="finish" in made.editors.get(editor, {})),
+            "edit_log": _edit_log(method, facts, luck, own, is_finished="delta_transform" in made.editors.get(editor, {})),
         },
         lengths,
         benchmarked,
@@ -380,15 +380,15 @@ def _costs() -> list[dict]:
     }
     return [
         {
-            "artifact": f"{verb}{number}-0123456789",
+            "artifact": f"{stage}{number}-0123456789",
             "kind": kind,
-            "verb": verb,
+            "stage": stage,
             "wall_s": wall + number * 0.5,
             "cpu_s": cpu + number * 0.4,
             "startup_s": 6.5,
             "peak_rss_mb": 640.0 + 10 * number,
-            **dict.fromkeys(ASKED, 0),
+            **dict.fromkeys(API_USAGE, 0),
         }
-        for verb, (kind, jobs, wall, cpu) in work.items()
+        for stage, (kind, jobs, wall, cpu) in work.items()
         for number in range(jobs)
     ]

@@ -9,7 +9,7 @@ from typing import Any
 from d4s.config import Study
 from d4s.facts.event_readers import EVENT_FILES
 from d4s.facts.readers import files_of
-from d4s.metrics.items import FILES
+from d4s.metrics.benchmark_files import BENCHMARK_FILES
 from tests.samples import WANTS, counterfact, write_lines, zsre
 from tests.tiny import bpe_tokenizer, metaspace_tokenizer, tiny_model
 
@@ -29,7 +29,7 @@ def data_files(study: dict[str, Any]) -> list[str]:
     names = [f"{model.text}/{model.text}.jsonl" for model in chosen.models.values() if model.source == "hf"]
     for dataset in chosen.datasets.values():
         names += [EVENT_FILES[dataset.events]] if dataset.source == "questions" else [*files_of(dataset.source, dataset.style).values()]
-    return names + ([name for files in FILES.values() for name in files] if chosen.benchmarks.tasks == "local" else [])
+    return names + ([name for files in BENCHMARK_FILES.values() for name in files] if chosen.benchmarks.tasks == "local" else [])
 
 
 def touch_data(folder: Path, study: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ def twin(
     """A study with tiny models, written below a folder, its first row alone, and one and two edits."""
     small = copy.deepcopy(study)
     for name, model in small["models"].items():
-        family, layers = FAMILIES[model["tuned_as"]]
+        family, layers = FAMILIES[model["hparams_for"]]
         tokenizer = metaspace_tokenizer() if family == "llama" else bpe_tokenizer()
         tokenizer.unk_token = tokenizer.unk_token or tokenizer.bos_token  # Qwen2's class adds a token of its own where there is none
         tiny = tiny_model(family, layers=layers, width=16, mlp_width=48, positions=256, tokenizer=tokenizer, scale=2.0)

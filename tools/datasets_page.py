@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from d4s.config import data_folder
-from d4s.facts.collect import Reading, Source, balance, repeats
-from d4s.facts.readers import READERS, READINGS, files_of
+from d4s.facts.facts_stage import ReadResult, RecordSource, count_records, repeats
+from d4s.facts.readers import READERS, STYLE_FILES, files_of
 from d4s.facts.record import Fact
-from tools.performance_page import inserted
+from tools.performance_page import insert_between
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "datasets.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -25,7 +25,7 @@ def main() -> None:
     """Write the table into the page, between its marks."""
     found = table(data_folder(None))
     try:
-        PAGE.write_text(inserted(PAGE.read_text(encoding="utf-8"), found, BEGIN, END), encoding="utf-8")
+        PAGE.write_text(insert_between(PAGE.read_text(encoding="utf-8"), found, BEGIN, END), encoding="utf-8")
     except ValueError as error:
         sys.exit(str(error))
 
@@ -36,27 +36,27 @@ def table(data: Path) -> str:
     return "".join([HEAD, *rows])
 
 
-def sources(data: Path) -> Iterator[tuple[str, str, Source]]:
+def sources(data: Path) -> Iterator[tuple[str, str, RecordSource]]:
     """The readings of records whose files are all in the folder."""
     for name in READERS:
-        for style in READINGS.get(name, ("",)) if name != "world" else ():
+        for style in STYLE_FILES.get(name, ("",)) if name != "world" else ():
             files = {role: data / file for role, file in files_of(name, style).items()}
             if all(path.is_file() for path in files.values()):
-                yield name, style, Source(files.pop("records"), style, beside=files)
+                yield name, style, RecordSource(files.pop("records"), style, extra_files=files)
 
 
-def _row(name: str, style: str, reading: Reading) -> str:
-    account, twice = balance(reading), repeats(reading.facts)
-    edited = [fact for fact in reading.facts if fact.editable]
+def _row(name: str, style: str, result: ReadResult) -> str:
+    account, twice = count_records(result), repeats(result.facts)
+    edited = [fact for fact in result.facts if fact.editable]
     cells = [
         f"`{name}`",
         f"`{style}`" if style else "–",
         *(account[key] for key in ("seen", "kept", "rejected", "left_out", "facts")),
         len(edited),
         f"{len(twice['duplicates'])}, {len(twice['conflicts'])}",
-        sum(len(fact.paraphrases) for fact in reading.facts),
-        _kinds(probe.kind for fact in reading.facts for probe in fact.neighborhood),
-        _kinds(chain.kind for fact in reading.facts for chain in fact.portability),
+        sum(len(fact.paraphrases) for fact in result.facts),
+        _kinds(probe.kind for fact in result.facts for probe in fact.neighborhood),
+        _kinds(chain.kind for fact in result.facts for chain in fact.portability),
         _cases(edited),
     ]
     return f"| {' | '.join(map(str, cells))} |\n"

@@ -15,19 +15,19 @@ from torch import Tensor
 
 from d4s.artifacts import Artifact
 from d4s.config import load_study
+from d4s.editors.edit_requests import draw_requests
+from d4s.editors.editor_inputs import load as load_prepared
+from d4s.editors.editor_settings import LocateThenEdit, OneTimeBatch
+from d4s.editors.editor_settings import resolve as resolve_editor
 from d4s.editors.families import build
 from d4s.editors.locate_then_edit import LocateThenEditEditor
 from d4s.editors.one_time_batch import OneTimeBatchEditor
-from d4s.editors.prepared import load as load_prepared
-from d4s.editors.settings import LocateThenEdit, OneTimeBatch
-from d4s.editors.settings import resolve as resolve_editor
-from d4s.editors.targets import read_targets
+from d4s.editors.target_optimisation import read_targets
 from d4s.facts.record import from_frame
 from d4s.log import progress
 from d4s.models.loading import load
-from d4s.requests.draw import draw
 from d4s.schemas import FACTS
-from d4s.studies.resolve import resolve
+from d4s.study.resolve import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "key_modes.md"
@@ -36,8 +36,8 @@ MODES = {
     "as released": {"preset": "d4s"},
     "as released, even spread": {"preset": "d4s_even"},
     "frozen keys": {"preset": "d4s_frozen"},
-    "frozen keys, even spread": {"preset": "d4s_frozen", "spread": "even"},
-    "residuals re-measured": {"preset": "d4s", "spread": "remeasured"},
+    "frozen keys, even spread": {"preset": "d4s_frozen", "residual_schedule": "even"},
+    "residuals re-measured": {"preset": "d4s", "residual_schedule": "remeasured"},
     "residuals re-measured, keys refreshed every 50 edits": {"preset": "d4s_refreshed"},
 }
 HEAD = """# How far is D4S from one batch of the same requests?
@@ -66,11 +66,11 @@ def main() -> None:
     inputs = {role: node.folder for role, node in cell.run.inputs.items()}
     model = load(inputs["model"])
     facts = from_frame(Artifact.open(inputs["facts"], "facts").table("facts.parquet", FACTS))
-    requests = [request for request, _ in draw(facts, cell.key.seed, min(LENGTHS[-1], max(cell.lengths)))]
+    requests = [request for request, _ in draw_requests(facts, cell.key.seed, min(LENGTHS[-1], max(cell.lengths)))]
     targets = read_targets(inputs["targets"], requests)
     released = resolve_editor("d4s", {}, "mini")
     prepared = load_prepared(inputs, released)
-    shared = {"preserve": released.preserve.model_dump(), "layers": released.layers}
+    shared = {"preservation": released.preservation.model_dump(), "layers": released.layers}
     lengths = [length for length in LENGTHS if length <= len(requests)] + [len(requests)] * (len(requests) not in LENGTHS)
 
     def states(settings: LocateThenEdit | OneTimeBatch) -> Iterator[dict[int, Tensor]]:
@@ -90,7 +90,7 @@ def main() -> None:
     batch = [*states(resolve_editor("batch", {"preset": "one_time_batch", **shared}, "mini"))]  # type: ignore[arg-type]
     rows = []
     for name, changes in progress(MODES.items(), "key modes", len(MODES)):
-        found = states(resolve_editor("variant", {**changes, "preserve": shared["preserve"]}, "mini"))  # type: ignore[arg-type]
+        found = states(resolve_editor("variant", {**changes, "preservation": shared["preservation"]}, "mini"))  # type: ignore[arg-type]
         rows += [row(name, length, ours, theirs) for length, ours, theirs in zip(lengths, found, batch, strict=True)]
     layers = " | ".join(f"layer {layer}" for layer in released.layers)
     head = HEAD.format(dataset=cell.key.dataset, seed=cell.key.seed, layers=layers, rules="|".join("---" for _ in released.layers))

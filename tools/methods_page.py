@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from d4s.editors.editor_settings import FamilySettings, LeastSquaresSettings, LocateThenEdit, resolve
 from d4s.editors.families import FAMILIES
-from d4s.editors.parts import Rect
-from d4s.editors.presets import PRESETS, columns_of
-from d4s.editors.settings import FamilySettings, LeastSquaresSettings, LocateThenEdit, resolve
+from d4s.editors.part_settings import Rect
+from d4s.editors.presets import PRESETS, model_kinds_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "methods.md"
@@ -50,39 +50,42 @@ on the unedited model and keeps two sums over all edits, from which *W* is solve
 TARGETS, KEYS, SPREAD, PREPARE, LAYERS, SOLVE, AFTER, FINISH, LOOP, PROMPTS, WEIGHTS = (
     f"src/d4s/editors/{name}.py"
     for name in (
-        "targets", "keys", "spread", "prepare", "layers", "solve", "after", "finish", "locate_then_edit", "prompts", "weights",
+        "target_optimisation", "keys", "residual_schedule", "preparation", "edited_layers", "least_squares", "step_transforms",
+        "delta_transforms", "locate_then_edit", "prompts", "weights",
     )
 )  # fmt: skip
 ALGORITHM: Sequence[tuple[str, Mapping[str, str]]] = (
     (
-        'prompts: *r(s)* bare and behind each prefix *x_j*; the KL prompt "*s* is a"; the last token of *s* in each',
-        {"rewriting": PROMPTS},
+        'prompts: *r(s)* unprefixed and behind each prefix *x_j*; the KL prompt "*s* is a"; the last token of *s* in each',
+        {"build_prompts": PROMPTS},
     ),
     (
         "*z = h + δ* at layer *l_{L−1}*, *δ* from the loss under [parts](#parts); MEMIT: on the model now, D4S: on the unedited one",
-        {"optimise": TARGETS, "_goal": LOOP},
+        {"optimise": TARGETS, "_optimise_targets": LOOP},
     ),
     ("for each layer *l_i*, from below:", {"_pass": LOOP}),
     (
-        "*k*: what goes into *W* at the last token of *s*, the mean of bare and prefixed prompts",
-        {"read": KEYS, "averaged": KEYS},
+        "*k*: what goes into *W* at the last token of *s*, the mean of unprefixed and prefixed prompts",
+        {"read_activations": KEYS, "average_keys": KEYS},
     ),
-    ("residual *R*; MEMIT: *z − h*, measured now; D4S: *δ*, measured once", {"_read": LOOP, "_missing": LOOP}),
-    ("share of it for this layer: 1/(*L − i*)", {"share": SPREAD}),
+    ("residual *R*; MEMIT: *z − h*, measured now; D4S: *δ*, measured once", {"_read_layer": LOOP, "_residuals": LOOP}),
+    ("share of it for this layer: 1/(*L − i*)", {"residual_weight": SPREAD}),
     (
         "MEMIT: Δ ← Δ + *R Kᵀ* (λ*C* + *K Kᵀ*)⁻¹ over this batch. D4S: over all edits so far the sums Σ *r kᵀ* and Σ *k kᵀ*, "
         "Δ = (Σ *r kᵀ*) (λ*C* + Σ *k kᵀ*)⁻¹",
         {"fit": LAYERS, "_gain": LAYERS, "add": SOLVE},
     ),
-    ("*W = W₀ + Δ*, summed in float64 and rounded once; the next layer is read with it", {"write": WEIGHTS}),
+    ("*W = W₀ + Δ*, summed in float64 and rounded once; the next layer is read with it", {"write_weight": WEIGHTS}),
 )
 """MEMIT and D4S, line by line, each with the functions that compute it."""
 AFTERWARDS = """
 The sums of line 7 are never inverted anew: the inverse of λ*C* + Σ *k kᵀ* is updated by the new keys, and the step that this takes from the
-old Δ to the new one is the same solution ([`solve.py`](../src/d4s/editors/solve.py); [why](decisions/0002-states-as-values.md)). Once,
-before any edit: λ*C* from text ([`collect`](../src/d4s/statistics/moments.py)) and its factor ([`Base.of`](../src/d4s/editors/layers.py)).
+old Δ to the new one is the same solution
+([`least_squares.py`](../src/d4s/editors/least_squares.py); [why](decisions/0002-states-as-values.md)).
+Once, before any edit: λ*C* from text ([`collect_moments`](../src/d4s/editors/moments.py)) and its factor
+([`PreservedMatrix.of`](../src/d4s/editors/edited_layers.py)).
 """
-LOSS = "least mean of −log P(target tokens) + kl · KL at the essence prompt + decay · ‖δ‖ / ‖h‖², with ‖δ‖ ≤ clamp · ‖h‖"
+LOSS = "least mean of −log P(target tokens) + kl · KL at the KL prompt + decay · ‖δ‖ / ‖h‖², with ‖δ‖ ≤ clamp · ‖h‖"
 PARTS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("target.hook", "block_output"): (f"*z = h + δ* at the block's output; δ has the {LOSS}", TARGETS),
     ("target.hook", "mlp_output"): ("the same with *h* the MLP's share of the block's output", TARGETS),
@@ -91,37 +94,43 @@ PARTS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("target.at", "current"): ("δ is optimised on the model as edited so far", TARGETS),
     ("target.stop", "top1"): ("optimising stops a few steps after every target token has become the most likely one", TARGETS),
     ("anchor", "norm"): ("MLP output at the target rescaled to the usual norm *c*; unshifted where it is above *2c*", TARGETS),
-    ("keys.average", "grouped"): ("*k = ½ k(bare prompt) + ½ mean k(prefixed prompts)*", KEYS),
+    ("keys.average", "grouped"): ("*k = ½ k(unprefixed prompt) + ½ mean k(prefixed prompts)*", KEYS),
     ("keys.average", "plain"): ("*k = mean k* over all prompts", KEYS),
-    ("keys.average", "bare"): ("*k = k(bare prompt)*", KEYS),
+    ("keys.average", "unprefixed"): ("*k = k(unprefixed prompt)*", KEYS),
     ("keys.mode", "progressive"): ("keys of a layer are read with the layers below already edited", LOOP),
     ("keys.mode", "frozen"): ("keys are read on the unedited model", LOOP),
     ("keys.mode", "refreshed"): ("as progressive; from time to time those of all edits are read anew", LOOP),
-    ("keys.consistent", "true"): ("the averaged key in the denominator too; the target counts from the averaged output", KEYS),
-    ("spread", "remeasured"): ("*share = 1 / (L − i)* of the residual measured after each layer", SPREAD),
-    ("spread", "static"): ("*share = 1 / (L − i)* of the residual measured once; adds up to *1 + 1/2 + … + 1/L*", SPREAD),
-    ("spread", "even"): ("*share = 1 / L* of the residual measured once", SPREAD),
-    ("spread", "root"): ("*share = 1 / √(L − i)* of the residual measured after each layer", SPREAD),
-    ("spread", "own"): ("each layer has a target and a residual of its own, and takes all of it", SPREAD),
-    ("preserve", "moments"): ("*A₀ = λ C + ridge · I*", SOLVE),
-    ("preserve", "identity"): ("*A₀ = λ I*", SOLVE),
-    ("preserve", "null_space"): ("*K* becomes *K U₀* and *A₀ = λ I* there; *U₀*: eigenvectors of *C* below the threshold", PREPARE),
+    ("keys.shared_key", "true"): ("the averaged key in the denominator too; the target counts from the averaged output", KEYS),
+    ("residual_schedule", "remeasured"): ("*share = 1 / (L − i)* of the residual measured after each layer", SPREAD),
+    ("residual_schedule", "static"): ("*share = 1 / (L − i)* of the residual measured once; adds up to *1 + 1/2 + … + 1/L*", SPREAD),
+    ("residual_schedule", "even"): ("*share = 1 / L* of the residual measured once", SPREAD),
+    ("residual_schedule", "root"): ("*share = 1 / √(L − i)* of the residual measured after each layer", SPREAD),
+    ("residual_schedule", "own"): ("each layer has a target and a residual of its own, and takes all of it", SPREAD),
+    ("preservation", "moments"): ("*A₀ = λ C + ridge · I*", SOLVE),
+    ("preservation", "identity"): ("*A₀ = λ I*", SOLVE),
+    ("preservation", "null_space"): ("*K* becomes *K U₀* and *A₀ = λ I* there; *U₀*: eigenvectors of *C* below the threshold", PREPARE),
     ("solver", "least_squares"): ("*G = K (A₀ + M + KᵀK)⁻¹*", SOLVE),
-    ("solver", "hard_constraint"): ("*G = u / (k·u)* with *u = A₀⁻¹ k̄*: the target is met exactly at the bare prompt's key *k*", SOLVE),
+    ("solver", "hard_constraint"): (
+        "*G = u / (k·u)* with *u = A₀⁻¹ k̄*: the target is met exactly at the unprefixed prompt's key *k*",
+        SOLVE,
+    ),
     ("history", "none"): ("*M = 0*: earlier edits are forgotten", LAYERS),
     ("history", "keys"): ("*M = Σ kᵀk* over earlier edits", LAYERS),
-    ("history", "rewind"): ("Δ solved for all edits from *W₀*: *Δ ← Δ + (share · R − K Δᵀ)ᵀ G*, with *M* as for keys", LAYERS),
-    ("history", "queue"): ("*Δ = (Σ rᵀk)(q A₀ + M)⁻¹*; *q ← max(1, q + loss / (slack · first loss) − 1)*, *loss = tr(Δ A₀ Δᵀ)*", LAYERS),
+    ("history", "refit"): ("Δ solved for all edits from *W₀*: *Δ ← Δ + (share · R − K Δᵀ)ᵀ G*, with *M* as for keys", LAYERS),
+    ("history", "adaptive_refit"): (
+        "*Δ = (Σ rᵀk)(q A₀ + M)⁻¹*; *q ← max(1, q + loss / (slack · first loss) − 1)*, *loss = tr(Δ A₀ Δᵀ)*",
+        LAYERS,
+    ),
     ("neurons", "share"): ("the system of the neurons alone that hold a share of *Σ|k|*; the others' weights stay", SOLVE),
     ("rounds", "bounded"): ("further passes over the layers while *above < ‖z − h‖ < below*", LOOP),
-    ("after", "rect"): ("entries of the step outside the largest *|step / W|* are not written", AFTER),
-    ("after.feedback", "true"): ("the step is solved as *(R + K Dᵀ)ᵀ G − D* with *D* what the last one lacked", LAYERS),
-    ("after", "sphere"): ("*G ← G − strength · G V Vᵀ*, *V* the main directions of the weight's normalised rows", AFTER),
-    ("after", "simie"): ("*G ← G Kᵀ K (w I + M)⁻¹*, with *M* of all keys so far", LAYERS),
-    ("finish", "prune"): ("singular values *s > m* of Δ become *log(s/m) + m*, *m* the largest of *W₀*", FINISH),
-    ("finish", "interpolate"): ("*W₀ + a Δ*, *a* the share that serves kept requests best without moving essence prompts", FINISH),
-    ("finish", "rescale"): ("control: *W₀ + factor · Δ*", FINISH),
-    ("finish", "scramble"): ("control: the entries of Δ in random order", FINISH),
+    ("step_transform", "rect"): ("entries of the step outside the largest *|step / W|* are not written", AFTER),
+    ("step_transform.feedback", "true"): ("the step is solved as *(R + K Dᵀ)ᵀ G − D* with *D* what the last one lacked", LAYERS),
+    ("step_transform", "sphere"): ("*G ← G − strength · G V Vᵀ*, *V* the main directions of the weight's normalised rows", AFTER),
+    ("step_transform", "simie"): ("*G ← G Kᵀ K (w I + M)⁻¹*, with *M* of all keys so far", LAYERS),
+    ("delta_transform", "prune"): ("singular values *s > m* of Δ become *log(s/m) + m*, *m* the largest of *W₀*", FINISH),
+    ("delta_transform", "interpolate"): ("*W₀ + a Δ*, *a* the share that serves kept requests best without moving KL prompts", FINISH),
+    ("delta_transform", "rescale"): ("control: *W₀ + factor · Δ*", FINISH),
+    ("delta_transform", "scramble"): ("control: the entries of Δ in random order", FINISH),
 }  # fmt: skip
 
 
@@ -135,10 +144,10 @@ def parts_of(settings: LeastSquaresSettings) -> Iterator[tuple[str, str]]:
         yield "anchor", "norm"
     yield "keys.average", settings.keys.average
     yield "keys.mode", settings.keys.mode
-    if settings.keys.consistent:
-        yield "keys.consistent", "true"
-    yield "spread", settings.spread
-    yield "preserve", settings.preserve.kind
+    if settings.keys.shared_key:
+        yield "keys.shared_key", "true"
+    yield "residual_schedule", settings.residual_schedule
+    yield "preservation", settings.preservation.kind
     if isinstance(settings, LocateThenEdit):
         yield from _parts_of_steps(settings)
 
@@ -150,12 +159,12 @@ def _parts_of_steps(settings: LocateThenEdit) -> Iterator[tuple[str, str]]:
         yield "neurons", "share"
     if settings.rounds is not None:
         yield "rounds", "bounded"
-    if settings.after is not None:
-        yield "after", settings.after.kind
-    if isinstance(settings.after, Rect) and settings.after.feedback:
-        yield "after.feedback", "true"
-    if settings.finish is not None:
-        yield "finish", settings.finish.kind
+    if settings.step_transform is not None:
+        yield "step_transform", settings.step_transform.kind
+    if isinstance(settings.step_transform, Rect) and settings.step_transform.feedback:
+        yield "step_transform.feedback", "true"
+    if settings.delta_transform is not None:
+        yield "delta_transform", settings.delta_transform.kind
 
 
 def linked(path: str) -> str:
@@ -185,7 +194,7 @@ def _parts(settings: FamilySettings) -> Iterator[tuple[str, str]]:
 @cache
 def _resolved(name: str) -> tuple[FamilySettings, ...]:
     """A preset's settings for each of its columns, the embedded model's first."""
-    columns = sorted(columns_of(name), key=lambda column: (column != "mini", column))
+    columns = sorted(model_kinds_of(name), key=lambda column: (column != "mini", column))
     return tuple(resolve(name, {}, column) for column in columns)
 
 

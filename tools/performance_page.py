@@ -23,12 +23,12 @@ def main() -> None:
     parser.add_argument("found", type=Path, help="JSON that pytest-benchmark wrote")
     found = json.loads(parser.parse_args().found.read_text(encoding="utf-8"))
     try:
-        PAGE.write_text(inserted(PAGE.read_text(encoding="utf-8"), tables(found)), encoding="utf-8")
+        PAGE.write_text(insert_between(PAGE.read_text(encoding="utf-8"), tables(found)), encoding="utf-8")
     except ValueError as error:
         sys.exit(str(error))
 
 
-def inserted(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
+def insert_between(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with a text between its markers.
 
     Raises:

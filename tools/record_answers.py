@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from d4s.artifacts import Job, read_table
+from d4s.artifacts import StageJob, read_table
 from d4s.config import FORMS, QuestionsSettings, WorldSettings
-from d4s.questions.items import plan_items
-from d4s.questions.writers import writer_of
+from d4s.questions.question_items import plan_items
+from d4s.questions.writers import make_writer
 from d4s.schemas import EVENTS
-from d4s.world.build import world
+from d4s.world.world_stage import world
 from tools.standin import MODEL, serving
 
 RECORDED = Path(__file__).resolve().parents[1] / "data" / "recorded" / "standin.jsonl"
@@ -24,7 +24,7 @@ WORLD = WorldSettings(people=8, first_names=4, last_names=4, events=8, benchmark
 
 def events(folder: Path) -> pd.DataFrame:
     """The events of the small world, made in a folder."""
-    world(Job("worlds", WORLD, {}, folder))
+    world(StageJob("worlds", WORLD, {}, folder))
     return read_table(folder / "events.parquet", EVENTS)
 
 
@@ -33,7 +33,7 @@ def record(store: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, serving() as url:
         items = plan_items(events(Path(folder)), 0)
         chosen = {"writer": "openai", "model": MODEL, "base_url": url, "store": str(store), "requests_per_minute": None}
-        writer = writer_of(QuestionsSettings.model_validate({"form": "true_false", "writer": chosen}))
+        writer = make_writer(QuestionsSettings.model_validate({"form": "true_false", "writer": chosen}))
         for form in FORMS:
             writer.write(items, form)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from d4s.report.verdicts import show_estimate
-from d4s.studies.intervals import Estimate
-from d4s.studies.names import HEADLINE, method_name, method_order
+from d4s.analysis.display_names import HEADLINE_METRICS, method_name, method_order
+from d4s.analysis.intervals import IntervalEstimate
+from d4s.analysis.verdicts import show_estimate
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "claims.md")
@@ -42,7 +42,7 @@ def _effect(claim: Mapping[str, Any]) -> str:
     if claim["effect"] is None:
         return "–"
     low, high = claim["ci"]
-    return show_estimate(Estimate(claim["effect"], low, high, claim["n"], claim["seeds"]), claim["unit"])
+    return show_estimate(IntervalEstimate(claim["effect"], low, high, claim["n"], claim["seeds"]), claim["unit"])
 
 
 def scores(folder: Path) -> str:
@@ -60,7 +60,7 @@ def scores(folder: Path) -> str:
 
 
 def _cell(row: pd.Series) -> str:
-    shown = " / ".join(f"{row[metric]:.2f}".removeprefix("0") for metric in HEADLINE)
+    shown = " / ".join(f"{row[metric]:.2f}".removeprefix("0") for metric in HEADLINE_METRICS)
     perplexity = row["perplexity"]
     return f"{shown}, {perplexity:.1f}" if perplexity < 1000 else f"{shown}, {perplexity:.0f}"
 
@@ -68,7 +68,7 @@ def _cell(row: pd.Series) -> str:
 TABLES: Mapping[str, Callable[[Path], str]] = {"verdicts": verdicts, "scores": scores}
 
 
-def written(text: str) -> str:
+def rewrite_tables(text: str) -> str:
     """A page with its tables as the studies' files say."""
     return MARKED.sub(lambda found: found["begin"] + TABLES[found["name"]](RECORDED / found["study"]) + found["end"], text)
 
@@ -89,13 +89,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail if a page is not what it would be")
     parser.add_argument("--take", metavar="STUDY", help="take over the small files of this study in results/ first")
-    asked = parser.parse_args()
-    if asked.take:
-        take(asked.take)
+    options = parser.parse_args()
+    if options.take:
+        take(options.take)
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        found = written(text)
-        if asked.check and found != text:
+        found = rewrite_tables(text)
+        if options.check and found != text:
             sys.exit(f"{page.name} does not match results/recorded: run `make pages`")
         page.write_text(found, encoding="utf-8")
 

@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from d4s.studies.costs import cost_rows
-from tools.performance_page import inserted
+from d4s.analysis.costs import cost_rows
+from tools.performance_page import insert_between
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "scaling.md"
@@ -24,7 +24,7 @@ AFTER = {"runs": "edit", "measures": "measure", "benchmarks": "benchmark"}  # wh
 
 
 @dataclass(frozen=True)
-class Made:
+class StoredArtifact:
     """An artefact of a store: what it was made from, in how many parts, and what the calls cost that made it."""
 
     kind: str
@@ -58,9 +58,9 @@ class Made:
 class Store:
     """Artefacts by digest, of those whose costs are known."""
 
-    made: Mapping[str, Made]
+    made: Mapping[str, StoredArtifact]
 
-    def of(self, kind: str) -> list[Made]:
+    def of(self, kind: str) -> list[StoredArtifact]:
         """Artefacts of a kind, by name."""
         return sorted((made for made in self.made.values() if made.kind == kind), key=lambda made: made.name)
 
@@ -70,14 +70,14 @@ class Store:
         return sum(made.cpu for made in self.made.values())
 
     @cached_property
-    def longest_chain(self) -> list[Made]:
+    def longest_chain(self) -> list[StoredArtifact]:
         """The costliest chain of artefacts of which each needs the one before."""
-        chains: dict[str, list[Made]] = {}
+        chains: dict[str, list[StoredArtifact]] = {}
 
-        def cost(chain: Sequence[Made]) -> float:
+        def cost(chain: Sequence[StoredArtifact]) -> float:
             return sum(made.cpu for made in chain)
 
-        def ending(digest: str) -> list[Made]:
+        def ending(digest: str) -> list[StoredArtifact]:
             if digest not in chains:
                 made = self.made[digest]
                 before = [ending(each) for each in sorted(made.inputs) if each in self.made]
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("store", type=Path, help="a store whose artefacts were each made by one call, without shards")
     try:
         text = tables(read(parser.parse_args().store))
-        PAGE.write_text(inserted(PAGE.read_text(encoding="utf-8"), text, BEGIN, END), encoding="utf-8")
+        PAGE.write_text(insert_between(PAGE.read_text(encoding="utf-8"), text, BEGIN, END), encoding="utf-8")
     except ValueError as error:
         sys.exit(str(error))
 
@@ -110,13 +110,15 @@ def read(store: Path) -> Store:
     return Store(made)
 
 
-def _made(folder: Path) -> Iterator[Made]:
+def _made(folder: Path) -> Iterator[StoredArtifact]:
     manifests = sorted(folder.glob("*.json"))
     calls = tuple(cost_rows(folder))
     described = [content for path in manifests if "digest" in (content := json.loads(path.read_text(encoding="utf-8")))]
     if calls and described:
         inputs = frozenset(described[0]["inputs"].values())
-        yield Made(folder.parent.name, described[0]["name"].rpartition("-")[0], described[0]["digest"], inputs, len(described), calls)
+        yield StoredArtifact(
+            folder.parent.name, described[0]["name"].rpartition("-")[0], described[0]["digest"], inputs, len(described), calls
+        )
 
 
 def tables(store: Store) -> str:
@@ -133,10 +135,10 @@ def _stages(store: Store) -> str:
     rows: dict[str, tuple[int, float, float]] = {}
     for made in store.made.values():
         for call in made.calls:
-            calls, cpu, start = rows.get(call["verb"], (0, 0.0, 0.0))
-            rows[call["verb"]] = calls + 1, cpu + call["cpu_s"], start + min(call["startup_s"], call["cpu_s"])
+            calls, cpu, start = rows.get(call["stage"], (0, 0.0, 0.0))
+            rows[call["stage"]] = calls + 1, cpu + call["cpu_s"], start + min(call["startup_s"], call["cpu_s"])
     ordered = sorted(rows.items(), key=lambda item: -item[1][1])
-    lines = [(f"`{verb}`", calls, f"{cpu:.0f}", f"{start:.0f}", f"{cpu / store.total:.0%}") for verb, (calls, cpu, start) in ordered]
+    lines = [(f"`{stage}`", calls, f"{cpu:.0f}", f"{start:.0f}", f"{cpu / store.total:.0%}") for stage, (calls, cpu, start) in ordered]
     return _table("What was measured", ("stage", "calls", "CPU seconds", "of these before the work began", "share"), lines)
 
 
@@ -158,7 +160,7 @@ def _sequences(store: Store) -> str:
     return _table("One sequence of edits, from its targets to its scores", head, rows)
 
 
-def _sequence(store: Store, run: Made, targets: Made) -> list[str]:
+def _sequence(store: Store, run: StoredArtifact, targets: StoredArtifact) -> list[str]:
     """A row: what each stage takes, and how many times faster the last one is done. Measures and benchmarks run side by side."""
     stages = {"runs": run.cpu} | {
         kind: sum(made.cpu for made in store.of(kind) if run.digest in made.inputs) for kind in AFTER if kind != "runs"
@@ -173,9 +175,9 @@ def _studies(store: Store) -> str:
     chain = store.longest_chain
     floor = sum(made.cpu for made in chain)
     rows = [(count, f"{max(floor, store.total / count):.0f}", f"{store.total / max(floor, store.total / count):.1f} ×") for count in NODES]
-    said = " → ".join(f"`{made.kind}` {made.cpu:.0f}" for made in chain)
+    chain_text = " → ".join(f"`{made.kind}` {made.cpu:.0f}" for made in chain)
     table = _table("The whole study", ("jobs at a time", "seconds at the least", "speed-up at the most"), rows)
-    return f"{table}\nThe costliest chain, in CPU seconds: {said}; {floor:.0f} of {store.total:.0f}. No number of nodes takes less.\n"
+    return f"{table}\nThe costliest chain, in CPU seconds: {chain_text}; {floor:.0f} of {store.total:.0f}. No number of nodes takes less.\n"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Write docs/settings.md and docs/settings.schema.json from the settings models, so that neither can be out of date.
 
 `--check` writes nothing and fails where a file differs. Text of keys comes from their descriptions in `d4s.config` and
-`d4s.editors.settings`, text of models from the docstrings there; here are only the order of the page and its examples.
+`d4s.editors.editor_settings`, text of models from the docstrings there; here are only the order of the page and its examples.
 """
 
 import argparse
@@ -16,9 +16,9 @@ import yaml
 from pydantic import TypeAdapter
 
 from d4s.config import Study, validate
-from d4s.editors.presets import PRESETS, columns_of, settings_of
-from d4s.editors.settings import EditorSettings
-from d4s.editors.settings import resolve as resolve_editor
+from d4s.editors.editor_settings import EditorSettings
+from d4s.editors.editor_settings import resolve as resolve_editor
+from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
 from tools.schema_words import Words, flow
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +33,7 @@ models:
 datasets:
   world_qa: {source: world, style: qa}
 editors:
-  memit_strict: {preset: memit, preserve: {weight: 3000}}
+  memit_strict: {preset: memit, preservation: {weight: 3000}}
 grid:
   - models: [mini]
     datasets: [world_qa]
@@ -81,7 +81,7 @@ models:
   mini: {source: world, model_seed: 0}
   wide: {source: world, pretrain: {width: 256, mlp_width: 1536}}
   real: {source: records, datasets: [facts]}
-  gpt2_xl: {source: hf, path: openai-community/gpt2-xl, tuned_as: gpt2-xl, dtype: float32}
+  gpt2_xl: {source: hf, path: openai-community/gpt2-xl, hparams_for: gpt2-xl, dtype: float32}
 """
 DATASETS_EXAMPLE = """\
 datasets:
@@ -96,15 +96,15 @@ grid:
 """
 EDITORS_EXAMPLE = """\
 editors:
-  memit_even: {preset: memit, spread: even}                         # a preset with one part exchanged
-  memit_rewound: {preset: memit, history: rewind, target: {at: original}}
+  memit_even: {preset: memit, residual_schedule: even}                         # a preset with one part exchanged
+  memit_rewound: {preset: memit, history: refit, target: {at: original}}
 """
 
 EDITORS = """\
 An editor is a preset, or an entry of `editors` that starts from a preset and says what differs; nested settings merge. A
 definition from nothing names its `family` and its parts. Parts that do not go together are refused with the reason.
 
-Every preset has settings per kind of model, and the model's `tuned_as` picks the column. `mini` is the model that is trained
+Every preset has settings per kind of model, and the model's `hparams_for` picks the column. `mini` is the model that is trained
 here; {columns} are settings that the methods or the field's common repositories released.
 
 | preset | family | from | what it is | columns | released for |
@@ -138,18 +138,18 @@ EDITOR_TITLES = {
     "Unedited": "The family `unedited`",
     "TargetSettings": "`target` of an editor",
     "KeySettings": "`keys` of an editor",
-    "MomentPreservation": "`preserve` with `kind: moments`",
-    "IdentityPreservation": "`preserve` with `kind: identity`",
-    "NullSpacePreservation": "`preserve` with `kind: null_space`",
+    "MomentPreservation": "`preservation` with `kind: moments`",
+    "IdentityPreservation": "`preservation` with `kind: identity`",
+    "NullSpacePreservation": "`preservation` with `kind: null_space`",
     "AnchorSettings": "`anchor` of an editor",
     "Rounds": "`rounds` of an editor",
-    "Rect": "`after` with `kind: rect`",
-    "Sphere": "`after` with `kind: sphere`",
-    "SimIE": "`after` with `kind: simie`",
-    "Prune": "`finish` with `kind: prune`",
-    "Interpolate": "`finish` with `kind: interpolate`",
-    "Rescale": "`finish` with `kind: rescale`",
-    "Scramble": "`finish` with `kind: scramble`",
+    "Rect": "`step_transform` with `kind: rect`",
+    "Sphere": "`step_transform` with `kind: sphere`",
+    "SimIE": "`step_transform` with `kind: simie`",
+    "Prune": "`delta_transform` with `kind: prune`",
+    "Interpolate": "`delta_transform` with `kind: interpolate`",
+    "Rescale": "`delta_transform` with `kind: rescale`",
+    "Scramble": "`delta_transform` with `kind: scramble`",
     "ContextsSettings": "`contexts`",
 }
 
@@ -186,9 +186,9 @@ def sections() -> tuple[Section, ...]:
             {
                 "FactsDataset": "A data set of facts",
                 "QuestionsDataset": "A data set with `source: questions`",
-                "TemplateWriting": "`questions` with `writer: template`",
-                "OpenAIWriting": "`questions` with `writer: openai`",
-                "ReplayWriting": "`questions` with `writer: replay`",
+                "TemplateWriterSettings": "`questions` with `writer: template`",
+                "OpenAIWriterSettings": "`questions` with `writer: openai`",
+                "ReplayWriterSettings": "`questions` with `writer: replay`",
                 "WorldSettings": "`world`",
             },
             example=DATASETS_EXAMPLE,
@@ -206,7 +206,7 @@ def preset_rows() -> list[str]:
     everywhere = ["mini", *released_columns()]
     rows = []
     for name, preset in PRESETS.items():
-        missing = [column for column in everywhere if column not in columns_of(name)]
+        missing = [column for column in everywhere if column not in model_kinds_of(name)]
         columns = f"all but {', '.join(missing)}" if missing else "all"
         released = "all of them" if set(preset.released) == set(everywhere) - {"mini"} else ", ".join(preset.released) or "none: ours"
         rows.append(f"| `{name}` | `{preset.family}` | {preset.paper} | {preset.note} | {columns} | {released} |")
@@ -215,12 +215,12 @@ def preset_rows() -> list[str]:
 
 def released_columns() -> list[str]:
     """The kinds of model, beside the embedded one, that presets have settings for."""
-    return sorted({column for name in PRESETS for column in columns_of(name)} - {"mini"})
+    return sorted({column for name in PRESETS for column in model_kinds_of(name)} - {"mini"})
 
 
 def mini_rows() -> list[str]:
     """What every preset sets for the embedded model, one Markdown line each."""
-    settings = {name: settings_of(name, "mini", {}) for name in PRESETS if "mini" in columns_of(name)}
+    settings = {name: hparams_of(name, "mini", {}) for name in PRESETS if "mini" in model_kinds_of(name)}
     return [f"| `{name}` | `{flow(_plain(found))}` |" for name, found in settings.items()]
 
 

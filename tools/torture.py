@@ -40,7 +40,7 @@ class Kill:
     victim: str
 
 
-def lay_out(folder: Path, study: Path) -> None:
+def copy_checkout(folder: Path, study: Path) -> None:
     """A fresh checkout with a study in it.
 
     Raises:
@@ -84,7 +84,7 @@ def results(folder: Path) -> Iterator[Path]:
             yield relative
 
 
-def compared(folder: Path, study: str) -> dict[Path, bytes]:
+def compared_files(folder: Path, study: str) -> dict[Path, bytes]:
     """Content of everything that people read of a study, but for what says how long things took."""
     return {
         path: (folder / path).read_bytes()
@@ -101,7 +101,7 @@ def children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
         return []
 
 
-def strike(process: subprocess.Popen[bytes], draw: random.Random) -> str:
+def kill_one(process: subprocess.Popen[bytes], draw: random.Random) -> str:
     """Kill one process of a run, whichever; what it was."""
     victim = draw.choice([psutil.Process(process.pid), *children(process)])
     words = victim.cmdline()
@@ -120,7 +120,7 @@ def kill_at(process: subprocess.Popen[bytes], folder: Path, expected: Sequence[P
     if process.poll() is not None:
         return None
     try:
-        return Kill(round(progress(folder, expected), 3), round(time.monotonic() - began, 1), strike(process, draw))
+        return Kill(round(progress(folder, expected), 3), round(time.monotonic() - began, 1), kill_one(process, draw))
     except psutil.NoSuchProcess:
         return None
 
@@ -165,16 +165,16 @@ def main() -> None:
     study = yaml.safe_load(options.study.read_text(encoding="utf-8"))["study"]
     undisturbed = options.undisturbed or options.folder / "undisturbed"
     if options.undisturbed is None:
-        lay_out(undisturbed, options.study)
+        copy_checkout(undisturbed, options.study)
         run(undisturbed, options.cores)
     tortured = options.folder / "tortured"
-    lay_out(tortured, options.study)
+    copy_checkout(tortured, options.study)
     kills = torture(tortured, list(results(undisturbed)), options.kills, options.cores, random.Random(options.seed))
-    wanted, found = compared(undisturbed, study), compared(tortured, study)
-    different = sorted(str(path) for path in wanted.keys() | found.keys() if wanted.get(path) != found.get(path))
-    record = {"seed": options.seed, "kills": [asdict(kill) for kill in kills], "compared": len(wanted), "different": different}
+    reference, found = compared_files(undisturbed, study), compared_files(tortured, study)
+    different = sorted(str(path) for path in reference.keys() | found.keys() if reference.get(path) != found.get(path))
+    record = {"seed": options.seed, "kills": [asdict(kill) for kill in kills], "compared": len(reference), "different": different}
     (options.folder / "torture.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(f"{len(kills)} kills, {len(wanted)} files compared, {len(different)} differ{': ' + ', '.join(different) if different else ''}")
+    print(f"{len(kills)} kills, {len(reference)} files compared, {len(different)} differ{': ' + ', '.join(different) if different else ''}")
     sys.exit(1 if different or len(kills) < options.kills else 0)
 
 

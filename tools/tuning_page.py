@@ -22,7 +22,7 @@ Every editor was given the same budget, at most six trials on seed 0 alone, judg
 efficacy, paraphrase and specificity (`efficacy_accuracy`, `paraphrase_accuracy`, `locality_accuracy`) after 100 edits of `world_qa`.
 Only trials whose single edits succeed were eligible (at least 0.95 of 50 edits, each made alone, as the world report asks of every
 editor; where no trial of an editor does, all are): a method that hardly edits forgets nothing. The best eligible trial is the
-editor's column `mini` in `src/d4s/editors/columns.py` and `presets.py`; everything shown elsewhere uses seeds from 1 on. The trials are
+editor's column `mini` in `src/d4s/editors/hparams.py` and `presets.py`; everything shown elsewhere uses seeds from 1 on. The trials are
 the study `grids/tuning.yaml`, and this page is written from its results by `python -m tools.tuning_page`.
 
 MEMIT's kin share one list of trials, five weights of the second moment. The others vary what they have: ROME the clamp of the
@@ -54,8 +54,8 @@ def rows(editors: Mapping[str, Mapping[str, Any]], summary: pd.DataFrame, single
     lines = []
     for family in dict.fromkeys(name.rpartition("_")[0] for name in editors):
         trials = [name for name in editors if name.rpartition("_")[0] == family and name in table.index]
-        eligible = [name for name in trials if singles[name]["passed"]] or trials
-        best = max(eligible, key=lambda name: table.loc[name, "mean"])
+        eligible_facts = [name for name in trials if singles[name]["passed"]] or trials
+        best = max(eligible_facts, key=lambda name: table.loc[name, "mean"])
         lines += [_line(name, editors[name], table.loc[name], singles[name]["value"], kept=name == best) for name in trials]
     return lines
 

@@ -24,7 +24,7 @@ def is_snakemake(arguments: Sequence[str]) -> bool:
 
 
 def is_job(arguments: Sequence[str]) -> bool:
-    """Whether a command line is a job of the workflow, `python -m d4s VERB`."""
+    """Whether a command line is a job of the workflow, `python -m d4s STAGE`."""
     return ("-m", "d4s") in pairwise(arguments)
 
 

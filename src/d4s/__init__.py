@@ -9,17 +9,17 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from d4s.apply.prepared import TextSource
+    from d4s.apply.input_preparation import TextSource
     from d4s.errors import D4SError
     from d4s.library import Edited, edit, load
 
 __version__ = "0.1.0"
 __all__ = ["D4SError", "Edited", "TextSource", "__version__", "edit", "load"]
-_HOMES = {
+_LAZY_IMPORTS = {
     "edit": "d4s.library",
     "load": "d4s.library",
     "Edited": "d4s.library",
-    "TextSource": "d4s.apply.prepared",
+    "TextSource": "d4s.apply.input_preparation",
     "D4SError": "d4s.errors",
 }
 
@@ -30,8 +30,8 @@ def __getattr__(name: str) -> Any:
     Raises:
         AttributeError: if there is no such name.
     """
-    if name not in _HOMES:
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module 'd4s' has no attribute {name!r}; it has {', '.join(__all__)}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_LAZY_IMPORTS[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m d4s VERB`: the form in which workflow rules call the verbs."""
+"""`python -m d4s STAGE`: the form in which workflow rules call the stages."""
 
 from d4s.cli import app
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 POINTER = "pointer.json"  # in the artefact of a model from elsewhere: where it is
-KEPT = "kept"
+KEPT_FOLDER = "kept"
 DIGEST_LENGTH = 10
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "lm_eval", "snakemake", "dvc")
 S = TypeVar("S")
@@ -50,7 +50,7 @@ def digest_of(kind: str, settings: Any, inputs: Mapping[str, str], code: str) ->
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` that is flushed and renamed to it when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -65,7 +65,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write text atomically."""
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -88,7 +88,7 @@ def write_table(path: Path, rows: pd.DataFrame | Sequence[Mapping[str, Any]], sc
         for row in rows:
             _refuse_columns(set(row), schema, path)
         table = pa.Table.from_pylist(list(rows), schema=schema)
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
@@ -103,7 +103,7 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping
     """Write tensors as safetensors atomically."""
     from safetensors.torch import save_file
 
-    with atomic(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata or {}))
 
 
@@ -170,21 +170,21 @@ def is_artifact(folder: Path) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Job(Generic[S]):
-    """What a verb is asked to make: validated settings, inputs by role, the folder, and the manifests wanted there."""
+class StageJob(Generic[S]):
+    """What a stage is asked to make: validated settings, inputs by role, the folder, and the manifests wanted there."""
 
     kind: str
     settings: S
     inputs: Mapping[str, Path]
     folder: Path
-    wanted: tuple[str, ...] = (MANIFEST,)
+    outputs: tuple[str, ...] = (MANIFEST,)
     code: str = ""
     digest: str = ""
     input_digests: Mapping[str, str] = field(default_factory=dict)
-    asked: Counter[str] = field(default_factory=Counter)
+    usage: Counter[str] = field(default_factory=Counter)
     """What this call asked of a language model: requests, retries, tokens_in, tokens_out; empty where it asked nobody."""
-    loaded: dict[Any, Any] = field(default_factory=dict)
-    """What the stages of one process have read through `once`."""
+    input_cache: dict[Any, Any] = field(default_factory=dict)
+    """What the stages of one process have read through `read_once`."""
 
     def path(self, name: str) -> Path:
         """Where a file of the artefact goes."""
@@ -194,15 +194,15 @@ class Job(Generic[S]):
         """The artefact given as input under a role, checked."""
         return Artifact.open(self.inputs[role], kind)
 
-    def once(self, role: str, read: Callable[[Path], T]) -> T:
+    def read_once(self, role: str, read: Callable[[Path], T]) -> T:
         """What `read` makes of an input, read once for all stages that one process makes. Nobody may change it."""
         key = read, self.inputs[role]
-        if key not in self.loaded:
-            self.loaded[key] = read(self.inputs[role])
-        return self.loaded[key]
+        if key not in self.input_cache:
+            self.input_cache[key] = read(self.inputs[role])
+        return self.input_cache[key]
 
-    def finish(self, files: Sequence[str], manifest: str = MANIFEST, **notes: Any) -> None:
-        """Write a manifest over files of the folder; the last act of a verb (for each manifest wanted)."""
+    def write_manifest(self, files: Sequence[str], manifest: str = MANIFEST, **notes: Any) -> None:
+        """Write a manifest over files of the folder; the last act of a stage (for each manifest wanted)."""
         settings: Any = self.settings
         Manifest(
             kind=self.kind,
@@ -216,29 +216,29 @@ class Job(Generic[S]):
             notes=notes,
         ).write(self.folder / manifest)
 
-    def finish_part(self, files: Sequence[str], manifest: str, **notes: Any) -> None:
+    def write_part_manifest(self, files: Sequence[str], manifest: str, **notes: Any) -> None:
         """Write the manifest of a part that is done, and before it a copy that the workflow does not know and never deletes."""
-        self.finish(files, f"{KEPT}/{manifest}", **notes)
-        self._put_back(manifest)
+        self.write_manifest(files, f"{KEPT_FOLDER}/{manifest}", **notes)
+        self._restore_manifest(manifest)
 
-    def pending(self) -> Iterator[str]:
+    def missing_parts(self) -> Iterator[str]:
         """The wanted manifests whose parts are still to be made, in the order asked for; those of the others are put back.
 
         A part is done if its kept manifest and every file named there are whole and this very job, by its digest, made
         them. Other jobs may be at work on other parts in the same folder.
         """
-        for manifest in self.wanted:
-            if self._is_kept(manifest):
-                self._put_back(manifest)
+        for manifest in self.outputs:
+            if self._is_complete(manifest):
+                self._restore_manifest(manifest)
             else:
                 yield manifest
 
-    def _put_back(self, manifest: str) -> None:
-        write_text(self.path(manifest), (self.path(KEPT) / manifest).read_text(encoding="utf-8"))
+    def _restore_manifest(self, manifest: str) -> None:
+        write_text(self.path(manifest), (self.path(KEPT_FOLDER) / manifest).read_text(encoding="utf-8"))
 
-    def _is_kept(self, manifest: str) -> bool:
+    def _is_complete(self, manifest: str) -> bool:
         try:
-            kept = Artifact.open(self.folder, self.kind, f"{KEPT}/{manifest}")
+            kept = Artifact.open(self.folder, self.kind, f"{KEPT_FOLDER}/{manifest}")
             for name in kept.manifest.files:
                 kept.path(name)
         except ArtifactError:

@@ -1,7 +1,7 @@
 """The settings of a study: frozen pydantic models with a description per key; unknown keys are refused.
 
 A stage receives exactly the sub-tree it uses (`*Settings`); `Study` is what people write in `params.yaml`. Settings of
-editors stand in `d4s.editors.settings`, resolved by `d4s.studies`. Nothing here imports torch.
+editors stand in `d4s.editors.editor_settings`, resolved by `d4s.studies`. Nothing here imports torch.
 """
 
 import json
@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from d4s.errors import DataMissing, SettingsError
+from d4s.errors import MissingDataError, SettingsError
 from d4s.registry import nearest
-from d4s.writing import AnyWriting, AskingWriting, TemplateWriting
+from d4s.writer_settings import AnyWriterSettings, ModelWriterSettings, TemplateWriterSettings
 
 Control = Literal["long_predictable", "short_surprising", "uniform", "diverse"]
 Form = Literal["true_false", "multiple_choice", "directly_generated"]
@@ -110,7 +110,7 @@ class QuestionsSettings(Frozen):
 
     events: Literal["world", "atomic2020", "atomic2019"] = Field(default="world", description="Where the if-then events come from.")
     form: Form | Control = Field(description="Which of the three forms of the same event, or which control of the generated one.")
-    writer: Literal["template"] | AskingWriting = Field(default="template", description="Who words the questions.")
+    writer: Literal["template"] | ModelWriterSettings = Field(default="template", description="Who words the questions.")
     limit: Count | None = Field(default=None, description="Keep the first so many events; all when omitted.")
     seed: int = Field(default=0, ge=0, description="Seed of counterfactual tails, distractors, positions and wordings.")
 
@@ -173,7 +173,7 @@ class AdoptSettings(Frozen):
 class ContextsSettings(Frozen):
     """Prefixes sampled from the unedited model that make keys and targets robust to what stands before a prompt."""
 
-    count: int = Field(default=3, ge=0, description="Prefixes beside the bare prompt.")
+    count: int = Field(default=3, ge=0, description="Prefixes beside the unprefixed prompt.")
     tokens: Count = Field(default=8, description="Tokens per prefix.")
     top_k: Count = Field(default=5, description="Each token is drawn from so many likeliest ones.")
     seed: int = Field(default=1, ge=0, description="Seed of the draw.")
@@ -228,7 +228,9 @@ class WorldModel(Frozen):
     """A small model taught the world's people and events."""
 
     source: Literal["world"] = "world"
-    tuned_as: Name = Field(default="mini", description="Column of the editors' settings that applies (see `d4s.editors.presets`).")
+    hparams_for: Name = Field(
+        default="mini", description="Kind of model whose hyperparameters the editors take (see `d4s.editors.presets`)."
+    )
     labels: int = Field(default=0, ge=0, description="Also teach so many yes/no statements about people (style `labels`).")
     model_seed: int = Field(default=0, ge=0, description="Seed of the initial weights and of the order of training.")
     corpus: CorpusSettings = CorpusSettings()
@@ -239,7 +241,9 @@ class RecordsModel(Frozen):
     """A small model taught real records and running text."""
 
     source: Literal["records"] = "records"
-    tuned_as: Name = Field(default="mini", description="Column of the editors' settings that applies (see `d4s.editors.presets`).")
+    hparams_for: Name = Field(
+        default="mini", description="Kind of model whose hyperparameters the editors take (see `d4s.editors.presets`)."
+    )
     datasets: tuple[Name, ...] = Field(description="Names of the data sets that it is taught.")
     text: Name = Field(default="wikitext2_raw_test", description="Running text in the data folder.")
     model_seed: int = Field(default=0, ge=0, description="Seed of the initial weights and of the order of training.")
@@ -251,7 +255,7 @@ class HFModel(Frozen):
     """Any causal language model in Hugging Face format."""
 
     source: Literal["hf"] = "hf"
-    tuned_as: str = Field(description="Column of the editors' settings that applies, e.g. gpt2-xl (see `d4s.editors.presets`).")
+    hparams_for: str = Field(description="Kind of model whose hyperparameters the editors take, e.g. gpt2-xl (see `d4s.editors.presets`).")
     path: str = Field(description="Local folder or hub id.")
     revision: str = Field(default="main", description="Branch, tag or commit, for a hub id.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="Precision of the loaded weights.")
@@ -349,7 +353,7 @@ class Study(Frozen):
     world: WorldSettings = WorldSettings()
     models: dict[Name, ModelSettings] = Field(min_length=1, description="The models by the name that the grid uses.")
     datasets: dict[Name, Dataset] = Field(min_length=1, description="The data sets by the name that the grid uses.")
-    questions: AnyWriting = Field(default=TemplateWriting(), description="Who words the questions, and how.")
+    questions: AnyWriterSettings = Field(default=TemplateWriterSettings(), description="Who words the questions, and how.")
     editors: dict[Name, dict[str, Any]] = Field(
         default_factory=dict, description="Editors that are no presets already: `preset` and what differs."
     )
@@ -360,7 +364,7 @@ class Study(Frozen):
     benchmarks: BenchmarkSettings = BenchmarkSettings()
     figures: FigureSettings = FigureSettings()
     execution: ExecutionSettings = ExecutionSettings()
-    trust_code: bool = Field(default=False, description="Leave code out of the hashes of artefacts (recorded in their manifests).")
+    ignore_code_changes: bool = Field(default=False, description="Leave code out of the hashes of artefacts (recorded in their manifests).")
 
 
 def load_study(path: Path) -> Study:
@@ -382,14 +386,14 @@ def data_folder(setting: str | None) -> Path:
     """The folder with data sets: the setting, or else the variable `D4S_DATA`.
 
     Raises:
-        DataMissing: if neither names an existing folder.
+        MissingDataError: if neither names an existing folder.
     """
     chosen = setting or os.environ.get("D4S_DATA")
     if not chosen:
-        raise DataMissing("this study reads records, but neither `data:` in the settings nor D4S_DATA names their folder")
+        raise MissingDataError("this study reads records, but neither `data:` in the settings nor D4S_DATA names their folder")
     folder = Path(chosen)
     if not folder.is_dir():
-        raise DataMissing(f"the data folder {folder} does not exist; set `data:` or D4S_DATA to the folder with the data sets")
+        raise MissingDataError(f"the data folder {folder} does not exist; set `data:` or D4S_DATA to the folder with the data sets")
     return folder
 
 

@@ -16,26 +16,26 @@ from typing import BinaryIO
 from d4s.artifacts import sha256_of, write_json
 
 log = logging.getLogger(__name__)
-SMALL = 2**20
+MIN_CACHED_BYTES = 2**20
 """Bytes that are read as fast as they are looked up."""
-SETTLED_NS = 2 * 10**9
+MIN_AGE_NS = 2 * 10**9
 """A file that changed less than this ago may change again without its times showing it: two seconds are FAT's tick."""
 
 
-def remembered_sha256(path: Path) -> str:
+def cached_sha256(path: Path) -> str:
     """Hex digest of a file's content: the one kept for it if the file is as it was then, else computed and kept."""
-    if path.stat().st_size < SMALL:
+    if path.stat().st_size < MIN_CACHED_BYTES:
         return sha256_of(path)
     place = str(path.resolve())
-    kept = cache_folder() / f"{hashlib.sha256(os.fsencode(place)).hexdigest()[:32]}.json"
+    entry = cache_folder() / f"{hashlib.sha256(os.fsencode(place)).hexdigest()[:32]}.json"
     with path.open("rb") as stream:
         before = {"path": place, **_state(stream)}
-        if (found := _read(kept)) and found == before | {"sha256": found.get("sha256")}:
+        if (found := _read(entry)) and found == before | {"sha256": found.get("sha256")}:
             return str(found["sha256"])
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        is_settled = time.time_ns() - max(before["mtime_ns"], before["ctime_ns"]) > SETTLED_NS
+        is_settled = time.time_ns() - max(before["mtime_ns"], before["ctime_ns"]) > MIN_AGE_NS
         if is_settled and {"path": place, **_state(stream)} == before:
-            _write(kept, before | {"sha256": digest})
+            _write(entry, before | {"sha256": digest})
     return digest
 
 
@@ -50,17 +50,17 @@ def _state(stream: BinaryIO) -> dict[str, int]:
     return {"size": found.st_size, "inode": found.st_ino, "mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns}
 
 
-def _read(kept: Path) -> dict[str, str | int]:
+def _read(entry: Path) -> dict[str, str | int]:
     """What is kept of a file; nothing where it cannot be read, since it can be computed again."""
     try:
-        found = json.loads(kept.read_text(encoding="utf-8"))
+        found = json.loads(entry.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) and isinstance(found.get("sha256"), str) else {}
 
 
-def _write(kept: Path, content: dict[str, str | int]) -> None:
+def _write(entry: Path, content: dict[str, str | int]) -> None:
     try:
-        write_json(kept, content)
+        write_json(entry, content)
     except OSError as error:
-        log.info("%s cannot be written (%s); the digest of %s will be computed again", kept, error, content["path"])
+        log.info("%s cannot be written (%s); the digest of %s will be computed again", entry, error, content["path"])

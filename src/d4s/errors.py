@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-TOLD = 20
+MAX_LISTED = 20
 """Defects that the message of an error names."""
 
 
@@ -19,7 +19,7 @@ class ArtifactError(D4SError):
     """An artefact that is missing, truncated, foreign or made with other settings; the message says what to do."""
 
 
-class MissingAnswer(D4SError):
+class MissingAnswersError(D4SError):
     """A replay that needs recorded answers which the store does not hold; carries all that are known to be missing."""
 
     def __init__(self, requests: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ class MissingAnswer(D4SError):
         super().__init__(f"{len(self.requests)} answers are not recorded (record them with the writer `openai`):\n{lines}")
 
 
-class DataMissing(D4SError):
+class MissingDataError(D4SError):
     """A data set that no setting and no `D4S_DATA` points to."""
 
 
@@ -37,7 +37,7 @@ class FetchError(D4SError):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class RecordProblem:
     """One defect of one record: where it is, what came and what was expected."""
 
     file: str
@@ -53,9 +53,9 @@ class Problem:
 class RecordError(D4SError):
     """A file of records with defects; carries all of them at once, tells the first ones, and says what can be done about them."""
 
-    def __init__(self, problems: Sequence[Problem], remedy: str = "mend them") -> None:
+    def __init__(self, problems: Sequence[RecordProblem], remedy: str = "mend them") -> None:
         self.problems = tuple(problems)
-        lines = "\n".join(f"  {problem}" for problem in self.problems[:TOLD])
-        more = len(self.problems) - TOLD
+        lines = "\n".join(f"  {problem}" for problem in self.problems[:MAX_LISTED])
+        more = len(self.problems) - MAX_LISTED
         lines += f"\n  and {more} more" if more > 0 else ""
         super().__init__(f"{len(self.problems)} defects in the records ({remedy}):\n{lines}")

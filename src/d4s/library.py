@@ -23,35 +23,35 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from d4s.apply.ask import refuse_unfit
-from d4s.apply.chat import rendered
-from d4s.apply.columns import column_for, shape_of
-from d4s.apply.edit import check, extended, prepared_for, settings_for, sifted
-from d4s.apply.export import adapter, adapter_config, write_adapter
-from d4s.apply.folder import MODEL, Description, Folder, reading
-from d4s.apply.history import OnConflict, planned
-from d4s.apply.origin import Origin
-from d4s.apply.outcome import Outcome, measured, named, refresh, write_model
-from d4s.apply.prepared import TextSource
-from d4s.apply.records import RawFact, given_facts, read_facts
-from d4s.apply.requests import Wordings
+from d4s.apply.apply_pipeline import append_edits, load_or_prepare, refuse_unsupported, resolve_preset, split_valid
+from d4s.apply.ask import refuse_invalid_prompts
+from d4s.apply.base_model import BaseModelSource
+from d4s.apply.chat import render_chat
+from d4s.apply.edited_folder import MODEL, EditedFolder, FolderManifest, open_shared
+from d4s.apply.export import lora_adapter, lora_config, write_lora
+from d4s.apply.fact_files import RawFact, facts_from_rows, read_facts
+from d4s.apply.history import OnConflict, plan_edits
+from d4s.apply.hparams_match import match_hparams, model_shape
+from d4s.apply.input_preparation import TextSource
+from d4s.apply.outcome import Outcome, evaluate_edits, refresh, to_state_dict, write_model
+from d4s.apply.prompt_builder import PromptBuilder
 from d4s.config import validate
 from d4s.editors.protocol import Prepared
 from d4s.errors import RecordError, SettingsError
 from d4s.facts.joining import Joiner
-from d4s.facts.jsonl import Lines
+from d4s.facts.jsonl import RecordLines
 from d4s.locks import new_folder
-from d4s.models.borrowed import borrowed, unchanged_settings
-from d4s.models.edited import EditedModel
-from d4s.models.finite import refuse_unless_finite
+from d4s.models.edited_model import EditedModel
+from d4s.models.finite_check import require_finite
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import wrap
+from d4s.models.torch_settings import editing_mode, preserve_settings
 
 Facts = str | Path | pd.DataFrame | Sequence[Mapping[str, Any]]
 """A file (CSV, JSONL or Parquet), a table, or rows: `subject`, `prompt`, `target_new`[, `target_true`, `paraphrase`, `locality`]."""
 UNEDITED = "unedited"
-SHOWN = 20  # edits that `repr` and the table of a notebook show
-MEASURED = ("before", "after", "probability_before", "probability_after")
+MAX_ROWS = 20  # edits that `repr` and the table of a notebook show
+RESULT_COLUMNS = ("before", "after", "probability_before", "probability_after")
 
 
 def edit(
@@ -60,7 +60,7 @@ def edit(
     facts: Facts,
     *,
     editor: str = "d4s",
-    tuned_as: str | None = None,
+    hparams_for: str | None = None,
     settings: Mapping[str, Any] | None = None,
     text: TextSource | str | Path | None = None,
     chat: bool = False,
@@ -75,8 +75,8 @@ def edit(
         tokenizer: its fast tokenizer.
         facts: a file, a DataFrame or rows; see `Facts`.
         editor: a preset, such as d4s, memit, rome, alphaedit, ft_l, grace.
-        tuned_as: the column of the preset's settings; found by the model's shape when omitted.
-        settings: settings that override the preset's, such as {"preserve": {"weight": 300}}.
+        hparams_for: the column of the preset's settings; found by the model's shape when omitted.
+        settings: settings that override the preset's, such as {"preservation": {"weight": 300}}.
         text: text for the second moment C of the keys (MEMIT's covariance): a file, a `TextSource`, or self-generated text when omitted.
         chat: put prompts through the tokenizer's chat template.
         joiner: what stands between prompt and target.
@@ -89,23 +89,23 @@ def edit(
         SettingsError: if editor or settings are unknown or do not fit the model.
         D4SError: if an edit diverges. If edits were made before an error or an interruption, `edited` of the exception has them.
     """
-    source = _source(text)
-    _choice("joiner", joiner, Joiner)
-    with borrowed(model):
-        language = replace(wrap(model, tokenizer), joiner=joiner)
-        refuse_unless_finite(language)
-        shape = shape_of(language)
-        chosen = settings_for(editor, dict(settings or {}), tuned_as or column_for(shape), shape)
-        description = Description(
-            model=Origin(source=model.name_or_path or "", dtype=str(language.dtype).removeprefix("torch.")),
+    source = _text_source(text)
+    _check_choice("joiner", joiner, Joiner)
+    with editing_mode(model):
+        language_model = replace(wrap(model, tokenizer), joiner=joiner)
+        require_finite(language_model)
+        shape = model_shape(language_model)
+        chosen = resolve_preset(editor, dict(settings or {}), hparams_for or match_hparams(shape), shape)
+        manifest = FolderManifest(
+            model=BaseModelSource(source=model.name_or_path or "", dtype=str(language_model.dtype).removeprefix("torch.")),
             editor=editor,
             settings=chosen,
             moments=source.label(seed, chosen.moment_layers) if chosen.moment_layers else "",
-            chat=rendered(tokenizer) if chat else None,
+            chat=render_chat(tokenizer) if chat else None,
             joiner=joiner,
             seed=seed,
         )
-    edited = Edited(language, Folder.create(_temporary(), description), source)
+    edited = Edited(language_model, EditedFolder.create(_temporary(), manifest), source)
     try:
         edited.add(facts, on_conflict=on_conflict)
     except BaseException as error:
@@ -122,22 +122,22 @@ def load(path: str | Path, *, device: str = "cpu") -> "Edited":
         ArtifactError: if there is no such folder, it was never finished, or the unedited model is not what it was.
         D4SError: if a command is changing the folder.
     """
-    with reading(Path(path)) as (folder,), unchanged_settings():
-        model, _ = folder.loaded(device)
+    with open_shared(Path(path)) as (folder,), preserve_settings():
+        model, _ = folder.load_model(device)
         record = Path(copytree(folder.path, _temporary(), ignore=ignore_patterns(MODEL, UNEDITED)))
-    return Edited(model, Folder.open(record), TextSource())
+    return Edited(model, EditedFolder.open(record), TextSource())
 
 
 class Edited:
     """A model with its edits. Made by `d4s.edit` and `d4s.load`; edits are numbered from 1 in the order in which they were made."""
 
-    def __init__(self, model: LanguageModel, folder: Folder, text: TextSource) -> None:
+    def __init__(self, model: LanguageModel, folder: EditedFolder, text: TextSource) -> None:
         self._model, self._folder, self._text = model, folder, text
         finalize(self, rmtree, folder.path.parent, ignore_errors=True)
-        self._wordings = Wordings(model, folder.description.chat)
-        self._kept: Prepared | None = None
-        self._measured: Outcome | None = None
-        self._open: EditedModel | None = None
+        self._builder = PromptBuilder(model, folder.manifest.chat)
+        self._prepared_cache: Prepared | None = None
+        self._last_outcome: Outcome | None = None
+        self._applied_view: EditedModel | None = None
 
     # --- changing -------------------------------------------------------------------------------------------------
 
@@ -150,22 +150,22 @@ class Edited:
             SettingsError: if the editor cannot do it, or the edited weights are in place; says why.
             D4SError: if an edit diverges; those before it are kept.
         """
-        self._refuse_open("add")
-        _choice("on_conflict", on_conflict, OnConflict)
-        lines = _read(facts)
-        sound, rejects = sifted(lines, self._wordings)
+        self._refuse_while_applied("add")
+        _check_choice("on_conflict", on_conflict, OnConflict)
+        lines = _read_facts(facts)
+        valid, rejects = split_valid(lines, self._builder)
         if rejects:
             raise RecordError([reject.problem for reject in rejects])
-        wishes, _ = planned(sound, self._folder.edits(), on_conflict)
-        check(self._folder, wishes, self._wordings)
-        self._measured = None
-        with borrowed(self._model.network):
-            if self._kept is None:
-                self._kept = prepared_for(self._folder, self._model, self._text, wishes)
+        specs, _ = plan_edits(valid, self._folder.edits(), on_conflict)
+        refuse_unsupported(self._folder, specs, self._builder)
+        self._last_outcome = None
+        with editing_mode(self._model.network):
+            if self._prepared_cache is None:
+                self._prepared_cache = load_or_prepare(self._folder, self._model, self._text, specs)
             try:
-                extended(self._folder, self._model, self._kept, wishes, self._measure)
+                append_edits(self._folder, self._model, self._prepared_cache, specs, self._evaluate)
             except BaseException:
-                self._folder.ledger.forget_unkept()  # of a dense state, edits after the last one that was kept
+                self._folder.ledger.drop_unsaved()  # of a dense state, edits after the last one that was kept
                 raise
         return self
 
@@ -175,13 +175,13 @@ class Edited:
         Raises:
             SettingsError: if there is no such edit, the editor's kind of state does not allow it, or the edited weights are in place.
         """
-        self._refuse_open("undo")
-        present = [found.number for found in self._folder.active()]
+        self._refuse_while_applied("undo")
+        present = [found.number for found in self._folder.active_edits()]
         if unknown := sorted({*numbers} - {*present}):
             raise SettingsError(f"undo: there are no present edits {unknown}; report() lists them: {present}")
         self._folder.check_undo(numbers)
         self._folder.undo(numbers)
-        self._measured = None
+        self._last_outcome = None
         return self
 
     # --- using ----------------------------------------------------------------------------------------------------
@@ -193,9 +193,9 @@ class Edited:
         Raises:
             SettingsError: if the editor changes no weights, or the edited weights are in place already.
         """
-        if self._folder.editor.kind == "memory":
-            raise SettingsError(f"{self._folder.description.editor} changes no weights: its entries answer in generate() alone")
-        with self._view("applied"):
+        if self._folder.editor.kind == "codebook":
+            raise SettingsError(f"{self._folder.manifest.editor} changes no weights: its entries answer in generate() alone")
+        with self._edited_view("applied"):
             yield self._model.network
 
     @overload
@@ -208,11 +208,11 @@ class Edited:
         Raises:
             SettingsError: if prompts are empty or too long for the model, naming all of them.
         """
-        asked = [prompts] if isinstance(prompts, str) else [*prompts]
-        refuse_unfit(asked, self._wordings, self._model)
+        prompt_list = [prompts] if isinstance(prompts, str) else [*prompts]
+        refuse_invalid_prompts(prompt_list, self._builder, self._model)
         with ExitStack() as stack:
-            view = self._open or stack.enter_context(self._view("generate"))
-            texts = [text.strip() for text in view.generate([self._wordings.text(prompt) for prompt in asked], max_new_tokens)]
+            view = self._applied_view or stack.enter_context(self._edited_view("generate"))
+            texts = [text.strip() for text in view.generate([self._builder.text(prompt) for prompt in prompt_list], max_new_tokens)]
         return texts[0] if isinstance(prompts, str) else texts
 
     def report(self) -> pd.DataFrame:
@@ -220,18 +220,18 @@ class Edited:
 
         Of present ones also what the model writes to the prompt before and after, and how probable the whole target is there.
         """
-        seen = {one.edit.number: one for one in self._outcome.seen}
+        results = {one.edit.number: one for one in self._outcome.results}
         rows = [
             {
                 "edit": found.number,
-                "prompt": found.wish.prompt,
-                "target": " and ".join(found.wish.targets),
-                "status": found.gone or "present",
-                **{name: getattr(seen[found.number], name) for name in MEASURED if found.number in seen},
+                "prompt": found.spec.prompt,
+                "target": " and ".join(found.spec.targets),
+                "status": found.inactive_reason or "present",
+                **{name: getattr(results[found.number], name) for name in RESULT_COLUMNS if found.number in results},
             }
             for found in self._folder.edits()
         ]
-        return pd.DataFrame(rows, columns=["edit", "prompt", "target", "status", *MEASURED]).set_index("edit")
+        return pd.DataFrame(rows, columns=["edit", "prompt", "target", "status", *RESULT_COLUMNS]).set_index("edit")
 
     @property
     def scores(self) -> dict[str, float]:
@@ -244,35 +244,35 @@ class Edited:
 
     def deltas(self) -> dict[str, Tensor]:
         """Edited minus unedited weights in float32 by the model's parameter names; empty for editors that change no weights."""
-        with self._view("deltas") as view:
-            return named(self._model, view.weight_changes() or {})
+        with self._edited_view("deltas") as view:
+            return to_state_dict(self._model, view.weight_changes() or {})
 
     # --- saving ---------------------------------------------------------------------------------------------------
 
-    def save(self, out: str | Path, *, origin: str | None = None) -> Path:
+    def save(self, out: str | Path, *, base_model: str | None = None) -> Path:
         """Write a folder as `d4s apply` does: the edited model, its change, the history, and the record to go on from.
 
         Args:
             out: a folder that is not there yet.
-            origin: the folder or hub id of the unedited model; when omitted the unedited model is written into `out` as well.
+            base_model: the folder or hub id of the unedited model; when omitted the unedited model is written into `out` as well.
 
         Raises:
-            SettingsError: if `out` is there already, `origin` holds another model, or the edited weights are in place.
+            SettingsError: if `out` is there already, `base_model` holds another model, or the edited weights are in place.
         """
-        self._refuse_open("save")
+        self._refuse_while_applied("save")
         out = Path(out)
-        with new_folder(out) as part, borrowed(self._model.network):
+        with new_folder(out) as part, editing_mode(self._model.network):
             copytree(self._folder.path, part)
-            if origin is None:
-                write_model(part / UNEDITED, self._called(""))
-                found = Origin.of(str(part / UNEDITED), self._folder.description.model.dtype, "main")
+            if base_model is None:
+                write_model(part / UNEDITED, self._with_tokenizer_name(""))
+                found = BaseModelSource.of(str(part / UNEDITED), self._folder.manifest.model.dtype, "main")
                 original, found = str(part / UNEDITED), found.model_copy(update={"source": str(out.resolve() / UNEDITED)})
             else:
-                found = Origin.of(origin, self._folder.description.model.dtype, "main")
-                self._refuse_another(found)
-                original = origin
-            kept = Folder(part, self._folder.description.model_copy(update={"model": found}))
-            refresh(kept, self._called(original), self._prepared)
+                found = BaseModelSource.of(base_model, self._folder.manifest.model.dtype, "main")
+                self._refuse_other_weights(found)
+                original = base_model
+            saved = EditedFolder(part, self._folder.manifest.model_copy(update={"model": found}))
+            refresh(saved, self._with_tokenizer_name(original), self._prepared)
         return out
 
     def as_lora(self, out: str | Path | None = None, *, rank: int | None = None) -> dict[str, Tensor]:
@@ -284,18 +284,18 @@ class Edited:
         Raises:
             SettingsError: if there is no change of weights, the rank is below 1, `out` is there already, or within `applied`.
         """
-        self._refuse_open("as_lora")
+        self._refuse_while_applied("as_lora")
         model = self._model
         if model.dtype in {torch.bfloat16, torch.float16}:
             model = replace(model, network=deepcopy(model.network).float())
-        with borrowed(model.network), self._folder.editor.edited(model, self._prepared, self._folder.state()) as view:
+        with editing_mode(model.network), self._folder.editor.edited(model, self._prepared, self._folder.state()) as view:
             changes = view.weight_changes()
             if not changes:
-                raise SettingsError(f"there is no change of weights by {self._folder.description.editor}, so there is no adapter")
-            tensors, errors, chosen = adapter(model, changes, rank)
+                raise SettingsError(f"there is no change of weights by {self._folder.manifest.editor}, so there is no adapter")
+            tensors, errors, chosen = lora_adapter(model, changes, rank)
         if out is not None:
             with new_folder(Path(out)) as part:
-                write_adapter(part, tensors, adapter_config(self._folder.description.model, model, [*errors], chosen))
+                write_lora(part, tensors, lora_config(self._folder.manifest.model, model, [*errors], chosen))
         return tensors
 
     # --- inside ---------------------------------------------------------------------------------------------------
@@ -303,74 +303,74 @@ class Edited:
     @property
     def _prepared(self) -> Prepared:
         """What the editor needs, read once."""
-        if self._kept is None:
-            self._kept = prepared_for(self._folder, self._model, self._text, ())
-        return self._kept
+        if self._prepared_cache is None:
+            self._prepared_cache = load_or_prepare(self._folder, self._model, self._text, ())
+        return self._prepared_cache
 
     @property
     def _outcome(self) -> Outcome:
         """The present edits, measured; measured now where they have changed since."""
-        if self._measured is None:
-            self._refuse_open("report")
-            with borrowed(self._model.network):
-                self._measure(self._folder, self._model, self._prepared, self._folder.ledger.length)
-        assert self._measured is not None
-        return self._measured
+        if self._last_outcome is None:
+            self._refuse_while_applied("report")
+            with editing_mode(self._model.network):
+                self._evaluate(self._folder, self._model, self._prepared, self._folder.ledger.length)
+        assert self._last_outcome is not None
+        return self._last_outcome
 
-    def _measure(self, folder: Folder, model: LanguageModel, prepared: Prepared, since: int) -> Outcome:
-        self._measured = measured(folder, model, prepared, since)
-        return self._measured
+    def _evaluate(self, folder: EditedFolder, model: LanguageModel, prepared: Prepared, n_previous: int) -> Outcome:
+        self._last_outcome = evaluate_edits(folder, model, prepared, n_previous)
+        return self._last_outcome
 
     @contextmanager
-    def _view(self, what: str) -> Iterator[EditedModel]:
+    def _edited_view(self, what: str) -> Iterator[EditedModel]:
         """The edited model, of which there is one at a time: it is made from the weights that the model has."""
-        self._refuse_open(what)
-        with borrowed(self._model.network), self._folder.editor.edited(self._model, self._prepared, self._folder.state()) as view:
-            self._open = view
+        self._refuse_while_applied(what)
+        with editing_mode(self._model.network), self._folder.editor.edited(self._model, self._prepared, self._folder.state()) as view:
+            self._applied_view = view
             try:
                 yield view
             finally:
-                self._open = None
+                self._applied_view = None
 
-    def _refuse_open(self, what: str) -> None:
-        if self._open is not None:
+    def _refuse_while_applied(self, what: str) -> None:
+        if self._applied_view is not None:
             raise SettingsError(f"{what} needs the model's own weights; call it after the `with edited.applied()` block")
 
-    def _called(self, name: str) -> LanguageModel:
+    def _with_tokenizer_name(self, name: str) -> LanguageModel:
         """The model, with its tokenizer said to be from a folder or hub id, whose files are then written as they are there."""
         tokenizer = copy(self._model.tokenizer)
         tokenizer.name_or_path = name
         return replace(self._model, tokenizer=tokenizer)
 
-    def _refuse_another(self, origin: Origin) -> None:
+    def _refuse_other_weights(self, base_model: BaseModelSource) -> None:
         """Refuse an unedited model with other weights or another vocabulary.
 
         Raises:
             SettingsError: naming the first difference.
         """
-        remedy = "leave origin out to write the model itself"
-        with unchanged_settings():
-            loaded = origin.load("cpu")
+        remedy = "leave base_model out to write the model itself"
+        with preserve_settings():
+            loaded = base_model.load("cpu")
         theirs = loaded.network.state_dict()
         for name, tensor in self._model.network.state_dict().items():
             if name not in theirs or not torch.equal(theirs[name], tensor.cpu()):
-                raise SettingsError(f"{origin.source} is not the unedited model: {name} differs; {remedy}")
+                raise SettingsError(f"{base_model.source} is not the unedited model: {name} differs; {remedy}")
         if loaded.tokenizer.get_vocab() != self._model.tokenizer.get_vocab():
-            raise SettingsError(f"{origin.source} is not the unedited model: its tokenizer has another vocabulary; {remedy}")
+            raise SettingsError(f"{base_model.source} is not the unedited model: its tokenizer has another vocabulary; {remedy}")
 
     def __len__(self) -> int:
-        return len(self._folder.active())
+        return len(self._folder.active_edits())
 
     def __repr__(self) -> str:
-        return f"{self._headline()}\n{self.report().to_string(max_rows=SHOWN)}"
+        return f"{self._headline()}\n{self.report().to_string(max_rows=MAX_ROWS)}"
 
     def _repr_html_(self) -> str:
-        return self.report().to_html(max_rows=SHOWN).replace("<table", f"<p>{escape(self._headline())}</p><table", 1)
+        return self.report().to_html(max_rows=MAX_ROWS).replace("<table", f"<p>{escape(self._headline())}</p><table", 1)
 
     def _headline(self) -> str:
         means = "".join(f", {name.replace('_', ' ')} {value:.3f}" for name, value in self.scores.items())
-        name = self._folder.description.model.source or type(self._model.network).__name__
-        return f"{name} edited by {self._folder.description.editor}: {len(self)} present edits{means}"
+        name = self._folder.manifest.model.source or type(self._model.network).__name__
+        return f"{name} edited by {self._folder.manifest.editor}: {len(self)} present edits{means}"
 
 
 def _temporary() -> Path:
@@ -378,17 +378,17 @@ def _temporary() -> Path:
     return Path(mkdtemp(prefix="d4s-")) / "edited"
 
 
-def _read(facts: Facts) -> Lines[RawFact]:
-    return read_facts(Path(facts)) if isinstance(facts, str | Path) else given_facts(facts)
+def _read_facts(facts: Facts) -> RecordLines[RawFact]:
+    return read_facts(Path(facts)) if isinstance(facts, str | Path) else facts_from_rows(facts)
 
 
-def _source(text: TextSource | str | Path | None) -> TextSource:
+def _text_source(text: TextSource | str | Path | None) -> TextSource:
     if isinstance(text, TextSource):
         return text
     return TextSource() if text is None else validate(TextSource, {"file": Path(text)}, "text")
 
 
-def _choice(name: str, value: str, choices: Any) -> None:
+def _check_choice(name: str, value: str, choices: Any) -> None:
     """Refuse a value that is none of the choices of a literal type.
 
     Raises:

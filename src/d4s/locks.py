@@ -13,7 +13,7 @@ from d4s.errors import D4SError, SettingsError
 
 
 @contextmanager
-def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+def folder_lock(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold a folder's lock while something is done in it; given up in any case when the process ends.
 
     A folder that is not there yet is made with its parents, and what was made is removed again where nothing came into it.
@@ -22,20 +22,20 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
     Raises:
         D4SError: if another process holds a lock that this one does not go together with.
     """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    handle = _held(folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    created = [place for place in (folder, *folder.parents) if not place.exists()]
+    handle = _acquire(folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     if handle is None:
         raise D4SError(f"another command is at work in {folder}; run this one again when it is done")
     try:
         yield
     finally:
         with suppress(OSError):  # a folder that is not empty stays
-            for place in made:
+            for place in created:
                 place.rmdir()
         os.close(handle)
 
 
-def _held(folder: Path, kind: int) -> int | None:
+def _acquire(folder: Path, kind: int) -> int | None:
     """A handle that holds the lock of the folder which has this name now; None where another process holds it.
 
     Whoever held it before may have removed the folder or put another in its place.
@@ -66,11 +66,11 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     _refuse_present(out)
     out = out.resolve()  # an empty folder gives up its name to another one, a link to it does not
-    with locked(out):
+    with folder_lock(out):
         _refuse_present(out)  # whoever held the lock may have made it
         named = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{32}}\.part")
-        for left in [path for path in out.parent.iterdir() if named.fullmatch(path.name)]:
-            shutil.rmtree(left)  # by a process that was killed: a living one would hold the lock
+        for leftover in [path for path in out.parent.iterdir() if named.fullmatch(path.name)]:
+            shutil.rmtree(leftover)  # by a process that was killed: a living one would hold the lock
         part = out.with_name(f".{out.name}.{uuid4().hex}.part")
         try:
             part.mkdir()

@@ -20,7 +20,7 @@ T = TypeVar("T")
 Number = int | float
 
 NOTES = "D4S_PROGRESS"  # the environment variable that names the folder of notes
-PAUSE = 1.0  # seconds from note to note
+WRITE_INTERVAL_S = 1.0  # seconds from note to note
 
 
 def setup_logging(verbose: bool = False) -> None:
@@ -53,12 +53,12 @@ class _Note:
             temporary.write_text(json.dumps(content), encoding="utf-8")
             temporary.replace(self.path)
 
-    def counted(self, items: Iterable[T], total: Number, done: Number, weigh: Callable[[T], Number]) -> Iterator[T]:
+    def track(self, items: Iterable[T], total: Number, done: Number, weigh: Callable[[T], Number]) -> Iterator[T]:
         """Pass items through and note before each how much is done."""
         first, self.is_counting = done / total, True
         try:
             for index, item in enumerate(items):
-                if not index or time.monotonic() - self.written >= PAUSE:
+                if not index or time.monotonic() - self.written >= WRITE_INTERVAL_S:
                     self.write(first, done / total, min(1.0, (done + weigh(item)) / total))
                 yield item
                 done += weigh(item)
@@ -71,7 +71,7 @@ _NOTE: ContextVar[_Note | None] = ContextVar("note", default=None)
 
 
 @contextmanager
-def stage(output: Path) -> Iterator[None]:
+def progress_notes(output: Path) -> Iterator[None]:
     """While the block that makes a file runs, tell `d4s run`, where that asks for it, that it does and what `progress` counts in it."""
     folder = os.environ.get(NOTES)
     if not folder:
@@ -102,14 +102,14 @@ def progress(
     """
     note = _NOTE.get()
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
-        items = _drawn(items, what, total, done, weigh)
+        items = _with_progress_bar(items, what, total, done, weigh)
     if note is None or note.is_counting or not total:
         yield from items
     else:
-        yield from note.counted(items, total, done, weigh)
+        yield from note.track(items, total, done, weigh)
 
 
-def _drawn(items: Iterable[T], what: str, total: Number | None, done: Number, weigh: Callable[[T], Number]) -> Iterator[T]:
+def _with_progress_bar(items: Iterable[T], what: str, total: Number | None, done: Number, weigh: Callable[[T], Number]) -> Iterator[T]:
     from rich.progress import Progress
 
     from d4s.terminal import console

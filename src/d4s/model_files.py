@@ -14,11 +14,11 @@ TOKENIZER_FILES = (
 MODEL_FILES = (CONFIG, "generation_config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_FILES)
 
 
-def content_of(folder: Path) -> list[Path]:
+def list_model_files(folder: Path) -> list[Path]:
     """Every file of a folder that decides over what the model is: configuration, weights with their index, tokenizer, chat templates."""
-    return matching(folder, MODEL_FILES)
+    return glob_files(folder, MODEL_FILES)
 
 
-def matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+def glob_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
     """The files of a folder that match one of the patterns, in the order of their names."""
     return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from d4s.errors import ArtifactError
-from d4s.model_files import CONFIG, HUB_ID, INDEX, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_FILES, matching
+from d4s.model_files import CONFIG, HUB_ID, INDEX, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_FILES, glob_files
 
 UNREADABLE = (
     OSError, EOFError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError, SafetensorError,
@@ -50,12 +50,12 @@ VOCABULARIES = (
 def tokenizer_files(name: str, revision: str = "main") -> dict[str, Path]:
     """The files of a tokenizer by their path in a folder, or as far as they are found for a hub id."""
     if Path(name).is_dir():
-        return {path.relative_to(name).as_posix(): path for path in matching(Path(name), TOKENIZER_FILES)}
-    found = {file: file_of(name, file, revision) for file in TOKENIZER_FILES if "*" not in file}
+        return {path.relative_to(name).as_posix(): path for path in glob_files(Path(name), TOKENIZER_FILES)}
+    found = {file: find_file(name, file, revision) for file in TOKENIZER_FILES if "*" not in file}
     return {file: path for file, path in found.items() if path is not None}
 
 
-def file_of(name: str, file: str, revision: str = "main") -> Path | None:
+def find_file(name: str, file: str, revision: str = "main") -> Path | None:
     """A file of a folder or a hub id, or None where it has none that can be reached."""
     if Path(name).is_dir():
         return Path(name) / file if (Path(name) / file).is_file() else None
@@ -66,13 +66,13 @@ def file_of(name: str, file: str, revision: str = "main") -> Path | None:
     return None if found is None else Path(found)
 
 
-def object_in(name: str, file: str, revision: str = "main") -> dict[str, Any]:
+def read_json_object(name: str, file: str, revision: str = "main") -> dict[str, Any]:
     """The JSON object in a file of a folder or a hub id; empty where there is none.
 
     Raises:
         ArtifactError: if the file holds none.
     """
-    path = file_of(name, file, revision)
+    path = find_file(name, file, revision)
     if path is None:
         return {}
     try:
@@ -92,8 +92,8 @@ def read_config(name: str, revision: str = "main") -> PretrainedConfig:
     """
     _refuse(name, revision)
     try:
-        with _undisturbed():
-            return AutoConfig.from_pretrained(name, trust_remote_code=False, **_at(name, revision))
+        with _quiet_transformers():
+            return AutoConfig.from_pretrained(name, trust_remote_code=False, **_revision_kwargs(name, revision))
     except UNREADABLE as error:
         raise ArtifactError(f"{name} holds no configuration of a model: {error}") from None
 
@@ -107,45 +107,45 @@ def read_tokenizer(name: str, revision: str = "main") -> PreTrainedTokenizerFast
     _refuse_code(name, revision)
     is_local = Path(name).is_dir()
     if is_local:
-        _refuse_half(name, revision)
+        _require_whole_tokenizer(name, revision)
     try:
-        with _undisturbed():
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **_at(name, revision))
-            as_written = _as_written(name, revision, tokenizer)
+        with _quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **_revision_kwargs(name, revision))
+            from_file = _tokenizer_of_file(name, revision, tokenizer)
     except UNREADABLE as error:
         raise ArtifactError(f"{name} cannot be loaded as a causal language model with its tokenizer: {error}") from None
     if not is_local:  # not before: a repository that cannot be reached would seem to hold none
-        _refuse_half(name, revision)
+        _require_whole_tokenizer(name, revision)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ArtifactError(
             f"the tokenizer of {name} is a {type(tokenizer).__name__} without offsets; a fast one (tokenizer.json) is needed"
         )
-    if as_written is not None:
-        _refuse_another(name, tokenizer, as_written, object_in(name, TOKENIZER_CONFIG, revision))
+    if from_file is not None:
+        _require_same_tokenizer(name, tokenizer, from_file, read_json_object(name, TOKENIZER_CONFIG, revision))
     return tokenizer
 
 
-def _refuse_half(name: str, revision: str) -> None:
+def _require_whole_tokenizer(name: str, revision: str) -> None:
     """Refuse a model without a whole tokenizer.
 
     Raises:
         ArtifactError: naming the files of which it would need some.
     """
-    if not any(all(file_of(name, file, revision) for file in files) for files in VOCABULARIES):
+    if not any(all(find_file(name, file, revision) for file in files) for files in VOCABULARIES):
         ways = ", ".join(" with ".join(files) for files in VOCABULARIES)
         raise ArtifactError(
             f"{name} cannot be loaded as a causal language model with its tokenizer: it holds none of {ways}; fetch it whole"
         )
 
 
-def _as_written(name: str, revision: str, tokenizer: Any) -> PreTrainedTokenizerFast | None:
+def _tokenizer_of_file(name: str, revision: str, tokenizer: Any) -> PreTrainedTokenizerFast | None:
     """The tokenizer of tokenizer.json itself, where the library built another class's from it."""
-    if type(tokenizer) is PreTrainedTokenizerFast or file_of(name, TOKENIZER, revision) is None:
+    if type(tokenizer) is PreTrainedTokenizerFast or find_file(name, TOKENIZER, revision) is None:
         return None
-    return PreTrainedTokenizerFast.from_pretrained(name, trust_remote_code=False, **_at(name, revision))
+    return PreTrainedTokenizerFast.from_pretrained(name, trust_remote_code=False, **_revision_kwargs(name, revision))
 
 
-def _refuse_another(name: str, used: PreTrainedTokenizerFast, written: PreTrainedTokenizerFast, settings: dict[str, Any]) -> None:
+def _require_same_tokenizer(name: str, used: PreTrainedTokenizerFast, written: PreTrainedTokenizerFast, settings: dict[str, Any]) -> None:
     """Refuse a tokenizer that reads texts otherwise than its folder's tokenizer.json; BOS and EOS count where no setting adds them.
 
     Raises:
@@ -156,11 +156,11 @@ def _refuse_another(name: str, used: PreTrainedTokenizerFast, written: PreTraine
         found, expected = (one(text, add_special_tokens=with_special, verbose=False)["input_ids"] for one in (used, written))
         if found != expected:
             same = next((at for at, (one, other) in enumerate(zip(found, expected, strict=False)) if one != other), 0)
-            told = [" ".join(map(str, written.convert_ids_to_tokens(ids)[same : same + 8])) for ids in (found, expected)]
+            tokens = [" ".join(map(str, written.convert_ids_to_tokens(ids)[same : same + 8])) for ids in (found, expected)]
             raise ArtifactError(
-                f"{name}: Transformers builds a {type(used).__name__} from the model's type that reads {told[0]!r} in {text!r} "
-                f"where tokenizer.json says {told[1]!r}; name the class PreTrainedTokenizerFast in tokenizer_config.json, or, if the model "
-                "was trained with the former, save that one to the folder"
+                f"{name}: Transformers builds a {type(used).__name__} from the model's type that reads {tokens[0]!r} in {text!r} "
+                f"where tokenizer.json says {tokens[1]!r}; name the class PreTrainedTokenizerFast in tokenizer_config.json, or, if the "
+                "model was trained with the former, save that one to the folder"
             )
 
 
@@ -171,13 +171,13 @@ def read_network(name: str, revision: str = "main", **how: Any) -> PreTrainedMod
         ArtifactError: if it cannot be loaded, lacks weights, or is a model that is refused.
     """
     _refuse(name, revision)
-    asked = object_in(name, CONFIG, revision).get("attn_implementation")
-    if not isinstance(asked, str | None) or asked not in OWN_ATTENTION:
+    attention = read_json_object(name, CONFIG, revision).get("attn_implementation")
+    if not isinstance(attention, str | None) or attention not in OWN_ATTENTION:
         how = {**how, "attn_implementation": None}
     try:
-        with _undisturbed():
+        with _quiet_transformers():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **how, **_at(name, revision)
+                name, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **how, **_revision_kwargs(name, revision)
             )
     except UNREADABLE as error:
         raise ArtifactError(f"{name} cannot be loaded as a causal language model in safetensors: {error}") from None
@@ -197,8 +197,8 @@ def stored_dtype(name: str, revision: str = "main") -> str:
         raise ArtifactError(f"{name} is neither a folder nor a hub id such as openai-community/gpt2-xl")
     read_config(name, revision)
     try:
-        config = file_of(name, CONFIG, revision)
-        counts = Counter[str]() if config is None else _counts(config.parent)
+        config = find_file(name, CONFIG, revision)
+        counts = Counter[str]() if config is None else _dtype_counts(config.parent)
         if not counts and not Path(name).is_dir():  # not downloaded yet
             counts = Counter(get_safetensors_metadata(name, revision=revision).parameter_count)
     except UNREADABLE as error:
@@ -211,9 +211,9 @@ def stored_dtype(name: str, revision: str = "main") -> str:
     return DTYPES[most]
 
 
-def _counts(folder: Path) -> Counter[str]:
+def _dtype_counts(folder: Path) -> Counter[str]:
     """How many numbers of each type the safetensors of a folder hold, by their headers."""
-    shards = object_in(str(folder), INDEX).get("weight_map", {})
+    shards = read_json_object(str(folder), INDEX).get("weight_map", {})
     counts: Counter[str] = Counter()
     for path in [folder / name for name in sorted(set(shards.values()))] or sorted(folder.glob("model.safetensors")):
         with path.open("rb") as stream:
@@ -230,12 +230,12 @@ def _refuse(name: str, revision: str) -> None:
         ArtifactError: naming the file and what to do.
     """
     _refuse_code(name, revision)
-    if adapter := file_of(name, "adapter_config.json", revision):
+    if adapter := find_file(name, "adapter_config.json", revision):
         raise ArtifactError(
             f"{name} holds an adapter ({adapter.name}) beside its weights, and only the weights would be edited and written; merge it into "
             "them first (merge_and_unload of peft), or take the adapter's files out of the folder"
         )
-    config = object_in(name, CONFIG, revision)
+    config = read_json_object(name, CONFIG, revision)
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         quantised = part.get("quantization_config") or part.get("compression_config")
         if quantised:
@@ -248,19 +248,19 @@ def _refuse(name: str, revision: str) -> None:
 
 def _refuse_code(name: str, revision: str) -> None:
     for file in (CONFIG, TOKENIZER_CONFIG):
-        if classes := object_in(name, file, revision).get("auto_map"):
+        if classes := read_json_object(name, file, revision).get("auto_map"):
             raise ArtifactError(
                 f"{name} names code of its own in {file} (auto_map: {json.dumps(classes)}), and no code of a model's folder is ever run; "
                 "give a model that Transformers has a class for, and where it has one for this too, a copy of the folder without auto_map"
             )
 
 
-def _at(name: str, revision: str) -> dict[str, Any]:
+def _revision_kwargs(name: str, revision: str) -> dict[str, Any]:
     return {} if Path(name).is_dir() else {"revision": revision}
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def _quiet_transformers() -> Iterator[None]:
     """Transformers without progress bars, warnings, and standard input: what would ask a question fails."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

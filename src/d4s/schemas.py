@@ -41,7 +41,8 @@ EDIT_LOG = _schema(step=_int, request_id=_text, fact_id=_text, quantity=_text, l
 
 # what the unedited model replies to every question (see d4s.metrics.probes); arg-max tokens and whether they are the answer's
 REPLIES = _schema(
-    fact_id=_text, kind=_text, prompt_id=_int, answer=_text, nll=_real, rival_nll=_real, correct=pa.list_(_flag), predicted=pa.list_(_int),
+    fact_id=_text, kind=_text, prompt_id=_int, answer=_text, nll=_real, alternative_nll=_real,
+    correct=pa.list_(_flag), predicted=pa.list_(_int),
     text=_text,
 )  # fmt: skip
 
@@ -63,14 +64,14 @@ SUMMARY = _schema(
 )  # fmt: skip
 ITEMS = _schema(dataset=_text, fact_id=_text, writer=_text, prompt=_text, target_true=_text, target_new=_text, paraphrase=_text)
 COSTS = _schema(
-    artifact=_text, kind=_text, verb=_text, wall_s=_real, cpu_s=_real, startup_s=_real, peak_rss_mb=_real,
+    artifact=_text, kind=_text, stage=_text, wall_s=_real, cpu_s=_real, startup_s=_real, peak_rss_mb=_real,
     requests=_int, retries=_int, tokens_in=_int, tokens_out=_int,
 )  # fmt: skip
 
 CELL = ("model", "dataset", "editor", "seed")
 
 
-def collected(schema: pa.Schema) -> pa.Schema:
+def with_cell_columns(schema: pa.Schema) -> pa.Schema:
     """The schema of a table gathered over the grid: the cell that a row belongs to, then the row."""
     cell = [(name, _int if name == "seed" else _text) for name in CELL]
     return pa.schema([*cell, *[(item.name, item.type) for item in schema]], metadata=schema.metadata)

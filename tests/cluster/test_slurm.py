@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.loopback import NODES, Cluster, Unavailable, running, unpack
-from tests.workflow.conftest import ROOT, TINY, Workdir, environment, lay_out
+from tests.workflow.conftest import ROOT, TINY, Workdir, copy_checkout, environment
 
 PATIENCE = 1800.0  # seconds, against waiting for ever; no measure of speed
 SMALL: dict[str, Any] = TINY | {
@@ -70,30 +70,30 @@ def _wait_for(process: subprocess.Popen[str], reached: Callable[[], bool]) -> No
         time.sleep(0.05)
 
 
-def _cancel(cluster: Cluster, verb: str) -> None:
-    """Cancel the one running job of a verb, as a scheduler does that needs its node for something else."""
-    (running_job,) = (job for job in _jobs(cluster, verb) if job["JobState"] == "RUNNING")
+def _cancel(cluster: Cluster, stage: str) -> None:
+    """Cancel the one running job of a stage, as a scheduler does that needs its node for something else."""
+    (running_job,) = (job for job in _jobs(cluster, stage) if job["JobState"] == "RUNNING")
     cluster.run("scancel", running_job["JobId"])
 
 
-def _jobs(cluster: Cluster, verb: str) -> list[dict[str, str]]:
-    return [job for job in cluster.jobs() if job["Comment"].startswith(f"rule_{verb}")]
+def _jobs(cluster: Cluster, stage: str) -> list[dict[str, str]]:
+    return [job for job in cluster.jobs() if job["Comment"].startswith(f"rule_{stage}")]
 
 
 def test_a_study_on_a_cluster_equals_one_at_home_also_when_jobs_are_cancelled(cluster: Cluster, tmp_path: Path) -> None:
-    home = lay_out(tmp_path / "home", SMALL)
-    away = lay_out(tmp_path / "away", SMALL)
+    home = copy_checkout(tmp_path / "home", SMALL)
+    away = copy_checkout(tmp_path / "away", SMALL)
     process = _submit(away, cluster)
     try:
-        for verb, begun in (("pretrain", "models/*/*checkpoint*"), ("edit", "runs/*.d4s.*/ledger*")):
+        for stage, begun in (("pretrain", "models/*/*checkpoint*"), ("edit", "runs/*.d4s.*/ledger*")):
             _wait_for(process, lambda begun=begun: any(away.path.glob(f"results/store/{begun}")))
-            _cancel(cluster, verb)
+            _cancel(cluster, stage)
         _finish(away, process)
     finally:
         process.terminate()
-    for verb in ("pretrain", "edit"):
-        states = [job["JobState"] for job in _jobs(cluster, verb)]
-        assert states.count("CANCELLED") == 1 and "COMPLETED" in states, (verb, states)
+    for stage in ("pretrain", "edit"):
+        states = [job["JobState"] for job in _jobs(cluster, stage)]
+        assert states.count("CANCELLED") == 1 and "COMPLETED" in states, (stage, states)
     shards = _jobs(cluster, "targets")
     assert len(shards) == 2 and {job["NodeList"] for job in shards} <= set(NODES)
     home.snakemake()

@@ -7,9 +7,9 @@ import torch
 from tokenizers import processors
 from torch import nn
 
-from d4s.models import checks
+from d4s.models import adapter_conformance
+from d4s.models.adapter_conformance import AdapterNotConformant, check_adapter
 from d4s.models.adapters import ADAPTERS
-from d4s.models.checks import NotConformant, check_adapter
 from d4s.models.language_model import LanguageModel
 from d4s.models.restart import restart
 from d4s.models.views import LiveModel
@@ -45,7 +45,7 @@ def test_half_precision_will_do() -> None:
 
 
 def said_of(make_model) -> str:
-    with pytest.raises(NotConformant) as caught:
+    with pytest.raises(AdapterNotConformant) as caught:
         check_adapter(make_model)
     return str(caught.value)
 
@@ -100,7 +100,9 @@ def test_a_tokenizer_that_ends_every_text_is_told() -> None:
 
 def test_a_restart_at_another_layer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        checks, "restart", lambda model, ids, lookups, lengths, layer: restart(model, ids, lookups, lengths, min(layer + 1, 2))
+        adapter_conformance,
+        "restart",
+        lambda model, ids, subject_last, lengths, layer: restart(model, ids, subject_last, lengths, min(layer + 1, 2)),
     )
     said = said_of(tiny_model)
     assert "a restarted pass is the whole pass: after layer 0" in said

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from d4s.editors import locate_then_edit
-from d4s.editors.checks import Case, NotConformant, check_editor, differing
-from d4s.editors.columns import merged
+from d4s.editors.codebook_views import CodebookModel
+from d4s.editors.editor_conformance import EditorCase, EditorNotConformant, check_editor, differing
+from d4s.editors.editor_settings import resolve
 from d4s.editors.families import FAMILIES, build
 from d4s.editors.grace import GraceEditor
+from d4s.editors.hparams import merge_hparams
 from d4s.editors.locate_then_edit import LocateThenEditEditor
-from d4s.editors.memory_views import MemoryModel
 from d4s.editors.presets import PRESETS
-from d4s.editors.settings import resolve
-from d4s.editors.states import RowState
+from d4s.editors.states import RecordState
 from tests.cases import CHANGED, SMALL, case_for, settings_for
 
 
@@ -32,7 +32,7 @@ def test_the_contract_holds_where_solvers_are_refactored(name: str, monkeypatch:
     check_editor(case_for(settings_for(name), count=8))
 
 
-def changes_of(settings: Any, case: Case, batches: list[slice]) -> dict[int, torch.Tensor]:
+def changes_of(settings: Any, case: EditorCase, batches: list[slice]) -> dict[int, torch.Tensor]:
     """The changes of weights after some batches of a case's requests."""
     model, editor = case.make_model(), build(settings)
     with editor.editing(model, case.prepared, editor.start(model, case.prepared)) as session:
@@ -44,7 +44,7 @@ def changes_of(settings: Any, case: Case, batches: list[slice]) -> dict[int, tor
 @pytest.mark.parametrize("anchor", [None, {"requests": 4}])
 def test_a_refresh_gives_the_batch(anchor: dict[str, int] | None) -> None:
     changes = {"preset": "d4s_refreshed", "anchor": anchor} if anchor else {"preset": "d4s_refreshed"}
-    settings = resolve("tested", merged(changes, SMALL, {"keys": {"every": 2}}), "mini")
+    settings = resolve("tested", merge_hparams(changes, SMALL, {"keys": {"every": 2}}), "mini")
     case = case_for(settings)
     one_by_one = changes_of(settings, case, [slice(0, 1), slice(1, 2)])
     at_once = changes_of(settings.model_copy(update={"batch": 2}), case, [slice(0, 2)])
@@ -77,13 +77,13 @@ class Leaky(LocateThenEditEditor):
         model.set_weight(0, spoiled)
 
     def restore(self, rows, dense):
-        return RowState("refit", tuple(rows)[:-1])
+        return RecordState("refit", tuple(rows)[:-1])
 
 
 def test_an_editor_that_breaks_the_contract_is_told_how() -> None:
     good = case_for(settings_for("memit"))
-    bad = Case(lambda: Leaky(settings_for("memit")), good.make_model, good.prepared, good.requests)
-    with pytest.raises(NotConformant) as caught:
+    bad = EditorCase(lambda: Leaky(settings_for("memit")), good.make_model, good.prepared, good.requests)
+    with pytest.raises(EditorNotConformant) as caught:
         check_editor(bad)
     for part in ("original bits come back: a session leaves", "saving loses", "a resumed run differs", "must add up"):
         assert part in str(caught.value)
@@ -95,19 +95,19 @@ class Intrusive(GraceEditor):
     @contextmanager
     def edited(self, model, prepared, state) -> Iterator[Any]:
         with super().edited(model, prepared, state) as view:
-            view.book.radii.fill_(torch.inf)
-            yield FirstOnly(model, view.layer, view.book)
+            view.codebook.radii.fill_(torch.inf)
+            yield FirstOnly(model, view.layer, view.codebook)
 
 
-class FirstOnly(MemoryModel):
+class FirstOnly(CodebookModel):
     def generate(self, prompts, max_new_tokens):
         return super().generate(prompts[:1], max_new_tokens) + [""] * (len(prompts) - 1)
 
 
 def test_a_memory_that_breaks_the_contract_is_told_how() -> None:
     good = case_for(settings_for("grace"))
-    bad = Case(lambda: Intrusive(settings_for("grace")), good.make_model, good.prepared, good.requests)
-    with pytest.raises(NotConformant) as caught:
+    bad = EditorCase(lambda: Intrusive(settings_for("grace")), good.make_model, good.prepared, good.requests)
+    with pytest.raises(EditorNotConformant) as caught:
         check_editor(bad)
     for part in ("the empty memory changes", "undoing step 0 leaves or loses answers", "a prompt asked alone changes", "answers otherwise"):
         assert part in str(caught.value)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.twins import twin, write_data
-from tests.workflow.conftest import grid, lay_out
+from tests.workflow.conftest import copy_checkout, grid
 
 SINGLE = ("gpt2-xl", "gpt-j", "llama2-7b", "llama3-8b", "qwen2.5-7b", "paper")
 
@@ -15,6 +15,6 @@ def test_every_editor_of_a_grid_runs_on_a_tiny_model_of_its_family(name: str, tm
     write_data(tmp_path / "data")
     monkeypatch.setenv("D4S_DATA", str(tmp_path / "data"))
     study = twin(grid(name), tmp_path / "models")
-    work = lay_out(tmp_path / "work", study)
+    work = copy_checkout(tmp_path / "work", study)
     work.snakemake()
     assert (work.path / "results" / study["study"] / "report.html").is_file()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from d4s.apply.edited_folder import MODEL
 from d4s.apply.export import export
-from d4s.apply.folder import MODEL
 from d4s.models.loading import load
 from tests.applying import FACTS, applied, fact_file, saved_model
 from tests.tiny import FAMILIES

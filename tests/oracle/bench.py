@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d4s.editors.editor_settings import resolve
 from d4s.editors.families import build
-from d4s.editors.prompts import Rewriting
+from d4s.editors.moments import SecondMoment, collect_moments
+from d4s.editors.prompts import PromptSet
 from d4s.editors.protocol import Prepared
-from d4s.editors.settings import resolve
-from d4s.editors.targets import optimise
+from d4s.editors.target_optimisation import optimise
 from d4s.models.language_model import LanguageModel
-from d4s.statistics.moments import SecondMoment, collect
 from tests.cases import SMALL
 from tests.oracle import plain
 from tests.tiny import tiny_model
@@ -30,24 +30,24 @@ class Bench:
     def __init__(self, settings: Any, edits: int, family: str = "gpt2") -> None:
         self.settings, self.model = settings, tiny_model(family, dtype=torch.float64)
         rows = torch.randint(2, 60, (60, 16), generator=torch.Generator().manual_seed(1))
-        self.moments: dict[int, SecondMoment] = collect(self.model, rows, settings.layers, 16, "text")
+        self.moments: dict[int, SecondMoment] = collect_moments(self.model, rows, settings.layers, 16, "text")
         self.texts = plain.rewritings_of(self.model, plain.requests_of(edits))
         prepare = settings.prepare_settings()
         self.extras = {f"{layer}.basis": self._free(layer) for layer in prepare.basis.layers} if prepare and prepare.basis else {}
 
     def _free(self, layer: int) -> Tensor:
         values, vectors = torch.linalg.eigh(self.moments[layer].mean())
-        return vectors[:, values < self.settings.preserve.threshold]
+        return vectors[:, values < self.settings.preservation.threshold]
 
     @property
     def prepared(self) -> Prepared:
         return Prepared(plain.PREFIXES, self.moments, self.extras)
 
-    def run(self, texts: Sequence[Rewriting], batch: int = 1) -> list[dict[int, Tensor]]:
+    def run(self, texts: Sequence[PromptSet], batch: int = 1) -> list[dict[int, Tensor]]:
         """Changes of weights after each batch."""
         editor, history = build(self.settings), []
         original = {layer: self.model.weight(layer).clone() for layer in self.settings.layers}
-        first = self.settings.layers[0 if self.settings.spread == "own" else -1]
+        first = self.settings.layers[0 if self.settings.residual_schedule == "own" else -1]
         target = self.settings.target.model_copy(update={"layer": first})
         with editor.editing(self.model, self.prepared, editor.start(self.model, self.prepared)) as session:
             for start in range(0, len(texts), batch):

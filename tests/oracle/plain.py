@@ -6,21 +6,21 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from d4s.editors.parts import KeySettings, TargetSettings
-from d4s.editors.prompts import Rewriting, Wording, rewriting
+from d4s.editors.edit_requests import EditRequest, draw_requests
+from d4s.editors.part_settings import KeySettings, TargetSettings
+from d4s.editors.prompts import Prompt, PromptSet, build_prompts
 from d4s.models.language_model import LanguageModel
-from d4s.requests.draw import EditRequest, draw
 from tests.tiny import tiny_facts
 
 PREFIXES = ("The old city is", "Therefore Ada Reed works as a pilot.")
 
 
 def requests_of(count: int) -> list[EditRequest]:
-    return [request for request, _ in draw(tiny_facts(count + 4), seed=5, count=count)]
+    return [request for request, _ in draw_requests(tiny_facts(count + 4), seed=5, count=count)]
 
 
-def rewritings_of(model: LanguageModel, requests: Sequence[EditRequest], prefixes: Sequence[str] = PREFIXES) -> list[Rewriting]:
-    return [rewriting(model, request, prefixes) for request in requests]
+def rewritings_of(model: LanguageModel, requests: Sequence[EditRequest], prefixes: Sequence[str] = PREFIXES) -> list[PromptSet]:
+    return [build_prompts(model, request, prefixes) for request in requests]
 
 
 @contextmanager
@@ -48,30 +48,30 @@ def hooked(model: LanguageModel, settings: TargetSettings) -> torch.nn.Module:
     return model.block(settings.layer) if settings.hook == "block_output" else model.mlp_out(settings.layer)
 
 
-def key_of(model: LanguageModel, wording: Wording, layer: int) -> Tensor:
+def key_of(model: LanguageModel, prompt: Prompt, layer: int) -> Tensor:
     with watching(model.mlp_out(layer)) as seen:
-        model.network(input_ids=torch.tensor([wording.ids]))
-    return seen["in"][0, wording.lookup].double()
+        model.network(input_ids=torch.tensor([prompt.ids]))
+    return seen["in"][0, prompt.subject_last].double()
 
 
-def hidden_of(model: LanguageModel, wording: Wording, settings: TargetSettings) -> Tensor:
+def hidden_of(model: LanguageModel, prompt: Prompt, settings: TargetSettings) -> Tensor:
     with watching(hooked(model, settings)) as seen:
-        model.network(input_ids=torch.tensor([wording.ids]))
-    return seen["out"][0, wording.lookup].double()
+        model.network(input_ids=torch.tensor([prompt.ids]))
+    return seen["out"][0, prompt.subject_last].double()
 
 
-def average_key(model: LanguageModel, one: Rewriting, layer: int, settings: KeySettings) -> Tensor:
-    keys = [key_of(model, wording, layer) for wording in one.wordings]
-    if settings.average == "bare":
+def average_key(model: LanguageModel, one: PromptSet, layer: int, settings: KeySettings) -> Tensor:
+    keys = [key_of(model, prompt, layer) for prompt in one.prompts]
+    if settings.average == "unprefixed":
         return keys[0]
     if settings.average == "plain":
         return sum(keys) / len(keys)
     return 0.5 * keys[0] + 0.5 * sum(keys[1:]) / len(keys[1:])
 
 
-def target_of(model: LanguageModel, one: Rewriting, settings: TargetSettings) -> dict[str, Tensor]:
+def target_of(model: LanguageModel, one: PromptSet, settings: TargetSettings) -> dict[str, Tensor]:
     """The loop of the released code, one request and one wording at a time, every token through the whole model."""
-    hidden = hidden_of(model, one.wordings[0], settings)
+    hidden = hidden_of(model, one.prompts[0], settings)
     shift = torch.zeros_like(hidden, requires_grad=True)
     adam = torch.optim.Adam([shift], lr=settings.lr)
     before, first, last, done = None, None, None, 0
@@ -95,23 +95,23 @@ def target_of(model: LanguageModel, one: Rewriting, settings: TargetSettings) ->
 
 def _loss(model, one, settings, shift, hidden, before):
     total, probabilities, lowest = 0.0, [], 1.0
-    for wording in one.wordings:
-        likely = _log_probabilities(model, wording.ids + wording.target[:-1], wording.lookup, settings, shift)
-        of_target = torch.stack([likely[len(wording.ids) - 1 + i, token] for i, token in enumerate(wording.target)])
+    for prompt in one.prompts:
+        likely = _log_probabilities(model, prompt.ids + prompt.target[:-1], prompt.subject_last, settings, shift)
+        of_target = torch.stack([likely[len(prompt.ids) - 1 + i, token] for i, token in enumerate(prompt.target)])
         total = total - of_target.mean()
         probabilities.append(of_target.mean().exp().detach())
         lowest = min(lowest, float(of_target.min().exp().detach()))
-    present = _log_probabilities(model, one.essence.ids, one.essence.lookup, settings, shift)[one.essence.lookup]
+    present = _log_probabilities(model, one.kl_prompt.ids, one.kl_prompt.subject_last, settings, shift)[one.kl_prompt.subject_last]
     before = present.detach() if before is None else before
     divergence = (present.exp() * (present - before)).sum()
-    loss = total / len(one.wordings) + settings.kl_weight * divergence + settings.weight_decay * shift.norm() / hidden.norm() ** 2
+    loss = total / len(one.prompts) + settings.kl_weight * divergence + settings.weight_decay * shift.norm() / hidden.norm() ** 2
     return loss, torch.stack(probabilities).mean(), lowest, present.detach()
 
 
-def _log_probabilities(model, ids, lookup, settings, shift):
+def _log_probabilities(model, ids, subject_last, settings, shift):
     def change(output):
         output = output.clone()
-        output[0, lookup] = output[0, lookup] + shift.to(output.dtype)
+        output[0, subject_last] = output[0, subject_last] + shift.to(output.dtype)
         return output
 
     with watching(hooked(model, settings), change):
@@ -140,13 +140,13 @@ def got(model: LanguageModel, layer: int) -> Tensor:
 
 def preserved_by(settings, moments, layer: int) -> Tensor:
     """lambda C; where that is singular a millionth of its mean diagonal is added."""
-    base = settings.preserve.weight * moments[layer].mean()
+    base = settings.preservation.weight * moments[layer].mean()
     if torch.linalg.eigvalsh(base)[0] > 1e-12 * base.diagonal().max():
         return base
     return base + 1e-6 * base.trace() / len(base) * torch.eye(len(base), dtype=torch.float64)
 
 
-def d4s(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+def d4s(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) -> list[dict[int, Tensor]]:
     """As released: sums of r k' and k k', solved anew from the original weights at every edit."""
     layers = settings.layers
     original = {layer: got(model, layer) for layer in layers}
@@ -161,7 +161,7 @@ def d4s(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> 
             sums[layer] += torch.outer(residual, key)
             grams[layer] += torch.outer(key, key)
             solved = sums[layer] @ torch.linalg.inv(preserved_by(settings, moments, layer) + grams[layer])
-            delta[layer] = solved / (len(layers) if settings.spread == "even" else len(layers) - i)
+            delta[layer] = solved / (len(layers) if settings.residual_schedule == "even" else len(layers) - i)
             put(model, layer, original[layer] + delta[layer])
         for layer in layers:
             put(model, layer, original[layer])
@@ -169,7 +169,7 @@ def d4s(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> 
     return history
 
 
-def memit(model: LanguageModel, batches: Sequence[Sequence[Rewriting]], settings, moments) -> list[dict[int, Tensor]]:
+def memit(model: LanguageModel, batches: Sequence[Sequence[PromptSet]], settings, moments) -> list[dict[int, Tensor]]:
     """Batch after batch on the edited model; with `history: keys` the keys of earlier batches are preserved as well."""
     layers = settings.layers
     original = {layer: got(model, layer) for layer in layers}
@@ -180,7 +180,7 @@ def memit(model: LanguageModel, batches: Sequence[Sequence[Rewriting]], settings
         wanted = torch.stack([goal["hidden"] + goal["hidden_shift"] for goal in goals], 1)
         for i, layer in enumerate(layers):
             keys = torch.stack([average_key(model, one, layer, settings.keys) for one in batch], 1)
-            present = torch.stack([hidden_of(model, one.wordings[0], settings.target) for one in batch], 1)
+            present = torch.stack([hidden_of(model, one.prompts[0], settings.target) for one in batch], 1)
             residuals = (wanted - present) / (len(layers) - i)
             update = residuals @ keys.T @ torch.linalg.inv(preserved_by(settings, moments, layer) + seen[layer] + keys @ keys.T)
             put(model, layer, got(model, layer) + update)
@@ -192,7 +192,7 @@ def memit(model: LanguageModel, batches: Sequence[Sequence[Rewriting]], settings
     return history
 
 
-def alphaedit(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+def alphaedit(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) -> list[dict[int, Tensor]]:
     """The unsymmetric projected system of the release, with the projector written out."""
     layers = settings.layers
     original = {layer: got(model, layer) for layer in layers}
@@ -200,15 +200,15 @@ def alphaedit(model: LanguageModel, edits: Sequence[Rewriting], settings, moment
     projectors = {}
     for layer in layers:
         left, values, _ = torch.linalg.svd(moments[layer].mean())
-        free = left[:, values < settings.preserve.threshold]
+        free = left[:, values < settings.preservation.threshold]
         projectors[layer] = free @ free.T
     history = []
     for one in edits:
         goal = target_of(model, one, settings.target)
         for i, layer in enumerate(layers):
             key = average_key(model, one, layer, settings.keys)
-            residual = (goal["hidden"] + goal["hidden_shift"] - hidden_of(model, one.wordings[0], settings.target)) / (len(layers) - i)
-            system = projectors[layer] @ (torch.outer(key, key) + seen[layer]) + settings.preserve.weight * torch.eye(len(key)).double()
+            residual = (goal["hidden"] + goal["hidden_shift"] - hidden_of(model, one.prompts[0], settings.target)) / (len(layers) - i)
+            system = projectors[layer] @ (torch.outer(key, key) + seen[layer]) + settings.preservation.weight * torch.eye(len(key)).double()
             update = torch.linalg.solve(system, projectors[layer] @ torch.outer(key, residual)).T
             put(model, layer, got(model, layer) + update)
             seen[layer] += torch.outer(key, key)
@@ -218,8 +218,8 @@ def alphaedit(model: LanguageModel, edits: Sequence[Rewriting], settings, moment
     return history
 
 
-def rome(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
-    """One rank-one change per edit: the average key in the numerator, the bare one in the denominator."""
+def rome(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) -> list[dict[int, Tensor]]:
+    """One rank-one change per edit: the average key in the numerator, the unprefixed one in the denominator."""
     (layer,) = settings.layers
     original = got(model, layer)
     history = []
@@ -228,8 +228,8 @@ def rome(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) ->
         inverse = torch.linalg.inv(preserved_by(settings, moments, layer))
         direction = inverse @ average_key(model, one, layer, settings.keys)
         direction = direction / direction.norm()
-        bare = key_of(model, one.wordings[0], layer)
-        right = (goal["hidden"] + goal["hidden_shift"] - hidden_of(model, one.wordings[0], settings.target)) / (bare @ direction)
+        unprefixed = key_of(model, one.prompts[0], layer)
+        right = (goal["hidden"] + goal["hidden_shift"] - hidden_of(model, one.prompts[0], settings.target)) / (unprefixed @ direction)
         put(model, layer, got(model, layer) + torch.outer(right, direction))
         history.append({layer: got(model, layer) - original})
     put(model, layer, original)

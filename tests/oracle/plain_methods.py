@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from d4s.editors.prompts import Rewriting
+from d4s.editors.prompts import PromptSet
 from d4s.models.language_model import LanguageModel
 from tests.oracle.plain import average_key, got, hidden_of, key_of, preserved_by, put, target_of, watching
 
@@ -28,18 +28,18 @@ class Plain:
         self.original = {layer: got(model, layer) for layer in self.layers}
         width = {layer: weight.shape[1] for layer, weight in self.original.items()}
         self.seen = {layer: torch.zeros(width[layer], width[layer], dtype=torch.float64) for layer in self.layers}
-        confined = settings.preserve.kind == "null_space"
+        confined = settings.preservation.kind == "null_space"
         self.base = {} if confined else {layer: preserved_by(settings, moments, layer) for layer in self.layers}
         for layer in self.base:
-            self.base[layer] += getattr(settings.preserve, "ridge", 0.0) * eye(width[layer])
+            self.base[layer] += getattr(settings.preservation, "ridge", 0.0) * eye(width[layer])
 
-    def key(self, one: Rewriting, layer: int) -> Tensor:
+    def key(self, one: PromptSet, layer: int) -> Tensor:
         return average_key(self.model, one, layer, self.settings.keys)
 
-    def missing(self, one: Rewriting, goal: dict[str, Tensor]) -> Tensor:
-        return goal["hidden"] + goal["hidden_shift"] - hidden_of(self.model, one.wordings[0], self.settings.target)
+    def missing(self, one: PromptSet, goal: dict[str, Tensor]) -> Tensor:
+        return goal["hidden"] + goal["hidden_shift"] - hidden_of(self.model, one.prompts[0], self.settings.target)
 
-    def run(self, edits: Sequence[Rewriting], one_edit) -> list[dict[int, Tensor]]:
+    def run(self, edits: Sequence[PromptSet], one_edit) -> list[dict[int, Tensor]]:
         history = []
         for one in edits:
             one_edit(self, one)
@@ -52,25 +52,25 @@ class Plain:
 # --- PMET ---------------------------------------------------------------------------------------------------------------
 
 
-def joint_target_of(model: LanguageModel, one: Rewriting, settings) -> dict[str, Tensor]:
+def joint_target_of(model: LanguageModel, one: PromptSet, settings) -> dict[str, Tensor]:
     """Shifts of the MLP's and the attention's output at once, on the whole model."""
     modules = (model.mlp_out(settings.layer), model.attention(settings.layer))
     hidden = []
     for module in modules:
         with watching(module) as seen:
-            model.network(input_ids=torch.tensor([one.wordings[0].ids]))
-        hidden.append(seen["out"][0, one.wordings[0].lookup].double())
+            model.network(input_ids=torch.tensor([one.prompts[0].ids]))
+        hidden.append(seen["out"][0, one.prompts[0].subject_last].double())
     shifts = [torch.zeros_like(vector, requires_grad=True) for vector in hidden]
     adam = torch.optim.Adam(shifts, lr=settings.lr)
     before = None
 
-    def likely(ids, lookup):
+    def likely(ids, subject_last):
         with ExitStack() as stack:
             for module, shift in zip(modules, shifts, strict=True):
 
                 def change(output, shift=shift):
                     output = output.clone()
-                    output[0, lookup] = output[0, lookup] + shift
+                    output[0, subject_last] = output[0, subject_last] + shift
                     return output
 
                 stack.enter_context(watching(module, change))
@@ -78,17 +78,17 @@ def joint_target_of(model: LanguageModel, one: Rewriting, settings) -> dict[str,
 
     for step in range(settings.steps):
         nll, settled = 0.0, True
-        for wording in one.wordings:
-            found = likely(wording.ids + wording.target[:-1], wording.lookup)
+        for wording in one.prompts:
+            found = likely(wording.ids + wording.target[:-1], wording.subject_last)
             rows = found[len(wording.ids) - 1 : len(wording.ids) - 1 + len(wording.target)]
-            nll = nll - rows[range(len(wording.target)), list(wording.target)].mean() / len(one.wordings)
+            nll = nll - rows[range(len(wording.target)), list(wording.target)].mean() / len(one.prompts)
             settled &= rows.argmax(-1).tolist() == list(wording.target)
-        present = likely(one.essence.ids, one.essence.lookup)[one.essence.lookup]
+        present = likely(one.kl_prompt.ids, one.kl_prompt.subject_last)[one.kl_prompt.subject_last]
         before = present.detach() if before is None else before
         divergence = (present.exp() * (present - before)).sum()
         decay = sum(shift.norm() / vector.norm() ** 2 for shift, vector in zip(shifts, hidden, strict=True))
-        loss = (settings.settled_weight if settled else 1.0) * nll + settings.kl_weight * divergence + settings.weight_decay * decay
-        if loss.item() < settings.stop_loss or (settled and divergence.item() <= settings.settled_divergence) or step == settings.steps - 1:
+        loss = (settings.top1_weight if settled else 1.0) * nll + settings.kl_weight * divergence + settings.weight_decay * decay
+        if loss.item() < settings.stop_loss or (settled and divergence.item() <= settings.top1_divergence) or step == settings.steps - 1:
             break
         adam.zero_grad()
         loss.backward()
@@ -99,8 +99,8 @@ def joint_target_of(model: LanguageModel, one: Rewriting, settings) -> dict[str,
     return {"hidden_shift": shifts[0].detach(), "hidden": hidden[0]}
 
 
-def pmet(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
-    def one_edit(at: Plain, one: Rewriting) -> None:
+def pmet(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) -> list[dict[int, Tensor]]:
+    def one_edit(at: Plain, one: PromptSet) -> None:
         goal = joint_target_of(model, one, settings.target)
         for i, layer in enumerate(at.layers):
             key = at.key(one, layer)
@@ -113,11 +113,11 @@ def pmet(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) ->
 # --- NSE ----------------------------------------------------------------------------------------------------------------
 
 
-def nse(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+def nse(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) -> list[dict[int, Tensor]]:
     """Targets of the original model; rounds while the residual lies within its bounds; sub-blocks of the chosen neurons."""
     goals = {id(one): target_of(model, one, settings.target) for one in edits}
 
-    def one_edit(at: Plain, one: Rewriting) -> None:
+    def one_edit(at: Plain, one: PromptSet) -> None:
         goal = goals[id(one)]
         for _ in range(settings.rounds.most):
             if not settings.rounds.above < at.missing(one, goal).norm() < settings.rounds.below:
@@ -146,14 +146,14 @@ def nse(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> 
 # --- one key everywhere, and a target for each layer ----------------------------------------------------------------------
 
 
-def consistent_rome(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+def consistent_rome(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) -> list[dict[int, Tensor]]:
     """R-ROME: the mean key and the mean output in the numerator and in the denominator."""
 
-    def one_edit(at: Plain, one: Rewriting) -> None:
+    def one_edit(at: Plain, one: PromptSet) -> None:
         (layer,) = at.layers
         goal = target_of(model, one, settings.target)
-        key = sum(key_of(model, wording, layer) for wording in one.wordings) / len(one.wordings)
-        output = sum(hidden_of(model, wording, settings.target) for wording in one.wordings) / len(one.wordings)
+        key = sum(key_of(model, wording, layer) for wording in one.prompts) / len(one.prompts)
+        output = sum(hidden_of(model, wording, settings.target) for wording in one.prompts) / len(one.prompts)
         direction = torch.linalg.inv(at.base[layer]) @ key
         direction = direction / direction.norm()
         left = (goal["hidden"] + goal["hidden_shift"] - output) / (key @ direction)
@@ -162,10 +162,10 @@ def consistent_rome(model: LanguageModel, edits: Sequence[Rewriting], settings, 
     return Plain(model, settings, moments).run(edits, one_edit)
 
 
-def blue(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+def blue(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) -> list[dict[int, Tensor]]:
     """A target at each layer, optimised with the layers below already edited, and its whole shift."""
 
-    def one_edit(at: Plain, one: Rewriting) -> None:
+    def one_edit(at: Plain, one: PromptSet) -> None:
         for layer in at.layers:
             goal = target_of(model, one, settings.target.model_copy(update={"layer": layer}))
             key = at.key(one, layer)
@@ -178,10 +178,10 @@ def blue(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) ->
 # --- what is done to a step, with key history where the settings have it --------------------------------------------------
 
 
-def memit_with(model: LanguageModel, edits: Sequence[Rewriting], settings, moments, after) -> list[dict[int, Tensor]]:
+def memit_with(model: LanguageModel, edits: Sequence[PromptSet], settings, moments, after) -> list[dict[int, Tensor]]:
     """MEMIT whose steps pass through `after(at, layer, right_hand_side, system, key)` before they are written."""
 
-    def one_edit(at: Plain, one: Rewriting) -> None:
+    def one_edit(at: Plain, one: PromptSet) -> None:
         goal = target_of(model, one, settings.target)
         for i, layer in enumerate(at.layers):
             key = at.key(one, layer)
@@ -203,32 +203,32 @@ def largest_entries(step: Tensor, weight: Tensor, share: float) -> Tensor:
     return kept.view_as(step)
 
 
-def rect(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+def rect(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) -> list[dict[int, Tensor]]:
     """RECT; with feedback the right-hand side is less E, the defect of the step before times its system (OTE-SE)."""
     errors: dict[int, Tensor] = {}
 
     def after(at: Plain, layer: int, right: Tensor, system: Tensor, key: Tensor) -> Tensor:
         step = (right - errors.get(layer, torch.zeros_like(right))) @ torch.linalg.inv(system)
-        written = largest_entries(step, got(model, layer), settings.after.keep)
-        if settings.after.feedback:
+        written = largest_entries(step, got(model, layer), settings.step_transform.keep)
+        if settings.step_transform.feedback:
             errors[layer] = (written - step) @ system
         return written
 
     return memit_with(model, edits, settings, moments, after)
 
 
-def simie(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+def simie(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) -> list[dict[int, Tensor]]:
     grams: dict[int, Tensor] = {}
 
     def after(at: Plain, layer: int, right: Tensor, system: Tensor, key: Tensor) -> Tensor:
         grams[layer] = grams.get(layer, torch.zeros_like(system)) + torch.outer(key, key)
         step = right @ torch.linalg.inv(system)
-        return step @ torch.outer(key, key) @ torch.linalg.inv(settings.after.weight * eye(len(key)) + grams[layer])
+        return step @ torch.outer(key, key) @ torch.linalg.inv(settings.step_transform.weight * eye(len(key)) + grams[layer])
 
     return memit_with(model, edits, settings, moments, after)
 
 
-def sphere(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+def sphere(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) -> list[dict[int, Tensor]]:
     def after(at: Plain, layer: int, right: Tensor, system: Tensor, key: Tensor) -> Tensor:
         rows = at.original[layer] / at.original[layer].norm(dim=1, keepdim=True)
         values, vectors = torch.linalg.eigh(rows.T @ rows)
@@ -236,11 +236,11 @@ def sphere(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) 
         for number in reversed(range(len(values))):
             main.append(vectors[:, number])
             held += float(values[number] / values.sum())
-            if held >= settings.after.energy:
+            if held >= settings.step_transform.energy:
                 break
         directions = torch.stack(main, 1)
         step = right @ torch.linalg.inv(system)
-        return step @ (eye(len(key)) - settings.after.strength * directions @ directions.T)
+        return step @ (eye(len(key)) - settings.step_transform.strength * directions @ directions.T)
 
     return memit_with(model, edits, settings, moments, after)
 
@@ -257,13 +257,13 @@ def pruned(delta: Tensor, original: Tensor, base: float) -> Tensor:
 # --- LyapLock -----------------------------------------------------------------------------------------------------------
 
 
-def lyaplock(model: LanguageModel, edits: Sequence[Rewriting], settings, moments) -> list[dict[int, Tensor]]:
+def lyaplock(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) -> list[dict[int, Tensor]]:
     """The step of its source: new edits, what is preserved times the queue, and what earlier edits still lack, in one system."""
     queue = dict.fromkeys(settings.layers, 1.0)
     first: dict[int, float] = {}
     targets: dict[int, Tensor] = {}
 
-    def one_edit(at: Plain, one: Rewriting) -> None:
+    def one_edit(at: Plain, one: PromptSet) -> None:
         goal = target_of(model, one, settings.target)
         for i, layer in enumerate(at.layers):
             key, weight = at.key(one, layer), got(model, layer)

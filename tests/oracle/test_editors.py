@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from d4s.editors.edited_layers import layers_of
 from d4s.editors.families import build
-from d4s.editors.keys import read
-from d4s.editors.layers import layers_of
+from d4s.editors.keys import read_activations
+from d4s.editors.moments import SecondMoment
 from d4s.editors.protocol import Prepared, Targets
-from d4s.editors.targets import optimise
-from d4s.statistics.moments import SecondMoment
+from d4s.editors.target_optimisation import optimise
 from tests.cases import SINGLE, SMALL
 from tests.oracle import plain
 from tests.oracle.bench import EDITS, Bench, agree, settings_for
@@ -51,7 +51,7 @@ def test_steps_are_those_of_the_released_solves_without_a_ridge(name: str, condi
     for step in range(12):
         keys = (basis * values.sqrt()) @ torch.randn(d_in, 1, generator=generator, dtype=torch.float64)
         residuals = torch.randn(d_out, 1, generator=generator, dtype=torch.float64)
-        found = released(name, keys, residuals, seen, settings.preserve.weight * moment)
+        found = released(name, keys, residuals, seen, settings.preservation.weight * moment)
         expected = found if name == "d4s" else expected + found
         seen = torch.cat([seen[0], keys], 1), torch.cat([seen[1], residuals], 1)
         _, numbers = layer.fit(keys.mT, keys.mT, layer.share * residuals.mT)
@@ -60,9 +60,9 @@ def test_steps_are_those_of_the_released_solves_without_a_ridge(name: str, condi
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("spread", ["static", "even"])
-def test_d4s_is_the_released_loop(family: str, spread: str) -> None:
-    bench = Bench(settings_for("d4s", spread=spread), EDITS, family)
+@pytest.mark.parametrize("residual_schedule", ["static", "even"])
+def test_d4s_is_the_released_loop(family: str, residual_schedule: str) -> None:
+    bench = Bench(settings_for("d4s", residual_schedule=residual_schedule), EDITS, family)
     agree(bench.run(bench.texts), plain.d4s(bench.model, bench.texts, bench.settings, bench.moments))
 
 
@@ -85,7 +85,7 @@ def test_rome_is_its_rank_one_formula(family: str) -> None:
 
 
 def test_alphaedit_is_the_projected_system() -> None:
-    small = {**SMALL, "preserve": {"threshold": 0.05}}
+    small = {**SMALL, "preservation": {"threshold": 0.05}}
     bench = Bench(settings_for("alphaedit", small), EDITS)
     agree(bench.run(bench.texts), plain.alphaedit(bench.model, bench.texts, bench.settings, bench.moments))
 
@@ -109,26 +109,26 @@ def test_one_time_batch_is_one_memit_batch() -> None:
 
 def test_the_first_edit_of_d4s_is_memits_at_the_first_layer_and_larger_above() -> None:
     ours = Bench(settings_for("d4s"), 1)
-    memit = Bench(settings_for("memit", preserve=ours.settings.preserve.model_dump()), 1)
+    memit = Bench(settings_for("memit", preservation=ours.settings.preservation.model_dump()), 1)
     (first,), (other,) = ours.run(ours.texts), memit.run(memit.texts)
     agree([{0: first[0]}], [{0: other[0]}], 1e-10)
     assert first[1].norm() > other[1].norm()
 
 
 def test_on_one_layer_d4s_is_memit_with_key_history_and_targets_of_the_original_model() -> None:
-    """Exact where the key is the bare prompt's, at which MEMIT measures what is still missing."""
-    bare = {**SINGLE, "keys": {"average": "bare"}}
-    ours = Bench(settings_for("d4s", bare), EDITS)
-    at_original = {**bare, "target": {**SINGLE["target"], "at": "original"}}
-    theirs = Bench(settings_for("memit_seq", at_original, preserve=ours.settings.preserve.model_dump()), EDITS)
+    """Exact where the key is the unprefixed prompt's, at which MEMIT measures what is still missing."""
+    unprefixed = {**SINGLE, "keys": {"average": "unprefixed"}}
+    ours = Bench(settings_for("d4s", unprefixed), EDITS)
+    at_original = {**unprefixed, "target": {**SINGLE["target"], "at": "original"}}
+    theirs = Bench(settings_for("memit_seq", at_original, preservation=ours.settings.preservation.model_dump()), EDITS)
     agree(ours.run(ours.texts), theirs.run(theirs.texts))
 
 
 def test_repeats_act_as_weights() -> None:
     bench = Bench(settings_for("d4s", SINGLE), 1)
     history = bench.run([bench.texts[0]] * 6)
-    key = read(bench.unedited, bench.texts[:1], (1,), bench.settings.keys).keys[1][0]
-    base = bench.moments[1].mean() * bench.settings.preserve.weight
+    key = read_activations(bench.unedited, bench.texts[:1], (1,), bench.settings.keys).keys[1][0]
+    base = bench.moments[1].mean() * bench.settings.preservation.weight
     product = key @ torch.linalg.solve(base, key)
     shift = optimise(bench.unedited, bench.texts[:1], bench.settings.target).hidden_shift[0]
     for count, delta in enumerate(history, start=1):
@@ -137,7 +137,7 @@ def test_repeats_act_as_weights() -> None:
 
 @pytest.mark.parametrize(("mode", "moves"), [("progressive", True), ("frozen", False)])
 def test_order_matters_only_above_the_first_layer_and_not_at_all_with_frozen_keys(mode: str, moves: bool) -> None:
-    bench = Bench(settings_for("d4s", {**SMALL, "preserve": {"weight": 1.0}, "keys": {"mode": mode}}), 8)
+    bench = Bench(settings_for("d4s", {**SMALL, "preservation": {"weight": 1.0}, "keys": {"mode": mode}}), 8)
     forward, backward = bench.run(bench.texts)[-1], bench.run(bench.texts[::-1])[-1]
     gaps = {layer: float((forward[layer] - backward[layer]).norm() / forward[layer].norm()) for layer in forward}
     assert gaps[0] < 1e-10
@@ -171,7 +171,7 @@ def test_merging_two_records_is_solving_all_rows() -> None:
             for step in steps:
                 session.apply([bench.texts[step]], targets[step : step + 1])
             states.append(session.state())
-    merged = editor.deltas(bench.model, bench.prepared, editor.restore([*states[0].rows, *states[1].rows], {}))
+    merged = editor.deltas(bench.model, bench.prepared, editor.restore([*states[0].records, *states[1].records], {}))
     agree([merged], [editor.deltas(bench.model, bench.prepared, states[2])], 1e-10)
 
 
@@ -185,6 +185,6 @@ def test_steps_of_several_rounds_are_taken_over_to_the_bit(batch: int) -> None:
             part = bench.texts[start : start + batch]
             session.apply(part, optimise(bench.model, part, bench.settings.target))
         state, straight = session.state(), {layer: delta.clone() for layer, delta in session.deltas().items()}
-    assert all(len(row[f"{bench.settings.layers[0]}.left"]) > batch for row in state.rows)
+    assert all(len(row[f"{bench.settings.layers[0]}.left"]) > batch for row in state.records)
     with editor.editing(bench.model, bench.prepared, state) as again:
         assert all(torch.equal(again.deltas()[layer], delta) for layer, delta in straight.items())

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from d4s.editors import knowledge_neurons
+from d4s.editors.edit_requests import EditRequest
+from d4s.editors.editor_settings import KnowledgeNeurons, resolve
 from d4s.editors.knowledge_neurons import KnowledgeNeuronsEditor, NoOriginalAnswer, attributions, deltas_of
 from d4s.editors.protocol import Diverged, Prepared
-from d4s.editors.settings import KnowledgeNeurons, resolve
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import encode_pair
-from d4s.requests.draw import EditRequest
 from tests.oracle.plain import got, put, requests_of, watching
 from tests.tiny import bpe_tokenizer
 
@@ -132,7 +132,7 @@ def test_a_sequence_of_edits_is_written_column_by_column(tiny_model, family: str
                 assert float(gap.norm()) <= 1e-8 * float((got(plain, layer) - original[layer]).norm())
         state = session.state()
     assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
-    for layer, delta in deltas_of(model, state.rows).items():
+    for layer, delta in deltas_of(model, state.records).items():
         expected = got(plain, layer) - original[layer]
         assert float((delta - expected).norm()) <= 1e-8 * float(expected.norm())
 
@@ -153,7 +153,7 @@ def test_where_nothing_speaks_for_the_answer_nothing_is_edited(tiny_model) -> No
     with editor.editing(model, Prepared(), editor.start(model, Prepared())) as session:
         log = session.step(requests_of(1), None)
         assert ("neurons", None, 0.0) in log.values
-        assert session.state().rows[0]["neurons"].shape == (0, 2)
+        assert session.state().records[0]["neurons"].shape == (0, 2)
 
 
 def test_a_request_without_a_true_target_is_refused_by_name(tiny_model) -> None:

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
+from d4s.editors.edited_layers import layers_of
 from d4s.editors.families import build
-from d4s.editors.layers import layers_of
-from d4s.editors.prompts import Rewriting
-from d4s.editors.targets import optimise
+from d4s.editors.prompts import PromptSet
+from d4s.editors.target_optimisation import optimise
 from tests.cases import SINGLE, SMALL
 from tests.oracle import plain, plain_methods
 from tests.oracle.bench import EDITS, Bench, agree, settings_for
 
-WEAK = {"preserve": {"weight": 1.0}}  # so that histories and what is done to steps matter
+WEAK = {"preservation": {"weight": 1.0}}  # so that histories and what is done to steps matter
 
 
 def agrees(preset: str, transcription: Callable[..., Any], small: dict[str, Any] = SMALL, family: str = "gpt2", **changes: Any) -> None:
@@ -45,7 +45,7 @@ def test_consistent_rome_uses_one_key(name: str) -> None:
 
 
 def test_emmet_is_memit_on_one_layer_with_the_product_of_weight_and_ridge() -> None:
-    bench = Bench(settings_for("emmet", SINGLE, preserve={"weight": 0.5}), 6)
+    bench = Bench(settings_for("emmet", SINGLE, preservation={"weight": 0.5}), 6)
     (found,) = bench.run(bench.texts[:1])
     key = plain.average_key(bench.model, bench.texts[0], 1, bench.settings.keys)[:, None]
     residual = plain.target_of(bench.model, bench.texts[0], bench.settings.target)["hidden_shift"][:, None]
@@ -66,33 +66,33 @@ def test_encore_is_memit_with_history_and_a_ridge() -> None:
     def transcription(model, texts, settings, moments):
         return plain_methods.memit_with(model, texts, settings, moments, solved)
 
-    agrees("encore", transcription, {**SMALL, "target": {**SMALL["target"], "stop_top1": None}}, preserve={"weight": 1.0, "ridge": 0.3})
+    agrees("encore", transcription, {**SMALL, "target": {**SMALL["target"], "stop_top1": None}}, preservation={"weight": 1.0, "ridge": 0.3})
 
 
 @pytest.mark.parametrize(("preset", "keep"), [("rect", 0.3), ("rect", 1.0), ("ote_se", 0.3)])
 def test_rect_keeps_the_largest_relative_entries_and_feedback_returns_the_rest(preset: str, keep: float) -> None:
-    agrees(preset, plain_methods.rect, after={"keep": keep}, **WEAK)
+    agrees(preset, plain_methods.rect, step_transform={"keep": keep}, **WEAK)
 
 
 def test_simie_reduces_steps_to_their_keys() -> None:
-    agrees("simie", plain_methods.simie, after={"weight": 0.5}, **WEAK)
+    agrees("simie", plain_methods.simie, step_transform={"weight": 0.5}, **WEAK)
 
 
 def test_sphere_takes_main_directions_out() -> None:
-    moments = {"preserve": {"kind": "moments", "weight": 1.0}}
+    moments = {"preservation": {"kind": "moments", "weight": 1.0}}
     agrees("sphere", plain_methods.sphere, **moments)
 
 
 def test_prune_compresses_the_whole_change() -> None:
-    bench = Bench(settings_for("prune", {**SMALL, **WEAK}, finish={"base": 1.5}), 8)
+    bench = Bench(settings_for("prune", {**SMALL, **WEAK}, delta_transform={"base": 1.5}), 8)
     original = {layer: bench.model.weight(layer).clone() * 1.0 for layer in bench.settings.layers}
     plain_run = plain.memit(bench.model, [[one] for one in bench.texts], bench.settings, bench.moments)
-    found = finished(bench, bench.texts)
-    expected = {layer: plain_methods.pruned(delta, original[layer], 1.5) for layer, delta in plain_run[-1].items()}
+    found = transform_delta(bench, bench.texts)
+    expected = {layer: plain_methods.prune_delta(delta, original[layer], 1.5) for layer, delta in plain_run[-1].items()}
     agree([found], [expected])
 
 
-def finished(bench: Bench, texts: Sequence[Rewriting]) -> dict[int, torch.Tensor]:
+def transform_delta(bench: Bench, texts: Sequence[PromptSet]) -> dict[int, torch.Tensor]:
     """The change of weights that the edited model has after all texts."""
     editor = build(bench.settings)
     with editor.editing(bench.model, bench.prepared, editor.start(bench.model, bench.prepared)) as session:
@@ -121,6 +121,6 @@ def test_the_queue_waits_for_an_edit_that_changes_something() -> None:
 
 def test_refreshed_keys_give_the_one_time_batch_whenever_they_are_refreshed() -> None:
     refreshed = Bench(settings_for("d4s_refreshed", keys={"every": 6}), 6)
-    batch = Bench(settings_for("one_time_batch", preserve=refreshed.settings.preserve.model_dump()), 6)
+    batch = Bench(settings_for("one_time_batch", preservation=refreshed.settings.preservation.model_dump()), 6)
     (expected,) = plain.memit(batch.model, [batch.texts], batch.settings, batch.moments)
     agree([refreshed.run(refreshed.texts)[-1]], [expected])

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from d4s.config import load_study
+from d4s.editors.edit_requests import EditRequest
+from d4s.editors.editor_settings import FineTune
 from d4s.editors.families import build
 from d4s.editors.finetune import FineTuneEditor
-from d4s.editors.parts import TargetSettings
-from d4s.editors.prompts import Rewriting, rewriting
+from d4s.editors.moments import SecondMoment
+from d4s.editors.part_settings import TargetSettings
+from d4s.editors.prompts import PromptSet, build_prompts
 from d4s.editors.protocol import Prepared
-from d4s.editors.settings import FineTune
-from d4s.editors.targets import optimise
+from d4s.editors.target_optimisation import optimise
 from d4s.errors import SettingsError
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import wrap
 from d4s.models.tokens import encode
 from d4s.models.views import LiveModel
-from d4s.requests.draw import EditRequest
-from d4s.statistics.moments import SecondMoment
 from tests.cases import SMALL, case_for
 from tests.cases import settings_for as small_settings
 from tests.oracle import plain
@@ -40,7 +40,7 @@ def asking(template: str, subject: str, target: str) -> EditRequest:
     return EditRequest("000001:x", "x", 1, template.replace("{}", subject), subject, template, target, "Rome")
 
 
-def follows_the_plain_loop(model: LanguageModel, batch: Sequence[Rewriting], settings: TargetSettings) -> None:
+def follows_the_plain_loop(model: LanguageModel, batch: Sequence[PromptSet], settings: TargetSettings) -> None:
     found = optimise(model, batch, settings)
     for number, one in enumerate(batch):
         expected = plain.target_of(model, one, settings)
@@ -55,7 +55,7 @@ def follows_the_plain_loop(model: LanguageModel, batch: Sequence[Rewriting], set
 @pytest.mark.parametrize("name", ["memit", "d4s"])
 def test_small_steps_add_up_in_half_precision(name: str) -> None:
     """Pitfall 1: the sum is kept in float64 and rounded once, where adding step by step to the weights would lose most of it."""
-    settings = settings_for(name, preserve={"weight": 3.0})
+    settings = settings_for(name, preservation={"weight": 3.0})
     case = case_for(settings, count=16, dtype=torch.bfloat16)
     model, editor = case.make_model(), case.make_editor()
     original = {layer: model.weight(layer).clone() for layer in settings.layers}
@@ -117,7 +117,7 @@ def everything(model: LanguageModel) -> dict[str, Any]:
     requests = [asking("{} lives in the city of", "Ada Moss", "Paris"), asking("The home town of {} is", "Ben", "Oslo and Rome")]
     requests.append(asking("Where does {} live ?", "Cleo Vale", "Lima"))
     view, prompts, targets = LiveModel(model), [one.prompt for one in requests], [one.target for one in requests]
-    scores, goal = view.score(prompts, targets), optimise(model, [rewriting(model, one, plain.PREFIXES) for one in requests], TARGET)
+    scores, goal = view.score(prompts, targets), optimise(model, [build_prompts(model, one, plain.PREFIXES) for one in requests], TARGET)
     editor = FineTuneEditor(TUNE)
     with editor.editing(model, Prepared(), editor.start(model, Prepared())) as session:
         session.step(requests, None)
@@ -145,24 +145,24 @@ def test_no_habit_of_the_tokenizer_matters(side: str) -> None:
 def test_targets_of_subjects_at_either_end_of_the_prompt(family: str, template: str) -> None:
     """Pitfall 10: lookup token, essence and the place of the prediction may coincide, and may be the very first token."""
     model = tiny_model(family, dtype=torch.float64, tokenizer=word_tokenizer(bos=False))
-    batch = [rewriting(model, asking(template, subject, "Paris"), ()) for subject in ("Ada", "Ben Reed")]
-    assert batch[0].essence.lookup == 0 and (batch[0].wordings[0].lookup == 0) == (template != "The home town is of {}")
+    batch = [build_prompts(model, asking(template, subject, "Paris"), ()) for subject in ("Ada", "Ben Reed")]
+    assert batch[0].kl_prompt.subject_last == 0 and (batch[0].prompts[0].subject_last == 0) == (template != "The home town is of {}")
     follows_the_plain_loop(model, batch, TARGET)
 
 
 def test_targets_stop_only_when_every_token_is_the_most_likely_one() -> None:
     """Pitfall 12: not when the first of several tokens is, nor when all are after one of the wordings."""
     model = tiny_model(dtype=torch.float64, scale=8.0, seed=1)
-    bare, prefixed = rewriting(model, asking("{} lives in", "Ada Moss", "Paris"), plain.PREFIXES[:1]).wordings
-    own, other = greedy(model, bare.ids, 3), greedy(model, prefixed.ids, 3)
+    unprefixed, prefixed = build_prompts(model, asking("{} lives in", "Ada Moss", "Paris"), plain.PREFIXES[:1]).prompts
+    own, other = greedy(model, unprefixed.ids, 3), greedy(model, prefixed.ids, 3)
     assert own[0] != other[0], "the test needs a prefix that changes the answer"
     wrong = 2 if own[2] != 2 else 3
     cases = {(*own[:2], wrong): 5, own: 0, (wrong, *own[1:]): 5}
     stop_at_once = TARGET.model_copy(update={"stop_top1": 0, "lr": 1e-9})
     for target, steps in cases.items():
-        one = Rewriting((replace(bare, target=target),), essence=replace(bare, target=()))
+        one = PromptSet((replace(unprefixed, target=target),), kl_prompt=replace(unprefixed, target=()))
         assert optimise(model, [one], stop_at_once).steps.tolist() == [steps]
-    both = Rewriting((replace(bare, target=own), replace(prefixed, target=own)), essence=replace(bare, target=()))
+    both = PromptSet((replace(unprefixed, target=own), replace(prefixed, target=own)), kl_prompt=replace(unprefixed, target=()))
     assert optimise(model, [both], stop_at_once).steps.tolist() == [5]
 
 
@@ -194,12 +194,12 @@ def test_tokens_that_fill_rows_up_count_like_any_other() -> None:
 def test_braces_are_letters() -> None:
     """Pitfall 15: a template has one place to be filled, and no text is ever a format."""
     model = tiny_model(tokenizer=bpe_tokenizer(), positions=96)
-    found = rewriting(model, asking("{ in } the town of {} {0} is", "A{d}a {}", "{x} Paris"), ("So {it} is.",))
-    texts = [model.tokenizer.decode(wording.ids, skip_special_tokens=True) for wording in found.wordings]
+    found = build_prompts(model, asking("{ in } the town of {} {0} is", "A{d}a {}", "{x} Paris"), ("So {it} is.",))
+    texts = [model.tokenizer.decode(wording.ids, skip_special_tokens=True) for wording in found.prompts]
     assert texts == ["{ in } the town of A{d}a {} {0} is", "So {it} is. { in } the town of A{d}a {} {0} is"]
-    for wording in (*found.wordings, found.essence):
-        assert model.tokenizer.decode(wording.upto_lookup, skip_special_tokens=True).endswith("A{d}a {}")
-    assert model.tokenizer.decode(found.wordings[0].target).strip() == "{x} Paris"
+    for wording in (*found.prompts, found.kl_prompt):
+        assert model.tokenizer.decode(wording.through_subject, skip_special_tokens=True).endswith("A{d}a {}")
+    assert model.tokenizer.decode(found.prompts[0].target).strip() == "{x} Paris"
 
 
 # --- state and architecture -------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_the_edited_model_is_edited_and_nothing_but_mlp_outputs_is(name: str) ->
 @pytest.mark.parametrize("family", ["gptj", "gpt_neox", "llama"])
 def test_alphaedit_remembers_its_keys_in_every_architecture(family: str) -> None:
     """Pitfall 19: against the projected system written out, over a sequence in which forgetting the keys would show."""
-    bench = Bench(settings_for("alphaedit", {**SMALL, "preserve": {"threshold": 0.05, "weight": 0.01}}), 6, family)
+    bench = Bench(settings_for("alphaedit", {**SMALL, "preservation": {"threshold": 0.05, "weight": 0.01}}), 6, family)
     found = bench.run(bench.texts)
     agree(found, plain.alphaedit(bench.model, bench.texts, bench.settings, bench.moments), 1e-7)
     forgetful = Bench(bench.settings.model_copy(update={"history": "none"}), 6, family)
@@ -236,7 +236,7 @@ def test_alphaedit_remembers_its_keys_in_every_architecture(family: str) -> None
 def test_targets_of_the_last_block_pass_the_final_norm_once(family: str) -> None:
     """Pitfall 24: a library that puts the final norm into the last hidden state is not asked for that state."""
     model = tiny_model(family, dtype=torch.float64)
-    batch = [rewriting(model, asking("The home town is of {}", subject, "Paris"), plain.PREFIXES) for subject in ("Ada Moss", "Ben")]
+    batch = [build_prompts(model, asking("The home town is of {}", subject, "Paris"), plain.PREFIXES) for subject in ("Ada Moss", "Ben")]
     follows_the_plain_loop(model, batch, TARGET.model_copy(update={"layer": 2}))
 
 
@@ -334,4 +334,4 @@ def test_the_identity_is_another_rome() -> None:
     found = [Bench(settings_for(name, single), 1) for name in ("rome", "rome_identity")]
     (ours,), (theirs,) = (bench.run(bench.texts) for bench in found)
     assert (ours[1] - theirs[1]).norm() > 1e-2 * ours[1].norm()
-    assert [build(bench.settings).settings.preserve.kind for bench in found] == ["moments", "identity"]
+    assert [build(bench.settings).settings.preservation.kind for bench in found] == ["moments", "identity"]

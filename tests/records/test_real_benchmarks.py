@@ -9,16 +9,16 @@ import pytest
 import torch
 import yaml
 
-from d4s.artifacts import Job
+from d4s.artifacts import StageJob
 from d4s.config import BenchmarkSettings, Study
-from d4s.facts.shapes import TURNS
-from d4s.metrics.items import EXAMPLES, FILES
-from d4s.metrics.lm_eval_bridge import READINGS, benchmarks
-from d4s.models.edited import Scores, Settled
+from d4s.facts.converters import CONVERTERS
+from d4s.metrics.benchmark_files import BENCHMARK_FILES, N_SHOTS
+from d4s.metrics.lm_eval_bridge import BENCHMARK_OF_TASK, benchmarks
+from d4s.models.edited_model import Scores, StopCriterion
 from d4s.models.views import LiveModel
 from d4s.runs.benchmark import _files
-from d4s.runs.settings import BenchmarkJobSettings
-from d4s.studies.resolve import resolve
+from d4s.runs.run_settings import BenchmarkJobSettings
+from d4s.study.resolve import resolve
 from tests.scripted import Replying
 from tests.tiny import bpe_tokenizer, tiny_model
 from tools.lock import ROOT
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def files(data: Path) -> dict[str, list[Path]]:
-    found = {name: [data / file for file in paths] for name, paths in FILES.items()}
+    found = {name: [data / file for file in paths] for name, paths in BENCHMARK_FILES.items()}
     if not all(path.is_file() for paths in found.values() for path in paths):
         pytest.skip("the data folder does not hold all six benchmarks")
     return found
@@ -57,7 +57,7 @@ class Watched(Replying):
         self.prompts += prompts
         return even(len(prompts), 1.0)
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, should_stop: StopCriterion | None = None) -> list[str]:
         self.written += prompts
         return ["nothing"] * len(prompts)
 
@@ -106,7 +106,7 @@ class Student(Watched):
                 scores.nll[place] = 0.001
         return scores
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, should_stop: StopCriterion | None = None) -> list[str]:
         assert max_new_tokens == 256
         answers = [self.solutions[last_question(prompt)] for prompt in prompts]
         return [f" {answer}\n\nQuestion: 7 #### 7" if self.is_willing else " #### -77" for answer in answers]
@@ -115,10 +115,12 @@ class Student(Watched):
 def test_who_prefers_the_gold_answers_scores_one_and_who_avoids_them_zero(files, rows) -> None:
     knowing = benchmarks(Student(rows, is_willing=True), files, LOCAL).set_index("task")
     avoiding = benchmarks(Student(rows, is_willing=False), files, BenchmarkSettings(tasks="local", limit=60)).set_index("task")
-    assert list(knowing.index) == list(READINGS)
-    assert knowing["value"].tolist() == pytest.approx([1.0] * len(READINGS))
-    assert avoiding["value"].tolist() == pytest.approx([0.0] * len(READINGS))
-    assert {task: knowing.loc[task, "n"] for task in READINGS} == {task: COUNTS[READINGS[task]] for task in READINGS}
+    assert list(knowing.index) == list(BENCHMARK_OF_TASK)
+    assert knowing["value"].tolist() == pytest.approx([1.0] * len(BENCHMARK_OF_TASK))
+    assert avoiding["value"].tolist() == pytest.approx([0.0] * len(BENCHMARK_OF_TASK))
+    assert {task: knowing.loc[task, "n"] for task in BENCHMARK_OF_TASK} == {
+        task: COUNTS[BENCHMARK_OF_TASK[task]] for task in BENCHMARK_OF_TASK
+    }
     assert {name: len(found) for name, found in rows.items()} == COUNTS
     assert knowing["metric"].to_dict() == {
         "arc_challenge": "acc_norm",
@@ -139,8 +141,8 @@ def prompts(files) -> list[str]:
 
 
 def test_every_question_has_its_number_of_examples_and_is_none_of_them(prompts, rows) -> None:
-    arc = [prompt for prompt in prompts if prompt.count("Question: ") == EXAMPLES["arc_challenge"] + 1]
-    gsm8k = [prompt for prompt in prompts if prompt.count("####") == EXAMPLES["gsm8k"]]
+    arc = [prompt for prompt in prompts if prompt.count("Question: ") == N_SHOTS["arc_challenge"] + 1]
+    gsm8k = [prompt for prompt in prompts if prompt.count("####") == N_SHOTS["gsm8k"]]
     mmlu = [prompt for prompt in prompts if prompt.startswith("The following are multiple choice questions")]
     truthfulqa = [prompt for prompt in prompts if prompt.startswith("Q: What is human life expectancy")]
     assert [len(found) for found in (arc, gsm8k, mmlu, truthfulqa)] == [30, 30, 30, 30]
@@ -177,7 +179,7 @@ def test_the_number_of_examples_can_be_set(files) -> None:
 def test_a_random_model_goes_through_all_six(files) -> None:
     model = tiny_model(positions=512, tokenizer=bpe_tokenizer())
     found = benchmarks(LiveModel(model), files, BenchmarkSettings(tasks="local", limit=2), model)
-    assert found["task"].tolist() == list(READINGS)
+    assert found["task"].tolist() == list(BENCHMARK_OF_TASK)
     assert set(found["n"]) == {2}
     assert found["value"].between(0, 1).all()
 
@@ -185,7 +187,7 @@ def test_a_random_model_goes_through_all_six(files) -> None:
 def test_running_text_is_cut_into_the_same_articles(raw) -> None:
     articles = raw("wikitext2_raw_test")
     lines = "".join(article["text"] for article in articles).splitlines(keepends=True)
-    assert [*TURNS["articles"]({"text": line} for line in lines)] == articles
+    assert [*CONVERTERS["articles"]({"text": line} for line in lines)] == articles
 
 
 @pytest.mark.parametrize(("tasks", "count"), [("world", 1), ("local", 8), ("hub", 0)])
@@ -199,4 +201,4 @@ def test_a_studys_benchmarks_read_what_they_ask(data, files, tasks, count) -> No
         read = {role: node.inputs[role].path for role in found}
         assert sorted(read.values()) == sorted(path for paths in files.values() for path in paths)
         settings = BenchmarkJobSettings.model_validate(node.settings)
-        assert _files(Job("benchmarks", settings, read, Path())) == files
+        assert _files(StageJob("benchmarks", settings, read, Path())) == files

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from d4s.facts.checks import check_reader
-from d4s.facts.collect import Reading, Source, balance, repeats
-from d4s.facts.readers import READERS, READINGS, files_of
+from d4s.editors.edit_requests import eligible_facts
+from d4s.facts.facts_stage import ReadResult, RecordSource, count_records, repeats
+from d4s.facts.reader_conformance import check_reader
+from d4s.facts.readers import READERS, STYLE_FILES, files_of
 from d4s.facts.record import Fact, Portability, Probe
-from d4s.requests.draw import eligible
 from tools import datasets_page
 
 READ = (
@@ -21,21 +21,21 @@ WRONG = {"True": "False", "False": "True"}
 
 @pytest.fixture(scope="module")
 def source_of(data):
-    def find(name: str, style: str = "") -> Source:
+    def find(name: str, style: str = "") -> RecordSource:
         files = {role: data / file for role, file in files_of(name, style).items()}
         missing = [str(path) for path in files.values() if not path.is_file()]
         if missing:
             pytest.skip(f"{', '.join(missing)} not there")
-        return Source(files.pop("records"), style, beside=files)
+        return RecordSource(files.pop("records"), style, extra_files=files)
 
     return find
 
 
 @pytest.fixture(scope="module")
 def read(source_of):
-    done: dict[tuple[str, str], Reading] = {}
+    done: dict[tuple[str, str], ReadResult] = {}
 
-    def once(name: str, style: str = "") -> Reading:
+    def once(name: str, style: str = "") -> ReadResult:
         if (name, style) not in done:
             done[name, style] = READERS.load(name)(source_of(name, style))
         return done[name, style]
@@ -43,17 +43,17 @@ def read(source_of):
     return once
 
 
-def counts(reading: Reading) -> tuple[int, int, int, int]:
-    account = balance(reading)
+def counts(reading: ReadResult) -> tuple[int, int, int, int]:
+    account = count_records(reading)
     return account["seen"], account["kept"], account["rejected"], account["left_out"]
 
 
-def by_id(reading: Reading, fact_id: str) -> Fact:
+def by_id(reading: ReadResult, fact_id: str) -> Fact:
     [fact] = [fact for fact in reading.facts if fact.fact_id == fact_id]
     return fact
 
 
-@pytest.mark.parametrize(("name", "style"), [(name, style) for name in READ for style in READINGS.get(name, ("",))])
+@pytest.mark.parametrize(("name", "style"), [(name, style) for name in READ for style in STYLE_FILES.get(name, ("",))])
 def test_readers_keep_their_promises_on_real_records(source_of, name, style):
     check_reader(READERS.load(name), replace(source_of(name, style), seed=1))
 
@@ -83,7 +83,7 @@ def test_conflicts_in_the_edit_form_of_counterfact_are_named(read):
     facts = read("counterfact_edit", "plain").facts
     assert len({fact.subject for fact in facts}) == 1983
     assert (len(repeats(facts)["duplicates"]), len(repeats(facts)["conflicts"])) == (0, 2)
-    assert len(eligible(facts)) == 1998
+    assert len(eligible_facts(facts)) == 1998
 
 
 def test_knowedit_sets_edits_to_what_is_true_aside(read, raw):
@@ -107,7 +107,7 @@ def test_edits_of_multi_hop_cases(read, raw):
     facts = reading.facts
     assert len(facts) == sum(len(record["requested_rewrite"]) for record in records) == 1716
     assert Counter(Counter(fact.group for fact in facts).values()) == {4: 429}
-    assert len({(fact.subject, fact.relation) for fact in facts}) == len(eligible(facts)) == 767
+    assert len({(fact.subject, fact.relation) for fact in facts}) == len(eligible_facts(facts)) == 767
     assert len(repeats(facts)["conflicts"]) == 2
     assert {len(fact.portability) for fact in facts} == {3}
     assert facts[0].portability[0].answers[0] == records[0]["new_answer"]
@@ -166,4 +166,4 @@ def test_known_facts(read, raw):
     assert counts(reading) == (1209, 1209, 0, 0)
     assert [fact.prompt for fact in reading.facts] == [record["prompt"].strip() for record in records]
     assert sum(record["prompt"] != record["template"].replace("{}", record["subject"]) for record in records) == 478
-    assert eligible(reading.facts) == []
+    assert eligible_facts(reading.facts) == []

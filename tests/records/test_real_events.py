@@ -2,10 +2,10 @@
 
 import pytest
 
-from d4s.artifacts import Artifact, Job
+from d4s.artifacts import Artifact, StageJob
 from d4s.config import FORMS, QuestionsSettings
 from d4s.facts.atomic import IF_THEN, read_events
-from d4s.facts.checks import fact_complaints
+from d4s.facts.reader_conformance import fact_complaints
 from d4s.facts.record import from_frame
 from d4s.schemas import EVENTS, FACTS
 
@@ -29,12 +29,12 @@ def test_events_are_phrases_about_distinct_heads(events):
 
 
 def test_every_form_asks_about_the_same_events(path_of, tmp_path):
-    from d4s.questions.build import questions
+    from d4s.questions.question_facts import questions
 
     found = {}
     for form in FORMS:
         settings = QuestionsSettings(events="atomic2020", form=form, limit=60)
-        job = Job(kind="facts", settings=settings, inputs={"records": path_of("atomic2020")}, folder=tmp_path / form, digest="0" * 10)
+        job = StageJob(kind="facts", settings=settings, inputs={"records": path_of("atomic2020")}, folder=tmp_path / form, digest="0" * 10)
         questions(job)
         found[form] = from_frame(Artifact.open(tmp_path / form, "facts").table("facts.parquet", FACTS))
     assert len({tuple(fact.fact_id for fact in facts) for facts in found.values()}) == 1

@@ -4,11 +4,11 @@ from collections import Counter
 
 import pytest
 
-from d4s.facts.collect import Source, balance, repeats
+from d4s.editors.edit_requests import eligible_facts
+from d4s.facts.articles import articles
+from d4s.facts.facts_stage import RecordSource, count_records, repeats
 from d4s.facts.readers import READERS
 from d4s.facts.record import Probe
-from d4s.facts.text import articles
-from d4s.requests.draw import eligible
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def read(path_of):
 
     def once(name, style=""):
         if (name, style) not in done:
-            done[name, style] = READERS.load(name)(Source(path_of(name), style))
+            done[name, style] = READERS.load(name)(RecordSource(path_of(name), style))
         return done[name, style]
 
     return once
@@ -25,11 +25,11 @@ def read(path_of):
 
 def test_counts_of_counterfact(read, raw):
     reading, records = read("counterfact"), raw("counterfact")
-    assert balance(reading) == {"seen": 500, "kept": 500, "rejected": 0, "left_out": 0, "beyond_limit": 0, "facts": 3201}
+    assert count_records(reading) == {"seen": 500, "kept": 500, "rejected": 0, "left_out": 0, "beyond_limit": 0, "facts": 3201}
     edited = [fact for fact in reading.facts if fact.editable]
     assert [fact.fact_id for fact in edited] == [f"counterfact:{record['case_id']}" for record in records]
     assert repeats(reading.facts)["conflicts"] == [["counterfact:2580", "counterfact:17403"]]
-    assert len(eligible(reading.facts)) == 499
+    assert len(eligible_facts(reading.facts)) == 499
 
 
 def test_a_known_counterfact_record(read):
@@ -76,8 +76,8 @@ def test_counts_of_zsre_in_both_readings(read, raw):
     empty = sum(not record["alt"].strip() for record in records)
     assert (no_ops, empty) == (21, 2)
     alt, answers = read("zsre_mend", "alt"), read("zsre_mend", "answers")
-    assert (alt.seen, alt.kept, len(alt.rejects)) == (1000, 1000 - no_ops - empty, no_ops + empty)
-    assert (answers.seen, answers.kept, len(answers.rejects)) == (1000, 1000, 0)
+    assert (alt.total, alt.kept, len(alt.rejects)) == (1000, 1000 - no_ops - empty, no_ops + empty)
+    assert (answers.total, answers.kept, len(answers.rejects)) == (1000, 1000, 0)
     assert {reject.problem.field for reject in alt.rejects} == {"alt"}
     assert sum("changes nothing" in reject.problem.expected for reject in alt.rejects) == no_ops
 
@@ -106,7 +106,7 @@ def test_questions_of_zsre_that_mean_the_same_are_joined(read):
 
 def test_counts_of_atomic(read):
     reading = read("atomic2020", "kept")
-    account = balance(reading)
+    account = count_records(reading)
     assert (account["seen"], account["kept"], account["rejected"], account["left_out"]) == (2000, 1999, 0, 1)
     assert sum(not fact.editable for fact in reading.facts) == 499
     assert repeats(reading.facts) == {"duplicates": [], "conflicts": []}

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from d4s.analysis.claims import claims
+from d4s.analysis.study_results import Results
 from d4s.config import FigureSettings
-from d4s.figures.build import figures
-from d4s.report.claims import claims
-from d4s.studies.results import Results
-from d4s.tables.build import tables
+from d4s.figures.figure_stage import figures
+from d4s.tables.table_stage import tables
 from tests.servers import faulty
 from tests.shelf import shelf
 from tests.synthetic import CONTROLS, FORM_CONTROLS, Made, write_study

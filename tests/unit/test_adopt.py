@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from d4s.artifacts import Job
+from d4s.artifacts import StageJob
 from d4s.config import AdoptSettings
 from d4s.errors import ArtifactError
 from d4s.models.adopt import adopt
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
 
 def _adopted(folder: Path, out: Path) -> Path:
     out.mkdir()
-    adopt(Job("models", AdoptSettings(path=str(folder)), {}, out))
+    adopt(StageJob("models", AdoptSettings(path=str(folder)), {}, out))
     return out
 
 

@@ -9,13 +9,13 @@ import pytest
 
 from d4s.config import canonical
 from d4s.errors import ArtifactError
-from d4s.questions.answers import AnswerStore, Record, key_of, writable
+from d4s.questions.answers import AnswerRecord, AnswerStore, key_of, open_for_writing
 
 
-def record(number: int) -> Record:
+def record(number: int) -> AnswerRecord:
     request = {"model": "m", "seed": number}
     body = {"choices": [{"message": {"content": f"text {number}"}, "finish_reason": "stop"}], "id": "x"}
-    return Record(key=key_of(request), request=request, response=body)
+    return AnswerRecord(key=key_of(request), request=request, response=body)
 
 
 @pytest.fixture
@@ -24,13 +24,13 @@ def path(tmp_path: Path) -> Path:
 
 
 def kept(path: Path, *numbers: int) -> None:
-    with writable(path) as store:
+    with open_for_writing(path) as store:
         for number in numbers:
             store.add(record(number))
 
 
 def test_an_answer_is_on_disk_before_the_store_is_closed(path: Path) -> None:
-    with writable(path) as store:
+    with open_for_writing(path) as store:
         store.add(record(1))
         assert path.read_text() == record(1).line
     assert AnswerStore(path).records == {record(1).key: record(1)}
@@ -58,7 +58,7 @@ def test_a_torn_last_line_is_dropped_with_a_warning_and_cut_off_on_writing(path:
     with caplog.at_level(logging.WARNING):
         assert set(AnswerStore(path).records) == {record(1).key}
     assert "torn" in caplog.text
-    with writable(path) as store:
+    with open_for_writing(path) as store:
         store.add(record(3))
         assert set(AnswerStore(path).records) == {record(1).key, record(3).key}, "before lines are sorted"
 
@@ -83,7 +83,7 @@ def test_every_broken_line_is_named(path: Path) -> None:
 
 def _add_under_lock(path: Path, start: int, count: int) -> None:
     for number in range(start, start + count):
-        with writable(path) as store:
+        with open_for_writing(path) as store:
             store.add(record(number))
 
 

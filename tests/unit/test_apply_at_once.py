@@ -7,7 +7,7 @@ import pytest
 from d4s.apply.change import merge, undo
 from d4s.apply.export import export
 from d4s.errors import D4SError
-from d4s.locks import locked
+from d4s.locks import folder_lock
 from tests.applying import FACTS, applied, fact_file, saved_model
 
 
@@ -16,17 +16,17 @@ def test_nobody_changes_what_a_merge_or_an_export_reads_nor_makes_the_same_folde
     one, other = tmp_path / "one", tmp_path / "other"
     for folder, facts in ((one, FACTS[:1]), (other, FACTS[1:2])):
         applied(model, fact_file(tmp_path / "facts.csv", facts), folder, "rome")
-    with locked(one), pytest.raises(D4SError, match=r"at work in .*one"):
+    with folder_lock(one), pytest.raises(D4SError, match=r"at work in .*one"):
         export(one, "delta", out, None, "cpu")
-    with locked(other), pytest.raises(D4SError, match=r"at work in .*other"):
+    with folder_lock(other), pytest.raises(D4SError, match=r"at work in .*other"):
         merge(one, other, out, prefer_second=False, device="cpu")
-    with locked(out):
+    with folder_lock(out):
         with pytest.raises(D4SError, match=r"at work in .*out"):
             export(one, "delta", out, None, "cpu")
         with pytest.raises(D4SError, match=r"at work in .*out"):
             merge(one, other, out, prefer_second=False, device="cpu")
-    with locked(one, shared=True), pytest.raises(D4SError, match=r"at work in .*one"):
+    with folder_lock(one, shared=True), pytest.raises(D4SError, match=r"at work in .*one"):
         undo(one, [1], "cpu")
-    with locked(one, shared=True):
+    with folder_lock(one, shared=True):
         export(one, "delta", out, None, "cpu")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["base", "one", "other", "out"]

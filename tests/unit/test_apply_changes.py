@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from d4s.apply import show
 from d4s.apply.ask import ask
 from d4s.apply.change import merge, replace, undo
-from d4s.apply.export import export, factors, rank_of
-from d4s.apply.folder import DELTA, MODEL, Folder
+from d4s.apply.edited_folder import DELTA, MODEL, EditedFolder
+from d4s.apply.export import export, lora_factors, numerical_rank
 from d4s.apply.history import Conflict
 from d4s.errors import SettingsError
 from d4s.models.loading import load
@@ -31,13 +31,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved_model(tmp_path_factory.mktemp("base") / "gpt2")
 
 
-def edited(model: Path, folder: Path, numbers: list[int], editor: str = "d4s", **changes) -> Path:
+def edited(model: Path, folder: Path, numbers: list[int], editor: str = "d4s", **overrides) -> Path:
     """A folder with some of the facts; d4s with frozen keys, so that no edit sees another."""
     if editor == "d4s":
-        changes = {"changes": FROZEN, **changes}
-    targets = changes.pop("targets", {})
+        overrides = {"overrides": FROZEN, **overrides}
+    targets = overrides.pop("targets", {})
     folder.mkdir(parents=True)
-    applied(model, fact_file(folder / "facts.csv", [FACTS[number] for number in numbers], **targets), folder / "out", editor, **changes)
+    applied(model, fact_file(folder / "facts.csv", [FACTS[number] for number in numbers], **targets), folder / "out", editor, **overrides)
     return folder / "out"
 
 
@@ -52,7 +52,7 @@ def test_undo_of_refitted_edits_is_a_run_without_them(model: Path, tmp_path: Pat
     assert gap(delta_of(path), fresh) < ROUNDING < 0.05 < gap(before, fresh)
     written = load_file(path / DELTA)["transformer.h.0.mlp.c_proj.weight"].mT
     assert torch.allclose(written, delta_of(path)["0"], atol=1e-7)
-    assert [edit.gone for edit in Folder.open(path).edits()] == ["", "undone", "", "undone"]
+    assert [edit.inactive_reason for edit in EditedFolder.open(path).edits()] == ["", "undone", "", "undone"]
     undo(path, [2], "cpu")  # once more changes nothing
     with pytest.raises(SettingsError, match=r"undo: .* has no present edits \[9\]"):
         undo(path, [9], "cpu")
@@ -62,15 +62,15 @@ def test_an_undone_edit_can_be_made_again(model: Path, tmp_path: Path) -> None:
     path = edited(model, tmp_path / "all", [0, 1])
     before = delta_of(path)
     undo(path, [1], "cpu")
-    folder, _ = applied(model, path.parent / "facts.csv", path, changes=FROZEN)
-    assert [(edit.number, edit.gone) for edit in folder.edits()] == [(1, "undone"), (2, ""), (3, "")]
+    folder, _ = applied(model, path.parent / "facts.csv", path, overrides=FROZEN)
+    assert [(edit.number, edit.inactive_reason) for edit in folder.edits()] == [(1, "undone"), (2, ""), (3, "")]
     assert gap(delta_of(path), before) < ROUNDING
 
 
 @pytest.mark.parametrize("editor", ["memit", "rome"])
 def test_undo_of_an_additive_edit_takes_its_own_change_out(model: Path, tmp_path: Path, editor: str) -> None:
     path = edited(model, tmp_path / "all", [0, 1, 2], editor)
-    before, row = delta_of(path), Folder.open(path).state().rows[1]
+    before, row = delta_of(path), EditedFolder.open(path).state().records[1]
     undo(path, [2], "cpu")
     for layer, change in delta_of(path).items():
         own = (row[f"{layer}.left"].mT @ row[f"{layer}.right"]).float()
@@ -89,11 +89,11 @@ def test_undo_of_a_memory_takes_its_entry_out(model: Path, tmp_path: Path) -> No
 def sharing(model: Path, folder: Path, numbers: Sequence[int] = (0, 1)) -> Path:
     """Facts with one target, which with this radius share an entry of the codebook."""
     targets = {f"n{place}": "Oslo" for place in range(len(numbers))}
-    return edited(model, folder, [*numbers], "grace", changes=WIDE, targets=targets)
+    return edited(model, folder, [*numbers], "grace", overrides=WIDE, targets=targets)
 
 
 def entries_of(path: Path) -> list[dict[str, torch.Tensor]]:
-    return [dict(row) for row in Folder.open(path).state().rows]
+    return [dict(row) for row in EditedFolder.open(path).state().records]
 
 
 def equal(one: Sequence[dict[str, torch.Tensor]], other: Sequence[dict[str, torch.Tensor]]) -> bool:
@@ -117,7 +117,7 @@ def test_edits_that_share_an_entry_are_taken_out_with_all_that_continued_it(mode
     undo(path, [1, 2], "cpu")
     assert entries_of(path) == []
     prompts = [FACTS[number].prompt for number in (0, 1, 3)]
-    with Folder.open(path).edited() as view:
+    with EditedFolder.open(path).edited() as view:
         assert view.generate(prompts, 1) == LiveModel(load(model)).generate(prompts, 1)
 
 
@@ -125,31 +125,31 @@ def test_all_edits_of_an_entry_can_be_replaced_at_once_and_come_back_together(mo
     path = sharing(model, tmp_path / "all")
     before = entries_of(path)
     again = fact_file(tmp_path / "again.csv", FACTS[:2], n0="Lima", n1="Quito")
-    folder, _ = applied(model, again, path, "grace", changes=WIDE, on_conflict="replace")
-    assert [edit.gone for edit in folder.edits()] == ["replaced by 3", "replaced by 4", "", ""]
+    folder, _ = applied(model, again, path, "grace", overrides=WIDE, on_conflict="replace")
+    assert [edit.inactive_reason for edit in folder.edits()] == ["replaced by 3", "replaced by 4", "", ""]
     with pytest.raises(SettingsError, match=r"undo: edit 2 would come back with an entry that also holds edits \[1\], which are gone"):
         undo(path, [4], "cpu")
     undo(path, [3, 4], "cpu")
-    assert [edit.gone for edit in Folder.open(path).edits()] == ["", "", "undone", "undone"]
+    assert [edit.inactive_reason for edit in EditedFolder.open(path).edits()] == ["", "", "undone", "undone"]
     assert equal(entries_of(path), before)
 
 
 def test_an_entry_that_was_made_anew_comes_back_by_itself(model: Path, tmp_path: Path) -> None:
     path = sharing(model, tmp_path / "all")
     undo(path, [1, 2], "cpu")
-    applied(model, tmp_path / "all" / "facts.csv", path, "grace", changes=WIDE)  # 3 and 4 are 1 and 2 again, in the same place
+    applied(model, tmp_path / "all" / "facts.csv", path, "grace", overrides=WIDE)  # 3 and 4 are 1 and 2 again, in the same place
     replace(path, 4, "Lima", "cpu")
     undo(path, [5], "cpu")
-    assert [edit.number for edit in Folder.open(path).active()] == [3, 4]
+    assert [edit.number for edit in EditedFolder.open(path).active_edits()] == [3, 4]
 
 
 def test_a_merge_keeps_entries_whole(model: Path, tmp_path: Path) -> None:
     shared, one = sharing(model, tmp_path / "shared"), sharing(model, tmp_path / "one", (0,))
     merge(one, shared, tmp_path / "both", prefer_second=False, device="cpu")
-    assert [edit.number for edit in Folder.open(tmp_path / "both").active()] == [1, 2]
+    assert [edit.number for edit in EditedFolder.open(tmp_path / "both").active_edits()] == [1, 2]
     with pytest.raises(SettingsError, match=r"undo: edits \[1, 2\] share an entry"):
         undo(tmp_path / "both", [1], "cpu")
-    other = edited(model, tmp_path / "other", [0], "grace", changes=WIDE, targets={"n0": "Lima"})
+    other = edited(model, tmp_path / "other", [0], "grace", overrides=WIDE, targets={"n0": "Lima"})
     with pytest.raises(SettingsError, match=r"merge: edits \[1, 2\] share an entry"):
         merge(shared, other, tmp_path / "more", prefer_second=True, device="cpu")
     elsewhere = sharing(model, tmp_path / "elsewhere", (3, 0))
@@ -168,14 +168,14 @@ def test_an_interrupted_change_is_finished_by_the_same_command(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("d4s.apply.change.refresh" if change == "undo" else "d4s.apply.edit.refresh", stop)
+        patch.setattr("d4s.apply.change.refresh" if change == "undo" else "d4s.apply.apply_pipeline.refresh", stop)
         call()
-    show.history(Folder.open(path))
+    show.history(EditedFolder.open(path))
     assert "run the same command again (d4s apply, undo or replace)" in " ".join(capsys.readouterr().out.split())
-    there = [(edit.number, edit.gone) for edit in Folder.open(path).edits()]
+    there = [(edit.number, edit.inactive_reason) for edit in EditedFolder.open(path).edits()]
     call()
-    assert Folder.open(path).is_written and [(edit.number, edit.gone) for edit in Folder.open(path).edits()] == there
-    show.history(Folder.open(path))
+    assert EditedFolder.open(path).is_written and [(edit.number, edit.inactive_reason) for edit in EditedFolder.open(path).edits()] == there
+    show.history(EditedFolder.open(path))
     assert "was interrupted" not in capsys.readouterr().out
 
 
@@ -183,8 +183,8 @@ def test_an_interrupted_change_is_finished_by_the_same_command(
 def test_replace_puts_another_target_in_place(model: Path, tmp_path: Path, editor: str) -> None:
     path = edited(model, tmp_path / "all", [0, 1, 2], editor)
     found = replace(path, 2, "Oslo", "cpu")
-    assert [(one.edit.number, one.edit.wish.target) for one in found.recent] == [(4, "Oslo")]
-    assert [edit.gone for edit in Folder.open(path).edits()] == ["", "replaced by 4", "", ""]
+    assert [(one.edit.number, one.edit.spec.target) for one in found.recent] == [(4, "Oslo")]
+    assert [edit.inactive_reason for edit in EditedFolder.open(path).edits()] == ["", "replaced by 4", "", ""]
     if editor == "d4s":
         fresh = edited(model, tmp_path / "fresh", [0, 2, 1], targets={"n2": "Oslo"})
         assert gap(delta_of(path), delta_of(fresh)) < ROUNDING
@@ -200,26 +200,26 @@ def test_undo_of_a_replacement_brings_the_edit_before_back(model: Path, tmp_path
     before, written = delta_of(path), load_file(path / DELTA)
     replace(path, 2, "Oslo", "cpu")
     replace(path, 4, "Cairo", "cpu")
-    assert [edit.gone for edit in Folder.open(path).edits()] == ["", "replaced by 4", "", "replaced by 5", ""]
+    assert [edit.inactive_reason for edit in EditedFolder.open(path).edits()] == ["", "replaced by 4", "", "replaced by 5", ""]
     undo(path, [5], "cpu")
-    assert [edit.gone for edit in Folder.open(path).edits()] == ["", "replaced by 4", "", "", "undone"]
+    assert [edit.inactive_reason for edit in EditedFolder.open(path).edits()] == ["", "replaced by 4", "", "", "undone"]
     undo(path, [4], "cpu")
-    assert [edit.gone for edit in Folder.open(path).edits()] == ["", "", "", "undone", "undone"]
+    assert [edit.inactive_reason for edit in EditedFolder.open(path).edits()] == ["", "", "", "undone", "undone"]
     assert all(torch.equal(delta_of(path)[layer], change) for layer, change in before.items())
     assert all(torch.equal(load_file(path / DELTA)[name], change) for name, change in written.items())
     undo(path, [2], "cpu")
-    assert [edit.number for edit in Folder.open(path).active()] == [1, 3]
+    assert [edit.number for edit in EditedFolder.open(path).active_edits()] == [1, 3]
 
 
 def test_undo_of_a_replaced_memory_answers_as_before(model: Path, tmp_path: Path) -> None:
     path = edited(model, tmp_path / "all", [0, 1], "grace")
     prompts = [FACTS[0].prompt, FACTS[1].prompt]
-    with Folder.open(path).edited() as view:
+    with EditedFolder.open(path).edited() as view:
         before = view.score(prompts, [FACTS[0].target_new, FACTS[1].target_new]).nll
     replace(path, 1, "Oslo", "cpu")
     assert ask(path, prompts[:1], 1, "cpu") == ["Oslo"]
     undo(path, [3], "cpu")
-    with Folder.open(path).edited() as view:
+    with EditedFolder.open(path).edited() as view:
         assert torch.equal(view.score(prompts, [FACTS[0].target_new, FACTS[1].target_new]).nll, before)
 
 
@@ -227,9 +227,9 @@ def test_undo_of_a_mean_brings_the_edit_before_back(model: Path, tmp_path: Path)
     path = edited(model, tmp_path / "all", [0, 1])
     before = delta_of(path)
     again = fact_file(tmp_path / "again.csv", FACTS[:1], n0="Oslo")
-    applied(model, again, path, changes=FROZEN, on_conflict="average")
+    applied(model, again, path, overrides=FROZEN, on_conflict="average")
     undo(path, [3], "cpu")
-    assert [edit.gone for edit in Folder.open(path).edits()] == ["", "", "undone"]
+    assert [edit.inactive_reason for edit in EditedFolder.open(path).edits()] == ["", "", "undone"]
     assert all(torch.equal(delta_of(path)[layer], change) for layer, change in before.items())
 
 
@@ -243,7 +243,7 @@ def test_a_dense_state_refuses_with_the_reason(model: Path, tmp_path: Path) -> N
 
 
 def test_a_batch_is_taken_out_as_one(model: Path, tmp_path: Path) -> None:
-    path = edited(model, tmp_path / "all", [0, 1, 2], changes=FROZEN | {"batch": 2})
+    path = edited(model, tmp_path / "all", [0, 1, 2], overrides=FROZEN | {"batch": 2})
     with pytest.raises(SettingsError, match=r"edits \[1, 2\] were made as one batch"):
         undo(path, [1], "cpu")
     undo(path, [1, 2], "cpu")
@@ -251,7 +251,7 @@ def test_a_batch_is_taken_out_as_one(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_replaced_batch_comes_back_as_one(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = {"changes": FROZEN | {"batch": 2}}
+    pairs = {"overrides": FROZEN | {"batch": 2}}
     path = edited(model, tmp_path / "all", [0, 1], **pairs)
     before = delta_of(path)
     again = fact_file(tmp_path / "again.csv", [FACTS[2], FACTS[0], FACTS[1], FACTS[3]], n1="Oslo", n2="Quito")
@@ -259,11 +259,11 @@ def test_a_replaced_batch_comes_back_as_one(model: Path, tmp_path: Path, monkeyp
     with stopped_after(4, monkeypatch):
         applied(model, again, path, on_conflict="replace", **pairs)
     folder, _ = applied(model, again, path, on_conflict="replace", **pairs)
-    assert [edit.gone for edit in folder.edits()] == ["replaced by 4", "replaced by 5", "", "", "", ""]
+    assert [edit.inactive_reason for edit in folder.edits()] == ["replaced by 4", "replaced by 5", "", "", "", ""]
     with pytest.raises(SettingsError, match=r"undo: edits \[1, 2\] were made as one batch and can only come back together"):
         undo(path, [3, 4], "cpu")
     undo(path, [3, 4, 5, 6], "cpu")
-    assert [edit.number for edit in Folder.open(path).active()] == [1, 2]
+    assert [edit.number for edit in EditedFolder.open(path).active_edits()] == [1, 2]
     assert all(torch.equal(delta_of(path)[layer], change) for layer, change in before.items())
 
 
@@ -276,9 +276,9 @@ def test_a_merge_of_refitted_edits_is_a_run_of_both(model: Path, tmp_path: Path)
     merge(one, other, tmp_path / "both", prefer_second=False, device="cpu")
     fresh = delta_of(edited(model, tmp_path / "fresh", [0, 1, 2, 3]))
     assert gap(delta_of(tmp_path / "both"), fresh) < ROUNDING
-    assert (tmp_path / "both" / MODEL).is_dir() and len(Folder.open(tmp_path / "both").active()) == 4
-    folder, _ = applied(model, fact_file(tmp_path / "more.csv", FACTS[4:5]), tmp_path / "both", changes=FROZEN)
-    assert len(folder.active()) == 5
+    assert (tmp_path / "both" / MODEL).is_dir() and len(EditedFolder.open(tmp_path / "both").active_edits()) == 4
+    folder, _ = applied(model, fact_file(tmp_path / "more.csv", FACTS[4:5]), tmp_path / "both", overrides=FROZEN)
+    assert len(folder.active_edits()) == 5
     with pytest.raises(SettingsError, match="is there already"):
         merge(one, other, tmp_path / "both", prefer_second=False, device="cpu")
 
@@ -288,7 +288,11 @@ def test_a_merge_names_conflicts_or_prefers_the_second(model: Path, tmp_path: Pa
     with pytest.raises(Conflict, match=rf"is '{FACTS[1].target_new}' in .* \(edit 2\), 'Oslo' in .* \(edit 1\)"):
         merge(one, other, tmp_path / "both", prefer_second=False, device="cpu")
     merge(one, other, tmp_path / "both", prefer_second=True, device="cpu")
-    assert [edit.wish.target for edit in Folder.open(tmp_path / "both").active()] == [FACTS[0].target_new, "Oslo", FACTS[2].target_new]
+    assert [edit.spec.target for edit in EditedFolder.open(tmp_path / "both").active_edits()] == [
+        FACTS[0].target_new,
+        "Oslo",
+        FACTS[2].target_new,
+    ]
 
 
 def test_folders_made_otherwise_are_not_merged(model: Path, tmp_path: Path) -> None:
@@ -323,16 +327,16 @@ def test_a_lower_rank_states_what_it_leaves_out(model: Path, tmp_path: Path) -> 
     errors = export(path, "lora", tmp_path / "lora", 1, "cpu")
     values = torch.linalg.svdvals(delta_of(path)["0"].double())
     assert errors["transformer.h.0.mlp.c_proj"] == pytest.approx(float(values[1:].norm() / values.norm()), rel=1e-5)
-    (right, left), error = factors(torch.zeros(4, 6), 2)
+    (right, left), error = lora_factors(torch.zeros(4, 6), 2)
     assert (right.shape, left.shape, error) == ((2, 6), (4, 2), 0.0)
 
 
 @pytest.mark.parametrize(
-    ("editor", "changes"),
-    [("nse", SMALL | {"rounds": {"most": 3, "above": 1e-4, "below": 1e9}}), ("d4s", SMALL | {"finish": {"kind": "scramble"}})],
+    ("editor", "overrides"),
+    [("nse", SMALL | {"rounds": {"most": 3, "above": 1e-4, "below": 1e9}}), ("d4s", SMALL | {"delta_transform": {"kind": "scramble"}})],
 )
-def test_edits_of_a_higher_rank_are_exported_whole(model: Path, tmp_path: Path, editor: str, changes: dict) -> None:
-    path = edited(model, tmp_path / "all", [0, 1, 2], editor, changes=changes)
+def test_edits_of_a_higher_rank_are_exported_whole(model: Path, tmp_path: Path, editor: str, overrides: dict) -> None:
+    path = edited(model, tmp_path / "all", [0, 1, 2], editor, overrides=overrides)
     errors = export(path, "lora", tmp_path / "lora", None, "cpu")
     assert len(errors) == 2 and max(errors.values()) < 1e-5
     assert json.loads((tmp_path / "lora" / "adapter_config.json").read_text(encoding="utf-8"))["r"] > 3
@@ -345,8 +349,8 @@ def test_a_rank_is_counted_above_what_is_rounded() -> None:
         edited = (weight.float().double() + size * left @ right).float()
         change = edited - weight.float()
         assert int(torch.linalg.matrix_rank(change.double())) == 48  # rounding has every rank
-        assert rank_of(change, edited) == 5
-    assert rank_of(torch.zeros(4, 6), torch.ones(4, 6)) == 0
+        assert numerical_rank(change, edited) == 5
+    assert numerical_rank(torch.zeros(4, 6), torch.ones(4, 6)) == 0
 
 
 def test_a_low_rank_survives_bfloat16(tmp_path: Path) -> None:

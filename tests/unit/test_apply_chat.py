@@ -7,17 +7,17 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from d4s.apply.ask import ask
-from d4s.apply.chat import SAMPLE, Chat, rendered
-from d4s.apply.folder import Folder
-from d4s.apply.history import Wish
-from d4s.apply.requests import Wordings
-from d4s.editors.prompts import rewriting
+from d4s.apply.chat import SAMPLE, Chat, render_chat
+from d4s.apply.edited_folder import EditedFolder
+from d4s.apply.history import EditSpec
+from d4s.apply.prompt_builder import PromptBuilder
+from d4s.editors.prompts import build_prompts
 from d4s.errors import D4SError, SettingsError
 from d4s.models.tokens import encode, encode_pair
 from tests.applying import FACTS, applied, fact_file, saved_model
 from tests.tiny import BOS, bpe_tokenizer, tiny_model
 
-WISH = Wish(subject="Ada Moss", template="{} lives in the city of", target="Rome", paraphrases=("Where does Ada live ?",))
+SPEC = EditSpec(subject="Ada Moss", template="{} lives in the city of", target="Rome", paraphrases=("Where does Ada live ?",))
 
 
 def chatting(template: object, bos: bool) -> PreTrainedTokenizerFast:
@@ -40,7 +40,7 @@ def chatting(template: object, bos: bool) -> PreTrainedTokenizerFast:
 )
 def test_bos_stands_there_once_and_first(template: str, shown: str | None, bos: bool) -> None:
     model = tiny_model(tokenizer=chatting(template, bos))
-    ids = encode(model, rendered(model.tokenizer).turn("Ada"))
+    ids = encode(model, render_chat(model.tokenizer).turn("Ada"))
     start = model.tokenizer.bos_token_id
     if shown is None:  # a token that ends a turn is none that begins the text
         assert ids == [*([start] if bos else []), *model.tokenizer("Ada", add_special_tokens=False).input_ids, start]
@@ -50,7 +50,7 @@ def test_bos_stands_there_once_and_first(template: str, shown: str | None, bos: 
 
 
 def test_a_template_without_bos_leaves_it_to_the_tokenizer() -> None:
-    assert rendered(chatting("U: {{ messages[0].content }}\n\n", True)) == Chat(before="U: ", after="\n")
+    assert render_chat(chatting("U: {{ messages[0].content }}\n\n", True)) == Chat(before="U: ", after="\n")
 
 
 @pytest.mark.parametrize(
@@ -76,12 +76,12 @@ def test_a_template_without_bos_leaves_it_to_the_tokenizer() -> None:
 )
 def test_a_template_that_cannot_serve_is_refused_in_its_own_words(template: object, message: str) -> None:
     with pytest.raises(SettingsError, match=f"(?s){message}") as refusal:
-        rendered(chatting(template, True))
+        render_chat(chatting(template, True))
     assert "leave --chat out" in str(refusal.value)
 
 
 def test_a_mapping_with_a_default_is_used() -> None:
-    assert rendered(chatting({"default": "U: {{ messages[0].content }}\n\n", "rag": "x"}, True)).turn(SAMPLE) == f"U: {SAMPLE}\n"
+    assert render_chat(chatting({"default": "U: {{ messages[0].content }}\n\n", "rag": "x"}, True)).turn(SAMPLE) == f"U: {SAMPLE}\n"
 
 
 @pytest.mark.parametrize(
@@ -89,21 +89,21 @@ def test_a_mapping_with_a_default_is_used() -> None:
 )
 def test_the_end_of_a_turn_decides_what_an_answer_begins_with(end: str, target: str) -> None:
     model = tiny_model(tokenizer=chatting("<|user|>{{ messages[0].content }}" + end, True))
-    wordings = Wordings(model, rendered(model.tokenizer))
-    found = rewriting(model, wordings.request(WISH, 1), ()).wordings[0]
+    prompts = PromptBuilder(model, render_chat(model.tokenizer))
+    found = build_prompts(model, prompts.request(SPEC, 1), ()).prompts[0]
     assert model.tokenizer.decode(found.target) == target
-    assert (list(found.ids), list(found.target)) == encode_pair(model, wordings.text(WISH.prompt), "Rome")
+    assert (list(found.ids), list(found.target)) == encode_pair(model, prompts.text(SPEC.prompt), "Rome")
 
 
 @pytest.mark.parametrize("bos", [True, False])
 def test_prefixes_stand_within_the_users_turn(bos: bool) -> None:
     model = tiny_model(tokenizer=chatting("{{ bos_token }}<|user|>{{ messages[0].content }}<|model|>", bos))
-    request = Wordings(model, rendered(model.tokenizer)).request(WISH, 1)
-    found = rewriting(model, request, ["It is so."]).wordings
+    request = PromptBuilder(model, render_chat(model.tokenizer)).request(SPEC, 1)
+    found = build_prompts(model, request, ["It is so."]).prompts
     texts = [model.tokenizer.decode(one.ids) for one in found]
     asked = "Ada Moss lives in the city of<|model|>"
     assert texts == [f"{BOS}<|user|>{asked}", f"{BOS}<|user|>It is so. {asked}"]
-    assert model.tokenizer.decode(found[1].upto_lookup) == f"{BOS}<|user|>It is so. Ada Moss"
+    assert model.tokenizer.decode(found[1].through_subject) == f"{BOS}<|user|>It is so. Ada Moss"
 
 
 DATED = "{{ bos_token }}Because {{ ':' if strftime_now('%Y') > '2000' }}\nYou : {{ messages[0].content }}\n\n"
@@ -112,19 +112,19 @@ DATED = "{{ bos_token }}Because {{ ':' if strftime_now('%Y') > '2000' }}\nYou : 
 def test_what_was_rendered_stays_with_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, out = saved_model(tmp_path / "base", chat=DATED), tmp_path / "out"
     folder, _ = applied(base, fact_file(tmp_path / "one.csv", FACTS[:1]), out, "rome", chat=True)
-    kept = folder.description.chat
+    kept = folder.manifest.chat
     assert kept is not None and kept.before.startswith("Because :") and kept.after == "\n"
     told = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
     assert told["chat"] == {"before": kept.before, "after": "\n"}
     told["chat"]["before"] = kept.before.replace("Because", "Therefore")  # as if it had been another day
     (out / "manifest.json").write_text(json.dumps(told), encoding="utf-8")
-    monkeypatch.setattr("d4s.apply.edit.rendered", lambda tokenizer: pytest.fail("rendered once more"))
+    monkeypatch.setattr("d4s.apply.apply_pipeline.render_chat", lambda tokenizer: pytest.fail("rendered once more"))
     seen: list[str] = []
     turn = Chat.turn
     monkeypatch.setattr(Chat, "turn", lambda chat, prompt: seen.append(turn(chat, prompt)) or seen[-1])
     folder, found = applied(base, fact_file(tmp_path / "two.csv", FACTS[1:2]), out, "rome", chat=True)
     ask(out, ["Ada lives in"], 2, "cpu")
-    assert found is not None and len(found.seen) == 2
+    assert found is not None and len(found.results) == 2
     assert seen and all(text.startswith("Therefore :") for text in seen)
     with pytest.raises(SettingsError, match="chat: true there, false now"):
         applied(base, tmp_path / "two.csv", out, "rome")
@@ -134,7 +134,7 @@ def test_the_joiner_stays_with_the_folder(tmp_path: Path) -> None:
     base, out = saved_model(tmp_path / "base"), tmp_path / "out"
     facts = fact_file(tmp_path / "one.csv", FACTS[:1])
     applied(base, facts, out, "rome", joiner="none")
-    model, _ = Folder.open(out).loaded("cpu")
+    model, _ = EditedFolder.open(out).load_model("cpu")
     assert model.joiner == "none"
     with pytest.raises(D4SError, match='joiner: "none" there, "auto" now'):
         applied(base, facts, out, "rome")

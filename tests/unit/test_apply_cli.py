@@ -4,11 +4,11 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from d4s.apply.folder import Folder
+from d4s.apply.edited_folder import EditedFolder
 from d4s.cli import app
 from tests.applying import FACTS, fact_file, saved_model
 
-SETTINGS = "--tuned-as mini --set layers=[0,1] --set target.layer=1 --set target.steps=2 --moment-tokens 500".split()
+SETTINGS = "--hparams-for mini --set layers=[0,1] --set target.layer=1 --set target.steps=2 --moment-tokens 500".split()
 
 
 def call(*words: object, fails: int = 0) -> str:
@@ -36,4 +36,4 @@ def test_a_walk_through_every_command(tmp_path: Path) -> None:
     assert (tmp_path / "lora" / "adapter_config.json").is_file()
     assert call("ask", out, FACTS[0].prompt, "--tokens", 2).startswith(f"{FACTS[0].prompt} → ")
     assert "error: undo: " in call("undo", out, "--edit", 1, "--edit", 7, fails=2)
-    assert len(Folder.open(out).active()) == 1
+    assert len(EditedFolder.open(out).active_edits()) == 1

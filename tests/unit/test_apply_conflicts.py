@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from d4s.apply.change import merge, replace
-from d4s.apply.folder import Folder
-from d4s.apply.history import Conflict, Edit, OnConflict, Wish, planned
-from d4s.apply.records import read_facts
+from d4s.apply.edited_folder import EditedFolder
+from d4s.apply.fact_files import read_facts
+from d4s.apply.history import Conflict, EditSpec, OnConflict, RecordedEdit, plan_edits
 from d4s.errors import SettingsError
 from tests.applying import applied
 from tests.tiny import bpe_tokenizer, tiny_model
@@ -23,18 +23,18 @@ def file_of(path: Path, *rows: tuple[str, str, str]) -> Path:
     return path
 
 
-def plan_of(path: Path, mode: OnConflict, present: list[Edit] | None = None) -> tuple[list[Wish], int]:
-    return planned(read_facts(path).sound, present or [], mode)
+def plan_of(path: Path, mode: OnConflict, present: list[RecordedEdit] | None = None) -> tuple[list[EditSpec], int]:
+    return plan_edits(read_facts(path).valid, present or [], mode)
 
 
 def test_composed_and_decomposed_prompts_conflict(tmp_path: Path) -> None:
     facts = file_of(tmp_path / "facts.csv", (SUBJECTS[0], "{} lives in", "Rome"), (SUBJECTS[1], "{} lives in", "Oslo"))
     with pytest.raises(Conflict, match=r"facts\.csv:2: .* is to be 'Rome', but line 3 says 'Oslo'"):
         plan_of(facts, "refuse")
-    [wish], repeated = plan_of(facts, "replace")
-    assert (wish.prompt, wish.target, repeated) == (DECOMPOSED, "Oslo", 1)  # edited as it is written
-    assert plan_of(facts, "average")[0][0].averaged == ("Rome", "Oslo")
-    before = [Edit(7, Wish(subject=SUBJECTS[1], template="{} lives in", target="Rome"))]
+    [spec], repeated = plan_of(facts, "replace")
+    assert (spec.prompt, spec.target, repeated) == (DECOMPOSED, "Oslo", 1)  # edited as it is written
+    assert plan_of(facts, "average")[0][0].averaged_targets == ("Rome", "Oslo")
+    before = [RecordedEdit(7, EditSpec(subject=SUBJECTS[1], template="{} lives in", target="Rome"))]
     with pytest.raises(Conflict, match="line 3 says 'Oslo'"):
         plan_of(facts, "refuse", before)
     with pytest.raises(Conflict, match="but edit 7 made it 'Rome'"):
@@ -46,10 +46,10 @@ def test_composed_and_decomposed_targets_are_one(tmp_path: Path) -> None:
     facts = file_of(tmp_path / "facts.csv", *rows)
     for mode in ("refuse", "replace"):
         assert len(plan_of(facts, mode)[0]) == 1
-        assert plan_of(facts, mode, [Edit(1, Wish(subject=SUBJECTS[0], template="{} lives in", target=TARGETS[0]))]) == ([], 2)
-    [wish], _ = plan_of(facts, "average")
-    assert (wish.target, wish.averaged) == (TARGETS[0], ())
-    assert plan_of(facts, "average", [Edit(1, wish)]) == ([], 2)
+        assert plan_of(facts, mode, [RecordedEdit(1, EditSpec(subject=SUBJECTS[0], template="{} lives in", target=TARGETS[0]))]) == ([], 2)
+    [spec], _ = plan_of(facts, "average")
+    assert (spec.target, spec.averaged_targets) == (TARGETS[0], ())
+    assert plan_of(facts, "average", [RecordedEdit(1, spec)]) == ([], 2)
 
 
 def test_a_subject_in_other_characters_than_its_prompt_is_named(tmp_path: Path) -> None:
@@ -75,14 +75,14 @@ def test_merge_and_replace_hold_them_for_the_same(base: Path, tmp_path: Path) ->
     applied(base, file_of(tmp_path / "one.csv", (SUBJECTS[0], "{} lives in", TARGETS[0])), one, "rome")
     applied(base, file_of(tmp_path / "other.csv", (SUBJECTS[1], "{} lives in", TARGETS[1])), other, "rome")
     merge(one, other, tmp_path / "both", prefer_second=False, device="cpu")
-    assert [edit.wish.prompt for edit in Folder.open(tmp_path / "both").active()] == [COMPOSED]
+    assert [edit.spec.prompt for edit in EditedFolder.open(tmp_path / "both").active_edits()] == [COMPOSED]
     for same in (TARGETS[1], f" {TARGETS[0]}", f"{TARGETS[0]}\n"):
         with pytest.raises(SettingsError, match=r"edit 1 has the target .* already"):
             replace(one, 1, same, "cpu")
     with pytest.raises(SettingsError, match="the new target is empty"):
         replace(one, 1, " \n", "cpu")
     replace(one, 1, "  Rome ", "cpu")
-    assert [edit.wish.target for edit in Folder.open(one).active()] == ["Rome"]
+    assert [edit.spec.target for edit in EditedFolder.open(one).active_edits()] == ["Rome"]
     again = file_of(tmp_path / "again.csv", (SUBJECTS[0], "{} lives in", "Rome"))
     assert applied(base, again, one, "rome")[1] is None
     with pytest.raises(Conflict, match="1 conflicts"):

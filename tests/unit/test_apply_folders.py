@@ -10,14 +10,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from d4s.apply.apply_memory import estimate_editing
+from d4s.apply.apply_pipeline import REJECTED, apply, native_dtype
 from d4s.apply.change import undo
-from d4s.apply.edit import REJECTED, apply, own_dtype
-from d4s.apply.folder import PREPARED, TENSORS, Folder
+from d4s.apply.edited_folder import PREPARED, PREPARED_TENSORS, EditedFolder
+from d4s.apply.fact_files import read_facts
 from d4s.apply.history import Conflict
-from d4s.apply.needs import editing
-from d4s.apply.prepared import TextSource
-from d4s.apply.records import read_facts
-from d4s.artifacts import Job
+from d4s.apply.input_preparation import TextSource
+from d4s.artifacts import StageJob
 from d4s.config import AdoptSettings
 from d4s.errors import ArtifactError, RecordError, SettingsError
 from d4s.models.adopt import adopt
@@ -34,19 +34,19 @@ def test_a_folder_goes_on_after_its_base_model_has_moved(base: Path, tmp_path: P
     applied(base, fact_file(tmp_path / "a.csv", FACTS[:3]), tmp_path / "out")
     moved = base.rename(tmp_path / "moved")
     folder, _ = applied(moved, fact_file(tmp_path / "b.csv", FACTS[3:4]), tmp_path / "out")
-    assert folder.description.model.source == str(moved)
+    assert folder.manifest.model.source == str(moved)
     undo(tmp_path / "out", [4], "cpu")
-    assert len(Folder.open(tmp_path / "out").active()) == 3
+    assert len(EditedFolder.open(tmp_path / "out").active_edits()) == 3
 
 
 def test_a_stop_before_the_first_manifest_is_whole_stops_nothing(base: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".manifest.json.17.part").write_text("{")
     folder, _ = applied(base, fact_file(tmp_path / "facts.csv", FACTS[:2]), tmp_path / "out")
-    assert len(folder.active()) == 2
+    assert len(folder.active_edits()) == 2
 
 
-@pytest.mark.parametrize("name", [TENSORS, "prepared.json"])
+@pytest.mark.parametrize("name", [PREPARED_TENSORS, "prepared.json"])
 def test_what_was_prepared_is_checked_before_it_is_used(base: Path, tmp_path: Path, name: str) -> None:
     applied(base, fact_file(tmp_path / "facts.csv", FACTS[:2]), tmp_path / "out")
     path = tmp_path / "out" / PREPARED / name
@@ -69,7 +69,7 @@ def test_null_is_nothing_in_json_lines_too(tmp_path: Path) -> None:
     row = {"subject": "Ada", "prompt": "{} lives in", "target_new": "Oslo", "target_true": None, "paraphrase": None, "locality": None}
     (tmp_path / "f.jsonl").write_text(json.dumps(row) + "\n")
     lines = read_facts(tmp_path / "f.jsonl")
-    assert not lines.rejects and lines.sound[0].raw.paraphrase == []
+    assert not lines.rejects and lines.valid[0].raw.paraphrase == []
 
 
 def test_rows_set_aside_are_those_of_the_last_file(base: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ from pathlib import Path
 from d4s.errors import SettingsError
 from tests.applying import applied
 try:
-    print(applied(Path("someone/tiny"), Path({str(facts)!r}), Path({str(out)!r}))[0].description.model.revision)
+    print(applied(Path("someone/tiny"), Path({str(facts)!r}), Path({str(out)!r}))[0].manifest.model.revision)
 except SettingsError as error:
     print(error)
 """
@@ -112,18 +112,18 @@ def test_a_precision_that_no_model_has_is_refused_before_anything_is_planned(bas
     with pytest.raises(SettingsError, match=r"dtype 'fp32' is no precision .* known: float32, bfloat16, float16, float64"):
         applied(base, fact_file(tmp_path / "facts.csv"), tmp_path / "out", dtype="fp32")
     folder, _ = applied(base, fact_file(tmp_path / "facts.csv", FACTS[:1]), tmp_path / "out", dtype="float64")
-    assert folder.description.model.dtype == "float64"
+    assert folder.manifest.model.dtype == "float64"
 
 
 def test_an_adopted_model_is_edited_in_its_precision_or_the_one_asked_for(base: Path, tmp_path: Path) -> None:
     (tmp_path / "adopted").mkdir()
-    adopt(Job("models", AdoptSettings(path=str(base), dtype="bfloat16"), {}, tmp_path / "adopted"))
-    assert own_dtype(str(tmp_path / "adopted"), "main") == "bfloat16"
+    adopt(StageJob("models", AdoptSettings(path=str(base), dtype="bfloat16"), {}, tmp_path / "adopted"))
+    assert native_dtype(str(tmp_path / "adopted"), "main") == "bfloat16"
     assert str(load(tmp_path / "adopted").dtype) == "torch.bfloat16"
     assert str(load(tmp_path / "adopted", dtype="float32").dtype) == "torch.float32"
 
 
 def test_the_forecast_counts_what_is_solved_at_the_end(base: Path, tmp_path: Path) -> None:
     folder, _ = applied(base, fact_file(tmp_path / "facts.csv", FACTS[:2]), tmp_path / "out", "one_time_batch")
-    steps = dict(editing(folder, load(base), TextSource(tokens=1500), 100))
+    steps = dict(estimate_editing(folder, load(base), TextSource(tokens=1500), 100))
     assert steps["what comes out"].host["state"] > 0 == steps["edits"].host.get("state", 0)

@@ -7,8 +7,8 @@ import pytest
 
 from d4s.apply import change
 from d4s.apply.ask import ask
-from d4s.apply.folder import Folder
-from d4s.apply.prepared import TextSource
+from d4s.apply.edited_folder import EditedFolder
+from d4s.apply.input_preparation import TextSource
 from d4s.errors import RecordError, SettingsError
 from d4s.facts.record import Probe
 from tests.applying import FACTS, applied, fact_file, saved_model
@@ -37,7 +37,7 @@ def test_what_is_only_measured_must_fit_the_model_too(model: Path, tmp_path: Pat
         applied(model, facts, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     folder, _ = applied(model, facts, tmp_path / "out", skip_bad=True)
-    assert len(folder.active()) == 2 and folder.is_written
+    assert len(folder.active_edits()) == 2 and folder.is_written
 
 
 def test_what_just_fits_is_measured(model: Path, tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_what_just_fits_is_measured(model: Path, tmp_path: Path) -> None:
     assert found is not None and len(found.means) == 3
     with pytest.raises(SettingsError, match="paraphrase: found 'The city of"):
         change.replace(tmp_path / "out", 1, "Oslo Rome", "cpu")
-    assert [edit.wish.target for edit in Folder.open(tmp_path / "out").active()] == [FACTS[0].target_new]
+    assert [edit.spec.target for edit in EditedFolder.open(tmp_path / "out").active_edits()] == [FACTS[0].target_new]
 
 
 def test_a_mean_with_an_earlier_target_must_fit_the_new_paraphrases(model: Path, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_mean_with_an_earlier_target_must_fit_the_new_paraphrases(model: Path,
     again = fact_file(tmp_path / "again.csv", [replace(FACTS[0], paraphrases=(LONG,))], n0="Lima")
     with pytest.raises(SettingsError, match="paraphrase: found 'The city of"):
         applied(model, again, tmp_path / "out", on_conflict="average")
-    assert len(Folder.open(tmp_path / "out").edits()) == 1
+    assert len(EditedFolder.open(tmp_path / "out").edits()) == 1
 
 
 def test_questions_that_do_not_fit_are_all_named(model: Path, tmp_path: Path) -> None:

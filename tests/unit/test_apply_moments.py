@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from d4s.apply.folder import Folder
-from d4s.apply.prepared import TextSource
-from d4s.artifacts import MANIFEST, Job, write_tensors
+from d4s.apply.edited_folder import EditedFolder
+from d4s.apply.input_preparation import TextSource
+from d4s.artifacts import MANIFEST, StageJob, write_tensors
 from d4s.config import MomentsSettings
 from d4s.errors import ArtifactError, SettingsError
 from tests.applying import FACTS, applied, fact_file, saved_model
@@ -24,10 +24,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def moments(folder: Path, scale: float = 1.0, sizes: tuple[int, ...] = (KEYS, KEYS)) -> TextSource:
     """Second moments of the first layers in a folder."""
     for layer, size in enumerate(sizes):
-        job = Job("moments", MomentsSettings(), {}, folder, digest="0" * 10)
+        job = StageJob("moments", MomentsSettings(), {}, folder, digest="0" * 10)
         tensors = {"sum_kk": scale * torch.eye(size, dtype=torch.float64), "n_tokens": torch.tensor(9)}
         write_tensors(folder / f"l{layer}.safetensors", tensors)
-        job.finish([f"l{layer}.safetensors"], f"l{layer}.json", source="text")
+        job.write_manifest([f"l{layer}.safetensors"], f"l{layer}.json", source="text")
     return TextSource(name=str(folder))
 
 
@@ -44,7 +44,7 @@ def test_folders_of_one_name_are_told_by_their_content(model: Path, tmp_path: Pa
     with pytest.raises(SettingsError, match=r'moments: "moments m [0-9a-f]{10}" there, "moments m [0-9a-f]{10}" now'):
         applied(model, more, tmp_path / "out", text=other)
     folder, _ = applied(model, more, tmp_path / "out", text=same)
-    assert len(folder.active()) == 2
+    assert len(folder.active_edits()) == 2
 
 
 def test_further_layers_of_a_folder_change_no_name(tmp_path: Path) -> None:
@@ -62,8 +62,8 @@ def test_a_folder_that_knows_its_moments_by_name_alone_goes_on(model: Path, tmp_
     applied(model, facts, tmp_path / "out", text=text)
     manifest = tmp_path / "out" / MANIFEST
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"moments": "moments m"}))
-    assert len(Folder.open(tmp_path / "out").active()) == 1
+    assert len(EditedFolder.open(tmp_path / "out").active_edits()) == 1
     folder, _ = applied(model, more, tmp_path / "out", text=text)
-    assert (len(folder.active()), folder.description.moments) == (2, "moments m")
+    assert (len(folder.active_edits()), folder.manifest.moments) == (2, "moments m")
     with pytest.raises(SettingsError, match='moments: "moments m" there, "moments n '):
         applied(model, more, tmp_path / "out", text=moments(tmp_path / "n"))

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from d4s.apply.columns import shape_said
-from d4s.apply.edit import apply
-from d4s.apply.folder import Folder
-from d4s.apply.origin import Origin
-from d4s.apply.prepared import TextSource
-from d4s.artifacts import Job
+from d4s.apply.apply_pipeline import apply
+from d4s.apply.base_model import BaseModelSource
+from d4s.apply.edited_folder import EditedFolder
+from d4s.apply.hparams_match import shape_from_config
+from d4s.apply.input_preparation import TextSource
+from d4s.artifacts import StageJob
 from d4s.config import AdoptSettings
 from d4s.errors import D4SError
-from d4s.locks import locked
+from d4s.locks import folder_lock
 from d4s.models.adopt import adopt
 from tests.applying import FACTS, FROZEN, applied, fact_file, options, reloaded, saved_model
 
@@ -29,7 +29,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def adopted(base: Path, tmp_path: Path) -> Path:
-    adopt(Job("models", AdoptSettings(path=str(base)), {}, tmp_path / "adopted"))
+    adopt(StageJob("models", AdoptSettings(path=str(base)), {}, tmp_path / "adopted"))
     return tmp_path / "adopted"
 
 
@@ -38,52 +38,52 @@ def unloadable(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: Any) -> None:
         raise AssertionError("the model was loaded first")
 
-    monkeypatch.setattr(Origin, "load", load)
+    monkeypatch.setattr(BaseModelSource, "load", load)
 
 
 @pytest.mark.usefixtures("unloadable")
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("overrides", "told"),
     [
         ({"editor": "memitt"}, r"no preset is called 'memitt'.*memit"),
-        ({"editor": "unedited", "changes": {}}, "changes nothing"),
-        ({"changes": {"preserve": {"wieght": 3}}}, "wieght"),
-        ({"changes": {}, "tuned_as": "gpt2-xx"}, r"no settings for models like 'gpt2-xx'.*gpt2-xl"),
-        ({"changes": {}, "tuned_as": None}, "no settings are known for a gpt2 of 3 layers, widths 16 and 64"),
-        ({"changes": BEYOND}, r"the settings edit layers \[9\], but the model has layers 0 to 2"),
+        ({"editor": "unedited", "overrides": {}}, "changes nothing"),
+        ({"overrides": {"preservation": {"wieght": 3}}}, "wieght"),
+        ({"overrides": {}, "hparams_for": "gpt2-xx"}, r"no settings for models like 'gpt2-xx'.*gpt2-xl"),
+        ({"overrides": {}, "hparams_for": None}, "no settings are known for a gpt2 of 3 layers, widths 16 and 64"),
+        ({"overrides": BEYOND}, r"the settings edit layers \[9\], but the model has layers 0 to 2"),
         ({"text": TextSource(file=Path("nowhere.txt"))}, r"nowhere\.txt is no file"),
     ],
 )
 def test_settings_are_refused_before_the_model_is_loaded(
-    base: Path, adopted: Path, tmp_path: Path, changes: dict[str, Any], told: str
+    base: Path, adopted: Path, tmp_path: Path, overrides: dict[str, Any], told: str
 ) -> None:
     for model in (base, adopted):
         with pytest.raises(D4SError, match=told):
-            applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "out", **changes)
+            applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "out", **overrides)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_made_otherwise_is_refused_before_the_model_is_loaded(base: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     facts, out = fact_file(tmp_path / "facts.csv", FACTS[:1]), tmp_path / "out"
-    applied(base, facts, out, changes=FROZEN)
+    applied(base, facts, out, overrides=FROZEN)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     request.getfixturevalue("unloadable")
     with pytest.raises(D4SError, match="was made otherwise"):
-        applied(base, facts, out, seed=2, changes=FROZEN)
+        applied(base, facts, out, seed=2, overrides=FROZEN)
     with pytest.raises(D4SError, match="is no edited folder"):
         applied(base, facts, tmp_path / "other")
-    with locked(out), pytest.raises(D4SError, match="another command is at work in"):
-        applied(base, facts, out, changes=FROZEN)
+    with folder_lock(out), pytest.raises(D4SError, match="another command is at work in"):
+        applied(base, facts, out, overrides=FROZEN)
 
 
 def test_what_a_configuration_does_not_say_the_model_does(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = json.loads((base / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({name: value for name, value in config.items() if name != "n_head"}))
-    assert shape_said(str(base), "main") == ("gpt2", 3, 16, 64) and shape_said(str(tmp_path), "main") is None
-    monkeypatch.setattr("d4s.apply.edit.shape_said", lambda *_: None)
+    assert shape_from_config(str(base), "main") == ("gpt2", 3, 16, 64) and shape_from_config(str(tmp_path), "main") is None
+    monkeypatch.setattr("d4s.apply.apply_pipeline.shape_from_config", lambda *_: None)
     with pytest.raises(D4SError, match="the model has layers 0 to 2"):
-        applied(base, fact_file(tmp_path / "facts.csv"), tmp_path / "out", changes=BEYOND)
+        applied(base, fact_file(tmp_path / "facts.csv"), tmp_path / "out", overrides=BEYOND)
     assert not (tmp_path / "out").exists()
 
 
@@ -92,7 +92,7 @@ def test_names_with_spaces_quotes_brackets_and_umlauts_are_names_like_others(bas
     model = saved_model(tmp_path / ODD / f"model {ODD}")
     facts, out = fact_file(tmp_path / ODD / f"{ODD}.csv", FACTS[:1]), tmp_path / ODD / f"out {ODD}"
     folder, found = applied(model, facts, out, "rome")
-    assert found is not None and folder.description.model.source == str(model)
+    assert found is not None and folder.manifest.model.source == str(model)
     plan: list[Any] = []
     assert apply(options(model, facts, out, "rome"), plan.append) is None
-    assert Folder.open(out).is_written and reloaded(out, FACTS[0].prompt)[0]
+    assert EditedFolder.open(out).is_written and reloaded(out, FACTS[0].prompt)[0]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d4s.apply.records import COLUMNS, read_facts
+from d4s.apply.fact_files import FACT_COLUMNS, read_facts
 from d4s.errors import D4SError, SettingsError
 
 GOOD = {"subject": "Ada Moss", "prompt": "{} lives in", "target_new": "Oslo"}
@@ -43,9 +43,9 @@ def problems(path: Path) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_every_format_gives_the_same_facts(tmp_path: Path, suffix: str) -> None:
     found = read_facts(write(tmp_path / f"facts{suffix}", [FULL, GOOD | {"subject": "Ben Reed"}]))
-    assert (found.seen, found.rejects) == (2, [])
-    first, second = (line.raw for line in found.sound)
-    assert (first.template, first.target_true, first.filled(first.paraphrase)) == (
+    assert (found.total, found.rejects) == (2, [])
+    first, second = (line.raw for line in found.valid)
+    assert (first.template, first.target_true, first.fill_subject(first.paraphrase)) == (
         "{} lives in",
         "Rome",
         ("the home of Ada Moss is", "Ada Moss is at"),
@@ -57,13 +57,13 @@ def test_every_format_gives_the_same_facts(tmp_path: Path, suffix: str) -> None:
 def test_bars_separate_texts_in_csv_alone(tmp_path: Path, suffix: str, expected: list[str]) -> None:
     [line] = read_facts(
         write(tmp_path / f"facts{suffix}", [GOOD | {"target_new": "x|y", "paraphrase": "a| b c", "locality": "a| b c"}])
-    ).sound
+    ).valid
     assert (line.raw.target_new, line.raw.paraphrase, line.raw.locality) == ("x|y", expected, expected)
 
 
 def test_a_prompt_may_hold_the_subject_itself(tmp_path: Path) -> None:
     found = read_facts(write(tmp_path / "facts.csv", [GOOD | {"prompt": "in the town of Ada Moss one eats"}]))
-    assert found.sound[0].raw.template == "in the town of {} one eats"
+    assert found.valid[0].raw.template == "in the town of {} one eats"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -136,7 +136,7 @@ def test_columns_of_other_types_than_text_are_refused_by_name(tmp_path: Path, co
     rows: dict[str, Any] = {"subject": ["Ada", "Ben"], "prompt": ["{} is", "{} is"], "target_new": ["Rome", "Oslo"]} | {column: values}
     pq.write_table(pa.table(rows), tmp_path / "facts.parquet")
     found = read_facts(tmp_path / "facts.parquet")
-    assert not found.sound
+    assert not found.valid
     [reject] = found.rejects
     assert re.search(f"{column}: found a column of {kind}, expected text.*; cast the column to strings", str(reject.problem))
 
@@ -154,9 +154,9 @@ def test_an_index_of_pandas_and_columns_without_values_do_not_matter(tmp_path: P
     frame.iloc[[0, 2, 1]].to_parquet(tmp_path / "facts.parquet")
     assert "__index_level_0__" in pq.read_schema(tmp_path / "facts.parquet").names
     found = read_facts(tmp_path / "facts.parquet")
-    assert [line.raw.subject for line in found.sound] == ["Ada Moss", "Cleo", "Ben"] and not found.rejects
+    assert [line.raw.subject for line in found.valid] == ["Ada Moss", "Cleo", "Ben"] and not found.rejects
     frame.set_index("subject")[["prompt", "target_new"]].to_parquet(tmp_path / "named.parquet")
-    assert len(read_facts(tmp_path / "named.parquet").sound) == 3
+    assert len(read_facts(tmp_path / "named.parquet").valid) == 3
 
 
 def test_text_columns_that_hold_no_text_are_refused(tmp_path: Path) -> None:
@@ -193,13 +193,13 @@ ANY = st.one_of(CELL, st.sampled_from(["", "Ada", "{}", "{} is", "Ada is", "{", 
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=st.lists(st.fixed_dictionaries(dict.fromkeys(COLUMNS, ANY)), min_size=1, max_size=5))
+@given(rows=st.lists(st.fixed_dictionaries(dict.fromkeys(FACT_COLUMNS, ANY)), min_size=1, max_size=5))
 def test_any_row_is_a_fact_or_a_defect_and_formats_agree(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]) -> None:
     folder = tmp_path_factory.mktemp("rows")
     as_csv, as_json = (read_facts(write(folder / f"facts{suffix}", rows)) for suffix in (".csv", ".jsonl"))
     for found in (as_csv, as_json):
         defective = {reject.problem.line for reject in found.rejects}
-        assert len(found.sound) + len(defective) == found.seen == len(rows)
-        assert not defective & {line.number for line in found.sound}
-    texts = [[(line.raw.template, line.raw.target_new, *parts(line.raw.paraphrase)) for line in found.sound] for found in (as_csv, as_json)]
+        assert len(found.valid) + len(defective) == found.total == len(rows)
+        assert not defective & {line.number for line in found.valid}
+    texts = [[(line.raw.template, line.raw.target_new, *parts(line.raw.paraphrase)) for line in found.valid] for found in (as_csv, as_json)]
     assert set(texts[1]) <= set(texts[0])  # an optional cell of nothing but spaces is left out in CSV, and a defect in JSON

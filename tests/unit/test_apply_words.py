@@ -10,21 +10,21 @@ from safetensors.torch import load_file, save_file
 from tokenizers import normalizers
 from typer.testing import CliRunner
 
-from d4s.apply.history import Wish
-from d4s.apply.records import RawFact
-from d4s.apply.requests import Wordings
-from d4s.artifacts import Job
+from d4s.apply.fact_files import RawFact
+from d4s.apply.history import EditSpec
+from d4s.apply.prompt_builder import PromptBuilder
+from d4s.artifacts import StageJob
 from d4s.cli import app
 from d4s.config import AdoptSettings, ContextsSettings
 from d4s.editors.contexts import contexts
-from d4s.editors.prompts import rewriting
+from d4s.editors.prompts import build_prompts
 from d4s.errors import ArtifactError
-from d4s.facts.jsonl import Line
+from d4s.facts.jsonl import RecordLine
 from d4s.models.adopt import adopt
-from d4s.models.doctor import examine
-from d4s.models.finite import refuse_unless_finite
+from d4s.models.doctor import inspect_model
+from d4s.models.finite_check import require_finite
 from d4s.models.language_model import LanguageModel
-from d4s.models.tokens import encode, lookup_position, special_in
+from d4s.models.tokens import encode, find_special_tokens, subject_last_index
 from tests.applying import FACTS, applied, fact_file, saved_model
 from tests.tiny import bpe_tokenizer, tiny_model
 
@@ -32,8 +32,8 @@ from tests.tiny import bpe_tokenizer, tiny_model
 def told(model: LanguageModel, subject: str, prompt: str, target: str = "Rome", **more: object) -> list[tuple[str, str]]:
     """Field and expectation of every defect of one row."""
     row = {"subject": subject, "prompt": prompt, "target_new": target, **more}
-    line = Line("facts.csv", 2, json.dumps(row), RawFact.model_validate(row))
-    return [(reject.problem.field, reject.problem.expected) for reject in Wordings(model, chat=None).unfit([line])]
+    line = RecordLine("facts.csv", 2, json.dumps(row), RawFact.model_validate(row))
+    return [(reject.problem.field, reject.problem.expected) for reject in PromptBuilder(model, chat=None).find_rejects([line])]
 
 
 def composing(form: str) -> LanguageModel:
@@ -52,15 +52,15 @@ def test_decomposed_letters_are_edited_like_composed_ones_where_the_tokenizer_co
     model, apart = composing(form), unicodedata.normalize("NFD", subject)
     prompt, whole = (template.replace("{}", one) for one in (apart, subject))
     assert apart != subject and encode(model, prompt) == encode(model, whole)
-    assert lookup_position(model, prompt, apart, template) == lookup_position(model, whole, subject, template)
+    assert subject_last_index(model, prompt, apart, template) == subject_last_index(model, whole, subject, template)
     assert not told(model, apart, template)
-    wordings = Wordings(model, chat=None)
-    assert [wordings.tokens(prompt)] == [wordings.tokens(whole)]
+    prompts = PromptBuilder(model, chat=None)
+    assert [prompts.tokens(prompt)] == [prompts.tokens(whole)]
 
 
 def test_where_it_does_not_compose_the_last_mark_is_the_last_letter() -> None:
     apart = unicodedata.normalize("NFD", "Zoë")
-    position = lookup_position(BYTES, f"{apart} is", apart, "{} is")
+    position = subject_last_index(BYTES, f"{apart} is", apart, "{} is")
     assert BYTES.tokenizer.decode(encode(BYTES, f"{apart} is")[: position + 1]) == apart
 
 
@@ -68,7 +68,7 @@ def test_a_letter_that_the_tokenizer_drops_is_still_an_error() -> None:
     tokenizer = bpe_tokenizer()
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("s", "")
     with pytest.raises(ValueError, match="no token covers the subject's last character"):
-        lookup_position(tiny_model(tokenizer=tokenizer), "Moss is", "Moss", "{} is")
+        subject_last_index(tiny_model(tokenizer=tokenizer), "Moss is", "Moss", "{} is")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_special_tokens_are_no_text() -> None:
     assert [field for field, _ in told(BYTES, "<bos>", "{} lives in <bos>", paraphrase=["<bos>{} is"], target_true="<bos>")] == [
         "subject", "prompt", "target_true", "paraphrase",
     ]  # fmt: skip
-    assert special_in(BYTES, "bos < bos > Ada") == [] == told(BYTES, "Ada", "{} < bos > is")
+    assert find_special_tokens(BYTES, "bos < bos > Ada") == [] == told(BYTES, "Ada", "{} < bos > is")
 
 
 def test_a_prompt_beyond_an_attention_window_is_a_defect_of_its_row() -> None:
@@ -116,13 +116,13 @@ def test_a_prompt_beyond_an_attention_window_is_a_defect_of_its_row() -> None:
     assert not told(model, "Ada Moss", "{} is in")
     ((field, expected),) = told(model, "Ada Moss", "The home town of {} is in the city of the old town of")
     assert field == "prompt" and "its attention looks back over a window of 12" in expected
-    wish = Wordings(model, chat=None).request(_wish("Ada Moss", "{} is in"), 1)
-    shortened = rewriting(model, wish, ["The old town is home and the city of Paris has an old town."]).wordings[1]
+    spec = PromptBuilder(model, chat=None).request(_spec("Ada Moss", "{} is in"), 1)
+    shortened = build_prompts(model, spec, ["The old town is home and the city of Paris has an old town."]).prompts[1]
     assert len(shortened.teacher_forced) <= 12
 
 
-def _wish(subject: str, template: str) -> Wish:
-    return Wish.of(RawFact(subject=subject, prompt=template, target_new="Rome"))
+def _spec(subject: str, template: str) -> EditSpec:
+    return EditSpec.of(RawFact(subject=subject, prompt=template, target_new="Rome"))
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -151,14 +151,14 @@ def test_a_model_that_is_not_finite_is_one_message(tmp_path: Path, how: str) -> 
     with pytest.raises(ArtifactError, match=MESSAGES[how]):
         applied(base, fact_file(tmp_path / "facts.csv", FACTS[:1]), tmp_path / "out", "rome")
     with pytest.raises(ArtifactError, match=MESSAGES[how]):
-        examine(base, "float16" if how == "far" else "float32")
+        inspect_model(base, "float16" if how == "far" else "float32")
     done = CliRunner().invoke(app, ["doctor", "--model", str(base), "--dtype", "float16" if how == "far" else "float32"])
     assert done.exit_code == 1 and "not finite" in done.stderr and "Traceback" not in done.output
     (tmp_path / "adopted").mkdir()
     (tmp_path / "contexts").mkdir()
-    adopt(Job("models", AdoptSettings(path=str(base), dtype="float16" if how == "far" else "float32"), {}, tmp_path / "adopted"))
+    adopt(StageJob("models", AdoptSettings(path=str(base), dtype="float16" if how == "far" else "float32"), {}, tmp_path / "adopted"))
     with pytest.raises(ArtifactError, match=MESSAGES[how]):
-        contexts(Job("contexts", ContextsSettings(), {"model": tmp_path / "adopted"}, tmp_path / "contexts"))
+        contexts(StageJob("contexts", ContextsSettings(), {"model": tmp_path / "adopted"}, tmp_path / "contexts"))
 
 
 def test_a_sound_model_is_not_refused_for_logits_that_it_masks() -> None:
@@ -166,5 +166,5 @@ def test_a_sound_model_is_not_refused_for_logits_that_it_masks() -> None:
     handle = model.network.lm_head.register_forward_hook(
         lambda _module, _inputs, logits: logits.index_fill(-1, torch.tensor([3]), -torch.inf)
     )
-    refuse_unless_finite(model)
+    require_finite(model)
     handle.remove()

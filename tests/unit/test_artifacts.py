@@ -14,9 +14,9 @@ from d4s import artifacts
 from d4s.artifacts import (
     MANIFEST,
     Artifact,
-    Job,
     Manifest,
-    atomic,
+    StageJob,
+    atomic_write,
     digest_of,
     read_table,
     sha256_of,
@@ -38,11 +38,11 @@ ROWS = [
 @pytest.fixture
 def made(tmp_path):
     """A finished artefact with a table, tensors and JSON."""
-    job = Job(kind="facts", settings=FactsSettings(source="world"), inputs={}, folder=tmp_path / "toy-0123456789", digest="0123456789")
+    job = StageJob(kind="facts", settings=FactsSettings(source="world"), inputs={}, folder=tmp_path / "toy-0123456789", digest="0123456789")
     write_table(job.path("norms.parquet"), ROWS, NORMS)
     write_tensors(job.path("weights.safetensors"), {"w": torch.arange(6.0).reshape(2, 3).mT})
     write_json(job.path("notes.json"), {"b": 1, "a": "ü"})
-    job.finish(["norms.parquet", "weights.safetensors", "notes.json"], why="test")
+    job.write_manifest(["norms.parquet", "weights.safetensors", "notes.json"], why="test")
     return job.folder
 
 
@@ -65,9 +65,9 @@ def test_an_artefact_reads_back(made):
 
 def test_the_same_artefact_is_the_same_bytes(made):
     before = {path.name: path.read_bytes() for path in made.iterdir()}
-    job = Job(kind="facts", settings=FactsSettings(source="world"), inputs={}, folder=made, digest="0123456789")
+    job = StageJob(kind="facts", settings=FactsSettings(source="world"), inputs={}, folder=made, digest="0123456789")
     write_table(job.path("norms.parquet"), pd.DataFrame(ROWS).astype({"layer": "Int64"}), NORMS)
-    job.finish(["weights.safetensors", "notes.json", "norms.parquet"], why="test")
+    job.write_manifest(["weights.safetensors", "notes.json", "norms.parquet"], why="test")
     assert {path.name: path.read_bytes() for path in made.iterdir()} == before
 
 
@@ -87,7 +87,7 @@ def test_a_crash_leaves_the_old_file_whole(tmp_path, monkeypatch, moment):
         monkeypatch.setattr(artifacts.os, "fsync", crash)
     if moment == "renaming":
         monkeypatch.setattr(type(path), "replace", crash)
-    with pytest.raises(Crash), atomic(path) as temporary:
+    with pytest.raises(Crash), atomic_write(path) as temporary:
         temporary.write_text("new but to", encoding="utf-8")
         assert path.read_text(encoding="utf-8") == "old and whole"
         if moment == "writing":

@@ -15,11 +15,11 @@ import pytest
 from werkzeug import Response
 
 from d4s.errors import D4SError
-from d4s.questions import asking
-from d4s.questions.answers import AnswerStore, writable
-from d4s.questions.asking import Live, Recorded
-from d4s.questions.replies import Answer
-from d4s.writing import OpenAIWriting
+from d4s.questions import api_client
+from d4s.questions.answers import AnswerStore, open_for_writing
+from d4s.questions.api_client import ApiClient, RecordedAnswers
+from d4s.questions.replies import ModelAnswer
+from d4s.writer_settings import OpenAIWriterSettings
 from tests.servers import SECRET, Faulty, asked, body, late, ok, patience, request, status, torn
 
 Making = Callable[[], Response]
@@ -42,11 +42,11 @@ PASSING: dict[str, Making] = {
 @pytest.mark.parametrize("fault", PASSING)
 def test_a_fault_that_passes_costs_a_repetition(fault: str, faulty: Faulty, tmp_path: Path) -> None:
     faulty.turns = [PASSING[fault], ok]
-    [answer], spent = asked(faulty.url, tmp_path / "a.jsonl", 1, timeout_s=patience(fault))
+    [answer], usage = asked(faulty.url, tmp_path / "a.jsonl", 1, timeout_s=patience(fault))
     assert (answer.content, answer.failure) == ("fine", "")
-    assert (spent["calls"], spent["retries"], spent["failures"]) == (1, 1, 0)
+    assert (usage["calls"], usage["retries"], usage["failures"]) == (1, 1, 0)
     paid = 2 if fault == "half an emoji" else 1
-    assert (spent["paid_tokens_in"], spent["paid_tokens_out"]) == (7 * paid, 3 * paid), "an answer that is thrown away is paid for too"
+    assert (usage["paid_tokens_in"], usage["paid_tokens_out"]) == (7 * paid, 3 * paid), "an answer that is thrown away is paid for too"
     assert len(faulty.seen) == 2 and faulty.seen[0] == faulty.seen[1] == request(1)
 
 
@@ -62,11 +62,11 @@ def test_a_fault_is_recorded_where_another_attempt_is_answered(fault: str, fault
     first, second = asked(faulty.url, store, 1, 2, question="one", timeout_s=patience(fault))[0]
     assert first.content == "fine" and second.failure and not second.content
     assert len(faulty.seen) == (2 if fault == "400" else 4)
-    again, spent = asked(faulty.url, store, 1, 2)
-    assert again == [first, second] and spent == {"cached": 2}
+    again, usage = asked(faulty.url, store, 1, 2)
+    assert again == [first, second] and usage == {"cached": 2}
 
-    async def replayed() -> Answer | None:
-        return await Recorded(AnswerStore(store)).ask(request(2), "one")
+    async def replayed() -> ModelAnswer | None:
+        return await RecordedAnswers(AnswerStore(store)).ask(request(2), "one")
 
     assert asyncio.run(replayed()) == second
 
@@ -124,9 +124,9 @@ def test_the_key_is_sent_and_written_nowhere(faulty: Faulty, tmp_path: Path, cap
 )
 def test_an_answer_that_is_none_is_kept_and_says_why(made: dict[str, Any], failure: str, faulty: Faulty, tmp_path: Path) -> None:
     faulty.turns = [lambda: Response(json.dumps(made), content_type="application/json")]
-    [answer], spent = asked(faulty.url, tmp_path / "a.jsonl", 1)
+    [answer], usage = asked(faulty.url, tmp_path / "a.jsonl", 1)
     assert failure in answer.failure
-    assert (spent["retries"], spent["failures"]) == (0, 0)
+    assert (usage["retries"], usage["failures"]) == (0, 0)
     [record] = AnswerStore(tmp_path / "a.jsonl").records.values()
     assert record.response == made
 
@@ -136,15 +136,15 @@ def test_an_answer_that_is_none_is_kept_and_says_why(made: dict[str, Any], failu
 
 def through(handler: Callable[[httpx2.Request], Any], store: Path, numbers: list[int], **settings: Any) -> Counter[str]:
     """Ask through a transport that is a function."""
-    writing = OpenAIWriting(writer="openai", model="m", store=str(store), **({"requests_per_minute": None} | settings))
+    writing = OpenAIWriterSettings(writer="openai", model="m", store=str(store), **({"requests_per_minute": None} | settings))
 
     async def run() -> Counter[str]:
         transport = httpx2.AsyncClient(transport=httpx2.MockTransport(handler))
         async with openai.AsyncOpenAI(api_key="k", base_url="http://nowhere/v1", http_client=transport) as client:
-            with writable(store) as opened:
-                asker = Live(writing, opened, client)
-                await asyncio.gather(*(asker.ask(request(number), str(number)) for number in numbers))
-                return asker.spent
+            with open_for_writing(store) as opened:
+                source = ApiClient(writing, opened, client)
+                await asyncio.gather(*(source.ask(request(number), str(number)) for number in numbers))
+                return source.usage
 
     return asyncio.run(run())
 
@@ -157,8 +157,8 @@ def test_requests_that_are_the_same_are_sent_once(tmp_path: Path) -> None:
         await asyncio.sleep(0.01)
         return httpx2.Response(200, json=body())
 
-    spent = through(handler, tmp_path / "a.jsonl", [1, 2, 1, 1, 2])
-    assert len(sent) == len(set(sent)) == spent["calls"] == 2
+    usage = through(handler, tmp_path / "a.jsonl", [1, 2, 1, 1, 2])
+    assert len(sent) == len(set(sent)) == usage["calls"] == 2
 
 
 def test_no_more_are_in_flight_than_allowed(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_every_call_waits_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         async def acquire(self) -> None:
             acquired.append(1)
 
-    monkeypatch.setattr(asking, "AsyncLimiter", Limiter)
+    monkeypatch.setattr(api_client, "AsyncLimiter", Limiter)
     through(lambda got: httpx2.Response(200, json=body()), tmp_path / "a.jsonl", [1, 2, 3], requests_per_minute=120)
     assert paced == [(1, 0.5)]
     assert len(acquired) == 3

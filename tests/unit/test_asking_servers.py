@@ -13,13 +13,13 @@ from werkzeug import Request, Response
 
 from d4s.config import QuestionsSettings
 from d4s.errors import D4SError, SettingsError
-from d4s.questions import asking
+from d4s.questions import api_client
 from d4s.questions.answers import AnswerStore
-from d4s.questions.items import plan_items
-from d4s.questions.language_model import LanguageModelWriter
+from d4s.questions.language_model_writer import LanguageModelWriter
 from d4s.questions.prompts import v3
-from d4s.questions.replies import answer_of, parsed, tokens_of, words_of
-from d4s.questions.writers import Draft, writer_of
+from d4s.questions.question_items import plan_items
+from d4s.questions.replies import answer_of, error_message, parse_answer, token_usage
+from d4s.questions.writers import Draft, make_writer
 from tests.events import frame
 from tools.standin import PHRASES
 
@@ -68,7 +68,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(asking, "PAUSE_S", 0.01)
+    monkeypatch.setattr(api_client, "PAUSE_S", 0.01)
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
     with HTTPServer(threaded=True) as found:
         yield Server(found)
@@ -76,7 +76,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def written(url: str, store: Path, events: Any = FEW, **more: Any) -> list[Draft]:
     chosen = {"model": "m", "base_url": url, "store": str(store), "requests_per_minute": None, "retries": 1, "concurrency": 4} | more
-    writer = writer_of(QuestionsSettings(form="directly_generated", writer={"writer": "openai"} | chosen))  # type: ignore[arg-type]
+    writer = make_writer(QuestionsSettings(form="directly_generated", writer={"writer": "openai"} | chosen))  # type: ignore[arg-type]
     assert isinstance(writer, LanguageModelWriter)
     return writer.write(plan_items(events, 0), "directly_generated")
 
@@ -117,7 +117,7 @@ def test_a_server_that_knows_none_of_it(server: Server, tmp_path: Path) -> None:
     for request in server.seen:
         assert request["max_tokens"] == 800 and '"wordings": [TEXT, TEXT, TEXT]}' in request["messages"][0]["content"]
     replay = QuestionsSettings(form="directly_generated", writer={"writer": "replay", "store": str(tmp_path / "a.jsonl")})  # type: ignore[arg-type]
-    again = writer_of(replay).write(plan_items(FEW, 0), "directly_generated")
+    again = make_writer(replay).write(plan_items(FEW, 0), "directly_generated")
     assert [draft.template for draft in again] == [draft.template for draft in drafts]
 
 
@@ -139,7 +139,7 @@ def test_a_replay_refuses_a_store_asked_with_and_without_a_schema(server: Server
     for wanted in ("json_schema", None):
         written(server.url, tmp_path / "a.jsonl", response_format=wanted)
     with pytest.raises(SettingsError, match=r"asked in one way.*response_format None.*response_format json_schema"):
-        writer_of(QuestionsSettings(form="true_false", writer={"writer": "replay", "store": str(tmp_path / "a.jsonl")}))  # type: ignore[arg-type]
+        make_writer(QuestionsSettings(form="true_false", writer={"writer": "replay", "store": str(tmp_path / "a.jsonl")}))  # type: ignore[arg-type]
 
 
 # --- what a server says -----------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_a_replay_refuses_a_store_asked_with_and_without_a_schema(server: Server
     ],
 )
 def test_the_words_of_a_server_are_found(body: str, words: str) -> None:
-    assert words_of(body) == words
+    assert error_message(body) == words
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_server_that_only_streams_ends_the_work_with_its_first_words(server: S
     ],
 )  # fmt: skip
 def test_json_is_found_wherever_it_stands(frame_of: str) -> None:
-    reply, reasons = parsed("phrase", frame_of.format(json.dumps(GOOD)))
+    reply, reasons = parse_answer("phrase", frame_of.format(json.dumps(GOOD)))
     assert reply and reply.question == "So {}?" and not reasons
 
 
@@ -218,7 +218,7 @@ def test_json_is_found_wherever_it_stands(frame_of: str) -> None:
     ],
 )
 def test_what_is_no_answer_is_told_about_the_json_that_is_there(content: str, reason: str) -> None:
-    reply, reasons = parsed("phrase", content)
+    reply, reasons = parse_answer("phrase", content)
     assert reply is None and reason in reasons[0]
 
 
@@ -231,7 +231,7 @@ def test_counts_of_tokens_decide_nothing(usage: Any) -> None:
     made = {"choices": [{"message": {"content": "fine"}}], "usage": usage}
     found = answer_of(made)
     assert (found.content, found.failure, found.tokens_in) == ("fine", "", 0)
-    assert tokens_of(made).completion_tokens == (3 if isinstance(usage, dict) and usage else 0)
+    assert token_usage(made).completion_tokens == (3 if isinstance(usage, dict) and usage else 0)
 
 
 @pytest.mark.parametrize("parts", [False, True])
@@ -276,10 +276,10 @@ def test_an_answer_beside_its_place_is_told_so_once(server: Server, tmp_path: Pa
 @pytest.mark.parametrize("spoiled", [beside, lambda request: {"choices": [{"message": {"content": "I am a teapot"}}]}])
 def test_nothing_usable_ends_the_work_before_many_are_paid(spoiled: Callable[[Reply], Reply], server: Server, tmp_path: Path) -> None:
     server.answering = lambda request: answer(spoiled(request))
-    with pytest.raises(D4SError, match=rf"none of {asking.HOPELESS} answers of 'm' can be used"):
+    with pytest.raises(D4SError, match=rf"none of {api_client.MAX_CONSECUTIVE_FAILURES} answers of 'm' can be used"):
         written(server.url, tmp_path / "a.jsonl", MANY)
-    assert asking.HOPELESS <= len(server.seen) <= asking.HOPELESS + 4
-    assert len(AnswerStore(tmp_path / "a.jsonl").records) >= asking.HOPELESS
+    assert api_client.MAX_CONSECUTIVE_FAILURES <= len(server.seen) <= api_client.MAX_CONSECUTIVE_FAILURES + 4
+    assert len(AnswerStore(tmp_path / "a.jsonl").records) >= api_client.MAX_CONSECUTIVE_FAILURES
     before = len(server.seen)
     with pytest.raises(D4SError, match=r"none of \d+ answers of 'm' can be used"):
         written(server.url, tmp_path / "a.jsonl", MANY)
@@ -302,7 +302,7 @@ def test_a_session_of_recorded_answers_alone_is_judged_as_a_whole(server: Server
 
 @pytest.mark.parametrize("key", ["sk-with-a-line-break-0123\n", "  sk-with-spaces-0123456789 ", "\tsk-with-a-tab-0123456789\r\n"])
 def test_white_space_around_a_key_is_taken_off(key: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(asking.KEY_VARIABLE, key)
+    monkeypatch.setenv(api_client.KEY_VARIABLE, key)
     server.refuse(lambda _: True, {"message": f"no such key: {key.strip()}"}, 401)
     with pytest.raises(D4SError, match=r"no such key: \*\*\*"):
         written(server.url, tmp_path / "a.jsonl")
@@ -310,7 +310,7 @@ def test_white_space_around_a_key_is_taken_off(key: str, server: Server, tmp_pat
 
 @pytest.mark.parametrize("key", ["sk-one\nsk-two", "sk-schlüssel"])
 def test_a_key_that_cannot_be_sent_is_named(key: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(asking.KEY_VARIABLE, key)
+    monkeypatch.setenv(api_client.KEY_VARIABLE, key)
     with pytest.raises(SettingsError, match="OPENAI_API_KEY holds") as caught:
         written(server.url, tmp_path / "a.jsonl")
     assert "sk-" not in str(caught.value) and not server.seen

@@ -11,18 +11,18 @@ import openai
 import pytest
 from werkzeug import Response
 
-from d4s.artifacts import Job
-from d4s.cli import jobs
+from d4s.artifacts import StageJob
+from d4s.cli import stage_commands
 from d4s.config import QuestionsSettings, WorldSettings
 from d4s.errors import D4SError
-from d4s.questions import asking
-from d4s.questions.answers import AnswerStore, Record, key_of, writable
-from d4s.questions.asking import Live, Recorded, live
-from d4s.questions.items import plan_items
-from d4s.questions.language_model import LanguageModelWriter
+from d4s.questions import api_client
+from d4s.questions.answers import AnswerRecord, AnswerStore, key_of, open_for_writing
+from d4s.questions.api_client import ApiClient, RecordedAnswers, open_api_client
+from d4s.questions.language_model_writer import LanguageModelWriter
 from d4s.questions.prompts import v1, v2
-from d4s.questions.writers import Draft, writer_of
-from d4s.writing import OpenAIWriting
+from d4s.questions.question_items import plan_items
+from d4s.questions.writers import Draft, make_writer
+from d4s.writer_settings import OpenAIWriterSettings
 from tests.events import frame
 from tests.samples import made_world
 from tests.servers import Faulty, asked, body, late, ok, patience, request, status, torn
@@ -33,9 +33,9 @@ BUSY = {"503": lambda: status(503, "overloaded"), "408": lambda: status(408), "4
 
 
 def kept(store: Path, *numbers: int) -> None:
-    with writable(store) as opened:
+    with open_for_writing(store) as opened:
         for number in numbers:
-            opened.add(Record(key=key_of(request(number)), request=request(number), response=body()))
+            opened.add(AnswerRecord(key=key_of(request(number)), request=request(number), response=body()))
 
 
 # --- whose fault it is ------------------------------------------------------------------------------------------------
@@ -48,8 +48,8 @@ def test_questions_that_a_busy_server_leaves_open_are_asked_again(fault: str, fa
         asked(faulty.url, store, 1, 2, 3, retries=0, timeout_s=patience(fault))
     assert set(AnswerStore(store).records) == {key_of(request(1))}
     faulty.turns = [ok]
-    answers, spent = asked(faulty.url, store, 1, 2, 3)
-    assert [answer.content for answer in answers] == ["fine"] * 3 and (spent["cached"], spent["calls"]) == (1, 2)
+    answers, usage = asked(faulty.url, store, 1, 2, 3)
+    assert [answer.content for answer in answers] == ["fine"] * 3 and (usage["cached"], usage["calls"]) == (1, 2)
 
 
 def test_one_open_question_among_many_is_enough(faulty: Faulty, tmp_path: Path) -> None:
@@ -61,12 +61,12 @@ def test_one_open_question_among_many_is_enough(faulty: Faulty, tmp_path: Path) 
 
 def test_a_refusal_does_not_close_a_question_that_met_a_busy_server(faulty: Faulty, tmp_path: Path) -> None:
     faulty.turns, store = [ok, BUSY["503"], lambda: status(400, "too long")], tmp_path / "a.jsonl"
-    writing = OpenAIWriting(writer="openai", model="m", base_url=faulty.url, store=str(store), retries=0, concurrency=1)
+    writing = OpenAIWriterSettings(writer="openai", model="m", base_url=faulty.url, store=str(store), retries=0, concurrency=1)
 
     async def run() -> None:
-        async with live(writing) as asker:
+        async with open_api_client(writing) as source:
             for number, question in ((1, "one"), (2, "two"), (3, "two")):
-                await asker.ask(request(number), question)
+                await source.ask(request(number), question)
 
     with pytest.raises(D4SError, match="left 1 of 2 questions"):
         asyncio.run(run())
@@ -96,21 +96,23 @@ def test_a_server_that_refuses_a_whole_session_is_not_believed_for_its_answers_b
 
 def test_a_server_that_refuses_everything_is_not_asked_to_the_end(faulty: Faulty, tmp_path: Path) -> None:
     faulty.turns, store = [lambda: status(400, "no such parameter")], tmp_path / "a.jsonl"
-    with pytest.raises(D4SError, match=rf"answered none of {asking.HOPELESS} requests \(HTTP 400: "):
-        asked(faulty.url, store, *range(4 * asking.HOPELESS))
-    assert len(faulty.seen) == asking.HOPELESS and not AnswerStore(store).records
+    with pytest.raises(D4SError, match=rf"answered none of {api_client.MAX_CONSECUTIVE_FAILURES} requests \(HTTP 400: "):
+        asked(faulty.url, store, *range(4 * api_client.MAX_CONSECUTIVE_FAILURES))
+    assert len(faulty.seen) == api_client.MAX_CONSECUTIVE_FAILURES and not AnswerStore(store).records
     faulty.turns, before = [ok, lambda: status(400, "too long")], len(faulty.seen)
     faulty.turns = [*[faulty.turns[1]] * before, *faulty.turns]
-    asked(faulty.url, store, *range(2 * asking.HOPELESS))
-    assert len(faulty.seen) == before + 2 * asking.HOPELESS, "a server that answered once may refuse many"
+    asked(faulty.url, store, *range(2 * api_client.MAX_CONSECUTIVE_FAILURES))
+    assert len(faulty.seen) == before + 2 * api_client.MAX_CONSECUTIVE_FAILURES, "a server that answered once may refuse many"
 
 
 def test_a_server_that_breaks_down_is_not_asked_to_the_end(faulty: Faulty, tmp_path: Path) -> None:
-    down = [BUSY["503"]] * (asking.HOPELESS - 1)
+    down = [BUSY["503"]] * (api_client.MAX_CONSECUTIVE_FAILURES - 1)
     faulty.turns, store = [ok, *down, ok, BUSY["503"]], tmp_path / "a.jsonl"
-    with pytest.raises(D4SError, match=rf"answered none of {asking.HOPELESS} requests \(HTTP 503: overloaded\).*2 answers are kept"):
-        asked(faulty.url, store, *range(4 * asking.HOPELESS), retries=0)
-    assert len(faulty.seen) == 1 + len(down) + 1 + asking.HOPELESS, "an answer between failures is a sign of life"
+    with pytest.raises(
+        D4SError, match=rf"answered none of {api_client.MAX_CONSECUTIVE_FAILURES} requests \(HTTP 503: overloaded\).*2 answers are kept"
+    ):
+        asked(faulty.url, store, *range(4 * api_client.MAX_CONSECUTIVE_FAILURES), retries=0)
+    assert len(faulty.seen) == 1 + len(down) + 1 + api_client.MAX_CONSECUTIVE_FAILURES, "an answer between failures is a sign of life"
 
 
 def test_an_account_without_credit_ends_the_work(faulty: Faulty, tmp_path: Path) -> None:
@@ -126,15 +128,15 @@ def test_an_account_without_credit_ends_the_work(faulty: Faulty, tmp_path: Path)
 @pytest.mark.parametrize("fault", ["503", "late", "torn"])
 def test_repetitions_before_a_lasting_failure_are_counted(fault: str, faulty: Faulty, tmp_path: Path) -> None:
     faulty.turns = [ok, BUSY[fault]]
-    spent = asked(faulty.url, tmp_path / "a.jsonl", 1, 2, question="one", retries=2, timeout_s=patience(fault))[1]
-    assert (spent["calls"], spent["retries"], spent["failures"]) == (2, 2, 1)
+    usage = asked(faulty.url, tmp_path / "a.jsonl", 1, 2, question="one", retries=2, timeout_s=patience(fault))[1]
+    assert (usage["calls"], usage["retries"], usage["failures"]) == (2, 2, 1)
 
 
 def test_tokens_of_answers_that_are_thrown_away_are_counted(faulty: Faulty, tmp_path: Path) -> None:
     empty, strange = body() | {"choices": []}, {"choices": [], "usage": {"prompt_tokens": "many"}}
     faulty.turns = [ok, *(lambda made=made: Response(json.dumps(made), content_type="application/json") for made in (empty, strange, []))]
-    spent = asked(faulty.url, tmp_path / "a.jsonl", 1, 2, question="one", retries=2)[1]
-    assert (spent["paid_tokens_in"], spent["paid_tokens_out"], spent["failures"]) == (14, 6, 1)
+    usage = asked(faulty.url, tmp_path / "a.jsonl", 1, 2, question="one", retries=2)[1]
+    assert (usage["paid_tokens_in"], usage["paid_tokens_out"], usage["failures"]) == (14, 6, 1)
 
 
 def test_an_answer_in_parts_is_their_text(faulty: Faulty, tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_an_answer_in_parts_is_their_text(faulty: Faulty, tmp_path: Path) -> Non
 
 
 def test_a_short_stand_in_for_a_key_alters_no_answer(faulty: Faulty, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(asking.KEY_VARIABLE, "x")
+    monkeypatch.setenv(api_client.KEY_VARIABLE, "x")
     faulty.turns = [lambda: ok("six foxes")]
     assert asked(faulty.url, tmp_path / "a.jsonl", 1)[0][0].content == "six foxes"
 
@@ -162,8 +164,8 @@ def test_pauses_have_an_end_and_none_follows_the_last_turn(faulty: Faulty, tmp_p
     async def sleep(seconds: float) -> None:
         paused.append(seconds)
 
-    monkeypatch.setattr(asking, "PAUSE_S", 0.5)
-    monkeypatch.setattr(asking.asyncio, "sleep", sleep)
+    monkeypatch.setattr(api_client, "PAUSE_S", 0.5)
+    monkeypatch.setattr(api_client.asyncio, "sleep", sleep)
     faulty.turns = [ok, lambda: Response("{not json", content_type="application/json")]
     asked(faulty.url, tmp_path / "a.jsonl", 1, 2, question="one", retries=7)
     assert [seconds for seconds in paused if seconds] == [0.5, 1, 2, 4, 8, 8, 8]
@@ -182,7 +184,7 @@ def test_a_linked_store_stays_a_link(tmp_path: Path) -> None:
 
 def writer(url: str, store: Path, **more: Any) -> LanguageModelWriter:
     chosen = {"writer": "openai", "model": MODEL, "base_url": url, "store": str(store), "requests_per_minute": None} | more
-    found = writer_of(QuestionsSettings.model_validate({"form": "true_false", "writer": chosen}))
+    found = make_writer(QuestionsSettings.model_validate({"form": "true_false", "writer": chosen}))
     assert isinstance(found, LanguageModelWriter)
     return found
 
@@ -231,17 +233,17 @@ def test_answers_recorded_with_the_first_prompts_are_used(tmp_path: Path, monkey
         asks = writer(url, store, attempts=4)
         assert written(asks) == drafts and not asks.usage["true_false"].get("calls")
     replay = {"writer": "replay", "store": str(store), "attempts": 4}
-    again = written(writer_of(QuestionsSettings.model_validate({"form": "true_false", "writer": replay})))  # type: ignore[arg-type]
+    again = written(make_writer(QuestionsSettings.model_validate({"form": "true_false", "writer": replay})))  # type: ignore[arg-type]
     assert [draft.template for draft in again] == [draft.template for draft in drafts]
     assert {draft.prompt_version for draft in again} == {v1.VERSION}
 
 
 def test_a_failure_of_the_first_prompts_is_no_answer_to_a_server(tmp_path: Path) -> None:
-    settings = OpenAIWriting(writer="openai", model="m")
-    with writable(tmp_path / "a.jsonl") as store:
-        store.add(Record(key=key_of(request(1)), request=request(1), failure="a system message must be the first"))
-        assert not Live(settings, store, openai.AsyncOpenAI(api_key="k")).holds(request(1))
-        assert Recorded(store).holds(request(1))
+    settings = OpenAIWriterSettings(writer="openai", model="m")
+    with open_for_writing(tmp_path / "a.jsonl") as store:
+        store.add(AnswerRecord(key=key_of(request(1)), request=request(1), failure="a system message must be the first"))
+        assert not ApiClient(settings, store, openai.AsyncOpenAI(api_key="k")).has_answer(request(1))
+        assert RecordedAnswers(store).has_answer(request(1))
 
 
 # --- the ledger of costs ----------------------------------------------------------------------------------------------
@@ -258,15 +260,15 @@ def test_what_a_call_paid_before_it_failed_is_in_the_ledger(tmp_path: Path, monk
         return completion(request)
 
     with serving(answer) as url:
-        writing = OpenAIWriting(
+        writing = OpenAIWriterSettings(
             writer="openai", model=MODEL, base_url=url, store=str(tmp_path / "a.jsonl"), concurrency=1, retries=0, requests_per_minute=None
         )
         chosen = QuestionsSettings(form="true_false", writer=writing)
         folder = tmp_path / "made"
-        job = Job("facts", chosen, {"world": world}, folder)
-        monkeypatch.setattr(jobs, "_job", lambda *_: job)
+        job = StageJob("facts", chosen, {"world": world}, folder)
+        monkeypatch.setattr(stage_commands, "_job", lambda *_: job)
         with pytest.raises(D4SError, match=re.escape("30 answers are kept")):
-            jobs.run_verb("questions", [folder / "manifest.json"], settings="", inputs="", code="", verbose=False)
+            stage_commands.run_stage("questions", [folder / "manifest.json"], settings="", inputs="", code="", verbose=False)
     [line] = (folder / "costs.jsonl").read_text().splitlines()
     paid = [record.answer for record in AnswerStore(tmp_path / "a.jsonl").records.values()]
     found = json.loads(line)
@@ -275,8 +277,8 @@ def test_what_a_call_paid_before_it_failed_is_in_the_ledger(tmp_path: Path, monk
 
 
 def test_a_call_that_fails_and_paid_nothing_leaves_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = Job("facts", QuestionsSettings(form="true_false"), {"world": tmp_path / "none"}, tmp_path / "made")
-    monkeypatch.setattr(jobs, "_job", lambda *_: job)
+    job = StageJob("facts", QuestionsSettings(form="true_false"), {"world": tmp_path / "none"}, tmp_path / "made")
+    monkeypatch.setattr(stage_commands, "_job", lambda *_: job)
     with pytest.raises(D4SError):
-        jobs.run_verb("questions", [tmp_path / "made" / "manifest.json"], settings="", inputs="", code="", verbose=False)
+        stage_commands.run_stage("questions", [tmp_path / "made" / "manifest.json"], settings="", inputs="", code="", verbose=False)
     assert not (tmp_path / "made" / "costs.jsonl").exists()

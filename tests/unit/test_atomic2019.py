@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from d4s.artifacts import Artifact, Job
+from d4s.artifacts import Artifact, StageJob
 from d4s.config import QuestionsSettings
 from d4s.errors import D4SError, RecordError
 from d4s.facts.atomic import read_events as read_2020
 from d4s.facts.atomic2019 import COLUMNS, read_events
 from d4s.facts.event_readers import EVENT_FILES, EVENT_READERS
-from d4s.questions.build import questions
+from d4s.questions.question_facts import questions
 from d4s.schemas import EVENTS, PROVENANCE
 from tests.samples import atomic, write_lines
 
@@ -84,6 +84,6 @@ def test_questions_are_made_of_them(tmp_path: Path) -> None:
     path = write(tmp_path / EVENT_FILES["atomic2019"], *ROWS)
     made = tmp_path / "made"
     made.mkdir()
-    questions(Job("facts", QuestionsSettings(events="atomic2019", form="multiple_choice"), {"records": path}, made))
+    questions(StageJob("facts", QuestionsSettings(events="atomic2019", form="multiple_choice"), {"records": path}, made))
     rows = Artifact.open(made, "facts").table("provenance.parquet", PROVENANCE)
     assert "PersonX bakes bread" in set(rows["head"])

@@ -12,8 +12,8 @@ import pytest
 from d4s.artifacts import read_table, write_table
 from d4s.config import FORMS
 from d4s.facts.record import to_rows
-from d4s.questions.build import form_facts, sound_drafts
-from d4s.questions.items import plan_items
+from d4s.questions.question_facts import form_facts, valid_drafts
+from d4s.questions.question_items import plan_items
 from d4s.questions.writers import TemplateWriter
 from d4s.schemas import FACTS, PROVENANCE
 from tests.events import frame
@@ -29,7 +29,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders with the three forms of made-up events."""
     events = frame(*((f"PersonX does thing {k}", ("xWant", "xEffect")[k % 2], f"find {k % 31}") for k in range(COUNT)))
     items = plan_items(events, 0)
-    drafts = sound_drafts(items, TemplateWriter(0))
+    drafts = valid_drafts(items, TemplateWriter(0))
     assert len(drafts) == COUNT
     store = tmp_path_factory.mktemp("sound")
     for form in FORMS:

@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from d4s.artifacts import Artifact, Job, write_table, write_tensors
+from d4s.artifacts import Artifact, StageJob, write_table, write_tensors
 from d4s.config import CorpusSettings, FactsSettings
+from d4s.editors.edit_requests import draw_requests
 from d4s.errors import ArtifactError
 from d4s.facts.record import Fact, Probe, to_rows
-from d4s.metrics.norms import originals
 from d4s.metrics.perplexity import perplexities
-from d4s.metrics.scoring import Exam
+from d4s.metrics.scoring import FactEvaluation
+from d4s.metrics.weight_norms import original_norms
 from d4s.models.views import LiveModel
-from d4s.requests.draw import draw
 from d4s.runs import baseline as stage
-from d4s.runs import references
+from d4s.runs import baseline_reader
 from d4s.runs.baseline import baseline
-from d4s.runs.references import WHOLE, blocks_of, read_exam, read_whole
+from d4s.runs.baseline_reader import NUMBERS_MANIFEST, block_manifests, read_baseline_numbers, read_evaluation
 from d4s.schemas import FACTS
 from tests.baselines import baseline_job, make_baseline
 from tests.tiny import tiny_facts, tiny_model
@@ -36,43 +36,46 @@ def facts() -> list[Fact]:
 @pytest.fixture
 def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     monkeypatch.setattr(stage, "load", lambda _: tiny_model())
-    for module in (stage, references):
+    for module in (stage, baseline_reader):
         monkeypatch.setattr(module, "REQUESTS_PER_BLOCK", 3)
     write_table(tmp_path / "facts" / "facts.parquet", to_rows(facts()), FACTS)
-    Job("facts", FactsSettings(source="tiny"), {}, tmp_path / "facts").finish(["facts.parquet"])
+    StageJob("facts", FactsSettings(source="tiny"), {}, tmp_path / "facts").write_manifest(["facts.parquet"])
     write_tensors(tmp_path / "text" / "heldout.safetensors", {"rows": TEXT})
-    Job("corpora", CorpusSettings(), {}, tmp_path / "text").finish(["heldout.safetensors"])
+    StageJob("corpora", CorpusSettings(), {}, tmp_path / "text").write_manifest(["heldout.safetensors"])
     return {"model": tmp_path / "model", "facts": tmp_path / "facts", "text": tmp_path / "text"}
 
 
 def drawn(count: int | None = None) -> list[Fact]:
-    return [fact for _, fact in draw(facts(), SEED, count)]
+    return [fact for _, fact in draw_requests(facts(), SEED, count)]
 
 
-def asked(chosen: list[Fact], max_new_tokens: int = TOKENS) -> Exam:
-    return Exam.of(LiveModel(tiny_model()), chosen, probes_per_fact=3, max_new_tokens=max_new_tokens)
+def asked(chosen: list[Fact], max_new_tokens: int = TOKENS) -> FactEvaluation:
+    return FactEvaluation.of(LiveModel(tiny_model()), chosen, probes_per_fact=3, max_new_tokens=max_new_tokens)
 
 
-def assert_same(found: Exam, expected: Exam) -> None:
+def assert_same(found: FactEvaluation, expected: FactEvaluation) -> None:
     """Discrete replies are equal, likelihoods to rounding: other facts were in the same pass."""
     assert [*found.before] == [*expected.before] and found.questions == expected.questions and found.texts == expected.texts
-    for item, reply in expected.before.items():
+    for item, prediction in expected.before.items():
         mine = found.before[item]
-        assert replace(mine, nll=0.0, rival_nll=None) == replace(reply, nll=0.0, rival_nll=None)
-        assert (mine.nll, mine.rival_nll) == (pytest.approx(reply.nll, abs=1e-4), pytest.approx(reply.rival_nll, abs=1e-4))
+        assert replace(mine, nll=0.0, alternative_nll=None) == replace(prediction, nll=0.0, alternative_nll=None)
+        assert (mine.nll, mine.alternative_nll) == (
+            pytest.approx(prediction.nll, abs=1e-4),
+            pytest.approx(prediction.alternative_nll, abs=1e-4),
+        )
 
 
 def test_what_is_read_is_what_the_model_would_say(inputs: dict[str, Path], tmp_path: Path) -> None:
     folder = make_baseline(inputs, tmp_path / "b", 8, seed=SEED, max_new_tokens=TOKENS)
-    assert_same(read_exam(folder, drawn()), asked(drawn()))
-    assert_same(read_exam(folder, drawn(5)), asked(drawn(5)))
+    assert_same(read_evaluation(folder, drawn()), asked(drawn()))
+    assert_same(read_evaluation(folder, drawn(5)), asked(drawn(5)))
     chosen = [drawn()[place] for place in (1, 4)]
-    assert_same(read_exam(folder, drawn(5), chosen), asked(chosen))
+    assert_same(read_evaluation(folder, drawn(5), chosen), asked(chosen))
 
 
 def test_without_free_answers_only_missing_ones_are_written(inputs: dict[str, Path], tmp_path: Path) -> None:
-    found = read_exam(make_baseline(inputs, tmp_path / "b", 8, seed=SEED), drawn())
-    assert {reply.text for reply in found.before.values()} == {None} and not found.texts
+    found = read_evaluation(make_baseline(inputs, tmp_path / "b", 8, seed=SEED), drawn())
+    assert {prediction.text for prediction in found.before.values()} == {None} and not found.texts
     assert_same(found, asked(drawn(), 0))
     assert "Ada Moss works as a" in {item.prompt for item in found.before if item.answer}
 
@@ -80,7 +83,7 @@ def test_without_free_answers_only_missing_ones_are_written(inputs: dict[str, Pa
 def test_long_targets_make_long_answers(inputs: dict[str, Path], tmp_path: Path) -> None:
     long = " ".join(["Oslo"] * 9)
     write_table(inputs["facts"] / "facts.parquet", to_rows([replace(fact, target_new=long) for fact in facts()]), FACTS)
-    Job("facts", FactsSettings(source="tiny"), {}, inputs["facts"]).finish(["facts.parquet"])
+    StageJob("facts", FactsSettings(source="tiny"), {}, inputs["facts"]).write_manifest(["facts.parquet"])
     folder = make_baseline(inputs, tmp_path / "b", 3, seed=SEED, max_new_tokens=TOKENS)
     assert Artifact.open(folder, "baselines", "b0.json").manifest.notes["max_new_tokens"] == 11
 
@@ -91,7 +94,7 @@ def test_a_longer_study_leaves_the_blocks_that_are_there(inputs: dict[str, Path]
     before = (pieces / "b0.replies.parquet").stat().st_mtime_ns
     make_baseline(inputs, pieces, 8, seed=SEED, max_new_tokens=TOKENS, perplexity_rows=4)
     assert (pieces / "b0.replies.parquet").stat().st_mtime_ns == before
-    for name in (*blocks_of(8), WHOLE, "b0.replies.parquet", "b2.replies.parquet", "whole.numbers.json"):
+    for name in (*block_manifests(8), NUMBERS_MANIFEST, "b0.replies.parquet", "b2.replies.parquet", "whole.numbers.json"):
         assert (pieces / name).read_bytes() == (whole / name).read_bytes()
 
 
@@ -104,18 +107,18 @@ def test_what_is_there_costs_no_model(inputs: dict[str, Path], tmp_path: Path, m
 
 
 def test_the_whole_model_is_its_perplexity_and_its_norms(inputs: dict[str, Path], tmp_path: Path) -> None:
-    baseline(baseline_job(inputs, tmp_path / "b", WHOLE, seed=SEED, perplexity_rows=3))
-    found, model = read_whole(tmp_path / "b"), tiny_model()
+    baseline(baseline_job(inputs, tmp_path / "b", NUMBERS_MANIFEST, seed=SEED, perplexity_rows=3))
+    found, model = read_baseline_numbers(tmp_path / "b"), tiny_model()
     assert found.perplexities == perplexities(LiveModel(model), TEXT[:3].tolist())
-    assert found.norms == originals(model)
+    assert found.norms == original_norms(model)
 
 
 def test_replies_about_other_facts_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     folder = make_baseline(inputs, tmp_path / "b", 8, seed=SEED)
     with pytest.raises(ArtifactError, match="replies about other facts in block 1"):
-        read_exam(folder, [*drawn()[:3], drawn()[4]])
+        read_evaluation(folder, [*drawn()[:3], drawn()[4]])
 
 
 def test_a_missing_block_is_refused_by_name(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"holds no b1\.json"):
-        read_exam(make_baseline(inputs, tmp_path / "b", 3, seed=SEED), drawn())
+        read_evaluation(make_baseline(inputs, tmp_path / "b", 3, seed=SEED), drawn())

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from d4s.report.claims import CLAIMS, claims, judge
-from d4s.report.verdicts import Condition, Finding, show, show_estimate
-from d4s.studies.intervals import Estimate
-from d4s.studies.norms import norm_points
-from d4s.studies.results import Results, Run
+from d4s.analysis.claims import CLAIMS, claims, judge
+from d4s.analysis.intervals import IntervalEstimate
+from d4s.analysis.norm_comparison import norm_points
+from d4s.analysis.study_results import Results, RunKey
+from d4s.analysis.verdicts import Condition, RuleResult, show, show_estimate
 from tests.synthetic import FORM_CONTROLS, FORM_DAMAGE, METHODS, PERPLEXITY, Made, Method, write_study
 
 BY_ID = {claim.claim_id: claim for claim in CLAIMS}
@@ -49,7 +49,7 @@ def changed(made: Made, *editors: str, **changes: Any) -> Made:
     ],
 )
 def test_a_condition_compares_its_interval_with_the_margin(low: float, high: float, margin: float, expected: str) -> None:
-    assert Condition("x", Estimate((low + high) / 2, low, high, 10), margin).verdict == expected
+    assert Condition("x", IntervalEstimate((low + high) / 2, low, high, 10), margin).verdict == expected
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_a_condition_compares_its_interval_with_the_margin(low: float, high: flo
     [((1.0, 1.0), "holds"), ((1.0, -1.0), "undecided"), ((1.0, -9.0), "does not hold"), ((-1.0, -9.0), "does not hold"), ((), "undecided")],
 )
 def test_a_claim_needs_all_its_conditions_and_falls_with_one(lows: tuple[float, ...], expected: str) -> None:
-    conditions = [Condition(f"c{low}", Estimate(low + 1, low, low + 2, 10)) for low in lows]
-    finding = Finding(conditions)
+    conditions = [Condition(f"c{low}", IntervalEstimate(low + 1, low, low + 2, 10)) for low in lows]
+    finding = RuleResult(conditions)
     assert finding.verdict == expected
     assert (finding.weakest is None) if not lows else (finding.weakest is conditions[lows.index(min(lows))])
 
@@ -78,8 +78,8 @@ def test_numbers_are_written_in_their_unit(value: float, unit: Any, text: str) -
 
 
 def test_an_interval_is_written_without_repeating_the_unit() -> None:
-    assert show_estimate(Estimate(0.1, -0.05, 0.25, 9), "points") == "+10.0 pp [−5.0, +25.0]"
-    assert show_estimate(Estimate(0.1, -0.05, 0.25, 9), "correlation") == "+0.10 [−0.05, +0.25]"
+    assert show_estimate(IntervalEstimate(0.1, -0.05, 0.25, 9), "points") == "+10.0 pp [−5.0, +25.0]"
+    assert show_estimate(IntervalEstimate(0.1, -0.05, 0.25, 9), "correlation") == "+0.10 [−0.05, +0.25]"
 
 
 # --- the data side ----------------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_c7_takes_a_run_that_diverged_to_grow_no_more(tmp_path: Path) -> None:
     results = Results(write_study(tmp_path, SMALL))
     log = results.edit_log
     results.__dict__["edit_log"] = log[(log["editor"] != "rome") | (log["step"] <= 100)]
-    paths = {editor: results.norm_path(Run("mini", "world_qa", editor, 1)) for editor in ("rome", "d4s")}
+    paths = {editor: results.norm_path(RunKey("mini", "world_qa", editor, 1)) for editor in ("rome", "d4s")}
     gap = {editor: path.iloc[-1].mean() for editor, path in paths.items()}
     entry = judge(BY_ID["C7"], results)
     [condition] = [condition for condition in entry["conditions"] if condition["name"].startswith("ROME − D4S, 300 edits")]
@@ -232,7 +232,7 @@ def test_c6_counts_a_run_that_diverged_with_its_last_finite_state(tmp_path: Path
     log = results.edit_log
     results.__dict__["edit_log"] = log[(log["editor"] != "rome") | (log["step"] <= 100)]
     points = norm_points(results, results.panels).set_index(["editor", "step"])["norm"]
-    last = results.norm_path(Run("mini", "world_qa", "rome", 1)).loc[100].mean()
+    last = results.norm_path(RunKey("mini", "world_qa", "rome", 1)).loc[100].mean()
     assert points["rome", 300] == pytest.approx(last) and points["rome", 50] < last
 
 
@@ -279,7 +279,7 @@ def test_x2_is_an_equivalence_test(changes: dict[str, float], expected: str, tmp
 def test_x2_compares_what_preserves_alike_alone(tmp_path: Path) -> None:
     path = write_study(tmp_path, MORE) / "provenance.json"
     provenance = json.loads(path.read_text())
-    provenance["editors"]["mini / one_time_batch"]["preserve"]["weight"] = 30.0
+    provenance["editors"]["mini / one_time_batch"]["preservation"]["weight"] = 30.0
     path.write_text(json.dumps(provenance))
     entry = judge(BY_ID["X2"], Results(tmp_path))
     assert entry["verdict"] == "not measured"

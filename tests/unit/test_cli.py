@@ -33,7 +33,7 @@ def world(tmp_path: Path) -> Path:
     [
         (["layers=[1,2"], r"--set layers=[1,2: the value cannot be read as YAML: while parsing a flow sequence"),
         (["seed=2020-13-45"], "--set seed=2020-13-45: the value cannot be read as YAML: month must be in 1..12"),
-        (["preserve=3", "preserve.weight=1"], "--set preserve.weight=1: preserve is set to 3 already, which has no keys"),
+        (["preservation=3", "preservation.weight=1"], "--set preservation.weight=1: preservation is set to 3 already, which has no keys"),
     ],
 )
 def test_a_mistyped_change_of_settings(pairs: list[str], message: str) -> None:

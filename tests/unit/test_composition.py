@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import yaml
 
+from d4s.analysis.compositions import PART_LABELS, Composition, composition
+from d4s.analysis.study_results import Results
+from d4s.editors.editor_settings import resolve
 from d4s.editors.presets import PRESETS
-from d4s.editors.settings import resolve
 from d4s.figures import fig_composition
-from d4s.figures.draw import NotDrawn
+from d4s.figures.plot_elements import FigureSkipped
 from d4s.figures.style import WIDE
-from d4s.studies.compositions import WORDS, Composition, composition
-from d4s.studies.results import Results
-from d4s.tables.build import TABLES
-from d4s.tables.table import NotTabled
+from d4s.tables.table import TableSkipped
+from d4s.tables.table_stage import TABLES
 from tests.synthetic import METHODS, Made, write_study
 from tools.lock import ROOT
 
@@ -46,8 +46,8 @@ def made_results(tmp_path_factory: pytest.TempPathFactory) -> Results:
         ("nse", Composition("keys", ("first targets", "rounds"))),
         ("pmet", Composition("none", ("joint target", "root"))),
         ("ote_se", Composition("keys", ("RECT", "feedback"))),
-        ("d4s", Composition("rewind", ("static",))),
-        ("d4s_refreshed", Composition("rewind", ("refreshed keys",))),
+        ("d4s", Composition("refit", ("static",))),
+        ("d4s_refreshed", Composition("refit", ("refreshed keys",))),
         ("rome", None),
         ("prune", None),
         ("ft_l", None),
@@ -61,8 +61,8 @@ def test_parts_are_named_where_they_differ_from_memit(editor: str, expected: Com
 def test_there_is_a_word_for_every_part_of_every_preset() -> None:
     found = [made for name, preset in PRESETS.items() if "mini" in preset.base and (made := parts(name)) is not None]
     assert len(found) > 10
-    assert {part for made in found for part in made.parts} <= set(WORDS)
-    assert all(made.place for made in found)
+    assert {part for made in found for part in made.parts} <= set(PART_LABELS)
+    assert all(made.sort_key for made in found)
 
 
 # --- the study --------------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_the_study_has_at_most_sixteen_cells_all_different() -> None:
 
 def test_history_null_space_and_early_stop_are_fully_crossed() -> None:
     found = {(made.history, tuple(part for part in made.parts if part != "static")) for name in CELLS if (made := parts(name))}
-    crossed = {(history, guard) for history in ("none", "keys", "rewind") for guard in ((), ("null space",), ("top-1 stop",))}
+    crossed = {(history, guard) for history in ("none", "keys", "refit") for guard in ((), ("null space",), ("top-1 stop",))}
     assert crossed <= found
 
 
@@ -89,8 +89,8 @@ def test_a_group_starts_with_the_row_that_most_others_are_one_part_away_from(mad
     found = fig_composition._combinations(made_results, panel)
     rows = fig_composition._ordered([fig_composition.Row(editor, made, {}) for editor, made in found.items()])
     first = {row.parts.history: row.editor for row in reversed(rows)}
-    assert list(reversed(first)) == ["none", "keys", "rewind"]
-    assert first == {"none": "memit", "keys": "memit_seq", "rewind": "d4s"}
+    assert list(reversed(first)) == ["none", "keys", "refit"]
+    assert first == {"none": "memit", "keys": "memit_seq", "refit": "d4s"}
 
 
 def test_the_figure_has_a_row_per_cell_and_three_columns(made_results: Results) -> None:
@@ -105,7 +105,7 @@ def test_the_figure_has_a_row_per_cell_and_three_columns(made_results: Results) 
 
 
 def test_rows_alike_in_their_parts_get_their_names(tmp_path: Path) -> None:
-    twins = {"strict": {"preset": "memit", "preserve": {"weight": 9000}}}
+    twins = {"strict": {"preset": "memit", "preservation": {"weight": 9000}}}
     names = ("memit", "strict", "memit_seq", "d4s", "d4s_even")
     made = Made({name: METHODS.get(name, METHODS["memit"]) for name in names}, twins, lengths=(20,), forms=False)
     axes = fig_composition.figure(Results(write_study(tmp_path, made))).draw(WIDE).axes
@@ -115,7 +115,7 @@ def test_rows_alike_in_their_parts_get_their_names(tmp_path: Path) -> None:
 
 def test_three_combinations_are_too_few(tmp_path: Path) -> None:
     made = Made({name: METHODS[name] for name in ("memit", "memit_seq", "d4s", "rome")}, lengths=(4,), forms=False)
-    with pytest.raises(NotDrawn, match="fewer than 4 combinations"):
+    with pytest.raises(FigureSkipped, match="fewer than 4 combinations"):
         fig_composition.figure(Results(write_study(tmp_path, made)))
 
 
@@ -136,5 +136,5 @@ def test_key_modes_are_compared_with_the_batch_at_every_length(results: Results)
 
 def test_key_modes_need_the_batch(tmp_path: Path) -> None:
     made = replace(Made(forms=False, lengths=(4,)), methods={"d4s": METHODS["d4s"]})
-    with pytest.raises(NotTabled, match="one-time batch"):
+    with pytest.raises(TableSkipped, match="one-time batch"):
         TABLES["tab_key_modes"](Results(write_study(tmp_path, made)))

@@ -18,7 +18,7 @@ from d4s.config import (
     load_study,
     validate,
 )
-from d4s.errors import DataMissing, SettingsError
+from d4s.errors import MissingDataError, SettingsError
 from tests.studies import STUDY
 
 
@@ -158,9 +158,9 @@ def test_the_data_folder_comes_from_the_setting_or_the_variable(tmp_path, monkey
     assert data_folder(str(named)) == named
     assert data_folder(None) == other
     monkeypatch.delenv("D4S_DATA")
-    with pytest.raises(DataMissing, match="neither `data:` in the settings nor D4S_DATA"):
+    with pytest.raises(MissingDataError, match="neither `data:` in the settings nor D4S_DATA"):
         data_folder(None)
-    with pytest.raises(DataMissing, match="does not exist"):
+    with pytest.raises(MissingDataError, match="does not exist"):
         data_folder(str(tmp_path / "gone"))
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from d4s import digests
 from d4s.artifacts import sha256_of
-from d4s.digests import SMALL, cache_folder, remembered_sha256
+from d4s.digests import MIN_CACHED_BYTES, cache_folder, cached_sha256
 
-LARGE = b"w" * SMALL
+LARGE = b"w" * MIN_CACHED_BYTES
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return file_digest(stream, kind)
 
     monkeypatch.setattr(hashlib, "file_digest", counted)
-    monkeypatch.setattr(digests, "SETTLED_NS", -(10**9))
+    monkeypatch.setattr(digests, "MIN_AGE_NS", -(10**9))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return read
 
@@ -42,13 +42,13 @@ def weights(tmp_path: Path) -> Path:
 
 def test_a_large_file_is_read_once_by_whatever_name(weights: Path, tmp_path: Path, reads: list[str]) -> None:
     (tmp_path / "link").symlink_to(weights)
-    found = {remembered_sha256(path) for path in (weights, weights, tmp_path / "link")}
+    found = {cached_sha256(path) for path in (weights, weights, tmp_path / "link")}
     assert found == {hashlib.sha256(LARGE).hexdigest()} and reads == ["model.safetensors"]
 
 
 def test_a_small_file_is_read_and_nothing_kept_of_it(tmp_path: Path, reads: list[str]) -> None:
     (tmp_path / "config.json").write_text("{}")
-    assert remembered_sha256(tmp_path / "config.json") == remembered_sha256(tmp_path / "config.json") == hashlib.sha256(b"{}").hexdigest()
+    assert cached_sha256(tmp_path / "config.json") == cached_sha256(tmp_path / "config.json") == hashlib.sha256(b"{}").hexdigest()
     assert len(reads) == 2 and not cache_folder().exists()
 
 
@@ -73,23 +73,23 @@ def grown(path: Path) -> None:
 
 @pytest.mark.parametrize("change", [rewritten, replaced, grown])
 def test_a_changed_file_is_read_again(weights: Path, change: Callable[[Path], None]) -> None:
-    first = remembered_sha256(weights)
+    first = cached_sha256(weights)
     change(weights)
-    assert remembered_sha256(weights) == hashlib.sha256(weights.read_bytes()).hexdigest() != first
+    assert cached_sha256(weights) == hashlib.sha256(weights.read_bytes()).hexdigest() != first
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"sha256": 1}', '{"sha256": "0", "size": 1}'])
 def test_what_is_kept_badly_is_not_believed(weights: Path, content: str) -> None:
-    expected = remembered_sha256(weights)
+    expected = cached_sha256(weights)
     (kept,) = cache_folder().iterdir()
     kept.write_text(content)
-    assert remembered_sha256(weights) == expected == json.loads(kept.read_text())["sha256"]
+    assert cached_sha256(weights) == expected == json.loads(kept.read_text())["sha256"]
 
 
 def test_nothing_is_kept_of_a_file_that_just_changed_or_changes_meanwhile(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digests, "SETTLED_NS", 10**12)
-    remembered_sha256(weights)
-    monkeypatch.setattr(digests, "SETTLED_NS", -(10**9))
+    monkeypatch.setattr(digests, "MIN_AGE_NS", 10**12)
+    cached_sha256(weights)
+    monkeypatch.setattr(digests, "MIN_AGE_NS", -(10**9))
     digest = hashlib.file_digest
 
     def changing(stream, kind: str):
@@ -97,17 +97,17 @@ def test_nothing_is_kept_of_a_file_that_just_changed_or_changes_meanwhile(weight
         return digest(stream, kind)
 
     monkeypatch.setattr(hashlib, "file_digest", changing)
-    remembered_sha256(weights)
+    cached_sha256(weights)
     assert not cache_folder().exists()
 
 
 def test_without_a_place_to_keep_them_digests_are_computed(weights: Path, tmp_path: Path, reads: list[str]) -> None:
     (tmp_path / "cache").touch()
-    assert remembered_sha256(weights) == remembered_sha256(weights) == sha256_of(weights)
+    assert cached_sha256(weights) == cached_sha256(weights) == sha256_of(weights)
     assert len(reads) == 3
 
 
 def test_many_processes_agree(weights: Path) -> None:
     with ProcessPoolExecutor(2) as pool:
-        assert set(pool.map(remembered_sha256, [weights] * 8)) == {hashlib.sha256(LARGE).hexdigest()}
+        assert set(pool.map(cached_sha256, [weights] * 8)) == {hashlib.sha256(LARGE).hexdigest()}
     assert [path.suffix for path in cache_folder().iterdir()] == [".json"]

@@ -9,8 +9,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from d4s.errors import SettingsError
 from d4s.models import discover as module
+from d4s.models.adapter_conformance import check_adapter
 from d4s.models.adapters import ADAPTERS
-from d4s.models.checks import check_adapter
 from d4s.models.discover import Discovery, discover
 from d4s.models.loading import load, wrap
 from tests.tiny import FAMILIES, tiny_model, word_tokenizer

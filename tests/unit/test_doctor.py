@@ -1,4 +1,4 @@
-"""The verb `doctor`: one screen about a model folder, and an exit status that can be relied on."""
+"""The command `doctor`: one screen about a model folder, and an exit status that can be relied on."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from d4s.cli import app
+from d4s.models.adapter_conformance import CHECKS
 from d4s.models.adapters import ADAPTERS
-from d4s.models.checks import CHECKS
-from d4s.models.doctor import examine
+from d4s.models.doctor import inspect_model
 from tests.tiny import bpe_tokenizer, tiny_model
 
 
@@ -44,8 +44,8 @@ def test_a_sound_folder_is_described_on_one_screen(family: str, tmp_path: Path) 
 
 
 def test_precision_and_tokenizer_are_as_asked_and_found(tmp_path: Path) -> None:
-    found = examine(saved(tmp_path, "mistral", tokenizer=bpe_tokenizer(), positions=96), "bfloat16")
-    assert found.is_sound, found.findings
+    found = inspect_model(saved(tmp_path, "mistral", tokenizer=bpe_tokenizer(), positions=96), "bfloat16")
+    assert found.is_valid, found.check_results
     assert found.facts["dtype"] == "bfloat16"
     assert found.facts["positions"] == "96, attention window 4096"
     assert "nothing before a text, nothing after it; an empty text is <bos>" in found.facts["tokenizer"]

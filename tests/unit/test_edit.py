@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from d4s.artifacts import Artifact, read_table
+from d4s.editors.edit_requests import draw_requests
 from d4s.editors.families import build
-from d4s.editors.ledger import FILE, Ledger, recorded_state
+from d4s.editors.least_squares import SolveError
+from d4s.editors.ledger import FILE, Ledger, read_state
 from d4s.editors.protocol import Diverged
-from d4s.editors.solve import SolveError
 from d4s.errors import ArtifactError, SettingsError
-from d4s.metrics.scoring import Exam
+from d4s.metrics.scoring import FactEvaluation
 from d4s.models.loading import load
 from d4s.models.views import LiveModel
-from d4s.requests.draw import draw
-from d4s.runs import edit as stage
+from d4s.runs import edit_sequence as stage
 from d4s.schemas import EDIT_LOG, IMMEDIATE
 from tests.runs import FACT_COUNT, SEED, prepare_inputs, run, settings_for
 from tests.tiny import tiny_facts, tiny_model
@@ -60,7 +60,7 @@ def test_a_length_that_is_there_costs_no_model(inputs: dict[str, Path], tmp_path
 def test_the_log_tells_every_edit(inputs: dict[str, Path], tmp_path: Path) -> None:
     run(inputs, tmp_path / "run", "d4s", 4)
     log = read_table(tmp_path / "run" / "n4.edit_log.parquet", EDIT_LOG)
-    drawn = draw(tiny_facts(FACT_COUNT), SEED, 4)
+    drawn = draw_requests(tiny_facts(FACT_COUNT), SEED, 4)
     assert log.drop_duplicates("step")["request_id"].tolist() == [request.request_id for request, _ in drawn]
     assert log.drop_duplicates("step")["fact_id"].tolist() == [fact.fact_id for _, fact in drawn]
     of_step = log[log["step"] == 3]
@@ -75,12 +75,12 @@ def test_immediate_scores_are_those_of_the_model_right_after_the_edit(inputs: di
     job = run(inputs, tmp_path / "run", "memit", 3)
     log = read_table(tmp_path / "run" / "n3.edit_log.parquet", EDIT_LOG)
     model, editor = load(inputs["model"]), build(job.settings.editor)
-    drawn = draw(tiny_facts(FACT_COUNT), SEED, 3)
-    exam = Exam.of(LiveModel(model), [fact for _, fact in drawn], probes_per_fact=1, max_new_tokens=0)
+    drawn = draw_requests(tiny_facts(FACT_COUNT), SEED, 3)
+    evaluation = FactEvaluation.of(LiveModel(model), [fact for _, fact in drawn], probes_per_fact=1, max_new_tokens=0)
     for request, fact in drawn:
         state = Ledger.open(tmp_path / "run", "additive").state_at(editor, request.step)
         with editor.edited(model, stage.load_prepared(inputs, job.settings.editor), state) as view:
-            expected = exam.means(view, [fact.fact_id])[fact.fact_id]
+            expected = evaluation.means(view, [fact.fact_id])[fact.fact_id]
         found = log[(log["step"] == request.step) & log["quantity"].isin(IMMEDIATE)].set_index("quantity")["value"]
         assert found.to_dict() == pytest.approx({name: expected[name] for name in IMMEDIATE})
 
@@ -89,8 +89,10 @@ def test_the_unedited_model_is_not_asked_where_its_baseline_is(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    reply = LiveModel.reply
-    monkeypatch.setattr(LiveModel, "reply", lambda view, prompts, *more: asked.append(len(prompts)) or reply(view, prompts, *more))
+    score_and_generate = LiveModel.score_and_generate
+    monkeypatch.setattr(
+        LiveModel, "reply", lambda view, prompts, *more: asked.append(len(prompts)) or score_and_generate(view, prompts, *more)
+    )
     run(inputs, tmp_path / "run", "memit", 3)
     assert len(asked) == 3, "once after each edit, never before"
     with pytest.raises(ArtifactError, match=r"none holds no b0\.json"):
@@ -103,7 +105,7 @@ def test_manifests_name_their_part_of_the_ledger(inputs: dict[str, Path], tmp_pa
     ledger = Ledger.open(tmp_path / "run", "refit")
     assert {n: note["ledger"] for n, note in notes.items()} == {n: ledger.prefix(n) for n in (2, 5)}
     assert all("diverged_at" not in note for note in notes.values())
-    assert len(recorded_state(tmp_path / "run", 2, build(settings_for("d4s").editor)).rows) == 2
+    assert len(read_state(tmp_path / "run", 2, build(settings_for("d4s").editor)).records) == 2
 
 
 def test_the_one_time_batch_has_no_score_right_after_an_edit(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_a_run_that_diverges_stands_at_its_last_finite_state(
     def breaking(self, model, prepared, state):
         context = original(self, model, prepared, state)
         session = context.__enter__()
-        step, seen = session.step, len(state.rows)
+        step, seen = session.step, len(state.records)
 
         def diverging(batch, given):
             if batch[0].step == 4:
@@ -156,8 +158,8 @@ def test_a_run_that_diverges_stands_at_its_last_finite_state(
     assert sorted(set(log["step"])) == [1, 2, 3]
     monkeypatch.setattr(stage, "load", lambda folder: pytest.fail("a diverged run goes on"))
     run(inputs, tmp_path / "run", name, 6, 8)
-    state, expected = (recorded_state(tmp_path / run, at, build(settings_for(name).editor)) for run, at in (("run", 8), ("straight", 3)))
-    assert len(state.rows) == len(expected.rows) and state.dense.keys() == expected.dense.keys()
+    state, expected = (read_state(tmp_path / run, at, build(settings_for(name).editor)) for run, at in (("run", 8), ("straight", 3)))
+    assert len(state.records) == len(expected.records) and state.dense.keys() == expected.dense.keys()
     assert all(torch.equal(state.dense[key], tensor) for key, tensor in expected.dense.items())
 
 

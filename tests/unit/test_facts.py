@@ -1,4 +1,4 @@
-"""The verb `facts` and the common record."""
+"""The stage `facts` and the common record."""
 
 from dataclasses import replace
 
@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from d4s.artifacts import Artifact
-from d4s.errors import D4SError, Problem, RecordError, SettingsError
-from d4s.facts.collect import Reading, Reject, Source, balance, facts, repeats
+from d4s.errors import D4SError, RecordError, RecordProblem, SettingsError
 from d4s.facts.counterfact import read
+from d4s.facts.facts_stage import ReadResult, RecordSource, Reject, count_records, facts, repeats
 from d4s.facts.record import Fact, Portability, Probe, from_frame, to_rows
 from d4s.schemas import FACTS, REJECTS
 from tests.samples import counterfact, facts_job, write_lines, zsre
@@ -42,7 +42,7 @@ def test_the_verb_writes_facts_and_an_account(tmp_path):
     path = write_lines(tmp_path / "raw.jsonl", *(counterfact(number) for number in (1, 2, 3)))
     facts(facts_job(tmp_path / "facts", path, source="counterfact", limit=2))
     artifact = Artifact.open(tmp_path / "facts", "facts")
-    assert from_frame(artifact.table("facts.parquet", FACTS)) == read(Source(path, limit=2)).facts
+    assert from_frame(artifact.table("facts.parquet", FACTS)) == read(RecordSource(path, limit=2)).facts
     assert len(artifact.table("rejects.parquet", REJECTS)) == 0
     assert artifact.manifest.notes["records"]["beyond_limit"] == 1
     assert artifact.manifest.settings["limit"] == 2
@@ -74,13 +74,13 @@ def test_equal_requests_are_duplicates_and_probes_are_neither():
 
 
 def test_lost_records_are_an_error():
-    reject = Reject(Problem("f", 2, "x", "y", "z"), "{}")
-    assert balance(Reading([FACT], seen=2, kept=1, rejects=[reject, reject]))["rejected"] == 1
-    assert balance(Reading([FACT], seen=2, kept=1, left_out=[reject]))["left_out"] == 1
+    reject = Reject(RecordProblem("f", 2, "x", "y", "z"), "{}")
+    assert count_records(ReadResult([FACT], total=2, kept=1, rejects=[reject, reject]))["rejected"] == 1
+    assert count_records(ReadResult([FACT], total=2, kept=1, left_out=[reject]))["left_out"] == 1
     with pytest.raises(D4SError, match="went astray"):
-        balance(Reading([FACT], seen=3, kept=1, rejects=[reject]))
+        count_records(ReadResult([FACT], total=3, kept=1, rejects=[reject]))
     with pytest.raises(D4SError, match="share an id"):
-        balance(Reading([FACT, FACT], seen=2, kept=2))
+        count_records(ReadResult([FACT, FACT], total=2, kept=2))
 
 
 def test_a_reader_of_no_name_is_refused_with_the_near_one(tmp_path):
@@ -89,7 +89,7 @@ def test_a_reader_of_no_name_is_refused_with_the_near_one(tmp_path):
 
 
 def test_a_problem_reads_as_one_sentence():
-    problem = Problem("file.jsonl", 7, "alt", "''", "text that is not empty")
+    problem = RecordProblem("file.jsonl", 7, "alt", "''", "text that is not empty")
     assert str(problem) == "file.jsonl:7: alt: found '', expected text that is not empty"
     assert "1 defects" in str(RecordError([problem]))
     assert RecordError([problem]).problems == (problem,)

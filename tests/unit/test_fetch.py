@@ -17,8 +17,8 @@ from d4s.cli import app
 from d4s.errors import FetchError, SettingsError
 from d4s.facts import download as downloading
 from d4s.facts.download import download
-from d4s.facts.fetch import fetch, listing, present
-from d4s.facts.sources import SOURCES, GithubFile, HandFile, HubFile, Source, Sources, load_sources
+from d4s.facts.fetch import fetch, fetch_status, list_datasets
+from d4s.facts.sources import SOURCES, GithubFile, HubFile, ManualFile, PublicDataset, PublicDatasets, load_sources
 from tests.shelf import CONTENT, ROWS, Shelf, records, source_of
 from tools.lock import ROOT
 
@@ -43,7 +43,7 @@ def test_a_data_set_is_fetched_checked_recorded_and_turned(shelf: Shelf, tmp_pat
     assert found.files["file.json"] == {"sha256": sha256(CONTENT), "size": len(CONTENT), "from": shelf.url}
     assert found.records["made.jsonl"]["records"] == 2000
     assert set(tree(tmp_path)) == {"made/made.jsonl", "made/fetched.json", "made/original/file.json"}
-    assert present("made", source, tmp_path) == "fetched"
+    assert fetch_status("made", source, tmp_path) == "fetched"
 
 
 def test_what_is_there_is_not_fetched_again_unless_forced(shelf: Shelf, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_records_are_made_again_when_they_are_missing_or_made_otherwise(shelf: S
     assert records(tmp_path) == ROWS
     part = {"file": "file.json", "shape": "json_list", "limit": 3, "add": {"split": "test"}, "number": "index"}
     shorter = source_of(shelf.url).model_dump() | {"records": [{"to": "made.jsonl", "of": [part]}]}
-    fetch("made", Source.model_validate(shorter), tmp_path)
+    fetch("made", PublicDataset.model_validate(shorter), tmp_path)
     assert records(tmp_path) == [{"split": "test", "index": number} | ROWS[number] for number in range(3)]
     assert len(shelf.ranges) == 1
 
@@ -246,7 +246,7 @@ def test_files_that_were_not_fetched_or_changed_since_are_not_replaced_unasked(s
     own = tmp_path / "made" / "made.jsonl"
     own.parent.mkdir()
     own.write_text("{}\n")
-    assert present("made", source_of(shelf.url), tmp_path) == "own copy"
+    assert fetch_status("made", source_of(shelf.url), tmp_path) == "own copy"
     with pytest.raises(FetchError, match="was not fetched; move it away, or pass --force"):
         fetch("made", source_of(shelf.url), tmp_path)
     assert own.read_text() == "{}\n"
@@ -264,8 +264,8 @@ def test_files_that_were_not_fetched_or_changed_since_are_not_replaced_unasked(s
 
 def test_what_is_got_by_hand_is_asked_for_then_checked_and_turned(tmp_path: Path) -> None:
     file = {"kind": "by_hand", "file": "file.json", "page": "https://example.org/form", "sha256": sha256(CONTENT)}
-    source = Source.model_validate(source_of("https://example.org").model_dump() | {"files": [file]})
-    assert present("made", source, tmp_path) == "by hand"
+    source = PublicDataset.model_validate(source_of("https://example.org").model_dump() | {"files": [file]})
+    assert fetch_status("made", source, tmp_path) == "by hand"
     place = tmp_path / "made" / "original" / "file.json"
     with pytest.raises(FetchError, match=rf"https://example.org/form -> {place}"):
         fetch("made", source, tmp_path)
@@ -296,7 +296,7 @@ def test_the_table_is_sound_and_names_the_benchmarks_and_readers() -> None:
         files = {file.file for file in source.files}
         assert len(files) == len(source.files), name
         assert {part.file for found in source.records for part in found.of} <= files, name
-        assert all(isinstance(file, HandFile) or file.url.startswith("https://") for file in source.files), name
+        assert all(isinstance(file, ManualFile) or file.url.startswith("https://") for file in source.files), name
 
 
 def test_addresses_of_hub_and_repository_files() -> None:
@@ -315,7 +315,7 @@ def test_a_wrong_table_names_every_problem(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match=r"s\.yaml cannot be read"):
             load_sources(tmp_path / "s.yaml")
     with pytest.raises(SettingsError, match="did you mean 'made'"):
-        Sources(sources={"made": source_of("https://example.org")}).find("mode")
+        PublicDatasets(sources={"made": source_of("https://example.org")}).find("mode")
 
 
 def test_the_command_lists_fetches_and_ends_with_a_message(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,4 +333,4 @@ def test_the_command_lists_fetches_and_ends_with_a_message(shelf: Shelf, tmp_pat
     nowhere = runner.invoke(app, ["fetch", "made", "--sources", str(table)])
     assert nowhere.exit_code == 1
     assert "pass --data or set D4S_DATA" in nowhere.output
-    assert len(listing(load_sources(table), None)) == 1
+    assert len(list_datasets(load_sources(table), None)) == 1

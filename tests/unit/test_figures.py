@@ -13,16 +13,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from d4s.analysis.curves import benchmark_curve
+from d4s.analysis.display_names import METHODS as NAMES
+from d4s.analysis.study_results import Panel, Results
 from d4s.config import FigureSettings
 from d4s.editors.presets import PRESETS
 from d4s.figures import fig_form_matrix, fig_objectives
-from d4s.figures.build import FIGURES, figures
-from d4s.figures.draw import NotDrawn, curve, edits_axis, ratio_axis
-from d4s.figures.style import LOOKS, NARROW, RC, SPARE, TASK_LOOKS, WIDE, Page, look
-from d4s.figures.words import place_beside
-from d4s.studies.curves import benchmark_curve
-from d4s.studies.names import METHODS as NAMES
-from d4s.studies.results import Panel, Results
+from d4s.figures.captions import title_suffix
+from d4s.figures.figure_stage import FIGURES, figures
+from d4s.figures.plot_elements import FigureSkipped, curve, edits_axis, ratio_axis
+from d4s.figures.style import METHOD_STYLES, NARROW, RC, SPARE_COLOURS, TASK_STYLES, WIDE, Page, method_style
 from tests.synthetic import METHODS, Made, Method, write_study
 
 PAPER, DARK = "#ffffff", "#14171b"
@@ -39,21 +39,24 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("colour", sorted({look.colour for look in LOOKS.values()} | set(SPARE) | {colour for colour, _ in TASK_LOOKS}))
+@pytest.mark.parametrize(
+    "colour",
+    sorted({method_style.colour for method_style in METHOD_STYLES.values()} | set(SPARE_COLOURS) | {colour for colour, _ in TASK_STYLES}),
+)
 def test_every_colour_reads_on_white_and_on_dark(colour: str) -> None:
     assert contrast(colour, PAPER) >= 2.9
     assert contrast(colour, DARK) >= 3.0
 
 
 def test_methods_differ_in_colour_or_in_marker_and_dash() -> None:
-    drawn = {name: (style.colour, style.marker, str(style.dash)) for name, style in LOOKS.items() if name != "r_rome"}
+    drawn = {name: (style.colour, style.marker, str(style.dash)) for name, style in METHOD_STYLES.items() if name != "r_rome"}
     assert len(set(drawn.values())) == len(drawn)
 
 
 def test_methods_without_a_look_get_the_same_one_every_time() -> None:
-    assert look("my_method") == look("my_method")
-    assert look("my_method").colour in SPARE
-    assert set(LOOKS) <= set(NAMES)
+    assert method_style("my_method") == method_style("my_method")
+    assert method_style("my_method").colour in SPARE_COLOURS
+    assert set(METHOD_STYLES) <= set(NAMES)
 
 
 def test_every_preset_has_a_name_and_nothing_else_has() -> None:
@@ -187,11 +190,11 @@ def test_all_figures_are_written_for_paper_and_phone(finished_dir: Path) -> None
 
 def test_the_same_data_give_the_same_bytes(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = {"fig_norm_vs_accuracy": FIGURES["fig_norm_vs_accuracy"]}
-    monkeypatch.setattr("d4s.figures.build.FIGURES", chosen)
+    monkeypatch.setattr("d4s.figures.figure_stage.FIGURES", chosen)
     content = []
     for name in ("one", "two"):
         (tmp_path / name).symlink_to(results.folder)
-        monkeypatch.setattr("d4s.figures.build.Results", lambda _: results)
+        monkeypatch.setattr("d4s.figures.figure_stage.Results", lambda _: results)
         figures(tmp_path / f"{name}-drawn", FigureSettings())
         content.append({path.name: path.read_bytes() for path in sorted((tmp_path / f"{name}-drawn" / "figures").iterdir())})
     assert content[0] == content[1]
@@ -199,8 +202,8 @@ def test_the_same_data_give_the_same_bytes(results: Results, tmp_path: Path, mon
 
 
 def test_formats_that_are_not_asked_for_are_not_written(results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("d4s.figures.build.FIGURES", {"fig_form_matrix": FIGURES["fig_form_matrix"]})
-    monkeypatch.setattr("d4s.figures.build.Results", lambda _: results)
+    monkeypatch.setattr("d4s.figures.figure_stage.FIGURES", {"fig_form_matrix": FIGURES["fig_form_matrix"]})
+    monkeypatch.setattr("d4s.figures.figure_stage.Results", lambda _: results)
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "fig_form_matrix.svg").write_text("of an earlier run")
     figures(tmp_path, FigureSettings(format=("png",), dpi=50))
@@ -214,7 +217,7 @@ def test_what_a_study_lacks_is_skipped_with_a_reason(tmp_path: Path) -> None:
     for name, make in FIGURES.items():
         try:
             make(Results(study))
-        except NotDrawn as reason:
+        except FigureSkipped as reason:
             skipped[name] = str(reason)
     assert set(FIGURES) - set(skipped) == {"fig_curves", "fig_objectives"}
     assert all(len(reason) > 20 for reason in skipped.values())
@@ -236,6 +239,6 @@ def test_the_form_matrix_shows_known_changes(results: Results) -> None:
 
 def test_titles_name_the_place_where_several_are_shown_and_the_model_where_those_have_several(results: Results) -> None:
     one, other, elsewhere = Panel("mini", "world_qa"), Panel("mini", "zsre"), Panel("gpt2-xl", "zsre")
-    assert place_beside(results, one, [one]) == ""
-    assert place_beside(results, one, [one, other]) == " · World QA"
-    assert place_beside(results, one, [one, elsewhere]).startswith("\nWorld QA")
+    assert title_suffix(results, one, [one]) == ""
+    assert title_suffix(results, one, [one, other]) == " · World QA"
+    assert title_suffix(results, one, [one, elsewhere]).startswith("\nWorld QA")

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from d4s.editors.editor_settings import FineTune
 from d4s.editors.finetune import FineTuneEditor
 from d4s.editors.prompts import PromptTooLong
 from d4s.editors.protocol import Diverged, Prepared
-from d4s.editors.settings import FineTune
 from d4s.models.tokens import encode_pair
 from tests.oracle.plain import got, put, requests_of
 from tests.tiny import bpe_tokenizer

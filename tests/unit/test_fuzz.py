@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 
 from d4s.config import load_study
 from d4s.errors import D4SError
-from d4s.facts.checks import fact_complaints
-from d4s.facts.collect import Source, balance
-from d4s.facts.readers import READERS, READINGS, files_of
+from d4s.facts.facts_stage import RecordSource, count_records
+from d4s.facts.reader_conformance import fact_complaints
+from d4s.facts.readers import READERS, STYLE_FILES, files_of
 from d4s.facts.record import to_rows
 from d4s.schemas import FACTS
-from d4s.studies.resolve import resolve
+from d4s.study.resolve import resolve
 from tests.workflow.conftest import ROOT, TINY
 
 DATA = ROOT / "tests" / "fixtures" / "data"
-READINGS_OF = [(name, style) for name in READERS if name != "world" for style in READINGS.get(name, ("",))]
+READINGS_OF = [(name, style) for name in READERS if name != "world" for style in STYLE_FILES.get(name, ("",))]
 STUDIES = [yaml.safe_dump(TINY), *(path.read_text() for path in [ROOT / "params.yaml", ROOT / "grids" / "records.yaml"])]
 FUZZ = settings(
     max_examples=int(os.environ.get("D4S_FUZZ", "150")),
@@ -125,14 +125,14 @@ def test_broken_records_are_read_or_named_and_never_lost(data: st.DataObject, ch
     paths[role].write_bytes(content)
     records = paths.pop("records")
     try:
-        reading = READERS.load(name)(Source(records, style, beside=paths))
+        reading = READERS.load(name)(RecordSource(records, style, extra_files=paths))
     except D4SError as error:
         event("refused")
         assert str(error).strip()
         return
     event("read, with defects named" if reading.rejects else "read")
-    assert reading.seen == sum(bool(line.strip()) for line in records.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"))
-    assert balance(reading)["seen"] == reading.seen
+    assert reading.total == sum(bool(line.strip()) for line in records.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"))
+    assert count_records(reading)["seen"] == reading.total
     assert all(reject.problem.line and reject.problem.field and reject.problem.expected for reject in reading.rejects)
     assert [complaint for fact in reading.facts for complaint in fact_complaints(fact)] == []
     pa.Table.from_pylist(to_rows(reading.facts), schema=FACTS)

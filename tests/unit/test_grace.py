@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from d4s.editors.grace import ENLARGED, Entries, GraceEditor
+from d4s.editors.codebook_views import CodebookModel, answer_from_codebook
+from d4s.editors.edit_requests import EditRequest
+from d4s.editors.editor_settings import Grace, resolve
+from d4s.editors.grace import ENLARGED, CodebookEntries, GraceEditor
 from d4s.editors.ledger import Ledger
-from d4s.editors.memory_views import MemoryModel, answering
 from d4s.editors.protocol import Diverged, Prepared, State
-from d4s.editors.settings import Grace, resolve
 from d4s.errors import SettingsError
-from d4s.metrics.norms import norm_rows, originals
-from d4s.models.edited import EditedModel
+from d4s.metrics.weight_norms import norm_rows, original_norms
+from d4s.models.edited_model import EditedModel
 from d4s.models.tokens import encode, encode_pair
 from d4s.models.views import LiveModel
-from d4s.requests.draw import EditRequest
 from tests.oracle.plain import requests_of, watching
 from tests.tiny import bpe_tokenizer
 
@@ -38,8 +38,8 @@ def edited(model, settings: Grace, requests, state: State | None = None) -> tupl
         return session.state(), logs
 
 
-def entries(model, state: State) -> Entries:
-    return Entries(model, SETTINGS.layer, state.rows)
+def entries(model, state: State) -> CodebookEntries:
+    return CodebookEntries(model, SETTINGS.layer, state.records)
 
 
 def key_of(model, prompt: str) -> torch.Tensor:
@@ -60,9 +60,9 @@ HERE, NEAR = "Ada Moss lives in the city of", "Ben Moss lives in the city of"
 def test_far_from_every_key_an_entry_is_added(tiny_model) -> None:
     model = tiny_model()
     state, logs = edited(model, SETTINGS, [request(HERE, "Rome"), request(NEAR, "Paris", 2)])
-    book = entries(model, state)
-    assert len(book) == 2 and [book[0].radius, book[1].radius] == [SETTINGS.eps_init] * 2
-    torch.testing.assert_close(book[1].key, key_of(model, NEAR))
+    codebook = entries(model, state)
+    assert len(codebook) == 2 and [codebook[0].radius, codebook[1].radius] == [SETTINGS.eps_init] * 2
+    torch.testing.assert_close(codebook[1].key, key_of(model, NEAR))
     assert "nearest_distance" not in logs[0]
     assert logs[1]["nearest_distance"] == pytest.approx(distance(model, HERE, NEAR), rel=1e-4)
 
@@ -70,9 +70,9 @@ def test_far_from_every_key_an_entry_is_added(tiny_model) -> None:
 def test_near_a_key_of_another_label_both_radii_become_half_the_distance(tiny_model) -> None:
     model = tiny_model()
     state, _ = edited(model, FAR, [request(HERE, "Rome"), request(NEAR, "Paris", 2)])
-    book, half = entries(model, state), distance(model, HERE, NEAR) / 2
-    assert len(book) == 2
-    assert [book[0].radius, book[1].radius] == [pytest.approx(half, rel=1e-4)] * 2
+    codebook, half = entries(model, state), distance(model, HERE, NEAR) / 2
+    assert len(codebook) == 2
+    assert [codebook[0].radius, codebook[1].radius] == [pytest.approx(half, rel=1e-4)] * 2
 
 
 def test_near_a_key_of_the_same_label_its_radius_grows_and_its_value_learns_the_new_prompt(tiny_model) -> None:
@@ -80,10 +80,10 @@ def test_near_a_key_of_the_same_label_its_radius_grows_and_its_value_learns_the_
     gap = distance(model, HERE, NEAR)
     settings = SETTINGS.model_copy(update={"eps_init": 0.6 * gap})
     state, logs = edited(model, settings, [request(HERE, "Rome"), request(NEAR, "Rome", 2)])
-    book = entries(model, state)
-    assert len(state.rows) == 2 and len(book) == 1 and logs[1]["entries"] == 1
-    assert book[0].radius == pytest.approx(gap * ENLARGED, rel=1e-5)
-    torch.testing.assert_close(book[0].key, key_of(model, HERE))
+    codebook = entries(model, state)
+    assert len(state.records) == 2 and len(codebook) == 1 and logs[1]["entries"] == 1
+    assert codebook[0].radius == pytest.approx(gap * ENLARGED, rel=1e-5)
+    torch.testing.assert_close(codebook[0].key, key_of(model, HERE))
     assert logs[1]["target_probability_after"] > 0.7
     assert entries(model, state).view().generate([NEAR], 1) == ["Rome"]
     within, _ = edited(model, FAR, [request(HERE, "Rome"), request(NEAR, "Rome", 2)])
@@ -101,7 +101,7 @@ def test_labels_are_compared_token_by_token(tiny_model, targets: tuple[str, str]
 def test_a_later_edit_of_the_same_prompt_takes_the_earlier_ones_place(tiny_model) -> None:
     model = tiny_model()
     state, _ = edited(model, SETTINGS, [request(HERE, "Rome"), request(HERE, "Paris", 2)])
-    for rows, answer in ((state.rows, "Paris"), (state.rows[:1], "Rome"), (state.rows[1:], "Paris")):
+    for rows, answer in ((state.records, "Paris"), (state.records[:1], "Rome"), (state.records[1:], "Paris")):
         assert entries(model, GraceEditor(SETTINGS).restore(rows, {})).view().generate([HERE], 1) == [answer]
 
 
@@ -120,7 +120,7 @@ def test_taking_out_the_edit_that_split_gives_the_earlier_one_its_radius_back(ti
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-def memory(model, count: int = 3, settings: Grace = SETTINGS) -> tuple[MemoryModel, list[EditRequest]]:
+def memory(model, count: int = 3, settings: Grace = SETTINGS) -> tuple[CodebookModel, list[EditRequest]]:
     requests = requests_of(count)
     return entries(model, edited(model, settings, requests)[0]).view(), requests
 
@@ -153,16 +153,16 @@ def test_free_text_has_no_prompt_and_is_the_unedited_models(tiny_model) -> None:
     assert torch.equal(view.text_nll(rows), LiveModel(model).text_nll(rows))
 
 
-def plain_answer(view: MemoryModel, prompt: str, count: int) -> str:
+def plain_answer(view: CodebookModel, prompt: str, count: int) -> str:
     """One token at a time without a cache, the value put in by hand at the last prompt token."""
     model, ids = view.model, encode(view.model, prompt)
-    place, gaps = len(ids) - 1, (view.book.keys - key_of(view.model, prompt)).norm(dim=1)
+    place, gaps = len(ids) - 1, (view.codebook.keys - key_of(view.model, prompt)).norm(dim=1)
     nearest = int(gaps.argmin())
 
     def change(output):
         output = output.clone()
-        if gaps[nearest] <= view.book.radii[nearest]:
-            output[0, place] = view.book.values[nearest]
+        if gaps[nearest] <= view.codebook.radii[nearest]:
+            output[0, place] = view.codebook.values[nearest]
         return output
 
     for _ in range(count):
@@ -180,7 +180,7 @@ def test_mixed_batches_are_answered_as_one_by_one(tiny_model, family: str, cap: 
     model = tiny_model(family)
     view, requests = memory(model)
     prompts = [OTHER, *(request.prompt for request in requests), "Eva", "Where does Ben Reed live ?"]
-    mixed = MemoryModel(model, view.layer, view.book, tokens_per_batch=cap)
+    mixed = CodebookModel(model, view.layer, view.codebook, tokens_per_batch=cap)
     assert mixed.generate(prompts, 6) == [plain_answer(view, prompt, 6) for prompt in prompts]
     targets = ["Rome", *(f"{request.target} and Rome" for request in requests), "Oslo", "Lima ."]
     found = mixed.score(prompts, targets)
@@ -214,7 +214,7 @@ def test_padding_on_the_left_gives_what_padding_on_the_right_gives(tiny_model, f
         mask = [[int(token != 1) for token in row] for row in rows]
         last = torch.tensor([width - 1 if side == "left" else len(text) - 1 for text in texts])
         places = (torch.tensor(mask).cumsum(1) - 1).clamp(min=0)
-        with answering(model, view.layer, view.book, last), torch.no_grad():
+        with answer_from_codebook(model, view.layer, view.codebook, last), torch.no_grad():
             logits = model.network(torch.tensor(rows), attention_mask=torch.tensor(mask), position_ids=places).logits
         results[side] = logits[torch.arange(len(texts)), last]
     torch.testing.assert_close(results["left"], results["right"], rtol=1e-4, atol=1e-4)
@@ -244,8 +244,8 @@ def test_a_value_of_several_tokens_is_what_a_plain_loop_learns(tiny_model, famil
         adam.step()
     state, (log,) = edited(model, settings, [one])
     assert log["target_steps"] == settings.steps
-    torch.testing.assert_close(state.rows[0]["value"], value.detach(), rtol=1e-8, atol=1e-10)
-    torch.testing.assert_close(state.rows[0]["key"], key_of(model, one.prompt), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(state.records[0]["value"], value.detach(), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(state.records[0]["key"], key_of(model, one.prompt), rtol=1e-10, atol=1e-12)
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_a_run_taken_up_from_its_ledger_is_the_straight_run(tiny_model, tmp_path
 def test_norms_of_a_memory_are_those_of_the_unedited_model(tiny_model) -> None:
     model = tiny_model()
     view, _ = memory(model)
-    rows = norm_rows(model, view, 3, originals(model))
+    rows = norm_rows(model, view, 3, original_norms(model))
     values: dict[Any, float] = {(row["layer"], row["quantity"]): row["value"] for row in rows}
     assert all(value == 0 for (_, quantity), value in values.items() if quantity.endswith("delta"))
     assert values[1, "l1_per_element_weight"] == values[1, "l1_per_element_original"] > 0

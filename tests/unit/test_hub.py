@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from d4s import digests
-from d4s.artifacts import POINTER, Artifact, Job
-from d4s.cli.results import check
+from d4s.artifacts import POINTER, Artifact, StageJob
+from d4s.cli.study_commands import check
 from d4s.config import AdoptSettings
 from d4s.errors import ArtifactError
 from d4s.models.adopt import adopt
@@ -41,7 +41,7 @@ def moved(cached: Path, commit: str) -> None:
 
 def adopted(folder: Path, revision: str = "main", dtype: str = "float32") -> str:
     """The commit in the pointer of an artefact that is made now."""
-    adopt(Job("models", AdoptSettings(path="someone/tiny", revision=revision, dtype=dtype), {}, folder))
+    adopt(StageJob("models", AdoptSettings(path="someone/tiny", revision=revision, dtype=dtype), {}, folder))
     return Artifact.open(folder, "models").json(POINTER)["revision"]
 
 
@@ -81,10 +81,14 @@ def test_check_reads_what_a_pointer_points_to_whole(tmp_path: Path, monkeypatch:
     model = tiny_model("gpt2", layers=1)
     model.network.save_pretrained(tmp_path / "plain")
     model.tokenizer.save_pretrained(tmp_path / "plain")
-    for name, value in {"SMALL": 0, "SETTLED_NS": -(10**9), "_state": lambda _: {"size": 1, "mtime_ns": 0, "ctime_ns": 0}}.items():
+    for name, value in {
+        "MIN_CACHED_BYTES": 0,
+        "MIN_AGE_NS": -(10**9),
+        "_state": lambda _: {"size": 1, "mtime_ns": 0, "ctime_ns": 0},
+    }.items():
         monkeypatch.setattr(digests, name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    adopt(Job("models", AdoptSettings(path=str(tmp_path / "plain")), {}, tmp_path / "tiny"))
+    adopt(StageJob("models", AdoptSettings(path=str(tmp_path / "plain")), {}, tmp_path / "tiny"))
     check(tmp_path / "tiny")
     weights = tmp_path / "plain" / "model.safetensors"
     content = weights.read_bytes()

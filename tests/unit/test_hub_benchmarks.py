@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from d4s.config import BenchmarkSettings
 from d4s.errors import SettingsError
-from d4s.facts.shapes import TURNS
-from d4s.metrics.items import FILES
-from d4s.metrics.lm_eval_bridge import READINGS, benchmarks
-from d4s.models.edited import Scores, Settled
+from d4s.facts.converters import CONVERTERS
+from d4s.metrics.benchmark_files import BENCHMARK_FILES
+from d4s.metrics.lm_eval_bridge import BENCHMARK_OF_TASK, benchmarks
+from d4s.models.edited_model import Scores, StopCriterion
 from tests.scripted import Replying
 
 COUNT = 4
@@ -96,12 +96,12 @@ def files(tmp_path: Path) -> dict[str, list[Path]]:
         ],
     }
     for name, parts in made.items():
-        for file, rows in zip(FILES[name], parts, strict=True):
+        for file, rows in zip(BENCHMARK_FILES[name], parts, strict=True):
             path = tmp_path / file
             path.parent.mkdir(exist_ok=True)
-            records = enumerate(TURNS[name](iter(rows)))
+            records = enumerate(CONVERTERS[name](iter(rows)))
             path.write_text("".join(json.dumps({"id": number, **row}) + "\n" for number, row in records))
-    return {name: [tmp_path / file for file in parts] for name, parts in FILES.items()}
+    return {name: [tmp_path / file for file in parts] for name, parts in BENCHMARK_FILES.items()}
 
 
 def _mmlu_tasks() -> list[Path]:
@@ -122,7 +122,7 @@ class Noting(Replying):
         nll = torch.tensor([[1.0 + sum(map(ord, f"{prompt[-9:]}{target}")) % 7] for prompt, target in zip(prompts, targets, strict=True)])
         return Scores(nll, nll < 1, torch.zeros(len(nll), 1, dtype=torch.long), torch.ones(len(nll), 1, dtype=torch.bool))
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, should_stop: StopCriterion | None = None) -> list[str]:
         self.prompts += prompts
         return [" so #### 1001." for _ in prompts]
 
@@ -142,7 +142,7 @@ def test_items_from_files_are_asked_as_the_harness_asks_those_of_the_hub(hub, fi
     assert sorted(ours.prompts) == sorted(theirs.prompts)
     columns = ["task", "metric", "value", "n"]
     assert local[columns].round(9).to_dict("records") == harness[columns].round(9).to_dict("records")
-    assert harness.set_index("task")["n"].to_dict() == dict.fromkeys(READINGS, COUNT) | {"mmlu": 2 * COUNT + 2 * 55}
+    assert harness.set_index("task")["n"].to_dict() == dict.fromkeys(BENCHMARK_OF_TASK, COUNT) | {"mmlu": 2 * COUNT + 2 * 55}
     assert harness.set_index("task").loc["gsm8k", "value"] == 1 / COUNT
     assert harness["stderr"].notna().all()
 

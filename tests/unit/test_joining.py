@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d4s.editors.prompts import rewriting
-from d4s.facts.joining import Joiner, seam, up_to_target
+from d4s.editors.edit_requests import EditRequest
+from d4s.editors.prompts import build_prompts
+from d4s.facts.joining import Joiner, target_delimiter, with_delimiter
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import encode, encode_pair, encode_prompts
 from d4s.models.views import LiveModel
-from d4s.requests.draw import EditRequest
 from tests.tiny import TEMPLATES, bpe_tokenizer, metaspace_tokenizer, tiny_model
 
 SOURCES = Path(__file__).parents[2] / "src" / "d4s"
@@ -33,23 +33,23 @@ UNSPACED = (
 
 @pytest.mark.parametrize("prompt", SPACED)
 def test_one_space_is_the_rule(prompt: str) -> None:
-    assert seam(prompt) == " " and up_to_target(prompt) == f"{prompt} "
+    assert target_delimiter(prompt) == " " and with_delimiter(prompt) == f"{prompt} "
 
 
 @pytest.mark.parametrize("prompt", UNSPACED)
 def test_nothing_stands_where_a_writer_would_put_nothing(prompt: str) -> None:
-    assert seam(prompt) == ""
+    assert target_delimiter(prompt) == ""
 
 
 def test_written_spaces_count_once_and_special_tokens_end_like_a_line() -> None:
-    assert (up_to_target("Jean-  "), up_to_target('says " ')) == ("Jean- ", 'says " ')
-    assert seam("Ada<|assistant|>", special=("<|user|>", "<|assistant|>")) == ""
-    assert seam("Ada<|assistant|> ", special=("<|assistant|>",)) == seam("Ada<|assistant|>") == " "
+    assert (with_delimiter("Jean-  "), with_delimiter('says " ')) == ("Jean- ", 'says " ')
+    assert target_delimiter("Ada<|assistant|>", special=("<|user|>", "<|assistant|>")) == ""
+    assert target_delimiter("Ada<|assistant|> ", special=("<|assistant|>",)) == target_delimiter("Ada<|assistant|>") == " "
 
 
 @pytest.mark.parametrize(("joiner", "expected"), [("space", ["Jean- ", "of ", "位于 ", ""]), ("none", ["Jean-", "of", "位于", ""])])
 def test_a_joiner_overrules_the_prompt(joiner: Joiner, expected: list[str]) -> None:
-    assert [up_to_target(prompt, joiner) for prompt in ("Jean-", "of ", "位于", "")] == expected
+    assert [with_delimiter(prompt, joiner) for prompt in ("Jean-", "of ", "位于", "")] == expected
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ def test_what_is_written_continues_the_tokens_that_are_scored(prompt: str, targe
     before, after = encode_pair(model, prompt, target)
     if prompt.strip(" "):
         assert [before] == encode_prompts(model, [prompt])
-    assert model.tokenizer.decode(after) == seam(prompt, joiner) + target
+    assert model.tokenizer.decode(after) == target_delimiter(prompt, joiner) + target
 
 
 def test_a_prompt_that_ends_in_a_space_is_scored_and_written_alike() -> None:
@@ -129,26 +129,26 @@ def request(template: str, opening: str = "") -> EditRequest:
 )
 def test_prefixes_are_kept_as_they_are(prefix: str, expected: str) -> None:
     model = MODELS["bytes"]
-    bare, prefixed = rewriting(model, request("{} is"), [prefix]).wordings
+    unprefixed, prefixed = build_prompts(model, request("{} is"), [prefix]).prompts
     assert model.tokenizer.decode(prefixed.ids) == expected
-    assert model.tokenizer.decode(prefixed.upto_lookup) == expected.removesuffix(" is")
-    assert prefixed.target == bare.target
+    assert model.tokenizer.decode(prefixed.through_subject) == expected.removesuffix(" is")
+    assert prefixed.target == unprefixed.target
 
 
 def test_a_prefix_too_long_loses_words_at_its_beginning_and_nothing_else() -> None:
     model = tiny_model(tokenizer=bpe_tokenizer(), positions=8)
-    prefixed = rewriting(model, request("{} is"), ["is  is the\tis \n"]).wordings[1]
+    prefixed = build_prompts(model, request("{} is"), ["is  is the\tis \n"]).prompts[1]
     text = model.tokenizer.decode(prefixed.ids)
     assert text.endswith("Ada is") and "is  is the\tis \nAda is".endswith(text) and len(text) < len("is  is the\tis \nAda is")
 
 
 def test_prefixes_and_essence_stand_within_a_turn() -> None:
     model = MODELS["bytes"]
-    found = rewriting(model, request("<bos>You : {} is\nBecause :\n", "<bos>You : "), ["It is so."])
+    found = build_prompts(model, request("<bos>You : {} is\nBecause :\n", "<bos>You : "), ["It is so."])
     bos = model.tokenizer.bos_token_id
-    texts = [model.tokenizer.decode(one.ids) for one in (*found.wordings, found.essence)]
+    texts = [model.tokenizer.decode(one.ids) for one in (*found.prompts, found.kl_prompt)]
     assert texts == ["<bos>You : Ada is\nBecause :\n", "<bos>You : It is so. Ada is\nBecause :\n", "<bos>You : Ada is a"]
-    assert all(one.ids[0] == bos and one.ids.count(bos) == 1 for one in (*found.wordings, found.essence))
+    assert all(one.ids[0] == bos and one.ids.count(bos) == 1 for one in (*found.prompts, found.kl_prompt))
 
 
 # --- one function -----------------------------------------------------------------------------------------------------

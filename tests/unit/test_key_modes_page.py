@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from d4s.editors.settings import resolve
+from d4s.editors.editor_settings import resolve
 from tools.key_modes import MODES, distances, row
 
 
@@ -15,4 +15,4 @@ def test_distances_are_relative_to_the_batch_by_layer() -> None:
 @pytest.mark.parametrize("name", MODES)
 def test_every_mode_is_an_editor(name: str) -> None:
     settings = resolve("variant", MODES[name], "mini")
-    assert settings.family == "locate_then_edit" and settings.history == "rewind"
+    assert settings.family == "locate_then_edit" and settings.history == "refit"

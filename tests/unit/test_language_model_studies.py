@@ -19,7 +19,7 @@ from d4s.config import QuestionsSettings, Study, canonical, validate
 from d4s.errors import SettingsError
 from d4s.questions.answers import AnswerStore, key_of
 from d4s.schemas import EVENTS
-from d4s.studies.resolve import plain, resolve
+from d4s.study.resolve import plain_values, resolve
 from tests.studies import STUDY
 from tools.standin import MODEL, completion, serving
 
@@ -36,7 +36,7 @@ def digest(questions: dict[str, Any]) -> tuple[str, str]:
 
 def test_what_is_hashed_is_what_changes_answers(tmp_path: Path) -> None:
     asks = {"writer": "openai", "model": "m"}
-    plain, text = digest(asks | {"base_url": "http://nowhere/v1"})
+    plain_values, text = digest(asks | {"base_url": "http://nowhere/v1"})
     assert json.loads(text)["writer"]["base_url"] == "http://nowhere/v1"
     assert validate(QuestionsSettings, json.loads(text), "job").model_dump(mode="json")["writer"] == {
         "writer": "openai", "model": "m", "temperature": 0.7, "seed": 0, "attempts": 3, "max_tokens": 800,
@@ -50,9 +50,9 @@ def test_what_is_hashed_is_what_changes_answers(tmp_path: Path) -> None:
         {"retries": 0},
         {"max_tokens_name": "max_tokens"},
     )
-    assert {digest(asks | change)[0] for change in same} == {plain}
+    assert {digest(asks | change)[0] for change in same} == {plain_values}
     other = ({"model": "n"}, {"temperature": 0}, {"seed": 1}, {"attempts": 2}, {"max_tokens": 9}, {"seed": None}, {"response_format": None})
-    assert len({plain, *(digest(asks | change)[0] for change in other)}) == 8
+    assert len({plain_values, *(digest(asks | change)[0] for change in other)}) == 8
 
 
 def test_a_template_adds_no_key_to_its_settings() -> None:
@@ -82,7 +82,7 @@ def test_a_replay_is_known_by_the_content_of_its_store(tmp_path: Path) -> None:
 )
 def test_the_last_stages_are_handed_the_same_study(writing: dict[str, Any]) -> None:
     study = validate(Study, STUDY | ({"questions": writing} if writing else {}), "a study")
-    assert validate(Study, json.loads(canonical(plain(study, "figures", "execution"))), "again") == study
+    assert validate(Study, json.loads(canonical(plain_values(study, "figures", "execution"))), "again") == study
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ import dataclasses, json, sys
 from pathlib import Path
 from d4s.artifacts import read_table
 from d4s.config import QuestionsSettings
-from d4s.questions.items import plan_items
+from d4s.questions.question_items import plan_items
 from d4s.questions.writers import writer_of
 from d4s.schemas import EVENTS
 events, settings, out = map(Path, sys.argv[1:])

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from d4s.editors import locate_then_edit
+from d4s.editors.edited_layers import AdaptiveRefitLayer, EditedLayer, StepLayer, layers_of
 from d4s.editors.families import build
-from d4s.editors.layers import Layer, QueueLayer, StepLayer, layers_of
-from d4s.editors.solve import Recursive, SolveError
-from d4s.statistics.moments import SecondMoment
+from d4s.editors.least_squares import RecursiveSolver, SolveError
+from d4s.editors.moments import SecondMoment
 from tests.cases import case_for, settings_for
 
 
@@ -27,12 +27,12 @@ def test_a_queue_builds_no_inverse(monkeypatch: pytest.MonkeyPatch) -> None:
         layers_of(settings_for("memit_seq"), model, case.prepared)
     with build(settings).editing(model, case.prepared, build(settings).start(model, case.prepared)) as session:
         session.step(case.requests[:1], None)
-        assert all(isinstance(part, QueueLayer) and not hasattr(part, "held") for part in session._layers.values())
+        assert all(isinstance(part, AdaptiveRefitLayer) and not hasattr(part, "held") for part in session._layers.values())
 
 
-def inverses(part: Layer) -> list[Recursive]:
+def inverses(part: EditedLayer) -> list[RecursiveSolver]:
     """The recursive solvers that a layer holds."""
-    return [value for value in vars(part).values() if isinstance(value, Recursive)]
+    return [value for value in vars(part).values() if isinstance(value, RecursiveSolver)]
 
 
 @pytest.mark.parametrize(("name", "recursive"), [("simie", 1), ("memit_seq_simie", 2), ("memit_seq", 1), ("d4s", 1)])
@@ -51,7 +51,7 @@ def test_every_recursive_solver_is_solved_afresh(name: str, recursive: int, monk
                 logged = session.step(case.requests[step : step + 1], targets)
             drifts = [value for quantity, _, value in logged.values if quantity == "solver_drift"]
             assert len(drifts) == len(case.make_editor().settings.layers) and min(drifts) > 1e-6
-            rows = session.state().rows
+            rows = session.state().records
             for part in session._layers.values():
                 assert isinstance(part, StepLayer)
                 assert part.refactor(rows) < 1e-12
@@ -77,7 +77,7 @@ def test_a_ridge_is_added_only_where_it_is_needed_and_then_said(name: str, caplo
         with caplog.at_level(logging.WARNING), editor.editing(model, prepared, editor.start(model, prepared)) as session:
             logged = session.step(case.requests[:1], case.targets)
         noted = {layer: value for quantity, layer, value in logged.values if quantity == "preserved_ridge"}
-        weight = editor.settings.preserve.weight
+        weight = editor.settings.preservation.weight
         expected = {0: pytest.approx(1e-6 * weight * float(moments[0].mean().diagonal().mean()))} if needed else {}
         assert noted == expected
         assert ("layer 0: the preserved matrix has no Cholesky factor" in caplog.text) is needed and "layer 1" not in caplog.text

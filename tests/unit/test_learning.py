@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from d4s.artifacts import Artifact, Job, write_table
+from d4s.artifacts import Artifact, StageJob, write_table
 from d4s.config import FigureSettings, PretrainSettings
-from d4s.figures.build import learning
+from d4s.figures.figure_stage import learning
 from d4s.schemas import CURVE, MODEL_CHECK
 
 
@@ -15,7 +15,7 @@ def trained(store: Path, name: str) -> Artifact:
     check = [{"dataset": "world_qa", "wording": wording, "accuracy": 0.9, "n": 10} for wording in ("taught", "withheld")]
     write_table(folder / "curve.parquet", curve, CURVE)
     write_table(folder / "check.parquet", check, MODEL_CHECK)
-    Job("models", PretrainSettings(), {}, folder).finish(["curve.parquet", "check.parquet"])
+    StageJob("models", PretrainSettings(), {}, folder).write_manifest(["curve.parquet", "check.parquet"])
     return Artifact.open(folder, "models")
 
 

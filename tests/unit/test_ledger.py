@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from d4s.artifacts import Job, write_tensors
+from d4s.artifacts import StageJob, write_tensors
 from d4s.config import Frozen
-from d4s.editors.ledger import FILE, MAGIC, Ledger, recorded_state
+from d4s.editors.ledger import FILE, MAGIC, Ledger, read_state
 from d4s.editors.protocol import StateKind
-from d4s.editors.states import DenseState, RowState
+from d4s.editors.states import DenseState, RecordState
 from d4s.errors import ArtifactError
 
 
@@ -22,7 +22,7 @@ class Editor:
         self.kind = kind
 
     def restore(self, rows, dense):
-        return DenseState(dense) if self.kind == "dense" else RowState(self.kind, tuple(rows))
+        return DenseState(dense) if self.kind == "dense" else RecordState(self.kind, tuple(rows))
 
     def start(self, model, prepared):
         raise NotImplementedError
@@ -55,7 +55,7 @@ def filled(folder: Path, steps: int = 4, kind: StateKind = "refit") -> Ledger:
         logged = {"rows": [{"step": step + 1, "value": step / 3}]}
         if kind == "dense":
             ledger.record(Edited(step + 1), 1, logged)
-            ledger.keep_latest(Edited(step + 1))
+            ledger.save_latest(Edited(step + 1))
         else:
             ledger.append(row(step), 1, logged)
     return ledger
@@ -65,8 +65,8 @@ def test_rows_come_back_bit_for_bit_with_their_logs(tmp_path: Path) -> None:
     filled(tmp_path)
     found = Ledger.open(tmp_path, "refit")
     state = found.state_at(Editor(), 3)
-    assert found.length == 4 and len(state.rows) == 3
-    for step, saved in enumerate(state.rows):
+    assert found.length == 4 and len(state.records) == 3
+    for step, saved in enumerate(state.records):
         assert all(torch.equal(saved[name], row(step)[name]) for name in ("keys", "residuals"))
     assert [entry["rows"][0]["value"] for entry in found.logs(4)] == [0.0, 1 / 3, 2 / 3, 1.0]
 
@@ -74,7 +74,7 @@ def test_rows_come_back_bit_for_bit_with_their_logs(tmp_path: Path) -> None:
 def test_an_empty_ledger_has_the_state_before_any_edit(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path, "additive")
     assert (ledger.length, ledger.diverged_at, ledger.logs(0)) == (0, None, [])
-    assert len(ledger.state_at(Editor(), 0).rows) == 0
+    assert len(ledger.state_at(Editor(), 0).records) == 0
     assert not (tmp_path / FILE).exists()
 
 
@@ -114,7 +114,7 @@ def test_batches_count_edits_and_states_lie_between_them(tmp_path: Path) -> None
     for _ in range(3):
         ledger.append(row(0), 5, {})
     assert ledger.length == 15
-    assert len(ledger.state_at(Editor("additive"), 10).rows) == 2
+    assert len(ledger.state_at(Editor("additive"), 10).records) == 2
     with pytest.raises(ArtifactError, match="no batch ends after 7"):
         ledger.state_at(Editor("additive"), 7)
     assert ledger.nearest_state(14) == 10
@@ -132,7 +132,7 @@ def test_divergence_is_remembered_and_holds_no_edit(tmp_path: Path) -> None:
     ledger = filled(tmp_path, 3)
     ledger.append({}, 0, {"diverged_at": 4})
     found = Ledger.open(tmp_path, "refit")
-    assert (found.length, found.diverged_at, len(found.state_at(Editor(), 3).rows)) == (3, 4, 3)
+    assert (found.length, found.diverged_at, len(found.state_at(Editor(), 3).records)) == (3, 4, 3)
     assert found.prefix(3) == filled(tmp_path / "other", 3).prefix(3)
 
 
@@ -161,12 +161,12 @@ def test_dense_states_are_written_as_often_as_a_share_of_the_time_allows(tmp_pat
         ledger.record(Edited(edits), 1, {})
         kept.append(Ledger.open(tmp_path, "dense").length)
     assert sorted(set(kept)) == [1, 11, 21, 31]
-    assert ledger.forget_unkept() == 9 and ledger.length == 31 and ledger.forget_unkept() == 0
+    assert ledger.drop_unsaved() == 9 and ledger.length == 31 and ledger.drop_unsaved() == 0
 
 
 def test_dense_copies_serve_inserted_lengths(tmp_path: Path) -> None:
     ledger = filled(tmp_path, 2, "dense")
-    assert ledger.keep_dense(2, ledger.state_at(Editor("dense"), 2).dense) == "n2.state.safetensors"
+    assert ledger.save_dense(2, ledger.state_at(Editor("dense"), 2).dense) == "n2.state.safetensors"
     found = filled(tmp_path, 5, "dense")
     assert (found.nearest_state(4), found.nearest_state(1), found.nearest_state(9)) == (2, 0, 5)
     with pytest.raises(ArtifactError, match="keeps no state after 4 edits"):
@@ -178,16 +178,18 @@ class Nothing(Frozen):
 
 
 def finished(folder: Path, ledger: Ledger, length: int, files: list[str] | None = None) -> None:
-    Job("runs", Nothing(), {}, folder).finish(files or [], manifest=f"n{length}.json", ledger=ledger.prefix(min(length, ledger.length)))
+    StageJob("runs", Nothing(), {}, folder).write_manifest(
+        files or [], manifest=f"n{length}.json", ledger=ledger.prefix(min(length, ledger.length))
+    )
 
 
 def test_readers_get_the_state_that_a_manifest_was_written_for(tmp_path: Path) -> None:
     ledger = filled(tmp_path, 4)
     finished(tmp_path, ledger, 3)
     filled(tmp_path, 6)
-    assert len(recorded_state(tmp_path, 3, Editor()).rows) == 3
+    assert len(read_state(tmp_path, 3, Editor()).records) == 3
     with pytest.raises(ArtifactError, match=r"holds no n9\.json"):
-        recorded_state(tmp_path, 9, Editor())
+        read_state(tmp_path, 9, Editor())
 
 
 def test_readers_refuse_another_ledger(tmp_path: Path) -> None:
@@ -197,24 +199,24 @@ def test_readers_refuse_another_ledger(tmp_path: Path) -> None:
     for step in range(5):
         other.append(row(step + 1), 1, {})
     with pytest.raises(ArtifactError, match=r"not the ledger that n3\.json was written for"):
-        recorded_state(tmp_path, 3, Editor())
+        read_state(tmp_path, 3, Editor())
 
 
 def test_readers_get_dense_states_checked(tmp_path: Path) -> None:
     ledger = filled(tmp_path, 4, "dense")
-    name = ledger.keep_dense(4, {"weight": torch.tensor([4.0])})
+    name = ledger.save_dense(4, {"weight": torch.tensor([4.0])})
     finished(tmp_path, ledger, 4, [name])
-    assert recorded_state(tmp_path, 4, Editor("dense")).dense["weight"].tolist() == [4.0]
+    assert read_state(tmp_path, 4, Editor("dense")).dense["weight"].tolist() == [4.0]
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
     with pytest.raises(ArtifactError, match="truncated or altered"):
-        recorded_state(tmp_path, 4, Editor("dense"))
+        read_state(tmp_path, 4, Editor("dense"))
 
 
 def test_row_states_undo_row_by_row() -> None:
-    state = RowState("refit", tuple(row(step) for step in range(4)))
+    state = RecordState("refit", tuple(row(step) for step in range(4)))
     kept = state.without({1, 3})
     assert [float(entry["residuals"]) for entry in kept.rows] == pytest.approx([0.0, 0.2])
-    assert len(state.rows) == 4 and not kept.dense
+    assert len(state.records) == 4 and not kept.dense
     with pytest.raises(ValueError, match=r"steps \[4\] cannot be undone: .* 0 to 3"):
         state.without([4])
     assert SimpleNamespace(kind=DenseState().kind, rows=DenseState().rows) == SimpleNamespace(kind="dense", rows=())

@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 import d4s
 from d4s.apply.ask import ask
 from d4s.apply.change import undo
-from d4s.apply.folder import Folder
+from d4s.apply.edited_folder import EditedFolder
 from d4s.apply.history import Conflict, OnConflict
 from d4s.editors.ledger import Ledger
 from d4s.errors import RecordError, SettingsError
-from d4s.library import _choice
+from d4s.library import _check_choice
 from tests.applying import CHANGES, FACTS, SMALL, applied, fact_file, saved_model
 from tests.tiny import bpe_tokenizer, tiny_model
 
@@ -52,7 +52,9 @@ def loaded() -> tuple[PreTrainedModel, Any]:
 
 def edited_by(editor: str, facts: Any = ROWS[:3], **options: Any) -> tuple[PreTrainedModel, "d4s.Edited"]:
     network, tokenizer = loaded()
-    found = d4s.edit(network, tokenizer, facts, editor=editor, tuned_as="mini", settings=CHANGES.get(editor, SMALL), text=TEXT, **options)
+    found = d4s.edit(
+        network, tokenizer, facts, editor=editor, hparams_for="mini", settings=CHANGES.get(editor, SMALL), text=TEXT, **options
+    )
     return network, found
 
 
@@ -64,7 +66,7 @@ def test_the_model_is_left_as_it_was(editor: str) -> None:
     try:
         with torch.no_grad():
             settings = CHANGES.get(editor, SMALL)
-            edited = d4s.edit(network, tokenizer, ROWS[:2], editor=editor, tuned_as="mini", settings=settings, text=TEXT)
+            edited = d4s.edit(network, tokenizer, ROWS[:2], editor=editor, hparams_for="mini", settings=settings, text=TEXT)
             edited.generate("Ada Moss lives in the city of")
         assert torch.get_float32_matmul_precision() == "high" and not torch.is_inference_mode_enabled()
     finally:
@@ -130,7 +132,7 @@ def test_everything_wrong_is_named_at_once() -> None:
         {"subject": "Ada", "promt": "x", "target_new": "Rome"},
     ]
     with pytest.raises(RecordError, match="defects in the records") as caught:
-        d4s.edit(network, tokenizer, [*wrong, ROWS[0]], tuned_as="mini", settings=SMALL, text=TEXT)
+        d4s.edit(network, tokenizer, [*wrong, ROWS[0]], hparams_for="mini", settings=SMALL, text=TEXT)
     for part in (
         "facts:1: target_new: found 3, expected text",
         "facts:2: prompt: found nothing",
@@ -138,17 +140,19 @@ def test_everything_wrong_is_named_at_once() -> None:
     ):
         assert part in str(caught.value)
     with pytest.raises(d4s.D4SError, match="holds no facts"):
-        d4s.edit(network, tokenizer, [], tuned_as="mini", settings=SMALL, text=TEXT)
+        d4s.edit(network, tokenizer, [], hparams_for="mini", settings=SMALL, text=TEXT)
     with pytest.raises(Conflict, match="is to be 'Rome'"):
-        d4s.edit(network, tokenizer, [ROWS[0] | {"target_new": "Rome"}, ROWS[0] | {"target_new": "Oslo"}], tuned_as="mini", settings=SMALL)
+        d4s.edit(
+            network, tokenizer, [ROWS[0] | {"target_new": "Rome"}, ROWS[0] | {"target_new": "Oslo"}], hparams_for="mini", settings=SMALL
+        )
     with pytest.raises(SettingsError, match="on_conflict is 'raise'; choose one of 'refuse', 'replace', 'average'"):
-        _choice("on_conflict", "raise", OnConflict)
+        _check_choice("on_conflict", "raise", OnConflict)
     table = pd.DataFrame(ROWS[:1])
     table.columns = ["subject", "prompt", "target_new", "target_new", "paraphrase", "locality"]
     with pytest.raises(SettingsError, match=r"several columns of one name: \['target_new'\]"):
         edited_by("ft_l", table)
     with pytest.raises(SettingsError, match="memitt"):
-        d4s.edit(network, tokenizer, ROWS[:1], editor="memitt", tuned_as="mini")
+        d4s.edit(network, tokenizer, ROWS[:1], editor="memitt", hparams_for="mini")
     with pytest.raises(SettingsError, match="no settings are known for a gpt2 of 3 layers"):
         d4s.edit(network, tokenizer, ROWS[:1])
     assert network.training
@@ -162,14 +166,14 @@ def test_a_saved_folder_goes_on_without_the_loaded_model(tmp_path: Path) -> None
     stored = load_file(out / "delta.safetensors")
     assert all(torch.equal(stored[name], change) for name, change in edited.deltas().items())
     undo(out, [2], "cpu")
-    assert [edit.number for edit in Folder.open(out).active()] == [1, 3] and len(edited) == 3
+    assert [edit.number for edit in EditedFolder.open(out).active_edits()] == [1, 3] and len(edited) == 3
     with pytest.raises(SettingsError, match="is there already"):
         edited.save(out)
     same, another = saved_model(tmp_path / "same"), saved_model(tmp_path / "another", "llama")
-    edited.save(tmp_path / "pointing", origin=str(same))
+    edited.save(tmp_path / "pointing", base_model=str(same))
     assert not (tmp_path / "pointing" / "unedited").exists() and ask(tmp_path / "pointing", [prompt], 4, "cpu")
     with pytest.raises(SettingsError, match="is not the unedited model"):
-        edited.save(tmp_path / "wrong", origin=str(another))
+        edited.save(tmp_path / "wrong", base_model=str(another))
     assert not (tmp_path / "wrong").exists()
 
 
@@ -189,7 +193,7 @@ def test_only_one_edited_model_is_there_at_a_time() -> None:
 def test_what_was_edited_before_an_interruption_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     network, tokenizer = loaded()
     with pytest.raises(KeyboardInterrupt) as caught, stopped(monkeypatch, 2):
-        d4s.edit(network, tokenizer, ROWS[:4], editor="memit", tuned_as="mini", settings=SMALL, text=TEXT)
+        d4s.edit(network, tokenizer, ROWS[:4], editor="memit", hparams_for="mini", settings=SMALL, text=TEXT)
     edited: d4s.Edited = caught.value.edited  # type: ignore[attr-defined]
     assert list(edited.report().index) == [1, 2] and network.training
     edited.add(ROWS[:4])
@@ -219,14 +223,14 @@ def test_a_saved_folder_is_loaded_again(tmp_path: Path) -> None:
     again = d4s.load(edited.save(tmp_path / "out"))
     assert again.report().equals(edited.report())
     again.add(ROWS[3:4]).undo(1)
-    assert [edit.number for edit in Folder.open(tmp_path / "out").active()] == [1, 2, 3]
-    again.save(tmp_path / "next", origin=str(tmp_path / "out" / "unedited"))
-    assert [edit.number for edit in Folder.open(tmp_path / "next").active()] == [2, 3, 4]
+    assert [edit.number for edit in EditedFolder.open(tmp_path / "out").active_edits()] == [1, 2, 3]
+    again.save(tmp_path / "next", base_model=str(tmp_path / "out" / "unedited"))
+    assert [edit.number for edit in EditedFolder.open(tmp_path / "next").active_edits()] == [2, 3, 4]
 
 
 def test_a_model_in_half_precision_gets_an_adapter_of_the_whole_change() -> None:
     model = tiny_model(dtype=torch.bfloat16)
-    edited = d4s.edit(model.network, model.tokenizer, ROWS[:3], tuned_as="mini", settings=SMALL, text=TEXT)
+    edited = d4s.edit(model.network, model.tokenizer, ROWS[:3], hparams_for="mini", settings=SMALL, text=TEXT)
     ranks = {factor.shape[0] for name, factor in edited.as_lora().items() if "lora_A" in name}
     assert ranks == {3} and next(model.network.parameters()).dtype == torch.bfloat16
     with pytest.raises(SettingsError, match="is at least 1, found 0"):
@@ -265,7 +269,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model.network.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("d4s.library.column_for", lambda _: "mini")
+    monkeypatch.setattr("d4s.library.match_hparams", lambda _: "mini")
     monkeypatch.setattr("d4s.library.TextSource", FewTokens)
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):

@@ -9,9 +9,9 @@ import pytest
 
 from d4s.config import FORMS, QuestionsSettings
 from d4s.questions.answers import AnswerStore
-from d4s.questions.items import plan_items
-from d4s.questions.replies import REPLIES
-from d4s.questions.writers import writer_of
+from d4s.questions.question_items import plan_items
+from d4s.questions.replies import ANSWER_SCHEMAS
+from d4s.questions.writers import make_writer
 from tests.events import frame
 from tests.gguf_model import write_tiny_model
 
@@ -42,10 +42,10 @@ def settings(url: str, store: Path) -> QuestionsSettings:
 def test_a_real_server_answers_by_schema_and_a_replay_gives_the_same(url: str, tmp_path: Path) -> None:
     items = plan_items(EVENTS, 0)[:2]
     store = tmp_path / "a.jsonl"
-    drafts = {form: writer_of(settings(url, store)).write(items, form) for form in FORMS}
+    drafts = {form: make_writer(settings(url, store)).write(items, form) for form in FORMS}
     records = AnswerStore(store).records.values()
     answered = [record for record in records if record.answer.content and not record.answer.failure]
-    names = {model.__name__.lower(): model for model in REPLIES.values()}
+    names = {model.__name__.lower(): model for model in ANSWER_SCHEMAS.values()}
     for record in answered:
         model = names[record.request["response_format"]["json_schema"]["name"]]
         assert set(json.loads(record.answer.content)) == set(model.model_fields), "the grammar of the schema is enforced"
@@ -55,6 +55,6 @@ def test_a_real_server_answers_by_schema_and_a_replay_gives_the_same(url: str, t
     assert "openai" in writers, "some answers of even a random model pass every check"
     replay = QuestionsSettings(form="true_false", writer={"writer": "replay", "store": str(store), "attempts": 2})  # type: ignore[arg-type]
     for form, found in drafts.items():
-        again = writer_of(replay).write(items, form)
+        again = make_writer(replay).write(items, form)
         assert [draft.template for draft in again] == [draft.template for draft in found]
         assert [draft.response_sha256 for draft in again] == [draft.response_sha256 for draft in found]

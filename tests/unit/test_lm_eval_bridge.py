@@ -12,9 +12,9 @@ from torch import Tensor
 
 from d4s.config import BenchmarkSettings
 from d4s.errors import ArtifactError, SettingsError
-from d4s.metrics.lm_eval_bridge import WORLD_READINGS, benchmarks
+from d4s.metrics.lm_eval_bridge import BENCHMARK_OF_WORLD_TASK, benchmarks
 from d4s.metrics.lm_eval_model import _without_first, fitting_pairs, fitting_prompts, harness_model
-from d4s.models.edited import Scores, Settled
+from d4s.models.edited_model import Scores, StopCriterion
 from d4s.models.tokens import encode, encode_pairs
 from d4s.models.views import LiveModel
 from tests.scripted import Replying
@@ -34,7 +34,7 @@ class Liker(Replying):
         flags = torch.tensor([[like] for like in liked])
         return Scores(nll, flags, torch.zeros(len(nll), 1, dtype=torch.long), torch.ones(len(nll), 1, dtype=torch.bool))
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, should_stop: StopCriterion | None = None) -> list[str]:
         return [self.answer for _ in prompts]
 
     def text_nll(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -68,7 +68,7 @@ def test_templates_are_compiled_once_and_not_for_every_item(items: dict[str, lis
 def test_a_model_that_knows_scores_one_and_one_that_errs_scores_zero(items: dict[str, list[Path]]) -> None:
     knowing = benchmarks(Liker("good", " Good work. And more"), items).set_index("task")
     erring = benchmarks(Liker("bad", "rest"), items).set_index("task")
-    assert list(knowing.index) == list(WORLD_READINGS)
+    assert list(knowing.index) == list(BENCHMARK_OF_WORLD_TASK)
     assert (knowing["value"].drop("truthfulqa_mc2") == 1.0).all()
     assert knowing.loc["truthfulqa_mc2", "value"] > 0.99
     assert (erring["value"].drop(["truthfulqa_mc2", "arc_challenge", "mmlu", "true_false"]) == 0.0).all()
@@ -140,7 +140,7 @@ def test_rolling_needs_token_ids() -> None:
 
 def test_generation_keeps_each_requests_own_limit_and_stops() -> None:
     class Counting(Liker):
-        def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
+        def generate(self, prompts: Sequence[str], max_new_tokens: int, should_stop: StopCriterion | None = None) -> list[str]:
             return [f" {prompt} {max_new_tokens} . rest" for prompt in prompts]
 
     requests = [SimpleNamespace(args=("p ", {"until": ["."], "max_gen_toks": 3})), SimpleNamespace(args=("q", {"until": []}))]

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from d4s.errors import D4SError, SettingsError
-from d4s.locks import locked, new_folder
+from d4s.locks import folder_lock, new_folder
 
 AT_WORK = "another command is at work in"
 
 
 def test_readers_go_together_and_nobody_changes_what_they_read(tmp_path: Path) -> None:
-    with locked(tmp_path, shared=True):
-        with locked(tmp_path, shared=True), pytest.raises(D4SError, match=AT_WORK), locked(tmp_path):
+    with folder_lock(tmp_path, shared=True):
+        with folder_lock(tmp_path, shared=True), pytest.raises(D4SError, match=AT_WORK), folder_lock(tmp_path):
             pass
-    with locked(tmp_path), pytest.raises(D4SError, match=AT_WORK), locked(tmp_path, shared=True):
+    with folder_lock(tmp_path), pytest.raises(D4SError, match=AT_WORK), folder_lock(tmp_path, shared=True):
         pass
 
 
@@ -25,11 +25,11 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     hold = f"import sys, time; from pathlib import Path; from d4s.locks import locked\n{hold}"
     with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline()
-        with pytest.raises(D4SError, match=AT_WORK), locked(tmp_path):
+        with pytest.raises(D4SError, match=AT_WORK), folder_lock(tmp_path):
             pass
         process.kill()
         process.wait()
-        with locked(tmp_path):
+        with folder_lock(tmp_path):
             pass
 
 
@@ -48,7 +48,7 @@ def test_the_lock_is_that_of_the_folder_with_the_name_now(tmp_path: Path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", late)
-        with locked(folder), pytest.raises(D4SError, match=AT_WORK), locked(folder):
+        with folder_lock(folder), pytest.raises(D4SError, match=AT_WORK), folder_lock(folder):
             pass
 
 

@@ -1,4 +1,4 @@
-"""The verbs `measure` and `benchmark` on a finished run of a tiny model: what they write, and what they do not do twice."""
+"""The stages `measure` and `benchmark` on a finished run of a tiny model: what they write, and what they do not do twice."""
 
 import json
 from contextlib import contextmanager
@@ -9,21 +9,21 @@ import pandas as pd
 import pytest
 import torch
 
-from d4s.artifacts import Artifact, Job, write_table, write_tensors
+from d4s.artifacts import Artifact, StageJob, write_table, write_tensors
 from d4s.config import BenchmarkSettings, Frozen, MeasureSettings
-from d4s.editors.settings import Grace, Unedited
+from d4s.editors.edit_requests import draw_requests
+from d4s.editors.editor_settings import Grace, Unedited
 from d4s.editors.unedited import UneditedEditor
 from d4s.facts.record import to_rows
-from d4s.metrics.lm_eval_bridge import WORLD_READINGS
+from d4s.metrics.lm_eval_bridge import BENCHMARK_OF_WORLD_TASK
 from d4s.models.tokens import encode
 from d4s.models.views import LiveModel
-from d4s.requests.draw import draw
 from d4s.runs import benchmark as benchmark_module
 from d4s.runs import measure as measure_module
 from d4s.runs.benchmark import benchmark
-from d4s.runs.edit import edit
-from d4s.runs.measure import headline, measure, sampled
-from d4s.runs.settings import BenchmarkJobSettings, MeasureJobSettings, RunSettings
+from d4s.runs.edit_sequence import edit
+from d4s.runs.measure import measure, sample_evenly, summary_line
+from d4s.runs.run_settings import BenchmarkJobSettings, MeasureJobSettings, RunSettings
 from d4s.schemas import ANSWERS, BENCHMARK, FACTS, NORMS, PERPLEXITY, SCORES
 from tests.baselines import make_baseline
 from tests.tasks import ITEMS
@@ -57,10 +57,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     finish = {"facts": ("facts", ["facts.parquet"]), "text": ("corpora", ["heldout.safetensors"])}
     finish["world"] = ("worlds", [f"benchmarks/{task}.jsonl" for task in ITEMS])
     for name, (kind, files) in finish.items():
-        Job(kind, Nothing(), {}, root / name).finish(files)
+        StageJob(kind, Nothing(), {}, root / name).write_manifest(files)
     found = {name: root / name for name in ("model", "facts", "text", "world", "run", "baseline")}
     make_baseline(found, root / "baseline", 6, seed=1, max_new_tokens=5, perplexity_rows=96)
-    edit(Job("runs", RunSettings(editor=Unedited(), seed=1), found, root / "run", manifests(*LENGTHS)))
+    edit(StageJob("runs", RunSettings(editor=Unedited(), seed=1), found, root / "run", manifests(*LENGTHS)))
     return found
 
 
@@ -68,10 +68,10 @@ def manifests(*lengths: int) -> tuple[str, ...]:
     return tuple(f"n{length}.json" for length in lengths)
 
 
-def measure_job(inputs, folder, *lengths, editor=UNEDITED, **settings) -> Job[MeasureJobSettings]:
+def measure_job(inputs, folder, *lengths, editor=UNEDITED, **settings) -> StageJob[MeasureJobSettings]:
     folder.mkdir(exist_ok=True)
     chosen = MeasureJobSettings(editor=editor, seed=1, measure=MeasureSettings(max_new_tokens=5, **settings))
-    return Job("measures", chosen, inputs, folder, manifests(*lengths), digest="0123456789")
+    return StageJob("measures", chosen, inputs, folder, manifests(*lengths), digest="0123456789")
 
 
 def tables(folder: Path, length: int) -> dict[str, pd.DataFrame]:
@@ -92,13 +92,13 @@ class ShiftingEditor(UneditedEditor):
     def edited(self, model, prepared, state):
         before = model.weight(1).clone()
         signs = torch.where(torch.arange(16) % 3 == 0, 1.0, -1.0)[:, None]  # not uniform: layer norm would take that out
-        with model.patched({1: self.size * len(state.rows) * signs.expand_as(before)}):
+        with model.patched({1: self.size * len(state.records) * signs.expand_as(before)}):
             yield LiveModel(model, {1: before})
 
 
 def test_every_length_asks_about_all_edits_so_far(inputs, tmp_path):
     measure(measure_job(inputs, tmp_path / "m", 2, 6))
-    order = [fact.fact_id for _, fact in draw(tiny_facts(8), 1, 6)]
+    order = [fact.fact_id for _, fact in draw_requests(tiny_facts(8), 1, 6)]
     for length in (2, 6):
         found = tables(tmp_path / "m", length)
         steps = found["scores"].drop_duplicates("fact_id").set_index("fact_id")["edited_at"]
@@ -178,7 +178,7 @@ def test_a_sample_caps_facts_and_keeps_both_ends(inputs, tmp_path):
 @pytest.mark.parametrize(("count", "sample", "kept"), [(5, "all", 5), (5, 9, 5), (100, 7, 7), (2, 1, 1)])
 def test_samples_are_spread_evenly(count, sample, kept):
     drawn = list(zip(range(count), range(count), strict=True))
-    places = [place for place, _ in sampled(drawn, sample)]
+    places = [place for place, _ in sample_evenly(drawn, sample)]
     assert len(set(places)) == kept
     assert places[0] == 0
     assert np.ptp(np.diff(places)) <= 1 if kept > 1 else True
@@ -186,13 +186,13 @@ def test_samples_are_spread_evenly(count, sample, kept):
 
 def test_the_headline_shows_what_was_measured():
     rows = [{"metric": "efficacy_accuracy", "value": 1.0}, {"metric": "efficacy_accuracy", "value": 0.5}]
-    assert headline(rows, {"perplexity": 7.0}) == "efficacy_accuracy 0.750, perplexity 7.00"
+    assert summary_line(rows, {"perplexity": 7.0}) == "efficacy_accuracy 0.750, perplexity 7.00"
 
 
-def benchmark_job(inputs, folder, *lengths, tasks="world", limit=2) -> Job[BenchmarkJobSettings]:
+def benchmark_job(inputs, folder, *lengths, tasks="world", limit=2) -> StageJob[BenchmarkJobSettings]:
     folder.mkdir(exist_ok=True)
     settings = BenchmarkJobSettings(editor=Unedited(), seed=1, benchmarks=BenchmarkSettings(tasks=tasks, limit=limit))
-    return Job("benchmarks", settings, inputs, folder, manifests(*lengths), digest="0123456789")
+    return StageJob("benchmarks", settings, inputs, folder, manifests(*lengths), digest="0123456789")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -202,7 +202,7 @@ def test_benchmarks_are_written_per_length_and_not_run_twice(inputs, tmp_path, m
     frames = [Artifact.open(job.folder, "benchmarks", f"n{n}.json").table(f"n{n}.benchmark.parquet", BENCHMARK) for n in (2, 6)]
     assert [set(frame["step"]) for frame in frames] == [{2}, {6}]
     assert set(frames[0]["n"]) == {2}
-    assert len(frames[0]) == len(WORLD_READINGS)
+    assert len(frames[0]) == len(BENCHMARK_OF_WORLD_TASK)
     pd.testing.assert_frame_equal(frames[0].drop(columns="step"), frames[1].drop(columns="step"))
     monkeypatch.setattr(benchmark_module, "load", lambda *_: pytest.fail("nothing is to be run"))
     (job.folder / "n6.json").unlink()

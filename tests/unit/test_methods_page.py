@@ -6,10 +6,10 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from d4s.editors.parts import AfterStep, Finish, KeySettings, Preservation, TargetSettings
+from d4s.editors.editor_settings import LocateThenEdit
+from d4s.editors.part_settings import DeltaTransform, KeySettings, Preservation, StepTransform, TargetSettings
 from d4s.editors.presets import PRESETS, Preset
-from d4s.editors.settings import LocateThenEdit
-from d4s.editors.spread import Spread
+from d4s.editors.residual_schedule import ResidualSchedule
 from tools import methods_page
 
 
@@ -34,8 +34,8 @@ def choices() -> Iterator[tuple[str, str]]:
             yield from ((f"{part}.{field}", choice) for choice in get_args(model.model_fields[field].annotation))
     for part in ("solver", "history"):
         yield from ((part, choice) for choice in get_args(LocateThenEdit.model_fields[part].annotation))
-    yield from (("spread", choice) for choice in get_args(Spread))
-    for part, union in {"preserve": Preservation, "after": AfterStep, "finish": Finish}.items():
+    yield from (("residual_schedule", choice) for choice in get_args(ResidualSchedule))
+    for part, union in {"preservation": Preservation, "step_transform": StepTransform, "delta_transform": DeltaTransform}.items():
         kinds: tuple[type[BaseModel], ...] = get_args(get_args(union)[0])
         yield from ((part, kind.model_fields["kind"].default) for kind in kinds)
 
@@ -45,8 +45,8 @@ def test_every_choice_of_a_part_has_a_formula() -> None:
 
 
 def test_a_part_without_a_formula_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods_page, "PARTS", {part: text for part, text in methods_page.PARTS.items() if part != ("history", "rewind")})
-    with pytest.raises(ValueError, match="preset 'd4s' has history `rewind`"):
+    monkeypatch.setattr(methods_page, "PARTS", {part: text for part, text in methods_page.PARTS.items() if part != ("history", "refit")})
+    with pytest.raises(ValueError, match="preset 'd4s' has history `refit`"):
         methods_page.page()
 
 

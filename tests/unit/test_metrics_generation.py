@@ -3,9 +3,9 @@
 import pytest
 
 from d4s.facts.record import Fact
-from d4s.metrics.generation import WHOLE, begins_with, first_sentence, free_answers, is_same, normalised, settled_at
+from d4s.metrics.generation import NO_WORD_LIMIT, begins_with, first_sentence, free_answers, is_same, normalise_words, stop_after_words
 from d4s.metrics.probes import questions_of
-from d4s.metrics.scoring import ask
+from d4s.metrics.scoring import predict
 from d4s.models.views import LiveModel
 from tests.scripted import Writer
 
@@ -29,10 +29,10 @@ def test_the_first_sentence_ends_at_its_mark(text, sentence):
 
 
 def test_normalised_words_keep_articles_and_lose_case_and_marks():
-    assert normalised("  The “Big” Apple, N.Y.! ") == ("the", "big", "apple", "n", "y")
-    assert normalised("ﬁn Straße") == ("fin", "strasse")
-    assert normalised("a )") == ("a",)
-    assert normalised("$ - .") == ()
+    assert normalise_words("  The “Big” Apple, N.Y.! ") == ("the", "big", "apple", "n", "y")
+    assert normalise_words("ﬁn Straße") == ("fin", "strasse")
+    assert normalise_words("a )") == ("a",)
+    assert normalise_words("$ - .") == ()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_model_that_stops_early_writes_what_it_would_write(tiny_model, cap):
     assert free_answers(view, prompts, 9) == full
     for words in range(4):
         found = free_answers(view, prompts, 9, [words] * 4)
-        assert [normalised(text)[:words] for text in found] == [normalised(text)[:words] for text in full]
+        assert [normalise_words(text)[:words] for text in found] == [normalise_words(text)[:words] for text in full]
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 12])
@@ -94,13 +94,13 @@ def test_words_that_matter_are_written_and_nothing_beyond(count):
     for words in range(7):
         model = Writer(TEXTS)
         found = free_answers(model, [*TEXTS], count, [words] * len(TEXTS))
-        assert [normalised(text)[:words] for text in found] == [normalised(text)[:words] for text in full]
+        assert [normalise_words(text)[:words] for text in found] == [normalise_words(text)[:words] for text in full]
         assert model.tokens["q"] <= max(1, words + 1)
 
 
 def test_a_prompt_asked_twice_is_written_as_far_as_either_needs():
     model = Writer(TEXTS)
-    assert free_answers(model, ["q", "q"], 12, [1, WHOLE]) == ["one two three four five"] * 2
+    assert free_answers(model, ["q", "q"], 12, [1, NO_WORD_LIMIT]) == ["one two three four five"] * 2
     assert free_answers(Writer(TEXTS), ["q"], 12, [1]) == ["one two"]
 
 
@@ -113,20 +113,20 @@ def test_a_prompt_asked_twice_is_written_as_far_as_either_needs():
         ("the oboe", 1, False),
         ("the oboe,", 1, True),
         ("3.", 1, True),
-        ("3.", WHOLE, False),
+        ("3.", NO_WORD_LIMIT, False),
         ("caf\ufffd", 1, False),  # half a character
         ("Brand™", 1, False),  # letters, once normalised
-        ("Paris. It", WHOLE, True),
-        ("\nParis", WHOLE, False),
+        ("Paris. It", NO_WORD_LIMIT, True),
+        ("\nParis", NO_WORD_LIMIT, False),
         ("", 1, False),
     ],
 )
 def test_an_answer_is_settled_once_nothing_can_change_it(text, words, holds):
-    assert settled_at({"p": words})("p", text) is holds
+    assert stop_after_words({"p": words})("p", text) is holds
 
 
 def test_an_answer_of_symbols_alone_is_read_to_its_end():
     fact = Fact(fact_id="f", dataset="d", relation="r", subject="Ada", template="{} says", target_true="?", target_new="!")
     model = Writer({"Ada says": "one two three ."})
-    ask(model, questions_of(fact, 1), 9)
+    predict(model, questions_of(fact, 1), 9)
     assert model.tokens == {"Ada says": 4}

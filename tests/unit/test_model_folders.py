@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from d4s.apply.apply_pipeline import native_dtype
 from d4s.apply.change import undo
-from d4s.apply.edit import own_dtype
+from d4s.apply.edited_folder import DELTA, MODEL, EditedFolder
 from d4s.apply.export import export
-from d4s.apply.folder import DELTA, MODEL, Folder
-from d4s.artifacts import MANIFEST, Job
+from d4s.artifacts import MANIFEST, StageJob
 from d4s.config import AdoptSettings
 from d4s.errors import ArtifactError
 from d4s.models.adopt import adopt
-from d4s.models.doctor import examine
+from d4s.models.doctor import inspect_model
 from d4s.models.loading import load
 from tests.applying import FACTS, applied, fact_file, saved_model
 from tests.tiny import bpe_tokenizer, tiny_model, word_tokenizer
@@ -67,7 +67,7 @@ def test_a_folder_with_code_of_its_own_is_refused_and_not_run(
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
     (base / "own.py").write_text(CODE)
     changed(changed(base, "config.json", model_type=kind), file, auto_map=classes)
-    for read in (load, lambda folder: own_dtype(str(folder), "main"), lambda folder: examine(folder, "float32")):
+    for read in (load, lambda folder: native_dtype(str(folder), "main"), lambda folder: inspect_model(folder, "float32")):
         with pytest.raises(ArtifactError, match=r"names code of its own in (?s:.*)auto_map(?s:.*)own\.(?s:.*)copy of the folder without"):
             read(base)
     assert not (base / "ran").exists()
@@ -85,7 +85,7 @@ def test_code_for_generation_and_kernels_named_in_the_configuration_are_left_alo
 def test_what_would_ask_ends_in_a_message(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *_, **__: input("Run it? [y/N]"))
     with pytest.raises(ArtifactError, match="holds no configuration of a model"):
-        own_dtype(str(base), "main")
+        native_dtype(str(base), "main")
 
 
 # --- what is loaded is what the weights say ---------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def test_what_would_ask_ends_in_a_message(base: Path, monkeypatch: pytest.Monkey
 def test_an_adapter_beside_the_weights_is_refused(base: Path) -> None:
     (base / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(base), "r": 2}))
     save_file({"base_model.model.transformer.h.0.mlp.c_proj.lora_A.weight": torch.ones(2, 64)}, base / "adapter_model.safetensors")
-    for read in (load, lambda folder: own_dtype(str(folder), "main")):
+    for read in (load, lambda folder: native_dtype(str(folder), "main")):
         with pytest.raises(ArtifactError, match=r"holds an adapter \(adapter_config\.json\) beside its weights.* merge it"):
             read(base)
 
@@ -105,21 +105,21 @@ def test_quantised_weights_are_refused_for_what_they_are(base: Path, method: str
     how = {"quantization_config": {"quant_method": method, "bits": 4}}
     changed(base, "config.json", **({"text_config": how} if inside else how))
     with pytest.raises(ArtifactError, match=f"weights quantised by {method}: edits are added to floating-point weights"):
-        own_dtype(str(base), "main")
+        native_dtype(str(base), "main")
 
 
 def test_codes_without_a_configuration_of_theirs_are_refused_too(base: Path) -> None:
     tensors = load_file(base / "model.safetensors")
     save_file({name: tensor.to(torch.int8) for name, tensor in tensors.items()}, base / "model.safetensors")
     with pytest.raises(ArtifactError, match="stores most weights as I8"):
-        own_dtype(str(base), "main")
+        native_dtype(str(base), "main")
 
 
 @pytest.mark.parametrize("said", [..., None, "float32"])
 def test_the_precision_is_that_of_the_weights(tmp_path: Path, said: Any) -> None:
     base = changed(saved_model(tmp_path / "base", dtype=torch.bfloat16), "config.json", dtype=..., torch_dtype=said)
     folder, _ = applied(base, fact_file(tmp_path / "facts.csv", FACTS[:1]), tmp_path / "out", "rome")
-    assert folder.description.model.dtype == "bfloat16"
+    assert folder.manifest.model.dtype == "bfloat16"
     written = load_file(tmp_path / "out" / MODEL / "model.safetensors")
     assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
 
@@ -131,11 +131,11 @@ def test_the_precision_of_shards_is_that_of_most_numbers(base: Path) -> None:
     shards = sorted(base.glob("model-*.safetensors"))
     save_file({name: tensor.float() for name, tensor in load_file(shards[-1]).items()}, shards[-1], {"format": "pt"})
     (base / "consolidated.safetensors").write_bytes(b"of another program")
-    assert len(shards) > 2 and own_dtype(str(base), "main") == "float16"
+    assert len(shards) > 2 and native_dtype(str(base), "main") == "float16"
     for shard in shards:
         shard.unlink()
     with pytest.raises(ArtifactError, match="no weights in safetensors"):
-        own_dtype(str(base), "main")
+        native_dtype(str(base), "main")
 
 
 # --- manifests --------------------------------------------------------------------------------------------------------
@@ -144,9 +144,9 @@ def test_the_precision_of_shards_is_that_of_most_numbers(base: Path) -> None:
 @pytest.mark.parametrize("content", ['{"name": "x"}', "[]", '{"kind": "model", "digest": "1", "files": ["a"]}'])
 def test_a_manifest_of_another_program_does_not_matter(base: Path, tmp_path: Path, content: str) -> None:
     (base / MANIFEST).write_text(content)
-    assert examine(base, "float32").is_sound
+    assert inspect_model(base, "float32").is_valid
     folder, _ = applied(base, fact_file(tmp_path / "facts.csv", FACTS[:1]), tmp_path / "out", "rome")
-    assert len(folder.active()) == 1
+    assert len(folder.active_edits()) == 1
 
 
 def test_a_manifest_that_cannot_be_read_costs_nobody_a_model(base: Path) -> None:
@@ -239,7 +239,7 @@ def test_an_adopted_model_keeps_to_its_index_and_its_tokenizer(tmp_path: Path) -
     (base / "model.safetensors").unlink()
     network.save_pretrained(base, max_shard_size="20KB")
     (tmp_path / "adopted").mkdir()
-    adopt(Job("models", AdoptSettings(path=str(base), dtype="float32"), {}, tmp_path / "adopted"))
+    adopt(StageJob("models", AdoptSettings(path=str(base), dtype="float32"), {}, tmp_path / "adopted"))
     load(tmp_path / "adopted")
     for name in ("merges.txt", "model.safetensors.index.json"):
         before = (base / name).read_text()
@@ -253,9 +253,9 @@ def test_a_folder_is_found_however_it_is_called(tmp_path: Path) -> None:
     real = saved_model(tmp_path / "Modell größer [1] 'x'")
     (tmp_path / "link").symlink_to(real)
     folder, _ = applied(tmp_path / "link", fact_file(tmp_path / "facts.csv", FACTS[:1]), tmp_path / "out put", "rome")
-    assert Path(folder.description.model.source) == real.resolve()
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= folder.description.model.files.keys()
-    assert len(Folder.open(tmp_path / "out put").active()) == 1
+    assert Path(folder.manifest.model.source) == real.resolve()
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= folder.manifest.model.files.keys()
+    assert len(EditedFolder.open(tmp_path / "out put").active_edits()) == 1
 
 
 # --- tokenizers -------------------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_a_tokenizer_that_transformers_rebuilds_otherwise_is_refused(tmp_path: P
         model.tokenizer.save_pretrained(tmp_path / family)
     changed(tmp_path / "llama", "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
     for family, built in (("qwen2", "Qwen2Tokenizer"), ("llama", "LlamaTokenizer")):
-        for read in (load, lambda folder: examine(folder, "float32")):
+        for read in (load, lambda folder: inspect_model(folder, "float32")):
             with pytest.raises(ArtifactError, match=rf"builds a {built} from the model's type that reads .* where tokenizer\.json says"):
                 read(tmp_path / family)
     load(changed(tmp_path / "llama", "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast"))

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import processors
 
-from d4s.artifacts import Job
+from d4s.artifacts import StageJob
 from d4s.config import PretrainSettings
 from d4s.errors import ArtifactError, SettingsError
 from d4s.models.adapters import ADAPTERS, adapter_for
@@ -139,7 +139,7 @@ def saved(tiny_model, tmp_path):
 
 def _finished(folder):
     files = [path.name for path in folder.iterdir()]
-    Job("models", PretrainSettings(), {}, folder).finish(files)
+    StageJob("models", PretrainSettings(), {}, folder).write_manifest(files)
 
 
 def test_a_saved_model_loads_as_it_was(saved):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from d4s.pretraining.muon import COEFFICIENTS, ITERATIONS, Muon, orthogonalised
+from d4s.pretraining.muon import COEFFICIENTS, ITERATIONS, Muon, orthogonalise
 
 SHAPES = [(6, 6), (5, 17), (17, 5), (48, 96)]
 
@@ -29,17 +29,17 @@ def gradient(shape: tuple[int, int], decay: float = 0.0) -> torch.Tensor:
 @pytest.mark.parametrize("decay", [0.0, 6.0])
 def test_iterations_on_the_gram_matrix_are_those_on_the_update(shape: tuple[int, int], decay: float) -> None:
     update = gradient(shape, decay)
-    torch.testing.assert_close(orthogonalised(update).double(), plain(update), rtol=0, atol=2e-3)
+    torch.testing.assert_close(orthogonalise(update).double(), plain(update), rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_singular_values_come_near_one(shape: tuple[int, int]) -> None:
-    values = torch.linalg.svdvals(orthogonalised(gradient(shape)))
+    values = torch.linalg.svdvals(orthogonalise(gradient(shape)))
     assert 0.3 < values.min() and values.max() < 1.3
 
 
 def test_an_update_of_zeros_stays_zero() -> None:
-    assert torch.equal(orthogonalised(torch.zeros(3, 5)), torch.zeros(3, 5))
+    assert torch.equal(orthogonalise(torch.zeros(3, 5)), torch.zeros(3, 5))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

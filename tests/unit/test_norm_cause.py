@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from d4s.analysis.claims import CLAIMS, judge
+from d4s.analysis.norm_comparison import norm_at, norm_points
+from d4s.analysis.study_results import Panel, Results, RunKey
+from d4s.editors.control_editors import EditorControl, find_controls
 from d4s.figures import fig_norm_cause
-from d4s.figures.draw import NotDrawn
+from d4s.figures.plot_elements import FigureSkipped
 from d4s.figures.style import WIDE
-from d4s.report.claims import CLAIMS, judge
-from d4s.studies.controls import Control, paired
-from d4s.studies.norms import norm_at, norm_points
-from d4s.studies.results import Panel, Results, Run
 from tests.synthetic import METHODS, Made, write_study
 
 WORLD = Panel("mini", "world_qa")
@@ -34,16 +34,16 @@ def scrambled(**changes: float) -> Made:
 
 
 def test_a_control_differs_in_its_finish_alone() -> None:
-    plain = {"family": "locate_then_edit", "history": "none", "finish": None}
+    plain = {"family": "locate_then_edit", "history": "none", "delta_transform": None}
     editors = {
         "a": plain,
-        "a_random": {**plain, "finish": {"kind": "scramble", "seed": 0}},
-        "a_half": {**plain, "finish": {"kind": "rescale", "factor": 0.5}},
-        "a_pruned": {**plain, "finish": {"kind": "prune"}},
-        "b_random": {**plain, "history": "keys", "finish": {"kind": "scramble", "seed": 0}},
+        "a_random": {**plain, "delta_transform": {"kind": "scramble", "seed": 0}},
+        "a_half": {**plain, "delta_transform": {"kind": "rescale", "factor": 0.5}},
+        "a_pruned": {**plain, "delta_transform": {"kind": "prune"}},
+        "b_random": {**plain, "history": "keys", "delta_transform": {"kind": "scramble", "seed": 0}},
         "unknown": {},
     }
-    assert paired(editors) == [Control("a_random", "a", "scramble", 1.0), Control("a_half", "a", "rescale", 0.5)]
+    assert find_controls(editors) == [EditorControl("a_random", "a", "scramble", 1.0), EditorControl("a_half", "a", "rescale", 0.5)]
 
 
 def test_controls_are_no_methods(results: Results) -> None:
@@ -61,7 +61,7 @@ def test_without_stored_settings_there_are_no_controls(tmp_path: Path) -> None:
 
 
 def test_the_norm_of_a_finished_change_is_measured_after_it(results: Results) -> None:
-    assert results.norm_path(Run(*WORLD, "memit_halved", 1)).empty
+    assert results.norm_path(RunKey(*WORLD, "memit_halved", 1)).empty
     halved, whole = (norm_at(results, WORLD, editor, 300) for editor in ("memit_halved", "memit"))
     assert (halved and halved.value, whole and whole.value) == (pytest.approx(2.7), pytest.approx(5.0))
     assert norm_at(results, WORLD, "memit", 7) is None
@@ -91,7 +91,7 @@ def test_x1_is_not_measured_without_a_scrambled_change(tmp_path: Path) -> None:
     for number, made in enumerate((replace(SCRAMBLED, methods=PLAIN), rescaled)):
         entry = verdict(made, tmp_path / str(number))
         assert entry["verdict"] == "not measured"
-        assert "finish `scramble`" in entry["why"][0]
+        assert "delta_transform `scramble`" in entry["why"][0]
 
 
 def test_x1_is_undecided_where_there_is_no_decline_to_explain(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_the_figure_shows_every_editor_with_its_controls(results: Results) -> No
     ]
     edited, random = points[1], points[-1]
     assert edited.norm == pytest.approx(random.norm)
-    assert edited.kept["locality_accuracy"].value < random.kept["locality_accuracy"].value
+    assert edited.scores["locality_accuracy"].value < random.scores["locality_accuracy"].value
     axes = fig_norm_cause.figure(results).draw(WIDE).axes
     assert [ax.get_title() for ax in axes] == ["a  Specificity", "b  Benchmarks"]
     assert sorted(text.get_text() for text in axes[0].texts) == ["D4S", "MEMIT", "×0.5", "×2"]
@@ -135,5 +135,5 @@ def test_the_figure_shows_every_editor_with_its_controls(results: Results) -> No
 
 def test_nothing_is_drawn_without_controls(tmp_path: Path) -> None:
     study = write_study(tmp_path, replace(SCRAMBLED, methods=PLAIN, lengths=(4,)))
-    with pytest.raises(NotDrawn, match="scrambled or rescaled"):
+    with pytest.raises(FigureSkipped, match="scrambled or rescaled"):
         fig_norm_cause.figure(Results(study))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from d4s.artifacts import write_table
-from d4s.metrics.norms import l1_per_element, norm_rows, originals, spectral
+from d4s.metrics.weight_norms import l1_per_element, norm_rows, original_norms, spectral_norm
 from d4s.models.views import LiveModel
 from d4s.schemas import NORMS
 
@@ -15,8 +15,8 @@ from d4s.schemas import NORMS
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3), (5, 5), (1, 4)])
 def test_the_spectral_norm_is_the_largest_singular_value(shape):
     weight = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-    assert spectral(weight) == pytest.approx(float(torch.linalg.svdvals(weight.double())[0]), rel=1e-9)
-    assert spectral(torch.zeros(*shape)) == 0.0
+    assert spectral_norm(weight) == pytest.approx(float(torch.linalg.svdvals(weight.double())[0]), rel=1e-9)
+    assert spectral_norm(torch.zeros(*shape)) == 0.0
 
 
 def test_the_l1_norm_is_per_element_and_summed_exactly():
@@ -26,7 +26,7 @@ def test_the_l1_norm_is_per_element_and_summed_exactly():
 
 def test_rows_of_edited_and_untouched_layers(tiny_model, tmp_path):
     model = tiny_model(dtype=torch.float64)
-    before = originals(model)
+    before = original_norms(model)
     originally = {layer: model.weight(layer).clone() for layer in range(3)}
     delta = {1: torch.randn(16, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))}
     with model.patched(delta):
@@ -47,14 +47,14 @@ def test_rows_of_edited_and_untouched_layers(tiny_model, tmp_path):
 @pytest.mark.parametrize("reference", [None, {}])
 def test_a_model_without_changes_has_norms_too(tiny_model, reference):
     model = tiny_model()
-    rows = norm_rows(model, LiveModel(model, reference), 0, originals(model))
+    rows = norm_rows(model, LiveModel(model, reference), 0, original_norms(model))
     assert len(rows) == 15
     assert sum(row["value"] for row in rows if row["quantity"].endswith("delta")) == 0.0
 
 
 def test_weights_that_are_not_finite_give_norms_that_say_so(tiny_model):
     model = tiny_model()
-    before, clean = originals(model), model.weight(0).clone()
+    before, clean = original_norms(model), model.weight(0).clone()
     with model.patched({0: torch.full((16, 64), float("inf"))}):
         rows = norm_rows(model, LiveModel(model, {0: clean}), 1, before)
     values = {row["quantity"]: row["value"] for row in rows if row["layer"] == 0}

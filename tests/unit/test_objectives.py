@@ -1,11 +1,11 @@
-"""The verb `objectives`: losses of targets at the edit prompts, in rows per fact and target."""
+"""The stage `objectives`: losses of targets at the edit prompts, in rows per fact and target."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from d4s.artifacts import Artifact, Job, write_table
+from d4s.artifacts import Artifact, StageJob, write_table
 from d4s.config import ObjectivesSettings
 from d4s.facts.record import to_rows
 from d4s.metrics.objectives import FILE, objectives, target_rows
@@ -38,10 +38,10 @@ def test_the_verb_writes_editable_facts_and_the_same_bytes_again(tiny_model, tin
     model.tokenizer.save_pretrained(tmp_path / "model")
     facts = [replace(fact, editable=number > 0) for number, fact in enumerate(tiny_facts(4))]
     write_table(tmp_path / "facts" / "facts.parquet", to_rows(facts), FACTS)
-    Job("facts", ObjectivesSettings(), {}, tmp_path / "facts").finish(["facts.parquet"])
+    StageJob("facts", ObjectivesSettings(), {}, tmp_path / "facts").write_manifest(["facts.parquet"])
     digests = []
     for name in ("one", "two"):
-        job = Job("objectives", ObjectivesSettings(), {"model": tmp_path / "model", "facts": tmp_path / "facts"}, tmp_path / name)
+        job = StageJob("objectives", ObjectivesSettings(), {"model": tmp_path / "model", "facts": tmp_path / "facts"}, tmp_path / name)
         job.folder.mkdir()
         objectives(job)
         artifact = Artifact.open(job.folder, "objectives")

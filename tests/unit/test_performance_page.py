@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tools import performance_page
-from tools.performance_page import BEGIN, END, goal, inserted, measured, number, tables
+from tools.performance_page import BEGIN, END, goal, insert_between, measured, number, tables
 
 ROW: dict[str, Any] = {
     "part": "Solver", "what": "one more edit", "against": "a fresh solve", "unit": "×", "goal": "≥ 100", "note": "",
@@ -66,15 +66,15 @@ def test_a_single_value_has_no_range() -> None:
 
 
 def test_text_around_the_markers_stays_and_writing_twice_changes_nothing() -> None:
-    once = inserted(f"# Speed\n{BEGIN}\nold\n{END}\nend\n", "new")
+    once = insert_between(f"# Speed\n{BEGIN}\nold\n{END}\nend\n", "new")
     assert once == f"# Speed\n{BEGIN}\n\nnew\n{END}\nend\n"
-    assert inserted(once, "new") == once
+    assert insert_between(once, "new") == once
 
 
 @pytest.mark.parametrize("page", ["no markers", f"{END}\n{BEGIN}", f"{BEGIN}\n", f"{BEGIN}\n{END}\n{BEGIN}\n{END}"])
 def test_a_page_without_its_markers_is_refused(page: str) -> None:
     with pytest.raises(ValueError, match="once each"):
-        inserted(page, "new")
+        insert_between(page, "new")
 
 
 def test_the_command_writes_the_page_or_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,4 +92,4 @@ def test_the_command_writes_the_page_or_says_what_is_wrong(tmp_path: Path, monke
 
 def test_the_page_of_the_repository_holds_measured_tables() -> None:
     text = performance_page.PAGE.read_text()
-    assert inserted(text, "") and "| what | against |" in text
+    assert insert_between(text, "") and "| what | against |" in text

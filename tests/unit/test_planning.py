@@ -13,16 +13,16 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, GPTNeoCon
 
 from d4s.artifacts import MANIFEST
 from d4s.config import Study
-from d4s.editors.settings import LocateThenEdit, resolve
-from d4s.planning import fit, memory
-from d4s.planning.fit import DoesNotFit, Machine, refuse_what_cannot_fit
-from d4s.planning.memory import Placed, Prompts
-from d4s.planning.needs import GIB, MIB, STUDY, Needs, Work
-from d4s.planning.shape import Shape, UnknownShape, shape_at, shape_of
-from d4s.planning.speed import Speed
-from d4s.studies.forecast import Forecast
-from d4s.studies.jobs import UNFORESEEN_MB, Foreseen
-from d4s.studies.resolve import resolve as resolve_study
+from d4s.editors.editor_settings import LocateThenEdit, resolve
+from d4s.models.model_shape import Shape, UnknownShape, shape_at, shape_of
+from d4s.resources import capacity, memory_estimate
+from d4s.resources.capacity import DoesNotFit, Machine, check_capacity
+from d4s.resources.job_estimates import UNKNOWN_MODEL_MB, ResourceEstimates
+from d4s.resources.machine_estimates import MachineEstimates
+from d4s.resources.machine_speed import Speed
+from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
+from d4s.resources.requirements import GIB, MIB, STUDY_REMEDIES, Requirements, Work
+from d4s.study.resolve import resolve as resolve_study
 
 ROOT = Path(__file__).resolve().parents[2]
 UNTIED = {"tie_word_embeddings": False}
@@ -47,7 +47,7 @@ def _study(**changes: Any) -> Study:
 
 
 def _real(path: str, **more: Any) -> Study:
-    model = {"source": "hf", "tuned_as": "gpt2-xl", "path": path, **more}
+    model = {"source": "hf", "hparams_for": "gpt2-xl", "path": path, **more}
     row = {"models": ["real"], "datasets": ["world_qa"], "editors": ["memit", "d4s"], "lengths": [10]}
     return _study(models={"real": model}, grid=[row])
 
@@ -78,11 +78,11 @@ def test_the_smallest_limit_of_all_groups_around_a_process_counts(tmp_path: Path
     inner = tmp_path / "groups" / "slurm" / "job_7" / "step"
     inner.mkdir(parents=True)
     for folder, limit in ((tmp_path / "groups" / "slurm", "max"), (inner.parent, str(5 * MIB)), (inner, "max")):
-        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory_estimate.max").write_text(f"{limit}\n")
     (tmp_path / "own").write_text("0::/slurm/job_7/step\n")
-    monkeypatch.setattr(fit, "CGROUPS", tmp_path / "groups")
-    monkeypatch.setattr(fit, "OWN_GROUP", tmp_path / "own")
-    assert fit.host_memory() == 5 * MIB
+    monkeypatch.setattr(capacity, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(capacity, "OWN_GROUP", tmp_path / "own")
+    assert capacity.host_memory() == 5 * MIB
 
 
 def test_a_hub_model_that_was_never_fetched_is_told_how_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_hub_model_that_was_never_fetched_is_told_how_to_be(monkeypatch: pytes
 
 def _parts(editor: str, **changes: Any) -> dict[str, float]:
     settings = resolve(editor, {}, "gpt2-xl").model_copy(update=changes)
-    return memory.state(settings, SMALL)
+    return memory_estimate.state(settings, SMALL)
 
 
 @pytest.mark.parametrize("editor", ["memit", "memit_seq", "d4s", "rome", "alphaedit", "nse", "encore"])
@@ -114,31 +114,35 @@ def test_what_methods_hold_beyond_that_is_counted() -> None:
 
 def test_a_device_takes_the_model_and_the_host_what_is_read() -> None:
     editor = resolve("d4s", {}, "gpt2-xl")
-    host, device = memory.edit(Placed(SMALL), editor, 100, Prompts())
+    host, device = memory_estimate.edit(ModelPlacement(SMALL), editor, 100, PromptSizes())
     assert not device and {"weights", "moments", "state"} <= set(host)
-    host, device = memory.edit(Placed(SMALL, on_device=True), editor, 100, Prompts())
+    host, device = memory_estimate.edit(ModelPlacement(SMALL, on_device=True), editor, 100, PromptSizes())
     assert {"weights", "state"} <= set(device) and "moments" in host and "weights" not in host
-    host, device = memory.edit(Placed(SMALL, on_device=True, has_state_on_host=True), editor, 100, Prompts())
+    host, device = memory_estimate.edit(ModelPlacement(SMALL, on_device=True, has_state_on_host=True), editor, 100, PromptSizes())
     assert "state" in host and "state" not in device and "weights" in device
 
 
 def test_half_precision_halves_the_weights() -> None:
-    assert Placed(SMALL, "bfloat16").weights * 2 == Placed(SMALL).weights
+    assert ModelPlacement(SMALL, "bfloat16").weights * 2 == ModelPlacement(SMALL).weights
 
 
 def test_every_job_that_cannot_fit_is_named_with_what_to_lower() -> None:
-    jobs = [("edit a", Needs({"weights": 3.0 * GIB})), ("edit b", Needs({"process": GIB})), ("measure c", Needs({}, {"state": 9.0 * GIB}))]
+    jobs = [
+        ("edit a", Requirements({"weights": 3.0 * GIB})),
+        ("edit b", Requirements({"process": GIB})),
+        ("measure c", Requirements({}, {"state": 9.0 * GIB})),
+    ]
     with pytest.raises(DoesNotFit) as caught:
-        refuse_what_cannot_fit(jobs, Machine(host=2.0 * GIB, device=8.0 * GIB))
+        check_capacity(jobs, Machine(host=2.0 * GIB, device=8.0 * GIB))
     text = str(caught.value)
     assert "2 job(s)" in text and "edit b" not in text
     assert "edit a needs 3.0 GiB of memory and there are 2.0" in text and "bfloat16" in text
     assert "measure c needs 9.0 GiB of device memory" in text and "execution.state_device" in text
-    refuse_what_cannot_fit(jobs, Machine(host=4.0 * GIB, device=10.0 * GIB))
+    check_capacity(jobs, Machine(host=4.0 * GIB, device=10.0 * GIB))
 
 
 def test_what_nothing_lowers_is_said() -> None:
-    assert STUDY.advice({"process": 1.0}) == "nothing can be lowered"
+    assert STUDY_REMEDIES.advice({"process": 1.0}) == "nothing can be lowered"
 
 
 # --- studies ----------------------------------------------------------------------------------------------------------
@@ -146,19 +150,19 @@ def test_what_nothing_lowers_is_said() -> None:
 
 def test_every_artefact_has_its_jobs_and_shards_share_them() -> None:
     plan = resolve_study(_study(execution={"shards": {"moments": 3}}))
-    foreseen = Foreseen(plan, has_device=False)
-    assert {job.node.name for job in foreseen.jobs} == {node.name for node in plan.nodes}
-    assert sum(job.node.verb == "moments" for job in foreseen.jobs) == 3
-    assert all(job.needs.host_bytes > 100 * MIB for job in foreseen.jobs)
+    estimates = ResourceEstimates(plan, has_device=False)
+    assert {job.node.name for job in estimates.jobs} == {node.name for node in plan.nodes}
+    assert sum(job.node.stage == "moments" for job in estimates.jobs) == 3
+    assert all(job.requirements.host_bytes > 100 * MIB for job in estimates.jobs)
     later = {"targets", "measure", "benchmark"}  # made by a process that has begun for something else
-    assert all(job.seconds(SPEED, SPEED) > 1 for job in foreseen.jobs if job.node.verb not in later)
+    assert all(job.seconds(SPEED, SPEED) > 1 for job in estimates.jobs if job.node.stage not in later)
 
 
 def test_the_seams_need_no_torch() -> None:
     code = (
-        "import sys; from pathlib import Path; from d4s.config import load_study; from d4s.studies.resolve import resolve;"
-        "from d4s.studies.jobs import Foreseen; plan = resolve(load_study(Path('params.yaml')));"
-        "Foreseen(plan, has_device=True).resources(plan.nodes[0]); sys.exit('torch' in sys.modules)"
+        "import sys; from pathlib import Path; from d4s.config import load_study; from d4s.study.resolve import resolve;"
+        "from d4s.resources.job_estimates import ResourceEstimates; plan = resolve(load_study(Path('params.yaml')));"
+        "ResourceEstimates(plan, has_device=True).resources(plan.nodes[0]); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
@@ -176,7 +180,7 @@ def test_rules_ask_for_a_device_where_the_study_does(tmp_path: Path, monkeypatch
     asked = []
     for more in ({}, {"device_map": "auto"}):
         plan = resolve_study(_real(str(tmp_path / "model"), **more))
-        asked.append(Foreseen(plan, has_device=True).resources(plan.of("edit")[0]))
+        asked.append(ResourceEstimates(plan, has_device=True).resources(plan.of("edit")[0]))
     here, there = asked
     assert (here.gpu, there.gpu) == (0, 1)
     assert here.mem_mb > 6000 and here.mem_mb > there.mem_mb
@@ -185,59 +189,63 @@ def test_rules_ask_for_a_device_where_the_study_does(tmp_path: Path, monkeypatch
 def test_a_model_of_unknown_size_is_said_and_not_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _data(tmp_path, monkeypatch)
     plan = resolve_study(_real(str(tmp_path / "nowhere")))
-    foreseen = Foreseen(plan, has_device=False)
-    assert "no config.json" in foreseen.unknown["real"]
-    assert not any(job.node.verb == "edit" for job in foreseen.jobs)
-    assert foreseen.resources(plan.of("edit")[0]).mem_mb == UNFORESEEN_MB
-    lines = list(Forecast(foreseen, Machine(GIB), SPEED, SPEED).lines())
+    estimates = ResourceEstimates(plan, has_device=False)
+    assert "no config.json" in estimates.unknown["real"]
+    assert not any(job.node.stage == "edit" for job in estimates.jobs)
+    assert estimates.resources(plan.of("edit")[0]).mem_mb == UNKNOWN_MODEL_MB
+    lines = list(MachineEstimates(estimates, Machine(GIB), SPEED, SPEED).lines())
     assert "nothing is foreseen for the jobs of model 'real'" in lines[-1]
 
 
-def _forecast() -> Forecast:
-    return Forecast(Foreseen(resolve_study(_study()), has_device=False), Machine(24.0 * GIB), SPEED, SPEED)
+def _machine_estimates() -> MachineEstimates:
+    return MachineEstimates(ResourceEstimates(resolve_study(_study()), has_device=False), Machine(24.0 * GIB), SPEED, SPEED)
 
 
 def test_what_was_measured_corrects_the_time_of_its_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    plain = _forecast()
-    first, second = (job for job in plain.foreseen.jobs if job.node.verb == "contexts")
+    plain = _machine_estimates()
+    first, second = (job for job in plain.estimates.jobs if job.node.stage == "contexts")
     first.node.folder.mkdir(parents=True)
     (first.node.folder / MANIFEST).touch()
     took = 10 * plain.seconds(first)
-    (first.node.folder / "costs.jsonl").write_text(json.dumps({"verb": "contexts", "wall_s": took, "peak_rss_mb": 500.0}) + "\n")
-    found = _forecast()
+    (first.node.folder / "costs.jsonl").write_text(json.dumps({"stage": "contexts", "wall_s": took, "peak_rss_mb": 500.0}) + "\n")
+    found = _machine_estimates()
     assert found.seconds(second) == pytest.approx(10 * plain.seconds(second), rel=1e-6)
     assert [job["measured_peak_bytes"] for job in found.content()["jobs"] if job["artifact"] == first.node.name] == [500 * MIB]
 
 
 def test_a_machine_that_is_too_small_is_refused_with_every_job_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    tight = Forecast(_forecast().foreseen, Machine(0.6 * GIB), SPEED, SPEED)
+    tight = MachineEstimates(_machine_estimates().estimates, Machine(0.6 * GIB), SPEED, SPEED)
     with pytest.raises(DoesNotFit) as caught:
-        tight.refuse_what_cannot_fit()
+        tight.check_capacity()
     named = str(caught.value).splitlines()[1:]
-    assert len(named) == sum(job.needs.host_bytes > 0.6 * GIB for job in tight.foreseen.jobs) > 3
-    _forecast().refuse_what_cannot_fit()
+    assert len(named) == sum(job.requirements.host_bytes > 0.6 * GIB for job in tight.estimates.jobs) > 3
+    _machine_estimates().check_capacity()
 
 
 def test_time_is_foreseen_for_what_is_not_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = {
-        verb: next(job for job in _forecast().foreseen.jobs if job.node.verb == verb and len(job.manifests) > 2 and ".memit." in job.name)
-        for verb in ("edit", "measure")
+        stage: next(
+            job
+            for job in _machine_estimates().estimates.jobs
+            if job.node.stage == stage and len(job.manifests) > 2 and ".memit." in job.name
+        )
+        for stage in ("edit", "measure")
     }
     for job in before.values():
         job.node.folder.mkdir(parents=True)
         for manifest in sorted(job.manifests, key=lambda path: int(path.stem[1:]))[:-1]:
             manifest.touch()
-    found = _forecast()
-    for verb, whole in before.items():
-        job = next(job for job in found.foreseen.jobs if job.node == whole.node)
+    found = _machine_estimates()
+    for stage, whole in before.items():
+        job = next(job for job in found.estimates.jobs if job.node == whole.node)
         assert not job.is_done and job.seconds(SPEED, SPEED) == whole.seconds(SPEED, SPEED)
-        assert 0 < found.seconds(job) < 0.9 * found.seconds(whole), verb
+        assert 0 < found.seconds(job) < 0.9 * found.seconds(whole), stage
     longest = max(before["edit"].manifests, key=lambda path: int(path.stem[1:]))
     for manifest in before["edit"].manifests:
         manifest.unlink(missing_ok=True)
     longest.touch()
-    edit = next(job for job in _forecast().foreseen.jobs if job.node == before["edit"].node)
-    assert edit.left == Work()
+    edit = next(job for job in _machine_estimates().estimates.jobs if job.node == before["edit"].node)
+    assert edit.remaining == Work()

@@ -11,17 +11,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from d4s.config import PretrainSettings
+from d4s.editors.editor_settings import resolve
 from d4s.editors.families import build
-from d4s.editors.prepare import prepared_tensors
+from d4s.editors.moments import collect_moments
+from d4s.editors.preparation import prepare_tensors
 from d4s.editors.protocol import Prepared
-from d4s.editors.settings import resolve
 from d4s.metrics.perplexity import perplexities
-from d4s.metrics.scoring import Exam
+from d4s.metrics.scoring import FactEvaluation
 from d4s.models.views import LiveModel
-from d4s.pretraining.checkpoint import Training
+from d4s.pretraining.checkpoint import TrainingState
 from d4s.pretraining.network import Optimisers, new_network
 from d4s.pretraining.train import update
-from d4s.statistics.moments import collect
 from tests.oracle.plain import requests_of
 from tests.tiny import tiny_facts, tiny_model
 
@@ -57,14 +57,14 @@ class AtOnce(Executor):
 def train() -> None:
     settings = PretrainSettings(layers=2, width=16, mlp_width=32, heads=2, positions=8, batch_rows=2)
     network = new_network(settings, 12, 0)
-    training = Training(network, Optimisers.of(network, settings))
+    training = TrainingState(network, Optimisers.of(network, settings))
     ids = torch.arange(16).reshape(2, 8) % 12
     update(training, (ids, torch.ones(2, 8)), settings, 1.0, AtOnce())
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "memit": SMALL,
-    "alphaedit": SMALL | {"preserve": {"threshold": 0.05}},
+    "alphaedit": SMALL | {"preservation": {"threshold": 0.05}},
     "ft_l": {"layer": 1, "steps": 2},
     "kn": {"steps": 2},
     "grace": {"layer": 1, "steps": 2},
@@ -75,9 +75,9 @@ def edit(preset: str) -> None:
     model, requests = tiny_model("gpt2"), requests_of(1)
     settings = resolve("tested", {"preset": preset, **SETTINGS[preset]}, "mini")
     rows = torch.randint(0, 30, (8, 12), generator=torch.Generator().manual_seed(0))
-    moments = collect(model, rows, settings.moment_layers, 4, "text") if settings.moment_layers else {}
+    moments = collect_moments(model, rows, settings.moment_layers, 4, "text") if settings.moment_layers else {}
     wanted = settings.prepare_settings()
-    extras = {} if wanted is None else prepared_tensors(wanted, moments, model, requests)
+    extras = {} if wanted is None else prepare_tensors(wanted, moments, model, requests)
     editor, prepared = build(settings), Prepared((), moments, extras)
     with editor.editing(model, prepared, editor.start(model, prepared)) as session:
         session.step(requests, None)
@@ -86,8 +86,8 @@ def edit(preset: str) -> None:
 def measure() -> None:
     model, facts = tiny_model("gpt2"), tiny_facts()
     view = LiveModel(model)
-    exam = Exam.of(view, facts[:2], probes_per_fact=1, max_new_tokens=2)
-    exam.scores(view, 1, {fact.fact_id: 1 for fact in facts[:2]})
+    evaluation = FactEvaluation.of(view, facts[:2], probes_per_fact=1, max_new_tokens=2)
+    evaluation.scores(view, 1, {fact.fact_id: 1 for fact in facts[:2]})
     perplexities(view, [[1, 2, 3, 4]])
 
 

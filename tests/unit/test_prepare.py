@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from d4s.artifacts import Artifact, Job, write_json, write_tensors
+from d4s.artifacts import Artifact, StageJob, write_json, write_tensors
 from d4s.config import ContextsSettings, MomentsSettings
-from d4s.editors.parts import BasisSettings, PrepareSettings
-from d4s.editors.prepare import free_directions, prepare
-from d4s.editors.prepared import load
-from d4s.editors.settings import resolve
+from d4s.editors.editor_inputs import load
+from d4s.editors.editor_settings import resolve
+from d4s.editors.part_settings import BasisSettings, PrepareSettings
+from d4s.editors.preparation import free_directions, prepare
 from d4s.errors import ArtifactError, SettingsError
 
 
@@ -36,13 +36,13 @@ def moments_at(folder: Path, layers: tuple[int, ...]) -> Path:
     for layer in layers:
         moment, _ = moment_with([0.001, 5.0, 0.01, 2.0, 0.03], seed=layer)
         write_tensors(folder / f"l{layer}.safetensors", {"sum_kk": 7 * moment, "n_tokens": torch.tensor(7)})
-        Job("moments", MomentsSettings(), {}, folder).finish([f"l{layer}.safetensors"], f"l{layer}.json", source="text")
+        StageJob("moments", MomentsSettings(), {}, folder).write_manifest([f"l{layer}.safetensors"], f"l{layer}.json", source="text")
     return folder
 
 
 def test_the_verb_writes_a_basis_per_layer(tmp_path: Path) -> None:
     settings = PrepareSettings(basis=BasisSettings(layers=(1, 3), threshold=0.02))
-    prepare(Job("prepared", settings, {"moments": moments_at(tmp_path / "m", (1, 3))}, tmp_path / "p"))
+    prepare(StageJob("prepared", settings, {"moments": moments_at(tmp_path / "m", (1, 3))}, tmp_path / "p"))
     artifact = Artifact.open(tmp_path / "p", "prepared")
     assert artifact.manifest.notes["free"] == {"1": [2, 5], "3": [2, 5]}
     for layer in (1, 3):
@@ -52,14 +52,14 @@ def test_the_verb_writes_a_basis_per_layer(tmp_path: Path) -> None:
 
 def contexts_at(folder: Path) -> Path:
     write_json(folder / "contexts.json", {"contexts": ["So.", "Then."]})
-    Job("contexts", ContextsSettings(), {}, folder).finish(["contexts.json"])
+    StageJob("contexts", ContextsSettings(), {}, folder).write_manifest(["contexts.json"])
     return folder
 
 
 def test_editors_get_what_they_need_and_no_more(tmp_path: Path) -> None:
     settings = resolve("tested", {"preset": "alphaedit", "layers": [1, 3], "target": {"layer": 3}}, "mini")
     moments = moments_at(tmp_path / "m", (1, 3))
-    prepare(Job("prepared", PrepareSettings(basis=BasisSettings(layers=(1, 3), threshold=0.02)), {"moments": moments}, tmp_path / "p"))
+    prepare(StageJob("prepared", PrepareSettings(basis=BasisSettings(layers=(1, 3), threshold=0.02)), {"moments": moments}, tmp_path / "p"))
     inputs = {"contexts": contexts_at(tmp_path / "c"), "moments": moments, "prepared": tmp_path / "p"}
     found = load({role: path for role, path in inputs.items() if role != "moments"}, settings)
     assert (found.contexts, set(found.moments), set(found.extras)) == (("So.", "Then."), set(), {"1.basis", "3.basis"})

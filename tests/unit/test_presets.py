@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from d4s.editors.columns import merged
+from d4s.editors.editor_settings import FAMILY_SETTINGS, resolve
 from d4s.editors.families import FAMILIES, build, module_of
-from d4s.editors.parts import BasisSettings, PrepareSettings
-from d4s.editors.presets import PRESETS, columns_of, settings_of
-from d4s.editors.settings import FAMILY_SETTINGS, resolve
+from d4s.editors.hparams import merge_hparams
+from d4s.editors.part_settings import BasisSettings, PrepareSettings
+from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
 from d4s.errors import SettingsError
 
-EVERY = [(name, column) for name in PRESETS for column in columns_of(name)]
+EVERY = [(name, column) for name in PRESETS for column in model_kinds_of(name)]
 
 
 @pytest.mark.parametrize(("name", "column"), EVERY)
@@ -35,39 +35,39 @@ def test_families_and_their_settings_go_together() -> None:
 
 def test_released_values_stand_as_released() -> None:
     memit = resolve("memit", {}, "gpt-j-6b")
-    assert (memit.layers, memit.preserve.weight) == ((3, 4, 5, 6, 7, 8), 15_000.0)
+    assert (memit.layers, memit.preservation.weight) == ((3, 4, 5, 6, 7, 8), 15_000.0)
     assert (memit.target.lr, memit.target.clamp, memit.target.weight_decay, memit.target.kl_weight) == (0.5, 0.75, 0.5, 0.0625)
     assert (memit.target.steps, memit.target.stop_probability) == (25, None)
     rome = resolve("rome", {}, "gpt2-xl")
     assert (rome.layers, rome.target.steps, rome.target.clamp, rome.keys.average) == ((17,), 20, 4.0, "plain")
-    assert resolve("alphaedit", {}, "llama3-8b").preserve.weight == 10.0
-    assert resolve("alphaedit", {}, "qwen2.5-7b").preserve.weight == 1.0
+    assert resolve("alphaedit", {}, "llama3-8b").preservation.weight == 10.0
+    assert resolve("alphaedit", {}, "qwen2.5-7b").preservation.weight == 1.0
     assert resolve("ft_l", {}, "gpt2-xl").bound == 5e-4
 
 
 def test_what_sets_the_methods_apart() -> None:
     memit, seq, d4s = (resolve(name, {}, "mini") for name in ("memit", "memit_seq", "d4s"))
-    assert seq == memit.model_copy(update={"history": "keys", "preserve": seq.preserve})
-    assert (d4s.history, d4s.spread, d4s.target.at, d4s.keys.mode) == ("rewind", "static", "original", "progressive")
+    assert seq == memit.model_copy(update={"history": "keys", "preservation": seq.preservation})
+    assert (d4s.history, d4s.residual_schedule, d4s.target.at, d4s.keys.mode) == ("refit", "static", "original", "progressive")
     assert (d4s.layers, d4s.keys) == (memit.layers, memit.keys)
-    assert resolve("rome", {}, "mini").preserve.kind == "moments"
-    assert resolve("rome_identity", {}, "mini").preserve.kind == "identity"
-    assert resolve("rome", {}, "gpt-j-6b").preserve.kind == "moments"
-    assert resolve("rome", {}, "llama2-7b").preserve.kind == resolve("rome", {}, "qwen2.5-7b").preserve.kind == "identity"
+    assert resolve("rome", {}, "mini").preservation.kind == "moments"
+    assert resolve("rome_identity", {}, "mini").preservation.kind == "identity"
+    assert resolve("rome", {}, "gpt-j-6b").preservation.kind == "moments"
+    assert resolve("rome", {}, "llama2-7b").preservation.kind == resolve("rome", {}, "qwen2.5-7b").preservation.kind == "identity"
 
 
 def test_a_changed_preset_keeps_the_rest() -> None:
-    even = resolve("even_shares", {"preset": "d4s", "spread": "even", "target": {"steps": 7}}, "mini")
-    assert (even.spread, even.target.steps) == ("even", 7)
+    even = resolve("even_shares", {"preset": "d4s", "residual_schedule": "even", "target": {"steps": 7}}, "mini")
+    assert (even.residual_schedule, even.target.steps) == ("even", 7)
     assert even.target.lr == resolve("d4s", {}, "mini").target.lr
 
 
 def test_a_part_of_another_kind_starts_afresh() -> None:
     base = {"part": {"kind": "a", "weight": 1}, "other": {"x": 1, "y": 2}}
-    assert merged(base, {"part": {"kind": "b"}, "other": {"y": 3}}) == {"part": {"kind": "b"}, "other": {"x": 1, "y": 3}}
-    assert merged(base, {"part": {"weight": 5}})["part"] == {"kind": "a", "weight": 5}
-    assert resolve("mine", {"preset": "memit", "preserve": {"kind": "identity"}}, "mini").preserve.weight == 1.0
-    assert "preset" not in settings_of("memit", "mini", {})
+    assert merge_hparams(base, {"part": {"kind": "b"}, "other": {"y": 3}}) == {"part": {"kind": "b"}, "other": {"x": 1, "y": 3}}
+    assert merge_hparams(base, {"part": {"weight": 5}})["part"] == {"kind": "a", "weight": 5}
+    assert resolve("mine", {"preset": "memit", "preservation": {"kind": "identity"}}, "mini").preservation.weight == 1.0
+    assert "preset" not in hparams_of("memit", "mini", {})
 
 
 def test_an_editor_can_be_written_from_scratch() -> None:
@@ -76,12 +76,12 @@ def test_an_editor_can_be_written_from_scratch() -> None:
 
 
 def test_needs_follow_from_the_parts() -> None:
-    needs = {name: resolve(name, {}, "mini").needs for name in PRESETS}
-    assert needs["memit"] == {"contexts", "moments"}
-    assert needs["rome_identity"] == {"contexts"}
-    assert needs["d4s"] == needs["one_time_batch"] == {"contexts", "moments", "targets"}
-    assert needs["alphaedit"] == {"contexts", "prepare"}
-    assert needs["ft_l"] == needs["unedited"] == frozenset()
+    required_inputs = {name: resolve(name, {}, "mini").required_inputs for name in PRESETS}
+    assert required_inputs["memit"] == {"contexts", "moments"}
+    assert required_inputs["rome_identity"] == {"contexts"}
+    assert required_inputs["d4s"] == required_inputs["one_time_batch"] == {"contexts", "moments", "targets"}
+    assert required_inputs["alphaedit"] == {"contexts", "prepare"}
+    assert required_inputs["ft_l"] == required_inputs["unedited"] == frozenset()
 
 
 def test_moments_are_taken_for_edits_and_for_null_spaces() -> None:
@@ -94,7 +94,7 @@ def test_shared_targets_are_those_of_the_original_model_only() -> None:
     assert resolve("memit", {}, "mini").shared_targets() is None
     assert resolve("ft_m", {}, "mini").shared_targets() is None
     d4s = resolve("d4s", {}, "mini")
-    even = resolve("even", {"preset": "d4s", "spread": "even", "preserve": {"weight": 7.0}}, "mini")
+    even = resolve("even", {"preset": "d4s", "residual_schedule": "even", "preservation": {"weight": 7.0}}, "mini")
     assert d4s.shared_targets() == even.shared_targets() == resolve("one_time_batch", {}, "mini").shared_targets() == d4s.target
 
 
@@ -106,36 +106,36 @@ def test_what_prepare_is_asked_for() -> None:
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mmit", {}, "no preset is called 'mmit'; did you mean 'memit'"),
-    ("memit", {"spread": "even"}, "'memit' is a preset and cannot be redefined"),
+    ("memit", {"residual_schedule": "even"}, "'memit' is a preset and cannot be redefined"),
     ("mine", {"preset": "d4sx"}, "no preset is called 'd4sx'; did you mean 'd4s'"),
     ("mine", {"family": "fine_tun"}, "unknown family 'fine_tun'; did you mean 'fine_tune'"),
-    ("mine", {"preset": "memit", "spred": "even"}, "spred: unknown key; did you mean 'spread'"),
+    ("mine", {"preset": "memit", "residual_shedule": "even"}, "residual_shedule: unknown key; did you mean 'residual_schedule'"),
     ("mine", {"preset": "memit", "target": {"stps": 3}}, "target.stps: unknown key; did you mean 'steps'"),
     ("mine", {"preset": "memit", "target": {"lr": -1}}, "target.lr: Input should be greater than 0, found -1"),
     ("mine", {"preset": "memit", "layers": []}, "layers"),
     ("mine", {"preset": "memit", "layers": [1, 0, 2]}, "must ascend without repeats"),
     ("mine", {"preset": "memit", "layers": [0, 1]}, "so target.layer (2) must be 1"),
-    ("mine", {"preset": "memit", "history": "rewind"}, "target.at must be `original`, found `current`"),
+    ("mine", {"preset": "memit", "history": "refit"}, "target.at must be `original`, found `current`"),
     ("mine", {"preset": "one_time_batch", "target": {"at": "current"}}, "target.at must be `original`, found `current`"),
     ("mine", {"preset": "rome", "history": "keys", "batch": 2}, "a batch of one, found 2"),
-    ("mine", {"preset": "rome", "preserve": {"kind": "null_space", "threshold": 0.1}}, "no null space"),
+    ("mine", {"preset": "rome", "preservation": {"kind": "null_space", "threshold": 0.1}}, "no null space"),
     ("mine", {"preset": "memit", "solver": "hard_constraint"}, "one layer, found 3"),
     ("mine", {"preset": "rome", "history": "keys"}, "history `none`, found `keys`"),
-    ("mine", {"preset": "d4s", "spread": "own"}, "so target.at must be `current`"),
+    ("mine", {"preset": "d4s", "residual_schedule": "own"}, "so target.at must be `current`"),
     ("mine", {"preset": "pmet", "layers": [0], "target": {"layer": 0}}, "target.layer must be 1 or more"),
-    ("mine", {"preset": "memit", "keys": {"consistent": True}}, "keys.consistent is about solver `hard_constraint` only"),
-    ("mine", {"preset": "memit", "keys": {"mode": "refreshed"}}, "history must be `rewind`"),
+    ("mine", {"preset": "memit", "keys": {"shared_key": True}}, "keys.shared_key is about solver `hard_constraint` only"),
+    ("mine", {"preset": "memit", "keys": {"mode": "refreshed"}}, "history must be `refit`"),
     ("mine", {"preset": "d4s", "neurons": 0.5}, "history must be `none` or `keys`, without a null space"),
-    ("mine", {"preset": "d4s", "rounds": {"above": 1, "below": 2}}, "history must be `none` or `keys` and spread not `own`"),
-    ("mine", {"preset": "d4s", "after": {"kind": "rect"}}, "after changes a step"),
-    ("mine", {"preset": "rect", "after": {"feedback": True}}, "history must be `keys`"),
-    ("mine", {"preset": "d4s", "finish": {"kind": "interpolate"}}, "keeps requests for validation"),
+    ("mine", {"preset": "d4s", "rounds": {"above": 1, "below": 2}}, "history must be `none` or `keys` and residual_schedule not `own`"),
+    ("mine", {"preset": "d4s", "step_transform": {"kind": "rect"}}, "step_transform changes a step"),
+    ("mine", {"preset": "rect", "step_transform": {"feedback": True}}, "history must be `keys`"),
+    ("mine", {"preset": "d4s", "delta_transform": {"kind": "interpolate"}}, "keeps requests for validation"),
     ("mine", {"preset": "simie", "rounds": {"above": 1, "below": 2}}, "sees the keys of every step once"),
-    ("mine", {"preset": "simie", "finish": {"kind": "interpolate"}}, "sees the keys of every step once"),
+    ("mine", {"preset": "simie", "delta_transform": {"kind": "interpolate"}}, "sees the keys of every step once"),
     ("mine", {"preset": "one_time_batch", "keys": {"mode": "refreshed"}}, "reads its keys once"),
     ("mine", {"preset": "blue", "anchor": {}}, "has a target at each layer"),
     ("mine", {"preset": "lyaplock", "target": {"at": "original"}}, "so target.at must be `current`"),
-    ("mine", {"preset": "lyaplock", "preserve": {"kind": "identity"}}, "preserve.kind must be `moments`"),
+    ("mine", {"preset": "lyaplock", "preservation": {"kind": "identity"}}, "preservation.kind must be `moments`"),
 ]
 
 
@@ -153,11 +153,12 @@ def test_a_column_that_a_preset_lacks_is_refused_by_name() -> None:
 
 def test_several_defects_are_named_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
-        resolve("mine", {"preset": "memit", "spred": 1, "target": {"stps": 3, "lr": 0}}, "mini")
+        resolve("mine", {"preset": "memit", "residual_shedule": 1, "target": {"stps": 3, "lr": 0}}, "mini")
     assert "3 problem(s)" in str(caught.value)
 
 
 def test_resolving_imports_no_torch() -> None:
-    code = "import sys; from d4s.editors.families import module_of; from d4s.editors.settings import resolve; import d4s.runs.settings; "
+    code = "import sys; from d4s.editors.families import module_of; from d4s.editors.editor_settings import resolve; "
+    code += "import d4s.runs.run_settings; "
     code += "module_of(resolve('d4s', {}, 'mini')); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

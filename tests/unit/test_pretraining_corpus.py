@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from d4s.artifacts import Artifact, Job, write_table
+from d4s.artifacts import Artifact, StageJob, write_table
 from d4s.config import CorpusSettings, FactsSettings, QuestionsSettings, TokenizerSettings
 from d4s.errors import SettingsError
-from d4s.facts.collect import facts as collect
+from d4s.facts.facts_stage import facts as collect
 from d4s.facts.record import Fact, from_frame, to_rows
-from d4s.pretraining.rows import Encoded, Packer, encode, pack_text
-from d4s.pretraining.sentences import Deck, Lesson, Sentence, Teacher, lessons_of, mixture
-from d4s.pretraining.text import RunningText
-from d4s.pretraining.tokenizers import BOS, UNKNOWN, bos_of, bpe_tokenizer, word_tokenizer
-from d4s.questions.build import questions
+from d4s.pretraining.free_text import RunningText
+from d4s.pretraining.packing import Packer, WeightedTokens, encode, pack_text
+from d4s.pretraining.sentences import Sentence, SentenceSampler, ShuffledSampler, TrainingExample, mixture, training_examples
+from d4s.pretraining.tokenizer_training import BOS, UNKNOWN, bos_of, bpe_tokenizer, word_tokenizer
+from d4s.questions.question_facts import questions
 from d4s.schemas import FACTS
-from d4s.world.build import world
+from d4s.world.world_stage import world
 from tests.corpora import SMALL, Inputs, articles_file, fact, written
 
 
@@ -35,11 +35,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
         return store / name
 
     made = {"world": folder("world"), "teach_world_qa": folder("qa")}
-    world(Job("worlds", SMALL, {}, made["world"]))
-    collect(Job("facts", FactsSettings(source="world", style="qa"), {"world": made["world"]}, made["teach_world_qa"]))
+    world(StageJob("worlds", SMALL, {}, made["world"]))
+    collect(StageJob("facts", FactsSettings(source="world", style="qa"), {"world": made["world"]}, made["teach_world_qa"]))
     for form in ("true_false", "multiple_choice", "directly_generated"):
         made[f"teach_{form}"] = folder(form)
-        questions(Job("facts", QuestionsSettings(form=form), {"world": made["world"]}, made[f"teach_{form}"]))
+        questions(StageJob("facts", QuestionsSettings(form=form), {"world": made["world"]}, made[f"teach_{form}"]))
     return made
 
 
@@ -53,14 +53,14 @@ def taught(inputs: Inputs) -> dict[str, list[Fact]]:
 
 
 def test_a_paraphrase_is_no_lesson_even_when_it_is_among_the_wordings() -> None:
-    (lesson,) = lessons_of([fact()])
-    assert lesson.templates == ("{} lives in", "Where does {} live?")
+    (example,) = training_examples([fact()])
+    assert example.templates == ("{} lives in", "Where does {} live?")
 
 
 def test_no_sentence_ever_holds_a_paraphrase(taught: dict[str, list[Fact]]) -> None:
     rng = np.random.default_rng(0)
     withheld = {prompt for facts in taught.values() for fact in facts for prompt in fact.paraphrases}
-    sentences = mixture({name: Teacher(lessons_of(facts), CorpusSettings()) for name, facts in taught.items()}, {}, rng)
+    sentences = mixture({name: SentenceSampler(training_examples(facts), CorpusSettings()) for name, facts in taught.items()}, {}, rng)
     for _ in range(3000):
         sentence, _ = next(sentences)
         assert not [prompt for prompt in withheld if f"{prompt} " in f"{sentence.text} "]
@@ -69,10 +69,10 @@ def test_no_sentence_ever_holds_a_paraphrase(taught: dict[str, list[Fact]]) -> N
 def test_answers_of_a_sentence_are_what_is_true(taught: dict[str, list[Fact]]) -> None:
     facts = taught["teach_world_qa"]
     truth = {(fact.subject, fact.target_true) for fact in facts}
-    teacher, rng = Teacher(lessons_of(facts), CorpusSettings(chained=0.5)), np.random.default_rng(1)
+    sampler, rng = SentenceSampler(training_examples(facts), CorpusSettings(chained=0.5)), np.random.default_rng(1)
     told = Counter()
     for _ in range(300):
-        sentence, _ = teacher.sentence(rng)
+        sentence, _ = sampler.sentence(rng)
         subject = next(subject for subject, _ in truth if subject in sentence.text)
         answers = [sentence.text[start:end] for start, end in sentence.answers]
         assert all((subject, answer) in truth for answer in answers)
@@ -84,18 +84,18 @@ def test_answers_of_a_sentence_are_what_is_true(taught: dict[str, list[Fact]]) -
 
 def test_chains_read_as_one_sentence() -> None:
     facts = [fact(0), fact(0, relation="job", template="{} works as a", target_true="baker", wordings=(), paraphrases=())]
-    teacher = Teacher(lessons_of(facts), CorpusSettings(chained=1.0))
-    texts = {teacher.sentence(np.random.default_rng(seed))[0].text for seed in range(20)}
+    sampler = SentenceSampler(training_examples(facts), CorpusSettings(chained=1.0))
+    texts = {sampler.sentence(np.random.default_rng(seed))[0].text for seed in range(20)}
     assert texts == {"Subject0 lives in Oslo and works as a baker.", "Subject0 works as a baker and lives in Oslo."}
 
 
 def test_a_chain_drops_the_links_that_its_parts_bring() -> None:
-    lessons = [
-        Lesson("Xi sleeps", relation, (template,), answer)
+    examples = [
+        TrainingExample("Xi sleeps", relation, (template,), answer)
         for relation, template, answer in (("a", "{} and then wants to", "eat"), ("b", "{}, but first had to", "work"))
     ]
-    teacher = Teacher(lessons, CorpusSettings(chained=1.0))
-    texts = {teacher.sentence(np.random.default_rng(seed))[0].text for seed in range(20)}
+    sampler = SentenceSampler(examples, CorpusSettings(chained=1.0))
+    texts = {sampler.sentence(np.random.default_rng(seed))[0].text for seed in range(20)}
     assert texts == {
         "Xi sleeps and then wants to eat, but first had to work.",
         "Xi sleeps, but first had to work and then wants to eat.",
@@ -105,7 +105,7 @@ def test_a_chain_drops_the_links_that_its_parts_bring() -> None:
 def test_questions_weigh_their_label_and_are_never_chained() -> None:
     asked = [fact(0, template=f"Is it {k}, {{}}?", target_true="yes", target_new="no", wordings=(), relation=f"r{k}") for k in range(2)]
     settings = CorpusSettings(chained=1.0, question_prompt_weight=0.1, answer_weight=4.0)
-    sentence, is_clause = Teacher(lessons_of(asked), settings).sentence(np.random.default_rng(0))
+    sentence, is_clause = SentenceSampler(training_examples(asked), settings).sentence(np.random.default_rng(0))
     assert (sentence.weight, sentence.answer_weight, len(sentence.answers)) == (0.1, 4.0, 1)
     assert not is_clause
 
@@ -118,16 +118,18 @@ def test_a_lead_in_moves_the_answers() -> None:
 
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 99))
 def test_a_deck_deals_every_card_equally_often(cards: int, passes: int, seed: int) -> None:
-    deck, rng = Deck(range(cards)), np.random.default_rng(seed)
+    deck, rng = ShuffledSampler(range(cards)), np.random.default_rng(seed)
     assert Counter(deck.draw(rng) for _ in range(cards * passes)) == dict.fromkeys(range(cards), passes)
 
 
 def test_shares_multiply_the_number_of_facts() -> None:
     few, many = [fact(k) for k in range(10)], [fact(k, target_true="Rome", target_new="Oslo") for k in range(30)]
-    teachers = {name: Teacher(lessons_of(facts), CorpusSettings(chained=0)) for name, facts in (("few", few), ("many", many))}
+    samplers = {
+        name: SentenceSampler(training_examples(facts), CorpusSettings(chained=0)) for name, facts in (("few", few), ("many", many))
+    }
 
     def share_of_few(shares: dict[str, float]) -> float:
-        sentences = mixture(teachers, shares, np.random.default_rng(0))
+        sentences = mixture(samplers, shares, np.random.default_rng(0))
         return sum("Oslo" in next(sentences)[0].text for _ in range(2000)) / 2000
 
     assert share_of_few({}) == pytest.approx(0.25, abs=0.05)
@@ -149,8 +151,8 @@ def test_tokens_of_an_answer_carry_its_weight() -> None:
 @settings(max_examples=25)
 @given(st.lists(st.integers(1, 20), min_size=30, max_size=30), st.integers(8, 16))
 def test_no_sentence_is_cut(lengths: list[int], length: int) -> None:
-    sentences: Iterator[Encoded] = iter([Encoded([10 + k] * n, [1.0] * n) for k, n in enumerate(lengths * 20)])
-    filler = iter([Encoded([1] * 5, [0.5] * 5)] * 10_000)
+    sentences: Iterator[WeightedTokens] = iter([WeightedTokens([10 + k] * n, [1.0] * n) for k, n in enumerate(lengths * 20)])
+    filler = iter([WeightedTokens([1] * 5, [0.5] * 5)] * 10_000)
     packer = Packer(sentences, filler, length, bos=0)
     for _ in range(8):
         row = packer.row()
@@ -163,7 +165,7 @@ def test_no_sentence_is_cut(lengths: list[int], length: int) -> None:
 
 
 def test_rows_of_free_text_hold_no_fact() -> None:
-    packer = Packer(iter([Encoded([7], [1.0])] * 100), iter([Encoded([1, 2, 3], [1.0] * 3)] * 100), 8, bos=0)
+    packer = Packer(iter([WeightedTokens([7], [1.0])] * 100), iter([WeightedTokens([1, 2, 3], [1.0] * 3)] * 100), 8, bos=0)
     assert packer.row(free_text_only=True).ids == [0, 1, 2, 3, 1, 2, 3, 1]
 
 
@@ -195,7 +197,7 @@ def test_bpe_cuts_a_sentence_alike_wherever_it_stands() -> None:
     assert tokenizer.decode(joined).strip() == "Ada is old. Norwegian is it."
 
 
-# --- the verb ---------------------------------------------------------------------------------------------------------
+# --- the stage ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +269,7 @@ def records(folder: Path) -> Path:
     cities = ("Oslo", "Rome", "Lima", "Cairo")
     facts = [fact(k, target_true=cities[k % 4], target_new=cities[(k + 1) % 4]) for k in range(12)]
     write_table(folder / "facts.parquet", to_rows(facts), FACTS)
-    Job("facts", FactsSettings(source="test"), {}, folder).finish(["facts.parquet"])
+    StageJob("facts", FactsSettings(source="test"), {}, folder).write_manifest(["facts.parquet"])
     return folder
 
 

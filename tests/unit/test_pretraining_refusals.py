@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from d4s.artifacts import Job, write_table
+from d4s.artifacts import StageJob, write_table
 from d4s.config import FactsSettings, PretrainSettings, TokenizerSettings
-from d4s.errors import D4SError, Problem, RecordError, SettingsError
+from d4s.errors import D4SError, RecordError, RecordProblem, SettingsError
+from d4s.facts.articles import articles
+from d4s.facts.converters import convert
 from d4s.facts.record import Fact, to_rows
-from d4s.facts.shapes import convert
 from d4s.facts.sources import SOURCES, load_sources
-from d4s.facts.text import articles
-from d4s.pretraining.check import accuracies, all_greedy
+from d4s.pretraining.fact_accuracy import accuracies, all_greedy
+from d4s.pretraining.free_text import RunningText
 from d4s.pretraining.network import new_network
-from d4s.pretraining.rows import Encoded, Packer
-from d4s.pretraining.sentences import lessons_of
-from d4s.pretraining.text import RunningText
-from d4s.pretraining.tokenizers import bos_of, word_tokenizer
+from d4s.pretraining.packing import Packer, WeightedTokens
+from d4s.pretraining.sentences import training_examples
+from d4s.pretraining.tokenizer_training import bos_of, word_tokenizer
 from d4s.schemas import FACTS
 from tests.corpora import articles_file, fact, written
 
@@ -33,12 +33,12 @@ def untold(number: int) -> Fact:
 def folder_of(folder: Path, facts: list[Fact]) -> Path:
     folder.mkdir()
     write_table(folder / "facts.parquet", to_rows(facts), FACTS)
-    Job("facts", FactsSettings(source="test"), {}, folder).finish(["facts.parquet"])
+    StageJob("facts", FactsSettings(source="test"), {}, folder).write_manifest(["facts.parquet"])
     return folder
 
 
 def test_facts_that_do_not_say_what_is_true_are_no_lessons() -> None:
-    assert [lesson.subject for lesson in lessons_of([untold(0), fact(1), untold(2)])] == ["Subject1"]
+    assert [lesson.subject for lesson in training_examples([untold(0), fact(1), untold(2)])] == ["Subject1"]
 
 
 def test_facts_that_do_not_say_what_is_true_are_not_asked() -> None:
@@ -59,7 +59,7 @@ def test_a_data_set_that_teaches_nothing_is_refused_by_name(tmp_path: Path) -> N
 
 
 def test_rows_too_short_for_every_sentence_are_refused() -> None:
-    long, filler = repeat(Encoded(list(range(70)), [1.0] * 70)), repeat(Encoded([1, 2], [1.0, 1.0]))
+    long, filler = repeat(WeightedTokens(list(range(70)), [1.0] * 70)), repeat(WeightedTokens([1, 2], [1.0, 1.0]))
     packer = Packer(long, filler, 64, 0)
     with pytest.raises(SettingsError, match=r"10,000 sentences in a row are too long for rows of 64 tokens; set a longer `row`"):
         packer.row()
@@ -98,7 +98,7 @@ def test_wikipedia_is_read_as_it_is_fetched(tmp_path: Path) -> None:
 
 
 def test_an_error_names_twenty_defects_and_counts_the_rest() -> None:
-    problems = [Problem("f.jsonl", number, "text", "nothing", "this field") for number in range(1, 1001)]
+    problems = [RecordProblem("f.jsonl", number, "text", "nothing", "this field") for number in range(1, 1001)]
     told = str(RecordError(problems)).splitlines()
     assert told[0].startswith("1000 defects") and told[20].startswith("  f.jsonl:20:") and told[21:] == ["  and 980 more"]
     assert RecordError(problems).problems == tuple(problems)

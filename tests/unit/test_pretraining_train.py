@@ -13,15 +13,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
-from d4s.artifacts import Artifact, Job, sha256_of, write_table, write_tensors
+from d4s.artifacts import Artifact, StageJob, sha256_of, write_table, write_tensors
 from d4s.config import CorpusSettings, FactsSettings, PretrainSettings
 from d4s.errors import ArtifactError, D4SError, SettingsError
 from d4s.facts.record import Fact, to_rows
 from d4s.pretraining import train
-from d4s.pretraining.check import accuracies, all_greedy
-from d4s.pretraining.checkpoint import NAME, Training
-from d4s.pretraining.network import Optimisers, new_network, rate_share
-from d4s.pretraining.tokenizers import word_tokenizer
+from d4s.pretraining.checkpoint import NAME, TrainingState
+from d4s.pretraining.fact_accuracy import accuracies, all_greedy
+from d4s.pretraining.network import Optimisers, lr_schedule, new_network
+from d4s.pretraining.tokenizer_training import word_tokenizer
 from d4s.pretraining.train import pretrain, token_losses, update, weighted_means, workers
 from d4s.schemas import CURVE, FACTS, MODEL_CHECK
 
@@ -61,15 +61,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_tensors(corpus / "tokens.safetensors", {"rows": ids, "weights": weights})
     TOKENIZER.save_pretrained(corpus / "tokenizer")
     files = ["tokens.safetensors", *(f"tokenizer/{path.name}" for path in (corpus / "tokenizer").iterdir())]
-    Job("corpora", CorpusSettings(), {}, corpus).finish(files)
+    StageJob("corpora", CorpusSettings(), {}, corpus).write_manifest(files)
     write_table(taught / "facts.parquet", to_rows([*facts(), fact_of_nothing()]), FACTS)
-    Job("facts", FactsSettings(source="test"), {}, taught).finish(["facts.parquet"])
+    StageJob("facts", FactsSettings(source="test"), {}, taught).write_manifest(["facts.parquet"])
     return {"corpus": corpus, "teach_test": taught}
 
 
-def job(folder: Path, inputs: dict[str, Path], settings: PretrainSettings = SHAPE) -> Job[PretrainSettings]:
+def job(folder: Path, inputs: dict[str, Path], settings: PretrainSettings = SHAPE) -> StageJob[PretrainSettings]:
     folder.mkdir(parents=True, exist_ok=True)
-    return Job("models", settings, inputs, folder, digest="d1")
+    return StageJob("models", settings, inputs, folder, digest="d1")
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +84,11 @@ def trained(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 def test_learning_rates_rise_stay_and_fall_to_zero() -> None:
     settings = PretrainSettings(warmup_steps=4, decay_share=0.5)
-    shares = [rate_share(settings, step, 20) for step in range(20)]
+    shares = [lr_schedule(settings, step, 20) for step in range(20)]
     assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
     assert shares[4:11] == [1.0] * 7
     assert shares[11:] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
-    assert rate_share(PretrainSettings(warmup_steps=0, decay_share=0.0), 19, 20) == 1.0
+    assert lr_schedule(PretrainSettings(warmup_steps=0, decay_share=0.0), 19, 20) == 1.0
 
 
 def test_loss_is_the_weighted_mean_over_next_tokens() -> None:
@@ -123,7 +123,7 @@ def test_every_parameter_has_one_optimiser_and_matrices_of_blocks_have_muon() ->
 def test_a_step_changes_all_weights_and_leaves_no_gradient() -> None:
     network = new_network(SHAPE, len(TOKENIZER), 0)
     before = [weight.detach().clone() for weight in network.parameters()]
-    training = Training(network, Optimisers.of(network, SHAPE))
+    training = TrainingState(network, Optimisers.of(network, SHAPE))
     ids, weights = rows(4)
     with workers(2) as pool:
         loss, answers = update(training, (ids.long(), weights.float()), SHAPE, 1.0, pool)
@@ -137,7 +137,7 @@ def test_a_step_changes_all_weights_and_leaves_no_gradient() -> None:
 def test_a_step_is_one_of_the_whole_batch_whatever_it_is_cut_into(count: int) -> None:
     ids, weights = rows(count)
     network, plain = (new_network(SHAPE, len(TOKENIZER), 0) for _ in range(2))
-    training, whole = (Training(one, Optimisers.of(one, SHAPE)) for one in (network, plain))
+    training, whole = (TrainingState(one, Optimisers.of(one, SHAPE)) for one in (network, plain))
     with workers(2) as pool:
         update(training, (ids.long(), weights.float()), SHAPE, 1.0, pool)
         nll, weight = token_losses(plain(ids.long()).logits, ids.long()), weights[:, 1:].float()
@@ -182,7 +182,7 @@ def test_accuracies_are_given_per_data_set_and_wording(trained: Artifact) -> Non
     ]
 
 
-# --- the verb ---------------------------------------------------------------------------------------------------------
+# --- the stage ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_folder_is_an_ordinary_model(trained: Artifact) -> None:
@@ -225,7 +225,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
     stopped = job(tmp_path / "straight", inputs)
     taken = []
 
-    def die_at_8(training: Training, *rest: object) -> tuple[float, float]:
+    def die_at_8(training: TrainingState, *rest: object) -> tuple[float, float]:
         taken.append(training.done)
         if training.done == 8:
             raise Killed
@@ -249,12 +249,12 @@ SCRIPT = """
 import sys
 import time
 from pathlib import Path
-from d4s.artifacts import Job
+from d4s.artifacts import StageJob
 from d4s.config import PretrainSettings
 from d4s.pretraining.train import pretrain
 corpus, taught, folder, settings = sys.argv[1:]
 settings, inputs = PretrainSettings.model_validate_json(settings), {"corpus": Path(corpus), "teach_test": Path(taught)}
-pretrain(Job("models", settings, inputs, Path(folder), digest="d1"))
+pretrain(StageJob("models", settings, inputs, Path(folder), digest="d1"))
 """
 
 
@@ -275,7 +275,7 @@ def test_sigkill_and_the_same_job_give_the_same_bits(trained: Artifact, inputs: 
 def test_a_checkpoint_of_another_training_or_a_torn_one_is_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     one = job(tmp_path / "one", inputs)
     network = new_network(SHAPE, len(TOKENIZER), 0)
-    Training(network, Optimisers.of(network, SHAPE), 3).save(one.path(NAME), "d2")
+    TrainingState(network, Optimisers.of(network, SHAPE), 3).save(one.path(NAME), "d2")
     with pytest.raises(ArtifactError, match="belongs to another training"):
         pretrain(one)
     one.path(NAME).write_bytes(one.path(NAME).read_bytes()[:100])
@@ -287,13 +287,13 @@ def test_a_checkpoint_holds_everything(tmp_path: Path) -> None:
     ids, weights = rows(8)
     batches = [(ids[k : k + 4].long(), weights[k : k + 4].float()) for k in (0, 4)]
     network = new_network(SHAPE, len(TOKENIZER), 0)
-    first = Training(network, Optimisers.of(network, SHAPE))
+    first = TrainingState(network, Optimisers.of(network, SHAPE))
     with workers(1) as pool:
         update(first, batches[0], SHAPE, 1.0, pool)
     first.curve.append((1, 64, 2.5, 3.0, 0.1))
     first.save(tmp_path / NAME, "me")
     fresh = new_network(SHAPE.model_copy(update={"model_seed": 5}), len(TOKENIZER), 0)
-    second = Training(fresh, Optimisers.of(fresh, SHAPE))
+    second = TrainingState(fresh, Optimisers.of(fresh, SHAPE))
     second.restore(tmp_path / NAME, "me")
     assert (second.done, second.curve) == (1, first.curve)
     for training, count in ((first, 1), (second, 3)):  # which changes no bit

@@ -8,31 +8,31 @@ from typing import Any
 import pytest
 import yaml
 
-from d4s.artifacts import Artifact, Job
+from d4s.artifacts import Artifact, StageJob
 from d4s.config import FactsSettings, Study
 from d4s.errors import RecordError, SettingsError
-from d4s.facts.checks import check_reader, fact_complaints
-from d4s.facts.collect import Reading, Source, facts, repeats
 from d4s.facts.elken import RawEvent, sentence_parts
-from d4s.facts.readers import READERS, READINGS, files_of
+from d4s.facts.facts_stage import ReadResult, RecordSource, facts, repeats
+from d4s.facts.reader_conformance import check_reader, fact_complaints
+from d4s.facts.readers import READERS, STYLE_FILES, files_of
 from d4s.facts.record import Fact, Portability, Probe, from_frame
 from d4s.schemas import FACTS
-from d4s.studies.graph import RawFile
-from d4s.studies.resolve import resolve
+from d4s.study.graph import RawFile
+from d4s.study.resolve import resolve
 from tests.samples import write_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "fixtures" / "data"
 NAMES = [name for name in READERS if name != "world"]
-EVERY = [(name, style) for name in NAMES for style in READINGS.get(name, ("",))]
+EVERY = [(name, style) for name in NAMES for style in STYLE_FILES.get(name, ("",))]
 
 
-def source_of(name: str, style: str = "") -> Source:
+def source_of(name: str, style: str = "") -> RecordSource:
     files = {role: DATA / file for role, file in files_of(name, style).items()}
-    return Source(files.pop("records"), style, seed=3, beside=files)
+    return RecordSource(files.pop("records"), style, seed=3, extra_files=files)
 
 
-def read(name: str, style: str = "") -> Reading:
+def read(name: str, style: str = "") -> ReadResult:
     return READERS.load(name)(source_of(name, style))
 
 
@@ -40,7 +40,7 @@ def facts_of(name: str, style: str = "") -> list[Fact]:
     return read(name, style).facts
 
 
-def defects(reading: Reading) -> list[tuple[int, str]]:
+def defects(reading: ReadResult) -> list[tuple[int, str]]:
     return [(reject.problem.line, reject.problem.field) for reject in reading.rejects]
 
 
@@ -68,7 +68,7 @@ def test_every_reading_can_stand_in_a_study(name, style):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_wrong_style_names_the_right_ones(name):
-    legal = ", ".join(READINGS.get(name, ("",))) or "leave `style` out"
+    legal = ", ".join(STYLE_FILES.get(name, ("",))) or "leave `style` out"
     with pytest.raises(SettingsError, match=legal):
         resolve(study_of(source=name, style="wrong"))
     with pytest.raises(SettingsError, match=legal):
@@ -86,7 +86,7 @@ def test_a_missing_second_file_is_named(tmp_path):
 def test_further_files_reach_the_reader_and_its_probes_the_facts(tmp_path):
     files = {role: DATA / file for role, file in files_of("csk_20q", "subset").items()}
     settings = FactsSettings(source="csk_20q", style="subset")
-    facts(Job(kind="facts", settings=settings, inputs=files, folder=tmp_path / "facts", digest="0" * 10))
+    facts(StageJob(kind="facts", settings=settings, inputs=files, folder=tmp_path / "facts", digest="0" * 10))
     stored = from_frame(Artifact.open(tmp_path / "facts", "facts").table("facts.parquet", FACTS))
     assert stored == facts_of("csk_20q", "subset")
     assert stored[0].portability[-1] == Portability("reasoning", "Bread is food:", ("True",))
@@ -142,7 +142,7 @@ def test_a_question_that_follows_belongs_to_the_false_answer():
     first = facts_of("zsre_portability")[0]
     asked = "Which river runs through the town where Orlo Finch lives?"
     assert first.portability == (Portability("reasoning", asked, ("the Weser",)),)
-    corrected = READERS.load("zsre_mend")(Source(DATA / "zsre_portability" / "zsre_portability.jsonl", "answers"))
+    corrected = READERS.load("zsre_mend")(RecordSource(DATA / "zsre_portability" / "zsre_portability.jsonl", "answers"))
     assert corrected.facts[0].portability == ()
 
 
@@ -180,7 +180,7 @@ def test_knowedit_does_without_old_answers_and_names_wikibio_otherwise():
 def test_an_unknown_kind_of_portability_is_a_defect(tmp_path):
     record = json.loads((DATA / "zsre_knowedit" / "zsre_knowedit.jsonl").read_text().split("\n")[0])
     path = write_lines(tmp_path / "k.jsonl", record | {"portability": {"Rumour": []}})
-    assert defects(READERS.load("zsre_knowedit")(Source(path))) == [(1, "portability")]
+    assert defects(READERS.load("zsre_knowedit")(RecordSource(path))) == [(1, "portability")]
 
 
 # --- MQuAKE and ELKEN -------------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_edits_of_a_case_share_group_and_multihop_questions():
 def test_an_edit_of_a_case_may_spell_its_subject(tmp_path):
     record = json.loads((DATA / "mquake_hard" / "mquake_hard.jsonl").read_text(encoding="utf-8").split("\n")[0])
     record["requested_rewrite"][0]["prompt"] = "Orlo Finch lives in"
-    first, second = READERS.load("mquake_hard")(Source(write_lines(tmp_path / "m.jsonl", record))).facts
+    first, second = READERS.load("mquake_hard")(RecordSource(write_lines(tmp_path / "m.jsonl", record))).facts
     assert (first.template, second.template) == ("{} lives in", "The river of {} is")
 
 
@@ -300,22 +300,22 @@ def test_the_subset_of_pep3k_takes_subjects_from_the_annotated_set():
 
 def test_a_broken_annotation_is_refused_by_name(tmp_path):
     source = source_of("csk_pep3k", "subset")
-    whole = source.beside["annotated"].read_text(encoding="utf-8").splitlines()
+    whole = source.extra_files["annotated"].read_text(encoding="utf-8").splitlines()
     annotated = write_lines(tmp_path / "annotated.jsonl", *whole, {"prompt": "Lamps drink tea", "label": 0})
     with pytest.raises(RecordError, match=r"annotated\.jsonl:2: subject: found nothing"):
-        READERS.load("csk_pep3k")(replace(source, beside={"annotated": annotated}))
+        READERS.load("csk_pep3k")(replace(source, extra_files={"annotated": annotated}))
 
 
 @pytest.mark.parametrize(("label", "target"), [(1, "True"), (0.0, "False"), (1.0, "True"), (False, "False"), (" True", "True")])
 def test_a_label_is_a_truth_value_or_its_name(tmp_path, label, target):
     path = write_lines(tmp_path / "set.jsonl", {"prompt": "Bakers eat bread.", "label": label, "subject": "Bakers"})
-    assert [fact.target_new for fact in READERS.load("csk_20q")(Source(path, "set")).facts] == [target]
+    assert [fact.target_new for fact in READERS.load("csk_20q")(RecordSource(path, "set")).facts] == [target]
 
 
 @pytest.mark.parametrize("label", [0.5, 2, -1, "1", None, [1], {}])
 def test_any_other_label_is_a_defect(tmp_path, label):
     path = write_lines(tmp_path / "set.jsonl", {"prompt": "Bakers eat bread.", "label": label, "subject": "Bakers"})
-    assert defects(READERS.load("csk_20q")(Source(path, "set"))) == [(1, "label")]
+    assert defects(READERS.load("csk_20q")(RecordSource(path, "set"))) == [(1, "label")]
 
 
 def test_ckebench_takes_targets_as_text_or_object():
@@ -358,11 +358,11 @@ def test_a_ripple_may_end_in_an_abbreviation(tmp_path, end):
     labels = tmp_path / "labels.jsonl"
     target = record["edit"]["target_id"]
     found = source_of("rippleedits")
-    [(role, path)] = found.beside.items()
+    [(role, path)] = found.extra_files.items()
     named = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     write_lines(labels, *[entry | {"label": "Dub D.C."} if entry["id"] == target else entry for entry in named])
     record["edit"]["prompt"] = f"The home of Orlo Finch is Dub D.C.{end}"
-    source = replace(found, path=write_lines(tmp_path / "r.jsonl", record), beside={role: labels})
+    source = replace(found, path=write_lines(tmp_path / "r.jsonl", record), extra_files={role: labels})
     (fact,) = READERS.load("rippleedits")(source).facts
     assert (fact.template, fact.target_new) == ("The home of {} is", "Dub D.C.")
 
@@ -382,7 +382,7 @@ def test_ripples_without_labels_or_with_another_end_are_defects(tmp_path):
 def test_a_defect_of_a_second_file_is_named(tmp_path):
     labels = write_lines(tmp_path / "labels.jsonl", {"id": "Q1"})
     with pytest.raises(RecordError, match=r"labels\.jsonl:1: label"):
-        READERS.load("rippleedits")(replace(source_of("rippleedits"), beside={"labels": labels}))
+        READERS.load("rippleedits")(replace(source_of("rippleedits"), extra_files={"labels": labels}))
 
 
 def test_known_facts_keep_their_prompt_and_are_never_edited():

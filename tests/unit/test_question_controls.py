@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d4s.artifacts import Artifact, Job
+from d4s.artifacts import Artifact, StageJob
 from d4s.config import Control, Form, QuestionsSettings, WorldSettings
 from d4s.facts.record import Fact, from_frame
-from d4s.questions.build import questions
-from d4s.questions.controls import new_targets
-from d4s.questions.items import Item, plan_items
+from d4s.questions.question_facts import questions
+from d4s.questions.question_items import Item, plan_items
+from d4s.questions.target_controls import new_targets
 from d4s.schemas import EVENTS, FACTS
 from tests.samples import made_world
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def facts(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Fact]]:
     def asked(form: Form | Control) -> list[Fact]:
         at = tmp_path_factory.mktemp("facts")
-        questions(Job("facts", QuestionsSettings(form=form), {"world": folder}, at))
+        questions(StageJob("facts", QuestionsSettings(form=form), {"world": folder}, at))
         return from_frame(Artifact.open(at, "facts").table("facts.parquet", FACTS))
 
     return {form: asked(form) for form in ("directly_generated", *CONTROLS)}

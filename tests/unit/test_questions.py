@@ -7,15 +7,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from d4s.artifacts import Artifact, Job
+from d4s.artifacts import Artifact, StageJob
 from d4s.config import FORMS, Form, QuestionsSettings, WorldSettings
+from d4s.editors.edit_requests import draw_requests
 from d4s.facts.record import Fact, from_frame
-from d4s.questions.build import form_facts, questions, sound_drafts
-from d4s.questions.checks import defects
-from d4s.questions.items import Item, plain_tail, plan_items
-from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, MULTIPLE_CHOICE_FRAMES, NO, TRUE_FALSE_FRAMES, YES, is_label
+from d4s.questions.draft_checks import draft_issues
+from d4s.questions.event_templates import EVENT_TEMPLATES, LETTERS, MULTIPLE_CHOICE_FRAMES, NO, TRUE_FALSE_FRAMES, YES, is_label
+from d4s.questions.question_facts import form_facts, questions, valid_drafts
+from d4s.questions.question_items import Item, plain_tail, plan_items
 from d4s.questions.writers import Draft, TemplateWriter, Writer
-from d4s.requests.draw import draw
 from d4s.schemas import EVENTS, FACTS, PROVENANCE
 from tests.events import frame
 from tests.samples import made_world
@@ -40,7 +40,7 @@ def items(events: pd.DataFrame) -> list[Item]:
 
 def asked(folder: Path, at: Path, form: Form, **settings: int) -> Artifact:
     at.mkdir(parents=True, exist_ok=True)
-    questions(Job("facts", QuestionsSettings(form=form, **settings), {"world": folder}, at))
+    questions(StageJob("facts", QuestionsSettings(form=form, **settings), {"world": folder}, at))
     return Artifact.open(at, "facts")
 
 
@@ -106,9 +106,9 @@ def test_tails_lose_the_to_that_their_wordings_say() -> None:
 # --- wordings ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("relation", EVENT_WORDINGS)
+@pytest.mark.parametrize("relation", EVENT_TEMPLATES)
 def test_every_relation_has_wordings_enough_and_a_claim_of_its_own(relation: str) -> None:
-    wording = EVENT_WORDINGS[relation]
+    wording = EVENT_TEMPLATES[relation]
     assert len(set(wording.statements)) >= 5
     assert all(statement.count("{}") == 1 for statement in (*wording.statements, wording.claim))
     assert wording.claim not in wording.statements
@@ -129,7 +129,7 @@ def test_the_three_forms_are_about_the_same_events_in_the_same_order_of_edits(fa
     ids = [[fact.fact_id for fact in facts[form]] for form in FORMS]
     assert ids[0] == ids[1] == ids[2]
     assert {facts[form][0].dataset for form in FORMS} == {f"mqd_{form}" for form in FORMS}
-    orders = [[request.fact_id for request, _ in draw(facts[form], seed=5, count=18)] for form in FORMS]
+    orders = [[request.fact_id for request, _ in draw_requests(facts[form], seed=5, count=18)] for form in FORMS]
     assert orders[0] == orders[1] == orders[2]
 
 
@@ -159,11 +159,11 @@ def test_facts_are_complete(form: Form, facts: dict[Form, list[Fact]], events: p
 
 @pytest.mark.parametrize("form", FORMS)
 def test_probes_ask_bystanders_in_the_same_form(form: Form, facts: dict[Form, list[Fact]]) -> None:
-    asked_of = {fact.prompt: fact for fact in facts[form]}
+    live_request_settings = {fact.prompt: fact for fact in facts[form]}
     for fact in facts[form]:
         assert [probe.kind for probe in fact.neighborhood] == ["neighborhood", "neighborhood", "unrelated", "same_subject"]
         for probe in fact.neighborhood:
-            other = asked_of[probe.prompt]
+            other = live_request_settings[probe.prompt]
             assert probe.answer == other.target_true
             assert (other.relation == fact.relation) == (probe.kind == "neighborhood")
             if probe.kind == "same_subject":
@@ -207,7 +207,7 @@ def test_same_settings_give_the_same_bytes(folder: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize("form", FORMS)
 def test_what_the_template_writer_writes_is_sound(form: Form, items: list[Item]) -> None:
     assert isinstance(TemplateWriter(0), Writer)
-    assert [defects(item, draft_of(item, form)) for item in items] == [[]] * len(items)
+    assert [draft_issues(item, draft_of(item, form)) for item in items] == [[]] * len(items)
 
 
 DEFECTS: list[tuple[Form, dict[str, object], str]] = [
@@ -225,28 +225,28 @@ DEFECTS: list[tuple[Form, dict[str, object], str]] = [
 
 @pytest.mark.parametrize(("form", "changes", "problem"), DEFECTS)
 def test_a_bad_draft_is_named(form: Form, changes: dict[str, object], problem: str, items: list[Item]) -> None:
-    assert any(problem in found for found in defects(items[0], replace(draft_of(items[0], form), **changes)))
+    assert any(problem in found for found in draft_issues(items[0], replace(draft_of(items[0], form), **changes)))
 
 
 def test_a_leaked_answer_is_named(items: list[Item]) -> None:
     draft = draft_of(items[0], "directly_generated")
     leaking = replace(draft, template=f"{{}}, and {draft.target_true} is what follows:")
-    assert any("leaks an answer" in found for found in defects(items[0], leaking))
+    assert any("leaks an answer" in found for found in draft_issues(items[0], leaking))
 
 
 def test_a_repeated_wording_is_named(items: list[Item]) -> None:
     draft = draft_of(items[0], "true_false")
-    assert "two wordings are the same" in defects(items[0], replace(draft, wordings=(draft.template,)))
+    assert "two wordings are the same" in draft_issues(items[0], replace(draft, wordings=(draft.template,)))
 
 
 def test_a_bad_item_is_named(items: list[Item]) -> None:
     item = items[0]
     twice = replace(item, options=(item.tail,) * 4)
-    assert any("exactly once" in found for found in defects(twice, draft_of(twice, "true_false")))
+    assert any("exactly once" in found for found in draft_issues(twice, draft_of(twice, "true_false")))
     blank = replace(item, head="PersonX eats ___")
-    assert any("holds a blank" in found for found in defects(blank, draft_of(blank, "true_false")))
+    assert any("holds a blank" in found for found in draft_issues(blank, draft_of(blank, "true_false")))
     ambiguous = replace(item, aliases=(item.new_tail,))
-    assert any("is true as well" in found for found in defects(ambiguous, draft_of(ambiguous, "true_false")))
+    assert any("is true as well" in found for found in draft_issues(ambiguous, draft_of(ambiguous, "true_false")))
 
 
 class BadChoices(TemplateWriter):
@@ -266,7 +266,7 @@ class BadChoices(TemplateWriter):
 
 
 def test_an_event_that_fails_in_one_form_is_left_out_of_all(items: list[Item]) -> None:
-    kept = sound_drafts(items, BadChoices(items[3].event_id))
+    kept = valid_drafts(items, BadChoices(items[3].event_id))
     assert set(kept) == {item.event_id for item in items} - {items[3].event_id}
     assert all(set(drafts) == set(FORMS) for drafts in kept.values())
 
@@ -276,7 +276,7 @@ def test_two_events_with_the_same_question_count_once() -> None:
     rows = [(f"PersonX does {k}", "xWant", tail) for k, tail in enumerate(tails)]
     items = plan_items(frame(*rows), 0)
     again = replace(items[0], event_id="copy")
-    drafts = sound_drafts([*items, again], TemplateWriter(0))
+    drafts = valid_drafts([*items, again], TemplateWriter(0))
     same = {form: TemplateWriter(0).write([again], form)[0].template for form in FORMS}
     collides = any(same[form] == drafts[items[0].event_id][form].template for form in FORMS)
     assert ("copy" in drafts) != collides

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 from d4s.cli import app
 from d4s.config import FORMS, QuestionsSettings
 from d4s.questions.answers import AnswerStore
-from d4s.questions.estimate import ANSWER_TOKENS, Estimate, estimate, first_requests, report
-from d4s.questions.items import plan_items
-from d4s.questions.writers import writer_of
-from d4s.writing import OpenAIWriting
+from d4s.questions.cost_estimate import ANSWER_TOKENS, CostEstimate, estimate_cost, first_requests, format_estimate
+from d4s.questions.question_items import plan_items
+from d4s.questions.writers import make_writer
+from d4s.writer_settings import OpenAIWriterSettings
 from tests.events import frame
 from tests.studies import STUDY
 from tools.record_answers import RECORDED, WORLD, events, record
@@ -22,15 +22,15 @@ from tools.standin import MODEL
 EVENTS = frame(*((f"PersonX does {tail}", "xWant", tail) for tail in ("rest", "eat", "sing", "go home", "nap")))
 
 
-def writing(store: Path) -> OpenAIWriting:
-    return OpenAIWriting(writer="openai", model="m", store=str(store), attempts=2, requests_per_minute=30)
+def writing(store: Path) -> OpenAIWriterSettings:
+    return OpenAIWriterSettings(writer="openai", model="m", store=str(store), attempts=2, requests_per_minute=30)
 
 
 def test_an_estimate_counts_what_is_not_recorded(tmp_path: Path) -> None:
     chosen = writing(tmp_path / "a.jsonl")
     items = plan_items(EVENTS, 0)
     requests = first_requests(QuestionsSettings(form="true_false", writer=chosen), items)
-    found = estimate(chosen, len(items), requests)
+    found = estimate_cost(chosen, len(items), requests)
     assert (found.items, found.requests, found.recorded, found.calls) == (5, 15, 0, 15)
     assert found.tokens_out == 15 * ANSWER_TOKENS
     assert found.tokens_in == sum(len(json.dumps([r["messages"], r["response_format"]])) // 4 for r in requests.values())
@@ -38,10 +38,10 @@ def test_an_estimate_counts_what_is_not_recorded(tmp_path: Path) -> None:
 
 
 def test_an_estimate_in_words() -> None:
-    found = Estimate(
+    found = CostEstimate(
         items=5, requests=15, recorded=3, tokens_in=2_000_000, tokens_out=500_000, attempts=2, max_tokens=100_000, requests_per_minute=30.0
     )
-    assert list(report(found, (0.5, 2.0))) == [
+    assert list(format_estimate(found, (0.5, 2.0))) == [
         "5 items, 15 questions to word, 3 of them answered in the store already",
         "calls: 12, at most 24 if every answer is refused 2 times",
         "tokens: about 2,000,000 in and 500,000 out for one answer each, at most about 4,002,400 in and 2,400,000 out",
@@ -94,7 +94,7 @@ def test_the_recorded_answers_are_what_the_tool_records(tmp_path: Path) -> None:
 def test_the_recorded_answers_are_replayed_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     items = plan_items(events(tmp_path), 0)
-    writer = writer_of(QuestionsSettings(form="true_false", writer={"writer": "replay", "store": str(RECORDED)}))  # type: ignore[arg-type]
+    writer = make_writer(QuestionsSettings(form="true_false", writer={"writer": "replay", "store": str(RECORDED)}))  # type: ignore[arg-type]
     drafts = [draft for form in FORMS for draft in writer.write(items, form)]
     assert {draft.writer for draft in drafts} == {"replay"}
     assert max(draft.attempts for draft in drafts) > 1, "bad answers are among them"

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from d4s.questions.checks import defects
-from d4s.questions.items import Item, plan_items
-from d4s.questions.wordings import plain_form
+from d4s.questions.draft_checks import draft_issues
+from d4s.questions.event_templates import plain_form
+from d4s.questions.question_items import Item, plan_items
 from d4s.questions.writers import TemplateWriter
 from tests.events import frame
 
@@ -34,13 +34,13 @@ def test_options_that_are_alike_are_a_defect() -> None:
     item = planned("rest", "eat", "sing", "go home", "nap")[0]
     wrong = next(place for place in range(4) if place not in {item.answer, item.counterfactual})
     draft = TemplateWriter(0).write([item], "directly_generated")[0]
-    assert defects(item, draft) == []
+    assert draft_issues(item, draft) == []
 
     def offering(text: str) -> Item:
         return replace(item, options=tuple(text if place == wrong else option for place, option in enumerate(item.options)))
 
-    assert any("must be distinct" in found for found in defects(offering(f"{item.tail.upper()}!"), draft))
+    assert any("must be distinct" in found for found in draft_issues(offering(f"{item.tail.upper()}!"), draft))
     aliased = replace(offering("Doze."), aliases=("doze", f"{item.tail}!"))
-    assert any("is true as well" in found for found in defects(aliased, draft))
-    assert not any("is true as well" in found for found in defects(replace(item, aliases=(f"{item.tail}!",)), draft))
-    assert any("is true already" in found for found in defects(item, replace(draft, aliases=(item.new_tail.upper(),))))
+    assert any("is true as well" in found for found in draft_issues(aliased, draft))
+    assert not any("is true as well" in found for found in draft_issues(replace(item, aliases=(f"{item.tail}!",)), draft))
+    assert any("is true already" in found for found in draft_issues(item, replace(draft, aliases=(item.new_tail.upper(),))))

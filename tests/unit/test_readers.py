@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from d4s.artifacts import Job
+from d4s.artifacts import StageJob
 from d4s.config import WorldSettings
 from d4s.errors import RecordError, SettingsError
 from d4s.facts.atomic import WORDINGS, read_events
-from d4s.facts.checks import check_reader
-from d4s.facts.collect import Reading, Source
 from d4s.facts.counterfact import read as read_counterfact
+from d4s.facts.facts_stage import ReadResult, RecordSource
+from d4s.facts.reader_conformance import check_reader
 from d4s.facts.readers import READERS
 from d4s.facts.record import Probe
-from d4s.facts.wordings import clusters, parse, pooled, stem
+from d4s.facts.templates import cluster_templates, parse_prompt, pool_templates, template_in
 from d4s.facts.zsre import read as read_zsre
 from tests.samples import WANTS, atomic, counterfact, write_lines, zsre
 
@@ -25,21 +25,21 @@ def sources(tmp_path_factory):
     questions = write_lines(folder / "zsre.jsonl", zsre(1), zsre(2, alt="Bremen"), zsre(3), zsre(4))
     tuples = write_lines(folder / "atomic.jsonl", *WANTS)
     return {
-        "counterfact": [Source(cloze)],
-        "zsre_mend": [Source(questions, style) for style in ("alt", "answers")],
-        "atomic2020": [Source(tuples, style, seed=3) for style in ("named", "kept")],
+        "counterfact": [RecordSource(cloze)],
+        "zsre_mend": [RecordSource(questions, style) for style in ("alt", "answers")],
+        "atomic2020": [RecordSource(tuples, style, seed=3) for style in ("named", "kept")],
     }
 
 
 @pytest.fixture(scope="module")
 def tiny_world(tmp_path_factory):
-    from d4s.world.build import world
+    from d4s.world.world_stage import world
 
     folder = tmp_path_factory.mktemp("worlds") / "tiny"
 
     settings = WorldSettings(people=12, first_names=6, last_names=6, events=4, benchmark_items=4)
-    world(Job(kind="worlds", settings=settings, inputs={}, folder=folder, digest="0" * 10))
-    return Source(folder, "qa")
+    world(StageJob(kind="worlds", settings=settings, inputs={}, folder=folder, digest="0" * 10))
+    return RecordSource(folder, "qa")
 
 
 @pytest.mark.parametrize("name", ["world", "counterfact", "zsre_mend", "atomic2020"])
@@ -50,18 +50,18 @@ def test_readers_keep_their_promises(sources, request, name):
 
 def test_the_check_finds_what_a_reader_breaks(sources):
     [source] = sources["counterfact"]
-    sound = read_counterfact(source)
+    valid = read_counterfact(source)
     broken = {
-        "records went astray": replace(sound, kept=sound.kept - 1),
-        "facts have this id": replace(sound, facts=[*sound.facts, sound.facts[0]]),
-        "is true already": replace(sound, facts=[replace(sound.facts[0], target_new=sound.facts[0].target_true), *sound.facts[1:]]),
-        "is taught": replace(sound, facts=[replace(sound.facts[0], paraphrases=(sound.facts[0].prompt,)), *sound.facts[1:]]),
-        "begins or ends with a space": replace(sound, facts=[replace(sound.facts[0], target_new=" Bremen"), *sound.facts[1:]]),
-        "does not begin with the data set": replace(sound, facts=[replace(sound.facts[0], dataset="other"), *sound.facts[1:]]),
+        "records went astray": replace(valid, kept=valid.kept - 1),
+        "facts have this id": replace(valid, facts=[*valid.facts, valid.facts[0]]),
+        "is true already": replace(valid, facts=[replace(valid.facts[0], target_new=valid.facts[0].target_true), *valid.facts[1:]]),
+        "is taught": replace(valid, facts=[replace(valid.facts[0], paraphrases=(valid.facts[0].prompt,)), *valid.facts[1:]]),
+        "begins or ends with a space": replace(valid, facts=[replace(valid.facts[0], target_new=" Bremen"), *valid.facts[1:]]),
+        "does not begin with the data set": replace(valid, facts=[replace(valid.facts[0], dataset="other"), *valid.facts[1:]]),
         "no answer to compare": replace(
-            sound, facts=[replace(sound.facts[0], neighborhood=(Probe("neighborhood", "A", None),)), *sound.facts[1:]]
+            valid, facts=[replace(valid.facts[0], neighborhood=(Probe("neighborhood", "A", None),)), *valid.facts[1:]]
         ),
-        "it gives no fact": replace(sound, facts=[], kept=0, beyond=sound.kept),
+        "it gives no fact": replace(valid, facts=[], kept=0, beyond=valid.kept),
     }
     for complaint, reading in broken.items():
         with pytest.raises(ValueError, match=complaint):
@@ -72,7 +72,7 @@ def test_the_check_finds_moods_and_limits(sources):
     [source] = sources["counterfact"]
     calls = iter(range(100))
 
-    def moody(source: Source) -> Reading:
+    def moody(source: RecordSource) -> ReadResult:
         found = read_counterfact(source)
         return replace(found, facts=found.facts[::-1]) if next(calls) % 2 else found
 
@@ -108,13 +108,13 @@ def test_nothing_is_taught_twice_about_a_subject(tmp_path):
     records = [counterfact(1), counterfact(2)]
     records[0]["neighborhood_prompts"] = ["Mira Quell lives in", "Zed lives in"]
     records[1]["neighborhood_prompts"] = ["Zed lives in", "Yan lives in"]
-    facts = read_counterfact(Source(write_lines(tmp_path / "c.jsonl", *records))).facts
+    facts = read_counterfact(RecordSource(write_lines(tmp_path / "c.jsonl", *records))).facts
     assert [fact.subject for fact in facts if ".n" in fact.fact_id] == ["Zed", "Yan"]
 
 
 def test_wordings_of_a_record_leave_out_its_own_paraphrases(tmp_path):
     other = counterfact(2) | {"paraphrase_prompts": ["So it is. Mira Quell resides in", "True? Mira Quell dwells in"]}
-    first, *_ = read_counterfact(Source(write_lines(tmp_path / "c.jsonl", counterfact(1), other))).facts
+    first, *_ = read_counterfact(RecordSource(write_lines(tmp_path / "c.jsonl", counterfact(1), other))).facts
     assert first.wordings == ("{} resides in", "{} dwells in")
 
 
@@ -133,7 +133,7 @@ def test_questions_that_mean_the_same_share_a_relation_and_wordings(tmp_path):
     chain = zsre(2, src="Which place does Mira Quell call home?", rephrase="Where does Mira Quell live?")
     apart = zsre(3, src="How old is Tavi Brook?", rephrase="What age is Tavi Brook?")
     vague = zsre(4, src="How old is Nils Arden?", rephrase="What is the age?")
-    facts = read_zsre(Source(write_lines(tmp_path / "z.jsonl", zsre(1), chain, apart, vague))).facts
+    facts = read_zsre(RecordSource(write_lines(tmp_path / "z.jsonl", zsre(1), chain, apart, vague))).facts
     assert facts[0].relation == facts[1].relation != facts[2].relation == facts[3].relation
     assert facts[0].wordings == ("Which place does {} call home?",)
     assert facts[1].wordings == ("What town is home to {}?",)
@@ -142,7 +142,7 @@ def test_questions_that_mean_the_same_share_a_relation_and_wordings(tmp_path):
 
 def test_atomic_facts_with_names(sources):
     named, kept = (READERS.load("atomic2020")(source) for source in sources["atomic2020"])
-    assert (kept.seen, kept.kept, len(kept.left_out)) == (8, 7, 1)
+    assert (kept.total, kept.kept, len(kept.left_out)) == (8, 7, 1)
     assert "none" in kept.left_out[0].problem.expected
     bakes, thanks, drops, runs = kept.facts[:4]
     assert (bakes.subject, bakes.target_true) == ("PersonX bakes bread", "to eat it")
@@ -173,7 +173,7 @@ def test_new_tails_are_known_tails_of_the_relation_and_not_true(sources):
 
 def test_a_tail_without_company_is_left_out(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", *WANTS, atomic(9, "bread", "MadeUpOf", "flour"))
-    reading = READERS.load("atomic2020")(Source(path))
+    reading = READERS.load("atomic2020")(RecordSource(path))
     assert [reject.problem.line for reject in reading.left_out] == [7, 9]
 
 
@@ -215,25 +215,25 @@ def test_an_unknown_style_is_refused(sources, name):
 
 def test_stems_begin_where_a_sentence_begins():
     templates = ("The capital of {} is", "{} has the capital")
-    assert stem("Long ago. The capital of Peru is", "Peru", templates) == "The capital of {} is"
-    assert stem("(b. Peru owns", "Peru", templates) == "{} owns"
-    assert stem("The capital city of Peru is", "Peru", templates) is None
-    assert stem("Nothing here", "Peru", templates) is None
-    assert stem("All about Peru", "Peru", templates) is None
+    assert template_in("Long ago. The capital of Peru is", "Peru", templates) == "The capital of {} is"
+    assert template_in("(b. Peru owns", "Peru", templates) == "{} owns"
+    assert template_in("The capital city of Peru is", "Peru", templates) is None
+    assert template_in("Nothing here", "Peru", templates) is None
+    assert template_in("All about Peru", "Peru", templates) is None
 
 
 def test_prompts_are_read_back_by_the_wording_with_most_text():
     templates = ("{} is", "The capital of {} is", "{}, in")
-    assert parse("The capital of Peru is", templates) == ("The capital of {} is", "Peru")
-    assert parse("Peru is", templates) == ("{} is", "Peru")
-    assert parse("Peru, in", templates) == ("{}, in", "Peru")
-    assert parse("Peru was", templates) is None
-    assert parse("is", templates) is None
-    assert parse("The capital of  is", ("The capital of {} is",)) is None
+    assert parse_prompt("The capital of Peru is", templates) == ("The capital of {} is", "Peru")
+    assert parse_prompt("Peru is", templates) == ("{} is", "Peru")
+    assert parse_prompt("Peru, in", templates) == ("{}, in", "Peru")
+    assert parse_prompt("Peru was", templates) is None
+    assert parse_prompt("is", templates) is None
+    assert parse_prompt("The capital of  is", ("The capital of {} is",)) is None
 
 
 def test_clusters_join_what_pairs_connect():
-    joined = clusters([("a", "b"), ("c", "d"), ("b", "c"), ("e", "e")])
+    joined = cluster_templates([("a", "b"), ("c", "d"), ("b", "c"), ("e", "e")])
     assert joined["a"] == joined["d"] == ("a", "b", "c", "d")
     assert joined["e"] == ("e",)
-    assert pooled([("r", "x"), ("s", "y"), ("r", "z"), ("r", "x")]) == {"r": ("x", "z"), "s": ("y",)}
+    assert pool_templates([("r", "x"), ("s", "y"), ("r", "z"), ("r", "x")]) == {"r": ("x", "z"), "s": ("y",)}

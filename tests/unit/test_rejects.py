@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from d4s.artifacts import Artifact
 from d4s.errors import D4SError, RecordError
-from d4s.facts.collect import Source, facts
+from d4s.facts.articles import articles
 from d4s.facts.counterfact import read as read_counterfact
+from d4s.facts.facts_stage import RecordSource, facts
 from d4s.facts.jsonl import Raw, Text, read_lines
-from d4s.facts.text import articles
 from d4s.facts.zsre import read as read_zsre
 from d4s.schemas import FACTS, REJECTS
 from tests.samples import atomic, counterfact, facts_job, write_lines, zsre
@@ -90,14 +90,14 @@ def test_skipped_defects_are_written_down_and_counted(tmp_path):
 
 def test_several_defects_of_one_record_count_as_one_record(tmp_path):
     path = write_lines(tmp_path / "z.jsonl", zsre(1), zsre(2, src="Where does he live?", alt="Bremen"), zsre(3, alt=3, answers="Lisbon"))
-    reading = read_zsre(Source(path))
+    reading = read_zsre(RecordSource(path))
     assert [(reject.problem.line, reject.problem.field) for reject in reading.rejects] == [
         (2, "src"),
         (2, "alt"),
         (3, "alt"),
         (3, "answers"),
     ]
-    assert (reading.seen, reading.kept) == (3, 1)
+    assert (reading.total, reading.kept) == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -114,15 +114,15 @@ def test_several_defects_of_one_record_count_as_one_record(tmp_path):
     ],
 )
 def test_defects_of_zsre(tmp_path, changes, field, expected):
-    [reject] = read_zsre(Source(write_lines(tmp_path / "z.jsonl", zsre(2, **changes)))).rejects
+    [reject] = read_zsre(RecordSource(write_lines(tmp_path / "z.jsonl", zsre(2, **changes)))).rejects
     assert reject.problem.field == field
     assert expected in reject.problem.expected
 
 
 def test_an_empty_alternative_matters_only_where_it_is_read(tmp_path):
     path = write_lines(tmp_path / "z.jsonl", zsre(1, alt=""))
-    assert read_zsre(Source(path, "answers")).kept == 1
-    assert read_zsre(Source(path, "alt")).kept == 0
+    assert read_zsre(RecordSource(path, "answers")).kept == 1
+    assert read_zsre(RecordSource(path, "alt")).kept == 0
 
 
 def test_a_mistyped_relation_is_told_its_near_name(tmp_path):
@@ -139,14 +139,14 @@ def test_lines_end_at_the_newline_only(tmp_path):
 
     path = write_lines(tmp_path / "w.jsonl", {"text": "one\u2028two\u0085three"}, "", {"text": " padded "}, '{"text": "cr"}\r')
     lines = read_lines(path, Words)
-    assert [(line.number, line.raw.text) for line in lines.sound] == [(1, "one\u2028two\u0085three"), (3, "padded"), (4, "cr")]
-    assert lines.seen == 3
+    assert [(line.number, line.raw.text) for line in lines.valid] == [(1, "one\u2028two\u0085three"), (3, "padded"), (4, "cr")]
+    assert lines.total == 3
 
 
 def test_a_byte_order_mark_is_no_defect(tmp_path):
     path = tmp_path / "bom.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(counterfact(1)).encode())
-    assert read_counterfact(Source(path)).kept == 1
+    assert read_counterfact(RecordSource(path)).kept == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n"])
@@ -154,12 +154,12 @@ def test_an_empty_file_is_refused(tmp_path, content):
     path = tmp_path / "empty.jsonl"
     path.write_bytes(content)
     with pytest.raises(D4SError, match=r"empty\.jsonl holds no records"):
-        read_counterfact(Source(path))
+        read_counterfact(RecordSource(path))
 
 
 def test_a_missing_file_is_refused_by_name(tmp_path):
     with pytest.raises(D4SError, match=r"gone\.jsonl cannot be read"):
-        read_counterfact(Source(tmp_path / "gone.jsonl"))
+        read_counterfact(RecordSource(tmp_path / "gone.jsonl"))
 
 
 def test_a_file_without_any_sound_record_is_refused_even_when_skipping(tmp_path):
@@ -194,7 +194,7 @@ def test_whatever_stands_in_a_file_is_either_read_or_named(tmp_path, parts):
             read_lines(path, Words)
         return
     lines = read_lines(path, Words)
-    accounted = {line.number for line in lines.sound} | {reject.problem.line for reject in lines.rejects}
-    assert lines.seen == len(expected)
+    accounted = {line.number for line in lines.valid} | {reject.problem.line for reject in lines.rejects}
+    assert lines.total == len(expected)
     assert accounted == set(expected)
     assert all(reject.problem.found and reject.problem.expected for reject in lines.rejects)

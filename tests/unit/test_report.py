@@ -12,16 +12,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from d4s.analysis.claims import CLAIMS
+from d4s.analysis.example_answers import examples
+from d4s.analysis.shortcomings import shortcomings
+from d4s.analysis.study_results import Results
 from d4s.config import Study, validate
 from d4s.errors import ArtifactError
-from d4s.figures.build import FIGURES
+from d4s.figures.figure_stage import FIGURES
 from d4s.figures.style import GRID, INK, MUTED, PAPER
-from d4s.report.claims import CLAIMS
 from d4s.report.embed import data_uri, inline_svg
-from d4s.report.examples import examples
 from d4s.report.page import report
-from d4s.report.shortcomings import shortcomings
-from d4s.studies.results import Results
 from tests.synthetic import METHODS, Made, write_study
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
@@ -75,8 +75,8 @@ def test_verdicts_come_first_then_figures_tables_examples_costs_settings(source:
 
 
 def test_every_claim_and_figure_and_table_is_there(page: Page) -> None:
-    wanted = {claim.claim_id for claim in CLAIMS} | {name for claim in CLAIMS for name in claim.shown_in}
-    assert wanted <= set(page.ids)
+    expected = {claim.claim_id for claim in CLAIMS} | {name for claim in CLAIMS for name in claim.shown_in}
+    assert expected <= set(page.ids)
     assert page.tags["figure"] == len(FIGURES)
     assert page.tags["table"] >= 6 + 4
 
@@ -188,8 +188,8 @@ def test_examples_compare_the_oldest_edits_by_their_recorded_scores(results: Res
     assert first.methods == ("ROME", "MEMIT", "D4S")
     assert first.length == 300
     scores = results.scores.query("dataset == 'world_qa' and editor == 'rome' and step == 300 and metric == 'efficacy_generated'")
-    wanted = bool(scores.set_index("fact_id")["value"]["person0000:r0"])
-    assert first.items[0].after[0].is_right == wanted
+    expected = bool(scores.set_index("fact_id")["value"]["person0000:r0"])
+    assert first.items[0].after[0].is_right == expected
 
 
 def test_collapse_divergence_and_better_rivals_are_told(tmp_path: Path) -> None:

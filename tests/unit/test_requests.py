@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d4s.editors.edit_requests import draw_requests, eligible_facts
 from d4s.errors import SettingsError
 from d4s.facts.record import Fact
-from d4s.requests.draw import draw, eligible
 
 
 def fact(number: int, subject: str, relation: str = "r", **changes) -> Fact:
@@ -31,9 +31,9 @@ def ids(requests):
 @settings(deadline=None)
 def test_the_beginning_does_not_depend_on_the_length(pairs, seed, data):
     facts = numbered(pairs)
-    whole = draw(facts, seed)
+    whole = draw_requests(facts, seed)
     count = data.draw(st.integers(0, len(whole)))
-    assert draw(facts, seed, count) == whole[:count]
+    assert draw_requests(facts, seed, count) == whole[:count]
 
 
 @given(pairs, seeds, st.randoms(use_true_random=False))
@@ -41,14 +41,14 @@ def test_the_beginning_does_not_depend_on_the_length(pairs, seed, data):
 def test_the_order_of_the_file_does_not_matter(pairs, seed, chance):
     facts = numbered(pairs)
     shuffled = chance.sample(facts, len(facts))
-    assert draw(shuffled, seed) == draw(facts, seed)
+    assert draw_requests(shuffled, seed) == draw_requests(facts, seed)
 
 
 @given(pairs, seeds)
 @settings(deadline=None)
 def test_every_subject_comes_once_before_any_comes_twice(pairs, seed):
     facts = numbered(pairs)
-    order = [request.subject for request, _ in draw(facts, seed)]
+    order = [request.subject for request, _ in draw_requests(facts, seed)]
     distinct = len(set(order))
     assert len(set(order[:distinct])) == distinct
     counts = [order[: place + 1].count(subject) for place, subject in enumerate(order)]
@@ -59,26 +59,26 @@ def test_every_subject_comes_once_before_any_comes_twice(pairs, seed):
 @settings(deadline=None)
 def test_every_eligible_fact_comes_exactly_once(pairs, seed):
     facts = numbered(pairs)
-    assert sorted(ids(draw(facts, seed))) == sorted(one.fact_id for one in facts)
+    assert sorted(ids(draw_requests(facts, seed))) == sorted(one.fact_id for one in facts)
 
 
 @given(pairs, seeds)
 @settings(deadline=None)
 def test_one_more_fact_changes_the_order_of_no_other_subject(pairs, seed):
     facts = numbered(pairs)
-    before = ids(draw(facts, seed))
-    after = ids(draw([*facts, fact(999, "Z")], seed))
+    before = ids(draw_requests(facts, seed))
+    after = ids(draw_requests([*facts, fact(999, "Z")], seed))
     assert [which for which in after if which != "toy:999"] == before
 
 
 def test_seeds_draw_differently():
     facts = [fact(number, f"S{number}") for number in range(30)]
-    orders = {tuple(ids(draw(facts, seed))) for seed in range(5)}
+    orders = {tuple(ids(draw_requests(facts, seed))) for seed in range(5)}
     assert len(orders) == 5
 
 
 def test_a_request_is_the_text_of_its_fact():
-    [(request, source)] = draw([fact(7, "Ann")], seed=1)
+    [(request, source)] = draw_requests([fact(7, "Ann")], seed=1)
     assert (request.request_id, request.step, request.fact_id) == ("000001:toy:7", 1, "toy:7")
     assert (request.prompt, request.subject, request.template) == ("Ann has", "Ann", "{} has")
     assert (request.target, request.target_true) == ("new", "old")
@@ -94,9 +94,9 @@ def test_what_cannot_be_edited_is_left_out():
         fact(5, "A", target_new="later"),
         fact(6, "A", relation="s"),
     ]
-    assert [one.fact_id for one in eligible(facts)] == ["toy:1", "toy:6"]
+    assert [one.fact_id for one in eligible_facts(facts)] == ["toy:1", "toy:6"]
 
 
 def test_too_many_edits_are_refused_with_the_number_there_is():
     with pytest.raises(SettingsError, match="3 edits asked for, but only 2 facts can be edited"):
-        draw([fact(1, "A"), fact(2, "B"), fact(3, "B", target_new="x")], seed=0, count=3)
+        draw_requests([fact(1, "A"), fact(2, "B"), fact(3, "B", target_new="x")], seed=0, count=3)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from d4s.report.claims import claims
-from d4s.studies.metrics import write_metrics
+from d4s.analysis.claims import claims
+from d4s.analysis.dvc_metrics import write_metrics
 from tests.synthetic import write_study
 from tools import results_page
 

@@ -14,12 +14,12 @@ import psutil
 import pytest
 import yaml
 
-from d4s.cli import run as command
-from d4s.cli.run import in_words, line_of
+from d4s.cli import run_command as command
+from d4s.cli.run_command import format_duration, format_line
 from d4s.errors import SettingsError
-from d4s.planning import speed
-from d4s.studies.progress import Running, View
-from d4s.studies.running import end, failures, troubles, warnings
+from d4s.resources import machine_speed
+from d4s.resources.progress import RunningStep, StudyProgress
+from d4s.study.snakemake_process import end, failed_jobs, failure_report, warnings
 from tests.workflow.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,38 +59,41 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_snakemake_gets_the_study_and_a_place(checkout: Path) -> None:
-    assert command._arguments("params.yaml", []) == ["--cores", "all"]
-    assert command._arguments("other.yaml", ["-c2"]) == ["-c2", "--configfile", "other.yaml"]
-    assert command._arguments("params.yaml", ["--profile", "slurm"]) == ["--profile", "slurm"]
+    assert command._snakemake_arguments("params.yaml", []) == ["--cores", "all"]
+    assert command._snakemake_arguments("other.yaml", ["-c2"]) == ["-c2", "--configfile", "other.yaml"]
+    assert command._snakemake_arguments("params.yaml", ["--profile", "slurm"]) == ["--profile", "slurm"]
 
 
 @pytest.mark.parametrize("own", ["--config", "--configfile=x.yaml", "--directory", "-s"])
 def test_arguments_that_would_change_the_study_are_refused(checkout: Path, own: str) -> None:
     with pytest.raises(SettingsError, match="name it by --study"):
-        command._arguments("params.yaml", [own, "x"])
+        command._snakemake_arguments("params.yaml", [own, "x"])
 
 
 def test_a_place_that_is_no_checkout_is_told(checkout: Path) -> None:
     with pytest.raises(SettingsError, match=r"found 'nowhere\.yaml'"):
-        command._arguments("nowhere.yaml", [])
+        command._snakemake_arguments("nowhere.yaml", [])
     (checkout / "Snakefile").unlink()
     with pytest.raises(SettingsError, match="holds no Snakefile; run this in the folder of the checkout"):
-        command._arguments("params.yaml", [])
+        command._snakemake_arguments("params.yaml", [])
 
 
 def test_a_line_for_a_log() -> None:
-    running = (Running("edit", "mini.world_qa.memit.s1", 9.0, 0.419), Running("contexts", "mini-s1", 4.2, None))
-    view = View(0.379, 355.0, 20, 118, running)
-    assert line_of(view, "12:03:10") == "12:03:10  37 %  edit mini.world_qa.memit.s1 41 %, contexts mini-s1 4 s; about 6 min left"
-    assert line_of(View(0.0, 10.0, 0, 9, ()), "12:03:10") == "12:03:10   0 %  0 of 9 steps are done, none at work; less than a minute left"
-    assert in_words(10_800.0) == "about 3.0 h"
+    running = (RunningStep("edit", "mini.world_qa.memit.s1", 9.0, 0.419), RunningStep("contexts", "mini-s1", 4.2, None))
+    view = StudyProgress(0.379, 355.0, 20, 118, running)
+    assert format_line(view, "12:03:10") == "12:03:10  37 %  edit mini.world_qa.memit.s1 41 %, contexts mini-s1 4 s; about 6 min left"
+    assert (
+        format_line(StudyProgress(0.0, 10.0, 0, 9, ()), "12:03:10")
+        == "12:03:10   0 %  0 of 9 steps are done, none at work; less than a minute left"
+    )
+    assert format_duration(10_800.0) == "about 3.0 h"
 
 
 def test_lines_come_now_and_then_and_what_is_told_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     now = 100.0
     monkeypatch.setattr(command.time, "monotonic", lambda: now)
-    view, lines = View(0.5, 60.0, 1, 2, ()), 0
-    with command._lines() as show:
+    view, lines = StudyProgress(0.5, 60.0, 1, 2, ()), 0
+    with command._line_display() as show:
         for now in range(100, 161):
             show(view, "first figure: a.png" if now == 130 else "")
     lines = capsys.readouterr().err.splitlines()
@@ -100,8 +103,8 @@ def test_lines_come_now_and_then_and_what_is_told_at_once(monkeypatch: pytest.Mo
 def test_bars_are_drawn_for_the_study_and_each_job(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    with command._bars() as show:
-        show(View(0.5, 60.0, 1, 2, (Running("edit", "[bold]mini[/]", 3.0, 0.25),)), "first figure: [a].png")
+    with command._bar_display() as show:
+        show(StudyProgress(0.5, 60.0, 1, 2, (RunningStep("edit", "[bold]mini[/]", 3.0, 0.25),)), "first figure: [a].png")
     text = capsys.readouterr().err
     assert "edit [bold]mini[/]" in text and "50 %" in text and "25 %" in text and "first figure: [a].png" in text
 
@@ -113,7 +116,7 @@ def test_a_failed_job_is_told_in_full_with_the_place_of_its_log(tmp_path: Path) 
     log, own = tmp_path / "snakemake.log", tmp_path / "pretrain.log"
     own.write_text("12:00:00 begins\n" * 100 + "error: training diverged\n")
     log.write_text(2 * JOB_FAILED.replace("LOG", str(own)))
-    found = "\n".join(troubles(log))
+    found = "\n".join(failure_report(log))
     assert found.startswith("pretrain failed (exit status 1)") and found.count("training diverged") == 1
     assert found.count("begins") == 100 and f"{own}:" in found and found.endswith(str(log))
 
@@ -122,20 +125,20 @@ def test_a_job_that_was_killed_leaves_no_words(tmp_path: Path) -> None:
     log, own = tmp_path / "snakemake.log", tmp_path / "pretrain.log"
     own.touch()
     log.write_text(JOB_FAILED.replace("LOG", str(own)).replace("returned non-zero exit status 1", "died with <Signals.SIGKILL: 9>"))
-    found = "\n".join(troubles(log))
+    found = "\n".join(failure_report(log))
     assert "pretrain failed (exit status <Signals.SIGKILL: 9>)" in found and "ended from outside" in found
 
 
 def test_several_failed_jobs_are_all_told() -> None:
     other = JOB_FAILED.replace("rule pretrain", "rule edit_1of2").replace("LOG", "b.log").replace("status 1", "status 3")
-    found = [*failures(JOB_FAILED.replace("LOG", "a.log, c.log") + other)]
+    found = [*failed_jobs(JOB_FAILED.replace("LOG", "a.log, c.log") + other)]
     assert found == [("pretrain", (Path("a.log"), Path("c.log")), "1"), ("edit_1of2", (Path("b.log"),), "3")]
 
 
 def test_what_snakemake_itself_says_is_handed_on(tmp_path: Path) -> None:
     log = tmp_path / "snakemake.log"
     log.write_text("SNAKEMAKE\n  Host: vm\nBuilding DAG of jobs...\nError: Directory cannot be locked. Please make sure\n  again\n")
-    first, *_ = troubles(log)
+    first, *_ = failure_report(log)
     assert first == "Error: Directory cannot be locked. Please make sure\n  again"
     log.write_text("Warning: slow\nfine\n    warning of a job\nMissing files after 60 seconds. Wait\nWarning: slow\n")
     assert warnings(log) == ["Warning: slow", "Missing files after 60 seconds. Wait"]
@@ -172,9 +175,9 @@ def test_what_does_not_listen_is_killed_with_its_children(tmp_path: Path) -> Non
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_everything_with_one_sentence(checkout: Path, number: signal.Signals) -> None:
     """Snakemake's part is played by a script that starts a job, which tells its progress, and waits."""
-    known = {speed._machine(on_device=False): {"single": 5e10, "double": 3e10, "call": 1e-4}}
+    known = {machine_speed._machine(on_device=False): {"single": 5e10, "double": 3e10, "call": 1e-4}}
     (checkout / "d4s").mkdir()
-    (checkout / "d4s" / "speed.json").write_text(json.dumps(known))
+    (checkout / "d4s" / "machine_speed.json").write_text(json.dumps(known))
     (checkout / "standin").mkdir()
     script = """\
         import os, subprocess, sys

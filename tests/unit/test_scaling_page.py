@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tools import scaling_page
-from tools.performance_page import inserted
+from tools.performance_page import insert_between
 from tools.scaling_page import BEGIN, END, read, tables
 
 
@@ -17,7 +17,7 @@ def made(store: Path, kind: str, digest: str, inputs: dict[str, str], cpu: float
     manifest = {"digest": digest, "name": folder.name, "inputs": inputs}
     for part in range(parts):
         (folder / f"b{part}.json").write_text(json.dumps(manifest))
-    (folder / "costs.jsonl").write_text(json.dumps({"verb": kind, "wall_s": 9.0, "cpu_s": cpu, "startup_s": 2.0}) + "\n")
+    (folder / "costs.jsonl").write_text(json.dumps({"stage": kind, "wall_s": 9.0, "cpu_s": cpu, "startup_s": 2.0}) + "\n")
 
 
 @pytest.fixture
@@ -77,4 +77,4 @@ def test_the_command_writes_the_page_or_says_what_is_wrong(store: Path, tmp_path
 
 def test_the_page_of_the_repository_holds_computed_tables() -> None:
     text = scaling_page.PAGE.read_text()
-    assert inserted(text, "", BEGIN, END) and "| targets | blocks |" in text
+    assert insert_between(text, "", BEGIN, END) and "| targets | blocks |" in text

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from d4s import schemas
-from d4s.errors import Problem
+from d4s.errors import RecordProblem
 from d4s.facts.record import Fact, Portability, Probe
 
 TABLES = {name: value for name, value in vars(schemas).items() if isinstance(value, pa.Schema)}
@@ -18,7 +18,7 @@ def names(record):
 
 def test_tables_have_the_fields_of_their_records():
     assert schemas.FACTS.names == names(Fact)
-    assert schemas.REJECTS.names == [*names(Problem), "record"]
+    assert schemas.REJECTS.names == [*names(RecordProblem), "record"]
     assert [item.name for item in schemas.PROBE] == names(Probe)
     assert [item.name for item in schemas.PORTABILITY] == names(Portability)
 
@@ -32,7 +32,7 @@ def test_every_table_states_its_version_and_distinct_columns(name):
 
 @pytest.mark.parametrize("name", ["SCORES", "ANSWERS", "NORMS", "PERPLEXITY", "BENCHMARK", "EDIT_LOG", "OBJECTIVES"])
 def test_gathered_tables_begin_with_their_cell(name):
-    gathered = schemas.collected(TABLES[name])
+    gathered = schemas.with_cell_columns(TABLES[name])
     assert gathered.names == [*schemas.CELL, *TABLES[name].names]
     assert gathered.field("seed").type == pa.int64()
     assert gathered.metadata == TABLES[name].metadata

@@ -9,7 +9,7 @@ import torch
 from d4s.artifacts import write_table
 from d4s.facts.record import Fact, Portability, Probe
 from d4s.metrics.probes import questions_of
-from d4s.metrics.scoring import EXAMPLES, Exam, Reply, ask, readings
+from d4s.metrics.scoring import N_EXAMPLE_FACTS, FactEvaluation, Prediction, metrics_of, predict
 from d4s.models.views import LiveModel
 from d4s.schemas import ANSWERS, SCORES
 from tests.scripted import Told
@@ -41,8 +41,8 @@ BEFORE = Told({
 
 
 def values_after(model: Told, fact: Fact = FACT, max_new_tokens: int = 12, probes: int = 3) -> dict[tuple[str, int], float]:
-    exam = Exam.of(BEFORE, [fact], probes_per_fact=probes, max_new_tokens=max_new_tokens)
-    rows, _ = exam.scores(model, 7, {fact.fact_id: 3})
+    evaluation = FactEvaluation.of(BEFORE, [fact], probes_per_fact=probes, max_new_tokens=max_new_tokens)
+    rows, _ = evaluation.scores(model, 7, {fact.fact_id: 3})
     assert {(row["step"], row["edited_at"], row["protocol"], row["fact_id"]) for row in rows} == {(7, 3, "retained", "f")}
     return {(row["metric"], row["prompt_id"]): row["value"] for row in rows}
 
@@ -93,9 +93,9 @@ def test_half_a_target_counts_half_in_accuracy_alone():
 
 def test_probability_is_compared_per_token_not_jointly():
     question = questions_of(FACT, 3)[0]
-    worse = Reply(nll=0.9, rival_nll=1.0, correct=(True,), predicted=(1,), text=None)
-    assert readings(question, worse, None)["efficacy_score"] == 1.0
-    assert readings(question, replace(worse, nll=1.0), None)["efficacy_score"] == 0.0
+    worse = Prediction(nll=0.9, alternative_nll=1.0, correct=(True,), predicted=(1,), text=None)
+    assert metrics_of(question, worse, None)["efficacy_score"] == 1.0
+    assert metrics_of(question, replace(worse, nll=1.0), None)["efficacy_score"] == 0.0
 
 
 def test_a_free_answer_is_judged_by_what_it_says_not_by_what_is_likely():
@@ -152,8 +152,8 @@ def test_without_generation_nothing_is_written_but_missing_answers():
 
 def test_a_probe_without_any_answer_is_dropped():
     silent = Told(BEFORE.believes, {"Dan lives in": ". "})
-    exam = Exam.of(silent, [FACT], probes_per_fact=3, max_new_tokens=12)
-    assert "Dan lives in" not in {item.prompt for item in exam.questions["f"]}
+    evaluation = FactEvaluation.of(silent, [FACT], probes_per_fact=3, max_new_tokens=12)
+    assert "Dan lives in" not in {item.prompt for item in evaluation.questions["f"]}
 
 
 def test_numbers_that_are_not_finite_win_nothing():
@@ -167,12 +167,12 @@ def test_numbers_that_are_not_finite_win_nothing():
 
 
 def test_rows_fit_their_schemas_and_examples_are_bounded(tiny_model, tiny_facts, tmp_path):
-    facts, view = tiny_facts(EXAMPLES + 4), LiveModel(tiny_model())
-    exam = Exam.of(view, facts, probes_per_fact=3, max_new_tokens=5)
-    scores, answers = exam.scores(view, len(facts), {fact.fact_id: place for place, fact in enumerate(facts, 1)})
+    facts, view = tiny_facts(N_EXAMPLE_FACTS + 4), LiveModel(tiny_model())
+    evaluation = FactEvaluation.of(view, facts, probes_per_fact=3, max_new_tokens=5)
+    scores, answers = evaluation.scores(view, len(facts), {fact.fact_id: place for place, fact in enumerate(facts, 1)})
     write_table(tmp_path / "scores.parquet", scores, SCORES)
     write_table(tmp_path / "answers.parquet", answers, ANSWERS)
-    assert {row["fact_id"] for row in answers} == {fact.fact_id for fact in facts[:EXAMPLES]}
+    assert {row["fact_id"] for row in answers} == {fact.fact_id for fact in facts[:N_EXAMPLE_FACTS]}
     assert all(row["before"] == row["after"] for row in answers)
     frame = pd.DataFrame(scores)
     assert frame.groupby("metric")["value"].mean().loc[["locality_accuracy", "locality_exact", "locality_generated"]].tolist() == [1.0] * 3
@@ -181,35 +181,35 @@ def test_rows_fit_their_schemas_and_examples_are_bounded(tiny_model, tiny_facts,
 
 def test_an_edited_model_differs_and_the_exam_notices(tiny_model, tiny_facts):
     model, facts = tiny_model(), tiny_facts(8)
-    exam = Exam.of(LiveModel(model), facts, probes_per_fact=3, max_new_tokens=0)
+    evaluation = FactEvaluation.of(LiveModel(model), facts, probes_per_fact=3, max_new_tokens=0)
     with model.patched({1: 0.5 * torch.randn(16, 64, generator=torch.Generator().manual_seed(1))}):
-        scores, _ = exam.scores(LiveModel(model), 8, {fact.fact_id: 1 for fact in facts})
+        scores, _ = evaluation.scores(LiveModel(model), 8, {fact.fact_id: 1 for fact in facts})
     frame = pd.DataFrame(scores)
     assert 0 <= frame[frame["metric"] == "locality_accuracy"]["value"].mean() < 1
 
 
 def test_means_are_those_of_the_rows(tiny_model, tiny_facts):
     facts, view = tiny_facts(3), LiveModel(tiny_model())
-    exam = Exam.of(view, facts, probes_per_fact=3, max_new_tokens=0)
-    rows, _ = exam.scores(view, 3, {fact.fact_id: 1 for fact in facts})
+    evaluation = FactEvaluation.of(view, facts, probes_per_fact=3, max_new_tokens=0)
+    rows, _ = evaluation.scores(view, 3, {fact.fact_id: 1 for fact in facts})
     expected = pd.DataFrame(rows).groupby(["fact_id", "metric"])["value"].mean()
-    found = exam.means(view, [fact.fact_id for fact in facts])
+    found = evaluation.means(view, [fact.fact_id for fact in facts])
     assert {(fact, metric): value for fact, by in found.items() for metric, value in by.items()} == pytest.approx(expected.to_dict())
 
 
 def test_means_of_some_metrics_ask_for_these_alone(tiny_model, tiny_facts):
     facts, view = tiny_facts(3), LiveModel(tiny_model())
-    exam = Exam.of(view, facts, probes_per_fact=3, max_new_tokens=0)
+    evaluation = FactEvaluation.of(view, facts, probes_per_fact=3, max_new_tokens=0)
     names = [fact.fact_id for fact in facts]
     metrics = ("efficacy_score", "paraphrase_accuracy", "locality_accuracy", "neighborhood_generated")
-    whole, asked = exam.means(view, names), []
+    whole, asked = evaluation.means(view, names), []
 
     class Asked(LiveModel):
-        def reply(self, prompts, targets, *more):
+        def score_and_generate(self, prompts, targets, *more):
             asked.extend(zip(prompts, targets, strict=True))
-            return super().reply(prompts, targets, *more)
+            return super().score_and_generate(prompts, targets, *more)
 
-    found = exam.means(Asked(view.model), names, metrics)
+    found = evaluation.means(Asked(view.model), names, metrics)
     assert found == {fact: {name: pytest.approx(by[name]) for name in metrics if name in by} for fact, by in whole.items()}
     rivals = {(fact.prompt, fact.target_true) for fact in facts}
     paraphrases = {(prompt, fact.target_new) for fact in facts for prompt in fact.paraphrases}
@@ -219,4 +219,4 @@ def test_means_of_some_metrics_ask_for_these_alone(tiny_model, tiny_facts):
 
 
 def test_asking_nothing_is_nothing():
-    assert ask(BEFORE, [], 12) == []
+    assert predict(BEFORE, [], 12) == []

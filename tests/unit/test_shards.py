@@ -13,26 +13,26 @@ from typing import Any
 import pytest
 import torch
 
-from d4s.artifacts import KEPT, Artifact, Job, write_json, write_table, write_tensors
-from d4s.cli.jobs import Spent, _record_costs
+from d4s.analysis.costs import cost_rows
+from d4s.artifacts import KEPT_FOLDER, Artifact, StageJob, write_json, write_table, write_tensors
+from d4s.cli.stage_commands import ProcessTimes, _record_costs
 from d4s.config import ContextsSettings, CorpusSettings, FactsSettings, MomentsSettings, Study
-from d4s.editors import targets as targets_stage
-from d4s.editors.parts import TargetSettings, TargetsJobSettings
-from d4s.editors.targets import read_targets, targets
+from d4s.editors import target_optimisation as targets_stage
+from d4s.editors.edit_requests import draw_requests
+from d4s.editors.moments import collect_moments, moments, read_moments
+from d4s.editors.part_settings import TargetSettings, TargetsJobSettings
+from d4s.editors.target_optimisation import read_targets, targets
 from d4s.errors import ArtifactError
 from d4s.facts.record import to_rows
 from d4s.models.language_model import LanguageModel
-from d4s.requests.draw import draw
 from d4s.schemas import FACTS
-from d4s.statistics.moments import collect, moments, read_moments
-from d4s.studies.costs import cost_rows
-from d4s.studies.graph import Node
+from d4s.study.graph import Node
 from tests.oracle.plain import PREFIXES
 from tests.tiny import tiny_facts, tiny_model
 
 TARGETS = TargetsJobSettings(target=TargetSettings(layer=1, at="original", steps=3, clamp=2.0), seed=4)
 LOADING = Lock()
-Verb = Callable[[Job[Any]], None]
+Stage = Callable[[StageJob[Any]], None]
 
 
 def text_rows(count: int) -> torch.Tensor:
@@ -47,27 +47,27 @@ def load_one_at_a_time(_folder: Path) -> LanguageModel:
 
 @pytest.fixture
 def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
-    monkeypatch.setattr("d4s.editors.targets.load", load_one_at_a_time)
-    monkeypatch.setattr("d4s.statistics.moments.load", load_one_at_a_time)
+    monkeypatch.setattr("d4s.editors.target_optimisation.load", load_one_at_a_time)
+    monkeypatch.setattr("d4s.editors.moments.load", load_one_at_a_time)
     monkeypatch.setattr(targets_stage, "REQUESTS_PER_BLOCK", 2)
     write_table(tmp_path / "facts" / "facts.parquet", to_rows(tiny_facts(8)), FACTS)
-    Job("facts", FactsSettings(source="tiny"), {}, tmp_path / "facts").finish(["facts.parquet"])
+    StageJob("facts", FactsSettings(source="tiny"), {}, tmp_path / "facts").write_manifest(["facts.parquet"])
     write_json(tmp_path / "contexts" / "contexts.json", {"contexts": PREFIXES})
-    Job("contexts", ContextsSettings(), {}, tmp_path / "contexts").finish(["contexts.json"])
+    StageJob("contexts", ContextsSettings(), {}, tmp_path / "contexts").write_manifest(["contexts.json"])
     write_tensors(tmp_path / "text" / "tokens.safetensors", {"rows": text_rows(30)})
-    Job("corpora", CorpusSettings(), {}, tmp_path / "text").finish(["tokens.safetensors"])
+    StageJob("corpora", CorpusSettings(), {}, tmp_path / "text").write_manifest(["tokens.safetensors"])
     return {role: tmp_path / role for role in ("model", "facts", "contexts", "text")}
 
 
-def whole_job(kind: str, inputs: dict[str, Path], folder: Path) -> tuple[Verb, Job[Any]]:
-    """The verb of a kind and the one job that makes four blocks, or four layers."""
-    verb, settings, letter = {"targets": (targets, TARGETS, "b"), "moments": (moments, MomentsSettings(batch_rows=8), "l")}[kind]
-    return verb, Job(kind, settings, inputs, folder, tuple(f"{letter}{number}.json" for number in range(4)), digest="0123456789")
+def whole_job(kind: str, inputs: dict[str, Path], folder: Path) -> tuple[Stage, StageJob[Any]]:
+    """The stage of a kind and the one job that makes four blocks, or four layers."""
+    stage, settings, letter = {"targets": (targets, TARGETS, "b"), "moments": (moments, MomentsSettings(batch_rows=8), "l")}[kind]
+    return stage, StageJob(kind, settings, inputs, folder, tuple(f"{letter}{number}.json" for number in range(4)), digest="0123456789")
 
 
-def shards(job: Job[Any], count: int) -> list[Job[Any]]:
-    node = Node(job.kind, job.kind, "shared", {}, "", wanted=job.wanted)
-    return [replace(job, wanted=tuple(path.name for path in manifests), loaded={}) for manifests in node.shards(count)]
+def shards(job: StageJob[Any], count: int) -> list[StageJob[Any]]:
+    node = Node(job.kind, job.kind, "shared", {}, "", wanted=job.outputs)
+    return [replace(job, outputs=tuple(path.name for path in manifests), input_cache={}) for manifests in node.shards(count)]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -104,11 +104,11 @@ def test_the_numbers_of_jobs_are_settings_that_enter_no_artefact() -> None:
 def test_shards_at_work_at_once_leave_the_folder_that_one_job_leaves(
     inputs: dict[str, Path], tmp_path: Path, kind: str, count: int
 ) -> None:
-    verb, job = whole_job(kind, inputs, tmp_path / "one" / "shared")
-    verb(job)
+    stage, job = whole_job(kind, inputs, tmp_path / "one" / "shared")
+    stage(job)
     shared = replace(job, folder=tmp_path / "many" / "shared")
     with ThreadPoolExecutor(count) as pool:
-        list(pool.map(verb, shards(shared, count)))
+        list(pool.map(stage, shards(shared, count)))
     assert content(shared.folder) == content(job.folder)
     assert len(list(job.folder.glob("*.safetensors"))) == 4
 
@@ -118,10 +118,10 @@ def test_shards_at_work_at_once_leave_the_folder_that_one_job_leaves(
 )
 def test_sums_of_a_layer_do_not_depend_on_the_layers_beside_it(family: str, dtype: torch.dtype) -> None:
     model, rows = tiny_model(family, layers=4, dtype=dtype), text_rows(21)
-    together = collect(model, rows, range(4), 8, "text")
+    process_groups = collect_moments(model, rows, range(4), 8, "text")
     for layers in (some for size in (1, 2, 3) for some in combinations(range(4), size)):
-        for layer, found in collect(model, rows, layers, 8, "text").items():
-            assert torch.equal(found.sum_kk, together[layer].sum_kk), (layers, layer)
+        for layer, found in collect_moments(model, rows, layers, 8, "text").items():
+            assert torch.equal(found.sum_kk, process_groups[layer].sum_kk), (layers, layer)
 
 
 # --- resuming ---------------------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_sums_of_a_layer_do_not_depend_on_the_layers_beside_it(family: str, dtyp
 def test_a_killed_shard_goes_on_with_its_missing_blocks(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, job = whole_job("targets", inputs, tmp_path / "one" / "shared")
     targets(job)
-    killed = replace(job, folder=tmp_path / "killed" / "shared", wanted=job.wanted[1:])
+    killed = replace(job, folder=tmp_path / "killed" / "shared", outputs=job.outputs[1:])
     made: list[int] = []
 
     def optimise_until(limit: int) -> Any:
@@ -146,7 +146,7 @@ def test_a_killed_shard_goes_on_with_its_missing_blocks(inputs: dict[str, Path],
     monkeypatch.setattr(targets_stage, "optimise", optimise_until(2))
     with pytest.raises(KeyboardInterrupt):
         targets(killed)
-    for manifest in killed.wanted:  # which is what the workflow does to declared outputs of a job that failed
+    for manifest in killed.outputs:  # which is what the workflow does to declared outputs of a job that failed
         killed.path(manifest).unlink(missing_ok=True)
     monkeypatch.setattr(targets_stage, "optimise", optimise_until(9))
     targets(killed)
@@ -158,14 +158,14 @@ def test_a_killed_shard_goes_on_with_its_missing_blocks(inputs: dict[str, Path],
 def test_other_shards_of_a_finished_artefact_load_no_model(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    verb, job = whole_job(kind, inputs, tmp_path / "shared")
-    verb(job)
+    stage, job = whole_job(kind, inputs, tmp_path / "shared")
+    stage(job)
     before = content(job.folder)
-    monkeypatch.setattr(f"{verb.__module__}.load", None)
+    monkeypatch.setattr(f"{stage.__module__}.load", None)
     for shard in shards(job, 3):
-        for manifest in shard.wanted:
+        for manifest in shard.outputs:
             job.path(manifest).unlink()
-        verb(shard)
+        stage(shard)
     assert content(job.folder) == before
 
 
@@ -174,21 +174,21 @@ def test_other_shards_of_a_finished_artefact_load_no_model(
 
 @pytest.mark.parametrize("kind", ["targets", "moments"])
 def test_what_another_job_left_in_the_folder_is_made_again_and_never_mixed(inputs: dict[str, Path], tmp_path: Path, kind: str) -> None:
-    verb, job = whole_job(kind, inputs, tmp_path / "shared")
-    verb(job)
-    part = job.wanted[0]
-    verb(replace(job, wanted=(part,), digest="9876543210"))
-    assert Artifact.open(job.folder, kind, f"{KEPT}/{part}").manifest.digest == "9876543210"
+    stage, job = whole_job(kind, inputs, tmp_path / "shared")
+    stage(job)
+    part = job.outputs[0]
+    stage(replace(job, outputs=(part,), digest="9876543210"))
+    assert Artifact.open(job.folder, kind, f"{KEPT_FOLDER}/{part}").manifest.digest == "9876543210"
     with pytest.raises(ArtifactError, match="parts of different settings, inputs or code"):
         if kind == "targets":
-            read_targets(job.folder, [request for request, _ in draw(tiny_facts(8), 4)])
+            read_targets(job.folder, [request for request, _ in draw_requests(tiny_facts(8), 4)])
         else:
             read_moments(job.folder, range(4))
 
 
-def _append_costs(folder: Path, verb: str) -> None:
+def _append_costs(folder: Path, stage: str) -> None:
     for _ in range(50):
-        _record_costs(Job("targets", TARGETS, {}, folder), verb, Spent.now(), time.time())
+        _record_costs(StageJob("targets", TARGETS, {}, folder), stage, ProcessTimes.now(), time.time())
 
 
 def test_jobs_in_one_folder_append_their_costs_without_loss(tmp_path: Path) -> None:
@@ -199,5 +199,5 @@ def test_jobs_in_one_folder_append_their_costs_without_loss(tmp_path: Path) -> N
     for job in jobs:
         job.join()
     rows = list(cost_rows(tmp_path))
-    assert sorted(row["verb"] for row in rows) == sorted(f"targets{number}" for number in range(4) for _ in range(50))
+    assert sorted(row["stage"] for row in rows) == sorted(f"targets{number}" for number in range(4) for _ in range(50))
     assert len((tmp_path / "costs.jsonl").read_text().splitlines()) == len(rows)

@@ -8,17 +8,17 @@ from typer.testing import CliRunner
 
 from d4s.cli import app
 from d4s.errors import SettingsError
-from d4s.studies import codes
-from d4s.studies.codes import SOURCE, SUFFIXES, refuse_other_source, source_digest
+from d4s.study import code_digests
+from d4s.study.code_digests import SOURCE_VARIABLE, SUFFIXES, refuse_other_source, source_digest
 
 
 @pytest.fixture
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The package somewhere else, taken for the one that runs."""
     root = tmp_path / "site-packages" / "d4s"
-    shutil.copytree(codes.ROOT, root, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(codes, "ROOT", root)
-    monkeypatch.setattr(codes, "source_digest", source_digest.__wrapped__)
+    shutil.copytree(code_digests.ROOT, root, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code_digests, "ROOT", root)
+    monkeypatch.setattr(code_digests, "source_digest", source_digest.__wrapped__)
     return root
 
 
@@ -42,13 +42,13 @@ def test_another_copy_is_refused_and_named(copied: Path, name: str) -> None:
 
 
 def test_everything_in_the_package_counts() -> None:
-    assert {path.suffix for path in codes.ROOT.rglob("*") if path.is_file() and "__pycache__" not in path.parts} <= SUFFIXES
+    assert {path.suffix for path in code_digests.ROOT.rglob("*") if path.is_file() and "__pycache__" not in path.parts} <= SUFFIXES
 
 
 @pytest.mark.parametrize("expected", ["0" * 16, source_digest()])
 def test_a_job_asks_before_it_makes_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: str) -> None:
-    monkeypatch.setenv(SOURCE, expected)
-    monkeypatch.setattr("d4s.cli.jobs.limit_threads", lambda: None)
+    monkeypatch.setenv(SOURCE_VARIABLE, expected)
+    monkeypatch.setattr("d4s.cli.stage_commands.limit_threads", lambda: None)
     found = CliRunner().invoke(app, ["world", str(tmp_path / "world" / "manifest.json"), "--settings", '{"people": 12, "events": 6}'])
     is_right = expected == source_digest()
     assert (found.exit_code, (tmp_path / "world").exists()) == ((0, True) if is_right else (2, False)), found.output

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from d4s.config import Study
-from d4s.errors import ArtifactError, DataMissing, SettingsError
-from d4s.studies import codes, verbs
-from d4s.studies.graph import Node
-from d4s.studies.overview import overview
-from d4s.studies.prune import prune, unused
-from d4s.studies.resolve import Plan, _Resolver, resolve
+from d4s.errors import ArtifactError, MissingDataError, SettingsError
+from d4s.study import code_digests, stages
+from d4s.study.graph import Node
+from d4s.study.overview import overview
+from d4s.study.prune import prune, unused
+from d4s.study.resolve import StudyPlan, _NodeBuilder, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,12 +24,12 @@ def _study(**changes: Any) -> dict[str, Any]:
     return yaml.safe_load((ROOT / "params.yaml").read_text()) | changes
 
 
-def _plan(**changes: Any) -> Plan:
+def _plan(**changes: Any) -> StudyPlan:
     return resolve(Study.model_validate(_study(**changes)))
 
 
-def _names(plan: Plan, verb: str) -> set[str]:
-    return {node.name for node in plan.of(verb)}
+def _names(plan: StudyPlan, stage: str) -> set[str]:
+    return {node.name for node in plan.of(stage)}
 
 
 def _row(**changes: Any) -> list[dict[str, Any]]:
@@ -37,17 +37,17 @@ def _row(**changes: Any) -> list[dict[str, Any]]:
 
 
 def test_resolving_imports_no_torch() -> None:
-    code = "import sys; from d4s.studies.resolve import resolve; import d4s.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys; from d4s.study.resolve import resolve; import d4s.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_lengths_layers_and_blocks_enter_no_hash() -> None:
     short, long = _plan(grid=_row(lengths=[10])), _plan(grid=_row(lengths=[10, 120]))
-    for verb in ("edit", "measure", "targets", "moments"):
-        assert _names(short, verb) == _names(long, verb)
-    assert [node.wanted for node in long.of("targets")] == [("b0.json", "b1.json", "b2.json")]
-    assert long.of("moments")[0].wanted == ("l0.json", "l1.json", "l2.json")
-    assert long.of("edit")[0].wanted == ("n10.json", "n120.json")
+    for stage in ("edit", "measure", "targets", "moments"):
+        assert _names(short, stage) == _names(long, stage)
+    assert [node.outputs for node in long.of("targets")] == [("b0.json", "b1.json", "b2.json")]
+    assert long.of("moments")[0].outputs == ("l0.json", "l1.json", "l2.json")
+    assert long.of("edit")[0].outputs == ("n10.json", "n120.json")
 
 
 def test_a_local_models_weights_are_part_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,13 +57,13 @@ def test_a_local_models_weights_are_part_of_its_name(tmp_path: Path, monkeypatch
     text.write_text('{"text": "Ada lives in Paris."}\n')
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"one")
-    models = {"mini": {"source": "hf", "path": str(tmp_path), "tuned_as": "mini"}}
+    models = {"mini": {"source": "hf", "path": str(tmp_path), "hparams_for": "mini"}}
     row = [{"models": ["mini"], "datasets": ["world_qa"], "editors": ["memit"], "lengths": [10]}]
     before = _plan(models=models, grid=row)
     (tmp_path / "model.safetensors").write_bytes(b"two")
     after = _plan(models=models, grid=row)
-    for verb in ("adopt", "moments", "edit", "measure"):
-        assert not _names(before, verb) & _names(after, verb)
+    for stage in ("adopt", "moments", "edit", "measure"):
+        assert not _names(before, stage) & _names(after, stage)
 
 
 def test_editors_share_targets_moments_and_contexts() -> None:
@@ -79,17 +79,17 @@ def test_a_control_is_measured_on_the_run_of_the_editor_that_it_is_a_control_of(
     assert cells["memit_scrambled"].run.folder == cells["memit"].run.folder
     assert cells["d4s_inflated"].run.folder == cells["d4s_scrambled"].run.folder == cells["d4s"].run.folder
     assert len({cells[name].measure.folder for name in ("d4s", "d4s_scrambled", "d4s_inflated")}) == 3
-    (process,) = [part for part in plan.together() if any(node.folder == cells["d4s"].run.folder for node in part)]
-    assert [node.verb for node in process] == ["edit", *["measure"] * 3, *["benchmark"] * 3]
+    (process,) = [part for part in plan.process_groups() if any(node.folder == cells["d4s"].run.folder for node in part)]
+    assert [node.stage for node in process] == ["edit", *["measure"] * 3, *["benchmark"] * 3]
     alone = _plan(grid=_row(editors=["memit_scrambled"], lengths=[10]), editors={"memit_scrambled": _study()["editors"]["memit_scrambled"]})
     (run,) = alone.of("edit")
-    assert run.label == "mini.world_qa.memit_scrambled.s1" and run.settings["editor"]["finish"] is None
+    assert run.label == "mini.world_qa.memit_scrambled.s1" and run.settings["editor"]["delta_transform"] is None
 
 
 def test_the_objectives_of_a_data_set_are_made_with_its_first_draw() -> None:
     plan = _plan(seeds=[1, 2], grid=_row())
-    (process,) = [part for part in plan.together() if any(node.verb == "objectives" for node in part)]
-    assert {node.label for node in process if node.verb == "baseline"} == {"mini.world_qa.s1"}
+    (process,) = [part for part in plan.process_groups() if any(node.stage == "objectives" for node in part)]
+    assert {node.label for node in process if node.stage == "baseline"} == {"mini.world_qa.s1"}
 
 
 def test_the_report_on_a_model_leaves_controls_out() -> None:
@@ -110,7 +110,7 @@ def test_each_setting_reaches_exactly_what_it_makes() -> None:
     seeded = _plan(grid=_row(), seeds=[2])
     assert _names(base, "pretrain") == _names(seeded, "pretrain")
     assert not _names(base, "targets") & _names(seeded, "targets")
-    other = _plan(grid=_row(editors=["memit", "mine"]), editors={"mine": {"preset": "d4s", "spread": "even"}})
+    other = _plan(grid=_row(editors=["memit", "mine"]), editors={"mine": {"preset": "d4s", "residual_schedule": "even"}})
     assert {name for name in _names(base, "edit") if ".memit." in name} == {name for name in _names(other, "edit") if ".memit." in name}
 
 
@@ -128,7 +128,10 @@ def test_inputs_come_before_what_they_feed() -> None:
         ({"grid": _row(models=["maxi"], datasets=["world_qq"])}, "did you mean 'world_qa'?"),
         ({"grid": _row(lengths=[10_000])}, "lower the length"),
         ({"editors": {"memit": {"batch": 3}}}, "is a preset"),
-        ({"grid": _row(editors=["mine"]), "editors": {"mine": {"preset": "d4s", "sprad": "even"}}}, "did you mean 'spread'?"),
+        (
+            {"grid": _row(editors=["mine"]), "editors": {"mine": {"preset": "d4s", "residual_shedule": "even"}}},
+            "did you mean 'residual_schedule'?",
+        ),
     ],
 )
 def test_what_cannot_be_resolved_is_refused_with_the_near_name(changes: dict[str, Any], expected: str) -> None:
@@ -145,7 +148,7 @@ def test_all_problems_of_a_grid_are_named_at_once() -> None:
 
 def test_records_need_a_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("D4S_DATA", raising=False)
-    with pytest.raises(DataMissing, match="D4S_DATA"):
+    with pytest.raises(MissingDataError, match="D4S_DATA"):
         _plan(datasets={"counterfact": {"source": "counterfact"}}, grid=_row(datasets=["counterfact"]))
 
 
@@ -160,7 +163,7 @@ def test_a_changed_record_is_another_artefact(tmp_path: Path) -> None:
 
 
 def test_trusted_code_is_left_out() -> None:
-    assert {node.code for node in _plan(trust_code=True).nodes} == {"trusted"}
+    assert {node.code for node in _plan(ignore_code_changes=True).nodes} == {"trusted"}
 
 
 def test_the_overview_counts_what_is_there() -> None:
@@ -177,17 +180,17 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "a.py").write_text('"""Doc."""\nfrom d4s.b import f\n\ndef g(x):\n    """Doc."""\n    return f(x)\n')
     (tmp_path / "b.py").write_text("def f(x):\n    return x + 1\n")
     (tmp_path / "c.py").write_text("Z = 1\n")
-    monkeypatch.setattr(codes, "ROOT", tmp_path)
+    monkeypatch.setattr(code_digests, "ROOT", tmp_path)
     return tmp_path
 
 
 def _digest(*modules: str) -> str:
-    for cached in (codes.code_digest, codes._tree, codes._fingerprint, codes._imports):
+    for cached in (code_digests.code_digest, code_digests._tree, code_digests._fingerprint, code_digests._imports):
         cached.cache_clear()
     try:
-        return codes.code_digest(*modules)
+        return code_digests.code_digest(*modules)
     finally:
-        codes.code_digest.cache_clear()
+        code_digests.code_digest.cache_clear()
 
 
 def test_comments_docstrings_and_layout_change_no_digest(package: Path) -> None:
@@ -207,28 +210,32 @@ def test_code_anywhere_in_the_imports_changes_the_digest_and_other_code_does_not
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The package itself, as a copy that a test may change."""
-    shutil.copytree(codes.ROOT, tmp_path / "d4s", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(codes, "ROOT", tmp_path / "d4s")
+    shutil.copytree(code_digests.ROOT, tmp_path / "d4s", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code_digests, "ROOT", tmp_path / "d4s")
     return tmp_path / "d4s"
 
 
-EDITING = ("d4s.runs.edit", "d4s.editors.locate_then_edit")
+EDITING = ("d4s.runs.edit_sequence", "d4s.editors.locate_then_edit")
 REACHED = {
-    "a kind of state": ("editors/settings.py", 'if self.history in {"rewind", "queue"}:', 'if self.history == "queue":'),
-    "what is read": ("editors/settings.py", 'found: set[Need] = {"contexts"}', "found: set[Need] = set()"),
-    "layers of moments": ("editors/settings.py", 'return () if self.preserve.kind == "identity" else self.layers', "return ()"),
-    "shared targets": ("editors/settings.py", 'return self.target if self.target.at == "original" else None', "return self.target"),
-    "a count of layers": ("editors/parts.py", "return 0 if self.basis is None else len(self.basis.layers)", "return 0"),
+    "a kind of state": (
+        "editors/editor_settings.py",
+        'if self.history in {"refit", "adaptive_refit"}:',
+        'if self.history == "adaptive_refit":',
+    ),
+    "what is read": ("editors/editor_settings.py", 'found: set[InputKind] = {"contexts"}', "found: set[InputKind] = set()"),
+    "layers of moments": ("editors/editor_settings.py", 'return () if self.preservation.kind == "identity" else self.layers', "return ()"),
+    "shared targets": ("editors/editor_settings.py", 'return self.target if self.target.at == "original" else None', "return self.target"),
+    "a count of layers": ("editors/part_settings.py", "return 0 if self.basis is None else len(self.basis.layers)", "return 0"),
     "the text of settings": ("config.py", "sort_keys=True", "sort_keys=False"),
     "a look-up": ("registry.py", "return getattr(importlib.import_module(module), attribute)", "return None"),
 }  # fmt: skip
 BESIDE = {
     "a preset": ("editors/presets.py", 'PRESETS: Mapping[str, Preset] = {', 'PRESETS: Mapping[str, Preset] = {\n    "other": None,'),
-    "a column": ("editors/columns.py", 'IDENTITY: Settings = {', 'OTHER: Settings = {}\nIDENTITY: Settings = {'),
+    "a column": ("editors/hparams.py", 'IDENTITY: HParams = {', 'OTHER: HParams = {}\nIDENTITY: Settings = {'),
     "a family": ("editors/families.py", '"editor family",\n    {', '"editor family",\n    {"other": "d4s.editors.other:Other",'),
-    "a setting": ("editors/parts.py", "class Sphere(Frozen):", "class Other(Frozen):\n    x: int = 1\n\n\nclass Sphere(Frozen):"),
-    "a default": ("editors/parts.py", "steps: Count = Field(default=25", "steps: Count = Field(default=26"),
-    "a kind of part": ("editors/parts.py", "AfterStep = Annotated[Rect |", "AfterStep = Annotated[Other | Rect |"),
+    "a setting": ("editors/part_settings.py", "class Sphere(Frozen):", "class Other(Frozen):\n    x: int = 1\n\n\nclass Sphere(Frozen):"),
+    "a default": ("editors/part_settings.py", "steps: Count = Field(default=25", "steps: Count = Field(default=26"),
+    "a kind of part": ("editors/part_settings.py", "StepTransform = Annotated[Rect |", "StepTransform = Annotated[Other | Rect |"),
     "a table of results": ("schemas.py", "EDIT_LOG = _schema(", "OTHER = _schema(step=_int)\nEDIT_LOG = _schema("),
     "words of an error": ("errors.py", "defects in the records", "defects"),
 }  # fmt: skip
@@ -246,10 +253,10 @@ def test_what_settings_do_changes_the_digest_of_an_edit_and_what_tables_list_doe
 
 def test_nodes_of_two_verbs_are_never_taken_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Label, settings, inputs and trusted code are the same."""
-    monkeypatch.setitem(verbs.VERBS, "other", verbs.VERBS["objectives"])
-    monkeypatch.setitem(verbs.SETTINGS._entries, "other", verbs.SETTINGS["objectives"])
-    resolver = _Resolver(Study.model_validate(_study(trust_code=True)))
-    assert [resolver._node(verb, "mini", {}, {}).verb for verb in ("objectives", "other", "objectives")] == [
+    monkeypatch.setitem(stages.STAGES, "other", stages.STAGES["objectives"])
+    monkeypatch.setitem(stages.SETTINGS._entries, "other", stages.SETTINGS["objectives"])
+    resolver = _NodeBuilder(Study.model_validate(_study(ignore_code_changes=True)))
+    assert [resolver._node(stage, "mini", {}, {}).stage for stage in ("objectives", "other", "objectives")] == [
         "objectives",
         "other",
         "objectives",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from d4s.studies.metrics import write_metrics
+from d4s.analysis.dvc_metrics import write_metrics
 from tests.synthetic import write_study
 
 

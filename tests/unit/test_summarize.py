@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from d4s import schemas
-from d4s.artifacts import Job, read_table, write_table
+from d4s.analysis.gather import MEASURE_TABLES, CellFolders, gather
+from d4s.analysis.study_results import Panel, Results, RunKey
+from d4s.analysis.summary_rows import benchmark_rows, perplexity_rows, retained_rows
+from d4s.artifacts import StageJob, read_table, write_table
 from d4s.config import Frozen
 from d4s.errors import ArtifactError
-from d4s.studies.results import Panel, Results, Run
-from d4s.studies.summaries import benchmark_rows, perplexity_rows, retained_rows
-from d4s.studies.summarize import MEASURED, Cell, gather
 
 STEPS = (2, 4)
 
@@ -74,21 +74,21 @@ def finish(
     control: dict[str, Any] | None = None,
     **notes: object,
 ) -> None:
-    """Write an artefact's files and manifest as a verb does."""
+    """Write an artefact's files and manifest as a stage does."""
     for name, (frame, schema) in tables.items():
         write_table(folder / name, frame, schema)
-    settings = RunLike(editor={"family": "locate_then_edit", "finish": control})
-    Job(kind, settings, {}, folder, code="c0de").finish(list(tables), manifest=manifest, **notes)
+    settings = RunLike(editor={"family": "locate_then_edit", "delta_transform": control})
+    StageJob(kind, settings, {}, folder, code="c0de").write_manifest(list(tables), manifest=manifest, **notes)
 
 
-def made_cell(store: Path, editor: str, seed: int = 1, benchmarked: bool = True) -> Cell:
+def made_cell(store: Path, editor: str, seed: int = 1, benchmarked: bool = True) -> CellFolders:
     name = f"mini.world_qa.{editor}.s{seed}-0123456789"
     run, measure, benchmark = (store / kind / name for kind in ("runs", "measures", "benchmarks"))
     objectives = store / "objectives" / "mini.world_qa-0123456789"
     for step in STEPS:
         diverged = {"diverged_at": 3} if step > 3 and editor == "rome" else {}
         finish(run, "runs", {f"n{step}.edit_log.parquet": (edit_log(step), schemas.EDIT_LOG)}, f"n{step}.json", **diverged)
-        tables = {f"n{step}.{table}.parquet": (frame, MEASURED[table]) for table, frame in measured(step).items()}
+        tables = {f"n{step}.{table}.parquet": (frame, MEASURE_TABLES[table]) for table, frame in measured(step).items()}
         control = {"kind": "scramble"} if editor.endswith("_scrambled") else None
         finish(measure, "measures", tables, f"n{step}.json", control)
     tasks = pd.DataFrame({"step": 4, "task": ["mmlu", "gsm8k"], "metric": "acc", "value": [0.5, 0.7], "stderr": [0.03, np.nan], "n": 100})
@@ -104,13 +104,13 @@ def made_cell(store: Path, editor: str, seed: int = 1, benchmarked: bool = True)
             "text": "x",
         }
         finish(objectives, "objectives", {"objectives.parquet": (pd.DataFrame([target]), schemas.OBJECTIVES)}, "manifest.json")
-    return Cell(
+    return CellFolders(
         "mini", "world_qa", editor, seed, STEPS, run, measure, benchmark if benchmarked else None, (4,) if benchmarked else (), objectives
     )
 
 
 @pytest.fixture
-def cells(tmp_path: Path) -> list[Cell]:
+def cells(tmp_path: Path) -> list[CellFolders]:
     return [made_cell(tmp_path / "store", editor) for editor in ("rome", "memit")]
 
 
@@ -120,17 +120,17 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def test_all_tables_are_there_with_their_cell(cells: list[Cell], tmp_path: Path) -> None:
+def test_all_tables_are_there_with_their_cell(cells: list[CellFolders], tmp_path: Path) -> None:
     gather(cells, tmp_path / "out")
     results = Results(tmp_path / "out")
     assert set(results.scores["editor"]) == {"rome", "memit"}
     assert len(results.scores) == 2 * 2 * sum(STEPS)
     assert results.answers["after"].tolist() == ["e"] * 4
     assert results.panels == [Panel("mini", "world_qa")]
-    assert results.lengths(Run("mini", "world_qa", "rome", 1)) == [2, 4]
+    assert results.lengths(RunKey("mini", "world_qa", "rome", 1)) == [2, 4]
 
 
-def test_the_edit_log_of_the_longest_length_is_kept_once(cells: list[Cell], tmp_path: Path) -> None:
+def test_the_edit_log_of_the_longest_length_is_kept_once(cells: list[CellFolders], tmp_path: Path) -> None:
     gather(cells, tmp_path / "out")
     assert Results(tmp_path / "out").edit_log.groupby("editor")["step"].apply(list).to_dict() == {
         "rome": [1, 2, 3, 4],
@@ -147,13 +147,13 @@ def test_what_another_editor_answered_right_after_an_edit_is_not_filed_under_its
     assert set(results.summary.query("protocol == 'retained'")["editor"]) == {"memit", "memit_scrambled"}
 
 
-def test_targets_are_filed_once_and_under_no_editor(cells: list[Cell], tmp_path: Path) -> None:
+def test_targets_are_filed_once_and_under_no_editor(cells: list[CellFolders], tmp_path: Path) -> None:
     gather(cells, tmp_path / "out")
     rows = Results(tmp_path / "out").objectives
     assert rows[["editor", "seed", "fact_id"]].to_dict("records") == [{"editor": "", "seed": 0, "fact_id": "f0"}]
 
 
-def test_the_summary_has_both_protocols_and_the_state(cells: list[Cell], tmp_path: Path) -> None:
+def test_the_summary_has_both_protocols_and_the_state(cells: list[CellFolders], tmp_path: Path) -> None:
     gather(cells, tmp_path / "out")
     summary = Results(tmp_path / "out").summary
     rome = summary[summary["editor"] == "rome"].set_index(["step", "protocol", "metric"])["mean"]
@@ -166,7 +166,7 @@ def test_the_summary_has_both_protocols_and_the_state(cells: list[Cell], tmp_pat
     assert (2, "state", "benchmark_mean") not in rome.index
 
 
-def test_the_index_names_folders_and_divergence(cells: list[Cell], tmp_path: Path) -> None:
+def test_the_index_names_folders_and_divergence(cells: list[CellFolders], tmp_path: Path) -> None:
     gather([cells[0], replace(cells[1], benchmark=None, benchmark_steps=())], tmp_path / "out")
     index = read_table(tmp_path / "out" / "index.parquet", schemas.INDEX).set_index(["editor", "step"])
     assert index.loc[("rome", 4), "diverged_at"] == 3
@@ -176,28 +176,28 @@ def test_the_index_names_folders_and_divergence(cells: list[Cell], tmp_path: Pat
     assert pd.isna(index.loc[("memit", 4), "benchmark"])
 
 
-def test_the_order_of_cells_changes_no_byte(cells: list[Cell], tmp_path: Path) -> None:
+def test_the_order_of_cells_changes_no_byte(cells: list[CellFolders], tmp_path: Path) -> None:
     gather(cells, tmp_path / "one")
     gather(cells[::-1], tmp_path / "two")
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
     assert len(digests(tmp_path / "one")) == 7 + 4
 
 
-def test_versions_and_resolved_editors_are_recorded(cells: list[Cell], tmp_path: Path) -> None:
+def test_versions_and_resolved_editors_are_recorded(cells: list[CellFolders], tmp_path: Path) -> None:
     gather(cells, tmp_path / "out")
     text = (tmp_path / "out" / "provenance.json").read_text()
     assert '"torch"' in text
     assert '"mini / rome": {\n   "family": "locate_then_edit"' in text
 
 
-def test_an_unfinished_length_is_named_and_nothing_is_written(cells: list[Cell], tmp_path: Path) -> None:
+def test_an_unfinished_length_is_named_and_nothing_is_written(cells: list[CellFolders], tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"n8\.json"):
         gather([replace(cells[0], steps=(2, 4, 8))], tmp_path / "out")
     assert not (tmp_path / "out" / "summary.parquet").exists()
     assert not list((tmp_path / "out" / "data").glob("*"))
 
 
-def test_an_altered_table_is_refused(cells: list[Cell], tmp_path: Path) -> None:
+def test_an_altered_table_is_refused(cells: list[CellFolders], tmp_path: Path) -> None:
     (cells[0].measure / "n2.scores.parquet").write_bytes(b"PAR1")
     with pytest.raises(ArtifactError, match=r"n2\.scores\.parquet is truncated or altered"):
         gather(cells, tmp_path / "out")

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from d4s.studies.curves import age_curve, benchmark_curve, binned_curve, norm_curve, summary_curve
-from d4s.studies.names import dataset_name, form_of, in_order, method_name
-from d4s.studies.norms import norm_points
-from d4s.studies.results import Panel, Results, Run
-from d4s.studies.targets import target_numbers
+from d4s.analysis.curves import age_curve, benchmark_curve, binned_curve, norm_curve, summary_curve
+from d4s.analysis.display_names import dataset_name, form_of, method_name, sorted_editors
+from d4s.analysis.norm_comparison import norm_points
+from d4s.analysis.study_results import Panel, Results, RunKey
+from d4s.analysis.target_statistics import target_statistics
 from tests.synthetic import FORM_CONTROLS, METHODS, Made, Method, write_study
 
 WORLD = Panel("mini", "world_qa")
@@ -29,7 +29,7 @@ def test_forms_come_from_the_study_before_the_name() -> None:
 
 
 def test_methods_have_one_name_and_one_order() -> None:
-    assert in_order(["zebra", "d4s", "unedited", "rome", "d4s"]) == ["unedited", "rome", "d4s", "zebra"]
+    assert sorted_editors(["zebra", "d4s", "unedited", "rome", "d4s"]) == ["unedited", "rome", "d4s", "zebra"]
     assert method_name("memit_seq") == "MEMIT + history"
     assert method_name("my_own") == "my own"
     assert dataset_name("mqd_mc") == "Multiple choice"
@@ -59,7 +59,7 @@ def test_old_edits_are_forgotten_first_where_the_method_forgets(tmp_path: Path) 
 
 
 def test_norm_paths_start_at_one_and_cover_edited_layers_only(results: Results) -> None:
-    rome, memit = (results.norm_path(Run(*WORLD, editor, 1)) for editor in ("rome", "memit"))
+    rome, memit = (results.norm_path(RunKey(*WORLD, editor, 1)) for editor in ("rome", "memit"))
     assert list(rome.columns) == [2]
     assert list(memit.columns) == [0, 1, 2]
     assert memit.loc[0].tolist() == [1.0, 1.0, 1.0]
@@ -78,7 +78,7 @@ def test_benchmarks_start_at_the_unedited_model_of_any_panel(results: Results) -
     form = Panel("mini", "mqd_dg")
     points = benchmark_curve(results, form, "rome")
     assert points["step"].tolist() == [0, 50, 150]
-    base = results.base_tasks("mini")["value"]
+    base = results.unedited_tasks("mini")["value"]
     assert points["mean"].iloc[0] == pytest.approx(base.mean())
     assert benchmark_curve(results, form, "rome", "mmlu")["mean"].iloc[0] == pytest.approx(base["mmlu"])
     assert "truthfulqa_mc2" not in base
@@ -89,11 +89,11 @@ def test_points_of_norm_and_accuracy_leave_references_out(results: Results) -> N
     assert set(points["editor"]) == {"rome", "memit", "memit_seq", "d4s", "d4s_frozen"}
     assert len(points) == 5 * 3
     at_end = points[(points["editor"] == "rome") & (points["step"] == 300)].iloc[0]
-    assert at_end["norm"] == pytest.approx(results.norm_path(Run(*WORLD, "rome", 1)).loc[300].mean())
+    assert at_end["norm"] == pytest.approx(results.norm_path(RunKey(*WORLD, "rome", 1)).loc[300].mean())
 
 
 def test_target_numbers_count_texts_in_bits(results: Results) -> None:
-    numbers = target_numbers(results.targets(Panel("mini", "mqd_mc"), "new"))
+    numbers = target_statistics(results.targets(Panel("mini", "mqd_mc"), "new"))
     assert numbers.distinct == 4
     assert numbers.entropy == pytest.approx(2.0, abs=0.05)
     assert numbers.perplexity == pytest.approx(43.3, rel=0.1)
@@ -104,7 +104,7 @@ def test_several_seeds_give_intervals_over_seeds(tmp_path: Path) -> None:
     made = Made(methods={"rome": METHODS["rome"]}, lengths=(50,), forms=False, seeds=(1, 2, 3))
     results = Results(write_study(tmp_path, made))
     assert results.seeds == [1, 2, 3]
-    one = [float(results.retained(Run(*WORLD, "rome", seed), 50)["efficacy_accuracy"].mean()) for seed in (1, 2, 3)]
+    one = [float(results.retained(RunKey(*WORLD, "rome", seed), 50)["efficacy_accuracy"].mean()) for seed in (1, 2, 3)]
     point = summary_curve(results, WORLD, "rome", "retained", "efficacy_accuracy").iloc[0]
     assert point["mean"] == pytest.approx(np.mean(one))
     assert point["high"] - point["mean"] == pytest.approx(4.303 * np.std(one, ddof=1) / np.sqrt(3), rel=1e-3)
@@ -113,7 +113,7 @@ def test_several_seeds_give_intervals_over_seeds(tmp_path: Path) -> None:
 def test_ages_are_of_facts_that_have_the_score(results: Results) -> None:
     some = Results(results.folder)
     scores = results.scores
-    oldest = set(results.edited_at(Run(*WORLD, "rome", 1), 300).nsmallest(40).index)
+    oldest = set(results.edit_positions(RunKey(*WORLD, "rome", 1), 300).nsmallest(40).index)
     some.__dict__["scores"] = scores[~(scores["metric"].str.startswith("paraphrase") & scores["fact_id"].isin(oldest))]
     points = age_curve(some, WORLD, "rome", 300, metric="paraphrase_accuracy", bins=6)
     assert len(points) == 6 and points["step"].max() < 260 and points["mean"].notna().all()

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from d4s.studies.intervals import (
-    Estimate,
+from d4s.analysis.intervals import (
+    IntervalEstimate,
     average_difference,
     average_interval,
     bootstrap,
@@ -26,7 +26,7 @@ from d4s.studies.intervals import (
 SAMPLE = np.random.default_rng(3).normal(2.0, 1.0, 400)
 
 
-def width(estimate: Estimate) -> float:
+def width(estimate: IntervalEstimate) -> float:
     return estimate.high - estimate.low
 
 
@@ -74,7 +74,7 @@ def test_a_sum_is_a_mean_times_its_count() -> None:
 
 
 def test_a_negative_factor_turns_an_interval_round() -> None:
-    assert Estimate(2.0, 1.0, 4.0, 5).scaled(-1.0) == Estimate(-2.0, -4.0, -1.0, 5)
+    assert IntervalEstimate(2.0, 1.0, 4.0, 5).scaled(-1.0) == IntervalEstimate(-2.0, -4.0, -1.0, 5)
 
 
 def test_paired_differences_are_narrower_than_independent_ones() -> None:
@@ -114,13 +114,13 @@ def test_a_correlation_is_pearsons_and_resamples_whole_clusters() -> None:
 
 
 def test_one_seed_stays_as_it_is() -> None:
-    estimate = Estimate(0.5, 0.4, 0.6, 100)
+    estimate = IntervalEstimate(0.5, 0.4, 0.6, 100)
     assert over_seeds([estimate]) is estimate
 
 
 def test_several_seeds_give_a_t_interval() -> None:
     values = [0.5, 0.7, 0.6]
-    found = over_seeds([Estimate(value, 0.0, 1.0, n) for value, n in zip(values, (30, 20, 40), strict=True)])
+    found = over_seeds([IntervalEstimate(value, 0.0, 1.0, n) for value, n in zip(values, (30, 20, 40), strict=True)])
     low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
     assert (found.value, found.low, found.high) == pytest.approx((0.6, low, high))
     assert (found.n, found.seeds) == (20, 3)

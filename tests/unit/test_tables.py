@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from d4s.analysis.study_results import Results
 from d4s.artifacts import write_table
 from d4s.schemas import COSTS
-from d4s.studies.results import Results
-from d4s.tables.build import TABLES, tables
-from d4s.tables.table import Column, NotTabled, Table
+from d4s.tables.table import Column, Table, TableSkipped
+from d4s.tables.table_stage import TABLES, tables
 from d4s.tables.write import escape, latex, write
 from tests.synthetic import METHODS, Made, write_study
 
@@ -35,7 +35,7 @@ TABLE = Table("A title", "100 % of it & more", ("method",), COLUMNS, FRAME)
 
 def cells(table: Table) -> dict[tuple[str, str], list[tuple[str, str, str]]]:
     return {
-        (block, line.labels[0]): [(cell.text, cell.spread, cell.mark) for cell in line.cells]
+        (block, line.labels[0]): [(cell.text, cell.half_width, cell.mark) for cell in line.cells]
         for block, lines in table.blocks()
         for line in lines
     }
@@ -157,7 +157,7 @@ def test_costs_end_with_their_total(results: Results) -> None:
 def test_costs_show_what_was_asked_of_a_language_model(tmp_path: Path) -> None:
     folder = write_study(tmp_path, Made(methods={"unedited": METHODS["unedited"]}, lengths=(4,), forms=False))
     costs = Results(folder).costs
-    worded = costs.iloc[:1].assign(verb="questions", requests=1710, retries=3, tokens_in=972_000, tokens_out=308_000)
+    worded = costs.iloc[:1].assign(stage="questions", requests=1710, retries=3, tokens_in=972_000, tokens_out=308_000)
     write_table(folder / "costs.parquet", pd.concat([costs, worded], ignore_index=True), COSTS)
     found = TABLES["tab_costs"](Results(folder))
     assert [column.header for column in found.columns][-4:] == ["Requests", "Retries", "Tokens in", "Tokens out"]
@@ -182,7 +182,7 @@ def test_every_table_is_written_and_twice_the_same(finished_dir: Path) -> None:
 
 def test_what_a_study_lacks_is_skipped_with_a_reason(tmp_path: Path) -> None:
     study = write_study(tmp_path, Made(methods={"rome": METHODS["rome"]}, lengths=(20,), forms=False))
-    with pytest.raises(NotTabled):
+    with pytest.raises(TableSkipped):
         TABLES["tab_forms"](Results(study))
     tables(study)
     record = json.loads((study / "tables" / "tables.json").read_text())

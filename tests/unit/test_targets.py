@@ -3,17 +3,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from d4s.artifacts import Artifact, Job, write_json, write_table
+from d4s.artifacts import Artifact, StageJob, write_json, write_table
 from d4s.config import ContextsSettings, FactsSettings
-from d4s.editors import targets as stage
-from d4s.editors.parts import AnchorSettings, TargetSettings, TargetsJobSettings
-from d4s.editors.prompts import rewriting
+from d4s.editors import target_optimisation as stage
+from d4s.editors.edit_requests import draw_requests
+from d4s.editors.part_settings import AnchorSettings, TargetSettings, TargetsJobSettings
+from d4s.editors.prompts import build_prompts
 from d4s.editors.protocol import Targets
-from d4s.editors.targets import Shifts, anchor_norm, anchored, optimise, read_targets, targets
+from d4s.editors.target_optimisation import Shifts, anchor_norm, optimise, read_targets, rescale_targets, targets
 from d4s.errors import ArtifactError
 from d4s.facts.record import to_rows
 from d4s.models.language_model import LanguageModel
-from d4s.requests.draw import draw
 from d4s.schemas import FACTS
 from tests.oracle.plain import PREFIXES, requests_of, rewritings_of
 from tests.tiny import tiny_facts, tiny_model
@@ -90,14 +90,14 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     monkeypatch.setattr(stage, "load", lambda folder: tiny_model())
     monkeypatch.setattr(stage, "REQUESTS_PER_BLOCK", 3)
     write_table(tmp_path / "f" / "facts.parquet", to_rows(tiny_facts(8)), FACTS)
-    Job("facts", FactsSettings(source="tiny"), {}, tmp_path / "f").finish(["facts.parquet"])
+    StageJob("facts", FactsSettings(source="tiny"), {}, tmp_path / "f").write_manifest(["facts.parquet"])
     write_json(tmp_path / "c" / "contexts.json", {"contexts": PREFIXES})
-    Job("contexts", ContextsSettings(), {}, tmp_path / "c").finish(["contexts.json"])
+    StageJob("contexts", ContextsSettings(), {}, tmp_path / "c").write_manifest(["contexts.json"])
     return {"model": tmp_path / "m", "facts": tmp_path / "f", "contexts": tmp_path / "c"}
 
 
-def job(inputs: dict[str, Path], folder: Path, *blocks: int) -> Job[TargetsJobSettings]:
-    return Job("targets", TargetsJobSettings(target=SETTINGS, seed=4), inputs, folder, tuple(f"b{block}.json" for block in blocks))
+def job(inputs: dict[str, Path], folder: Path, *blocks: int) -> StageJob[TargetsJobSettings]:
+    return StageJob("targets", TargetsJobSettings(target=SETTINGS, seed=4), inputs, folder, tuple(f"b{block}.json" for block in blocks))
 
 
 def test_blocks_do_not_depend_on_which_are_asked_for(inputs: dict[str, Path], tmp_path: Path) -> None:
@@ -112,10 +112,12 @@ def test_blocks_do_not_depend_on_which_are_asked_for(inputs: dict[str, Path], tm
 
 def test_targets_are_read_in_the_order_of_the_sequence(inputs: dict[str, Path], tmp_path: Path) -> None:
     targets(job(inputs, tmp_path / "t", 0, 1, 2))
-    requests = [request for request, _ in draw(tiny_facts(8), 4)]
+    requests = [request for request, _ in draw_requests(tiny_facts(8), 4)]
     found = read_targets(tmp_path / "t", requests[:7])
     model = tiny_model()
-    expected = Targets.joined([optimise(model, rewritings_of(model, requests[first : first + 3]), SETTINGS) for first in (0, 3, 6)])[:7]
+    expected = Targets.concatenate([optimise(model, rewritings_of(model, requests[first : first + 3]), SETTINGS) for first in (0, 3, 6)])[
+        :7
+    ]
     for name in FIELDS:
         assert torch.equal(getattr(found, name), getattr(expected, name))
     assert Artifact.open(tmp_path / "t", "targets", "b2.json").manifest.notes["requests"] == [
@@ -134,11 +136,11 @@ def test_blocks_that_are_whole_are_not_computed_again(inputs: dict[str, Path], t
 
 def test_targets_of_other_requests_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
     targets(job(inputs, tmp_path / "t", 0))
-    others = [request for request, _ in draw(tiny_facts(8), seed=5, count=3)]
+    others = [request for request, _ in draw_requests(tiny_facts(8), seed=5, count=3)]
     with pytest.raises(ArtifactError, match="holds targets of other requests in block 0"):
         read_targets(tmp_path / "t", others)
     with pytest.raises(ArtifactError, match=r"holds no b1\.json"):
-        read_targets(tmp_path / "t", [request for request, _ in draw(tiny_facts(8), 4, 4)])
+        read_targets(tmp_path / "t", [request for request, _ in draw_requests(tiny_facts(8), 4, 4)])
 
 
 def steerable(tiny_model) -> LanguageModel:
@@ -164,7 +166,7 @@ def test_requests_stop_so_many_steps_after_their_target_is_most_likely(tiny_mode
 def test_settled_requests_may_stop_once_the_essence_stays(tiny_model) -> None:
     model = steerable(tiny_model)
     batch = rewritings_of(model, requests_of(6))
-    anyhow, never = (optimise(model, batch, FREE.model_copy(update={"settled_divergence": bound})).steps for bound in (1e6, 0.0))
+    anyhow, never = (optimise(model, batch, FREE.model_copy(update={"top1_divergence": bound})).steps for bound in (1e6, 0.0))
     assert torch.equal(anyhow, optimise(model, batch, FREE.model_copy(update={"stop_top1": 0})).steps)
     assert (never == 24).all()
 
@@ -172,7 +174,7 @@ def test_settled_requests_may_stop_once_the_essence_stays(tiny_model) -> None:
 def test_the_loss_of_settled_targets_weighs_less(tiny_model) -> None:
     model = steerable(tiny_model)
     batch = rewritings_of(model, requests_of(6))
-    full, less = (optimise(model, batch, FREE.model_copy(update={"settled_weight": weight})) for weight in (1.0, 0.1))
+    full, less = (optimise(model, batch, FREE.model_copy(update={"top1_weight": weight})) for weight in (1.0, 0.1))
     settled = optimise(model, batch, FREE.model_copy(update={"stop_top1": 0})).steps < 24
     assert (less.probability_after[settled] < full.probability_after[settled]).all()
     torch.testing.assert_close(less.hidden_shift[~settled], full.hidden_shift[~settled])
@@ -180,14 +182,14 @@ def test_the_loss_of_settled_targets_weighs_less(tiny_model) -> None:
 
 def test_anchored_targets_have_the_usual_norm_or_no_shift() -> None:
     goal = Targets(*(torch.tensor(rows) for rows in ([[3.0, 0.0], [0.0, 9.0]], [[1.0, 1.0]] * 2, [[1.0, 0.0]] * 2)), *(torch.ones(2),) * 3)
-    found = anchored(goal, 2.0, 2.0)
+    found = rescale_targets(goal, 2.0, 2.0)
     torch.testing.assert_close((found.mlp_output + found.hidden_shift).norm(dim=1), torch.tensor([2.0, 1.0]))
     assert found.hidden_shift[1].abs().sum() == 0 and torch.equal(found.hidden, goal.hidden)
 
 
 def test_the_anchor_leaves_the_largest_norms_out(tiny_model) -> None:
     model = tiny_model(dtype=torch.float64)
-    goal = optimise(model, [rewriting(model, request, ()) for request in requests_of(6)], SETTINGS)
+    goal = optimise(model, [build_prompts(model, request, ()) for request in requests_of(6)], SETTINGS)
     norms = (goal.mlp_output + goal.hidden_shift).norm(dim=1).sort().values
     found = anchor_norm(model, requests_of(6), SETTINGS, AnchorSettings(requests=6, drop=0.2))
     assert found == pytest.approx(float(norms[:4].mean()))

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from d4s.apply import show
 from d4s.apply.ask import ask
-from d4s.apply.folder import Folder
-from d4s.apply.history import Edit, Wish
-from d4s.apply.outcome import Outcome, Seen
+from d4s.apply.edited_folder import EditedFolder
+from d4s.apply.history import EditSpec, RecordedEdit
+from d4s.apply.outcome import EditResult, Outcome
 from d4s.cli import app
-from d4s.models.doctor import Examination
+from d4s.models.doctor import ModelReport
 from d4s.models.doctor import show as show_examination
 from d4s.terminal import arrow, console, tolerate_any_text
 from tests.applying import FACTS, applied, fact_file, saved_model
@@ -36,12 +36,12 @@ def plain(text: str) -> str:
 
 
 def test_no_markup_is_read_in_users_words(out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    wish = Wish(subject="Ada", template=f"{{}} {WORDS}", target=WORDS)
-    monkeypatch.setattr(Folder, "edits", lambda folder: [Edit(1, wish, WORDS)])
-    show.history(Folder.open(out))
-    show.outcome(out, Outcome([Seen(Edit(1, wish), ":smile:", "[/x]", 0.5, 0.5)] * (show.SHOWN + 1), {}, 0))
-    show.left_out({"h.[0].[/b]": 0.1})
-    show_examination(Examination({"name": WORDS}, []))
+    spec = EditSpec(subject="Ada", template=f"{{}} {WORDS}", target=WORDS)
+    monkeypatch.setattr(EditedFolder, "edits", lambda folder: [RecordedEdit(1, spec, WORDS)])
+    show.history(EditedFolder.open(out))
+    show.outcome(out, Outcome([EditResult(RecordedEdit(1, spec), ":smile:", "[/x]", 0.5, 0.5)] * (show.MAX_ROWS + 1), {}, 0))
+    show.truncation_errors({"h.[0].[/b]": 0.1})
+    show_examination(ModelReport({"name": WORDS}, []))
     found = plain(capsys.readouterr().out)
     for part in ("[bold]Ada[/bold]", ":smile:", "[link=http://x]", "h.[0].[/b]", "[b]out[/b]"):
         assert part in found
@@ -69,9 +69,9 @@ def test_an_answer_reaches_any_terminal(out: Path, encoding: str, sign: str) -> 
 def test_tables_reach_any_terminal(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "latin-1", "strict"))
-    monkeypatch.setattr(Folder, "edits", lambda folder: [Edit(1, Wish(subject="東京", template="{}は", target="日本"))])
+    monkeypatch.setattr(EditedFolder, "edits", lambda folder: [RecordedEdit(1, EditSpec(subject="東京", template="{}は", target="日本"))])
     tolerate_any_text()
-    show.history(Folder.open(out))
+    show.history(EditedFolder.open(out))
     sys.stdout.flush()
     assert b"\\u6771\\u4eac" in raw.getvalue() and arrow() == "->"
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d4s.errors import ArtifactError
-from d4s.models.tokens import encode, encode_pair, encode_pairs, lookup_position, start_of_text
+from d4s.models.tokens import encode, encode_pair, encode_pairs, start_of_text, subject_last_index
 from tests.tiny import BOS, CITIES, FIRST, LAST, bpe_tokenizer, metaspace_tokenizer, tiny_model, word_tokenizer
 
 TOKENIZERS = {
@@ -46,7 +46,7 @@ def text_of(model, ids):
 def test_the_position_is_the_subjects_last_token(model, template, subject, before):
     prompt = before + template.replace("{}", subject)
     ids = encode(model, prompt)
-    position = lookup_position(model, prompt, subject, template)
+    position = subject_last_index(model, prompt, subject, template)
     up_to = before + template[: template.index("{}")] + subject
     assert text_of(model, ids[: position + 1]) == text_of(model, encode(model, up_to))
     assert len(text_of(model, ids[:position])) < len(up_to)
@@ -55,9 +55,9 @@ def test_the_position_is_the_subjects_last_token(model, template, subject, befor
 def test_a_subject_within_a_word_and_letters_of_several_bytes():
     model = MODELS["bytes"]
     prompt = "The town of São José is"
-    position = lookup_position(model, prompt, "São José", "The town of {} is")
+    position = subject_last_index(model, prompt, "São José", "The town of {} is")
     assert text_of(model, encode(model, prompt)[: position + 1]) == "The town of São José"
-    position = lookup_position(model, "Romes town is", "Rome", "{}s town is")
+    position = subject_last_index(model, "Romes town is", "Rome", "{}s town is")
     ids = encode(model, "Romes town is")
     assert text_of(model, ids[: position + 1]).startswith("Rome")
     assert len(text_of(model, ids[:position])) < len("Rome")
@@ -65,8 +65,8 @@ def test_a_subject_within_a_word_and_letters_of_several_bytes():
 
 def test_a_target_may_follow_the_filled_template(model):
     prompt = "Ada Moss lives in the city of"
-    position = lookup_position(model, prompt, "Ada Moss", "{} lives in the city of")
-    assert lookup_position(model, f"{prompt} Paris and", "Ada Moss", "{} lives in the city of") == position
+    position = subject_last_index(model, prompt, "Ada Moss", "{} lives in the city of")
+    assert subject_last_index(model, f"{prompt} Paris and", "Ada Moss", "{} lives in the city of") == position
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_target_may_follow_the_filled_template(model):
 )
 def test_errors_name_prompt_and_subject(model, prompt, subject, template, message):
     with pytest.raises(ValueError, match=message) as error:
-        lookup_position(model, prompt, subject, template)
+        subject_last_index(model, prompt, subject, template)
     assert repr(prompt) in str(error.value)
     assert repr(subject) in str(error.value)
 
@@ -98,7 +98,7 @@ def test_spaces_that_a_prompt_begins_with_stay(model):
     text = template.replace("{}", "Ada Moss")
     prompt, target = encode_pair(model, text, "Paris")
     assert prompt + target == encode(model, f"{text} Paris") and text_of(model, target) == "Paris"
-    assert lookup_position(model, text, "Ada Moss", template) < len(prompt)
+    assert subject_last_index(model, text, "Ada Moss", template) < len(prompt)
 
 
 def test_a_prompt_ending_in_a_question_mark_gets_the_space_too():
@@ -152,9 +152,9 @@ def test_bos_is_there_once_where_the_tokenizer_adds_it(model):
 def test_any_template_finds_its_subject(words, subject, after, target, name):
     model, template = MODELS[name], " ".join([*words, "{}", *after])
     prompt = template.replace("{}", subject)
-    position = lookup_position(model, prompt, subject, template)
+    position = subject_last_index(model, prompt, subject, template)
     found = text_of(model, encode(model, prompt)[: position + 1])
     assert found.replace(" ", "") == (" ".join(words) + subject).replace(" ", "")
     head, tail = encode_pair(model, prompt, target)
     assert text_of(model, tail) == target
-    assert lookup_position(model, f"{prompt} {target}", subject, template) == position < len(head)
+    assert subject_last_index(model, f"{prompt} {target}", subject, template) == position < len(head)

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from d4s.analysis.claims import CLAIMS, judge
+from d4s.analysis.drivers import damage_table
+from d4s.analysis.shortcomings import shortcomings
+from d4s.analysis.study_results import Results
 from d4s.figures import fig_benchmarks_by_dataset, fig_bottleneck, fig_curves, fig_form_matrix, fig_l1_norm, fig_protocols
 from d4s.figures import fig_retention_by_age as fig_age
 from d4s.figures.style import RC, WIDE
-from d4s.report.claims import CLAIMS, judge
-from d4s.report.shortcomings import shortcomings
-from d4s.studies.drivers import damages
-from d4s.studies.results import Results
 from d4s.tables import tab_main, tab_protocols
 from tests.synthetic import METHODS, Made, write_study
 
@@ -168,11 +168,11 @@ def test_length_and_diversity_that_go_together_decide_nothing(tmp_path: Path) ->
         kept = table[table["dataset"] != "mqd_mc"]
         return pd.concat([_jitter(kept, number) for number in range(3)])
 
-    found = damages(
+    found = damage_table(
         changed(tmp_path, made, lambda table: jittered(table[(table["dataset"] != "world_qa") | (table["editor"] == "unedited")]))
     )
     assert found is not None and len(found.rows) == 6
-    assert found.rows["tokens"].nunique() == 2 and not found.is_enough
+    assert found.rows["tokens"].nunique() == 2 and not found.can_separate_predictors
     assert judge(BY_ID["C3"], Results(tmp_path))["verdict"] == "undecided"
 
 

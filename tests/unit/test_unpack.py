@@ -16,7 +16,7 @@ import pytest
 
 from d4s.errors import FetchError
 from d4s.facts.fetch import fetch
-from d4s.facts.sources import Source
+from d4s.facts.sources import PublicDataset
 from d4s.facts.unpack import unpack
 
 FILES = {"a.json": b"[1]", "deep/er/b.txt": b"two" * 1000, "deep/empty": b""}
@@ -191,7 +191,7 @@ def refused(path: Path, why: str, **limits: int) -> None:
 def test_an_archive_that_was_exchanged_is_unpacked_again(tmp_path: Path) -> None:
     made = {"to": "made.jsonl", "of": [{"file": "a.zip.unpacked/rows.json", "shape": "json_list"}]}
     file = {"kind": "by_hand", "file": "a.zip", "page": "https://example.org/form", "unpack": True}
-    source = Source.model_validate({"title": "t", "licence": "l", "home": "h", "files": [file], "records": [made]})
+    source = PublicDataset.model_validate({"title": "t", "licence": "l", "home": "h", "files": [file], "records": [made]})
     archive, mark = tmp_path / "made" / "original" / "a.zip", tmp_path / "made" / "original" / "a.zip.unpacked" / "mark"
     archive.parent.mkdir(parents=True)
     for row in (1, 2):

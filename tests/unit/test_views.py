@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from d4s.models.edited import EditedModel
+from d4s.models.edited_model import EditedModel
 from d4s.models.tokens import encode, encode_pair
 from d4s.models.views import LiveModel
 from tests.tiny import FAMILIES, bpe_tokenizer
@@ -65,7 +65,7 @@ def test_a_prompt_read_once_gives_every_score_and_the_text_of_one_sequence_at_a_
     model = tiny_model(family)
     asked = [(prompt, target) for prompt in PROMPTS[:4] for target in MANY]
     prompts, targets = [prompt for prompt, _ in asked], [target for _, target in asked]
-    scores, texts = LiveModel(model).reply(prompts, targets, PROMPTS[1:], 6)
+    scores, texts = LiveModel(model).score_and_generate(prompts, targets, PROMPTS[1:], 6)
     assert texts == [plain_generate(model, prompt, 6) for prompt in PROMPTS[1:]]
     for row, (prompt, target) in enumerate(asked):
         nll, predicted, ids = plain_score(model, prompt, target)
@@ -79,7 +79,7 @@ def test_prompts_are_read_once_where_that_spares_tokens(tiny_model, monkeypatch)
     monkeypatch.setattr(LiveModel, "_hidden", lambda self, ids, cache=None: seen.append(ids.numel()) or hidden(self, ids, cache))
     view, prompt = LiveModel(tiny_model(), tokens_per_batch=10_000), PROMPTS[0]
     length = len(encode(view.model, prompt))
-    view.reply([prompt] * 3, ["Paris", "Oslo and Rome", "Oslo and Lima"], [prompt], 1)
+    view.score_and_generate([prompt] * 3, ["Paris", "Oslo and Rome", "Oslo and Lima"], [prompt], 1)
     assert sum(seen) == length + 2, "the prompt, and `Oslo and` after it"
     seen.clear()
     view.score([prompt], ["Oslo and Rome"])

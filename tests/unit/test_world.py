@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from d4s.artifacts import Artifact, Job, sha256_of
+from d4s.artifacts import Artifact, StageJob, sha256_of
 from d4s.config import WorldSettings
 from d4s.errors import SettingsError
 from d4s.schemas import EVENTS, PEOPLE
-from d4s.world import words
-from d4s.world.build import world
+from d4s.world import word_lists
 from d4s.world.events import EVENT_RELATIONS
 from d4s.world.relations import BY_NAME, RELATIONS
+from d4s.world.world_stage import world
 
 SMALL = WorldSettings(seed=3, people=24, first_names=6, last_names=8, bystanders=0.25, events=12, benchmark_items=10)
 TASKS = ("arc_challenge", "gsm8k", "hellaswag", "mmlu", "true_false", "truthfulqa_mc", "winogrande")
@@ -22,7 +22,7 @@ TASKS = ("arc_challenge", "gsm8k", "hellaswag", "mmlu", "true_false", "truthfulq
 
 def made(folder: Path, settings: WorldSettings = SMALL) -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
-    world(Job("worlds", settings, {}, folder))
+    world(StageJob("worlds", settings, {}, folder))
     return Artifact.open(folder, "worlds")
 
 
@@ -104,13 +104,13 @@ def test_events_share_verbs_and_objects_and_pool_their_tails(events: pd.DataFram
 
 
 def test_words_of_different_sorts_differ() -> None:
-    named = (words.FIRST_NAMES, words.LAST_NAMES, words.CITIES, words.EMPLOYERS)
-    sorts = [set(names.known) for names in named] + [set(words.JOBS), set(words.INSTRUMENTS)]
+    named = (word_lists.FIRST_NAMES, word_lists.LAST_NAMES, word_lists.CITIES, word_lists.EMPLOYERS)
+    sorts = [set(names.known) for names in named] + [set(word_lists.JOBS), set(word_lists.INSTRUMENTS)]
     assert [len(names.known) for names in named] == [len(found) for found in sorts[:4]]
     for index, one in enumerate(sorts):
         for other in sorts[index + 1 :]:
             assert not one & other
-    assert all(job[0] not in "aeiou" for job in words.JOBS), "told as `a JOB`"
+    assert all(job[0] not in "aeiou" for job in word_lists.JOBS), "told as `a JOB`"
 
 
 def test_heldout_lines_are_nowhere_in_the_filler(built: Artifact, people: pd.DataFrame) -> None:
@@ -125,7 +125,7 @@ def test_heldout_lines_are_nowhere_in_the_filler(built: Artifact, people: pd.Dat
 def test_too_few_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="24 people need more than 4 first and 5 last names"):
         made(tmp_path / "a", SMALL.model_copy(update={"first_names": 4, "last_names": 5}))
-    with pytest.raises(SettingsError, match=f"9000 first names asked for, but only {len(words.FIRST_NAMES.known)} are known"):
+    with pytest.raises(SettingsError, match=f"9000 first names asked for, but only {len(word_lists.FIRST_NAMES.known)} are known"):
         made(tmp_path / "b", SMALL.model_copy(update={"first_names": 9000}))
     with pytest.raises(SettingsError, match="99999 events asked for"):
         made(tmp_path / "c", SMALL.model_copy(update={"events": 99999}))

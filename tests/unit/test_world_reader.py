@@ -5,14 +5,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from d4s.artifacts import Artifact, Job
+from d4s.artifacts import Artifact, StageJob
 from d4s.config import QuestionsSettings, WorldSettings
+from d4s.editors.edit_requests import draw_requests
 from d4s.errors import SettingsError
-from d4s.facts.checks import check_reader
-from d4s.facts.collect import Source, balance
+from d4s.facts.facts_stage import RecordSource, count_records
+from d4s.facts.reader_conformance import check_reader
 from d4s.facts.record import Fact, from_frame
-from d4s.questions.build import questions
-from d4s.requests.draw import draw
+from d4s.questions.question_facts import questions
 from d4s.schemas import FACTS, PEOPLE
 from d4s.world.reader import STYLES, read
 from d4s.world.relations import BY_NAME
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def facts(folder: Path) -> list[Fact]:
-    return read(Source(folder, "qa")).facts
+    return read(RecordSource(folder, "qa")).facts
 
 
 def test_every_person_and_relation_is_a_fact(facts: list[Fact], folder: Path) -> None:
@@ -57,7 +57,7 @@ def test_edits_ask_in_many_wordings(facts: list[Fact]) -> None:
 def test_new_targets_are_other_objects_of_the_relation_and_depend_on_the_seed(facts: list[Fact], folder: Path) -> None:
     known = {fact.relation: {other.target_true for other in facts if other.relation == fact.relation} for fact in facts}
     assert all(fact.target_new in known[fact.relation] - {fact.target_true} for fact in facts)
-    other = read(Source(folder, "qa", seed=1)).facts
+    other = read(RecordSource(folder, "qa", seed=1)).facts
     assert [fact.target_new for fact in other] != [fact.target_new for fact in facts]
     assert [fact.template for fact in other] == [fact.template for fact in facts], "a model is taught once for all seeds"
 
@@ -79,19 +79,19 @@ def test_probes_speak_of_bystanders_in_taught_wordings(facts: list[Fact]) -> Non
 def test_only_bystanders_cannot_be_edited(facts: list[Fact]) -> None:
     assert {fact.subject for fact in facts if not fact.editable} & {fact.subject for fact in facts if fact.editable} == set()
     assert sum(not fact.editable for fact in facts) == 4 * 4
-    first = draw(facts, seed=1, count=12)
+    first = draw_requests(facts, seed=1, count=12)
     assert len({request.subject for request, _ in first}) == 12, "one edit per person as long as people last"
 
 
 def test_a_limit_keeps_the_beginning_and_counts_the_rest(facts: list[Fact], folder: Path) -> None:
-    reading = read(Source(folder, "qa", limit=10))
+    reading = read(RecordSource(folder, "qa", limit=10))
     assert reading.facts == facts[:10]
-    assert balance(reading)["beyond_limit"] == len(facts) - 10
+    assert count_records(reading)["beyond_limit"] == len(facts) - 10
 
 
 def test_an_unknown_style_is_refused_by_name(folder: Path) -> None:
     with pytest.raises(SettingsError, match="unknown style of the world 'qas'; did you mean 'qa'"):
-        read(Source(folder, "qas"))
+        read(RecordSource(folder, "qas"))
 
 
 # --- the other styles -------------------------------------------------------------------------------------------------
@@ -99,15 +99,15 @@ def test_an_unknown_style_is_refused_by_name(folder: Path) -> None:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_every_style_keeps_what_readers_promise(style: str, folder: Path) -> None:
-    reading = check_reader(read, Source(folder, style))
+    reading = check_reader(read, RecordSource(folder, style))
     assert {fact.dataset for fact in reading.facts} == {f"world_{style}"}
     assert 0 < sum(fact.editable for fact in reading.facts) < len(reading.facts)
-    assert len(draw(reading.facts, 1, 8)) == 8
+    assert len(draw_requests(reading.facts, 1, 8)) == 8
 
 
 def test_labels_are_fixed_statements_true_for_about_half(folder: Path) -> None:
-    facts = read(Source(folder, "labels")).facts
-    other_seed = read(Source(folder, "labels", seed=5)).facts
+    facts = read(RecordSource(folder, "labels")).facts
+    other_seed = read(RecordSource(folder, "labels", seed=5)).facts
     people = pd.read_parquet(folder / "people.parquet")
     for fact, again, row in zip(facts, other_seed, people.itertuples(), strict=True):
         states_truth = f" {row.object}" in fact.prompt
@@ -122,7 +122,7 @@ def test_labels_are_fixed_statements_true_for_about_half(folder: Path) -> None:
 
 def test_an_event_changes_three_facts_and_carries_what_follows(folder: Path, facts: list[Fact]) -> None:
     known = {(fact.subject, fact.relation): fact for fact in facts}
-    for event in read(Source(folder, "events")).facts:
+    for event in read(RecordSource(folder, "events")).facts:
         assert event.prompt == event.subject
         assert len(event.portability) == 3
         own = [fact for (subject, _), fact in known.items() if subject == event.subject]
@@ -134,9 +134,9 @@ def test_an_event_changes_three_facts_and_carries_what_follows(folder: Path, fac
 
 
 def test_commonsense_is_the_generated_form_as_a_data_set(folder: Path, tmp_path: Path) -> None:
-    questions(Job("facts", QuestionsSettings(form="directly_generated"), {"world": folder}, tmp_path))
+    questions(StageJob("facts", QuestionsSettings(form="directly_generated"), {"world": folder}, tmp_path))
     generated = from_frame(Artifact.open(tmp_path, "facts").table("facts.parquet", FACTS))
-    commonsense = read(Source(folder, "commonsense")).facts
+    commonsense = read(RecordSource(folder, "commonsense")).facts
     assert [(fact.prompt, fact.target_new, fact.group) for fact in commonsense] == [
         (fact.prompt, fact.target_new, fact.group) for fact in generated
     ]

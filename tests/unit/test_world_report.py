@@ -4,18 +4,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from d4s.artifacts import Artifact, Job, read_table, write_table
+from d4s.artifacts import Artifact, StageJob, read_table, write_table
 from d4s.config import PretrainSettings
-from d4s.editors.parts import TargetSettings
-from d4s.editors.prompts import rewriting
-from d4s.editors.settings import resolve
-from d4s.editors.targets import optimise
+from d4s.editors.edit_requests import draw_requests
+from d4s.editors.editor_settings import resolve
+from d4s.editors.part_settings import TargetSettings
+from d4s.editors.prompts import build_prompts
+from d4s.editors.target_optimisation import optimise
 from d4s.models.tokens import encode
-from d4s.requests.draw import draw
-from d4s.runs.criteria import Criterion, injected, key_spectrum
-from d4s.runs.settings import WorldReportSettings
+from d4s.runs.criteria import Criterion, injection_success, key_spectrum
+from d4s.runs.run_settings import WorldReportSettings
+from d4s.runs.world_report import page, world_report
 from d4s.schemas import CRITERIA, MODEL_CHECK
-from d4s.studies.world_report import page, world_report
 from tests.cases import SINGLE, SMALL
 from tests.oracle.plain import key_of, requests_of, rewritings_of, watching
 from tests.runs import prepare_inputs
@@ -28,23 +28,23 @@ CHECKED = [
 
 
 def drawn_of(count: int):
-    return draw(tiny_facts(count + 2), 3, count)
+    return draw_requests(tiny_facts(count + 2), 3, count)
 
 
 def test_injection_knows_targets_that_are_optimised_with_attention(tiny_model) -> None:
     model = tiny_model(dtype=torch.float64, width=128, scale=6.0)
     settings = TargetSettings(layer=1, hook="mlp_and_attention", steps=2)
     drawn = drawn_of(2)
-    targets = optimise(model, [rewriting(model, request, ()) for request, _ in drawn], settings)
-    assert [len(found) for found in injected(model, drawn, targets, settings)] == [2, 4]
+    targets = optimise(model, [build_prompts(model, request, ()) for request, _ in drawn], settings)
+    assert [len(found) for found in injection_success(model, drawn, targets, settings)] == [2, 4]
 
 
 def test_injection_is_adding_the_shift_at_the_lookup_token(tiny_model) -> None:
     model = tiny_model(dtype=torch.float64, width=128, scale=6.0)
     settings = TargetSettings(layer=1, steps=20, clamp=6.0, weight_decay=0.0)
     drawn = drawn_of(6)
-    targets = optimise(model, [rewriting(model, request, ()) for request, _ in drawn], settings)
-    own, others = injected(model, drawn, targets, settings)
+    targets = optimise(model, [build_prompts(model, request, ()) for request, _ in drawn], settings)
+    own, others = injection_success(model, drawn, targets, settings)
     assert own.shape == (6,) and others.shape == (12,)
     expected = []
     for number, (request, fact) in enumerate(drawn):
@@ -69,8 +69,8 @@ def test_paraphrases_without_the_subject_are_left_out(tiny_model) -> None:
     model, settings = tiny_model(), TargetSettings(layer=1, steps=2)
     (request, fact), *_ = drawn_of(1)
     fact = replace(fact, paraphrases=("What town is it ?", fact.paraphrases[0]))
-    targets = optimise(model, [rewriting(model, request, ())], settings)
-    assert len(injected(model, [(request, fact)], targets, settings)[1]) == 1
+    targets = optimise(model, [build_prompts(model, request, ())], settings)
+    assert len(injection_success(model, [(request, fact)], targets, settings)[1]) == 1
 
 
 def test_the_spectrum_of_keys_shows_copies(tiny_model) -> None:
@@ -93,12 +93,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = prepare_inputs(folder)
     write_table(inputs["model"] / "check.parquet", CHECKED, MODEL_CHECK)
     model_files = [path.name for path in inputs["model"].iterdir()]
-    Job("models", PretrainSettings(), {}, inputs["model"]).finish(model_files)
+    StageJob("models", PretrainSettings(), {}, inputs["model"]).write_manifest(model_files)
     small = {"ft_m": {"layer": 1, "steps": 40, "lr": 0.05}, "rome": SINGLE, "unedited": {}}
     names = ("unedited", "d4s", "one_time_batch", "rome", "ft_m")
     editors = {name: resolve("tested", {"preset": name, **small.get(name, SMALL)}, "mini") for name in names}
     settings = WorldReportSettings(editors=editors, seed=3, requests=5, single_edits=3)
-    world_report(Job("reports", settings, inputs, folder / "out"))
+    world_report(StageJob("reports", settings, inputs, folder / "out"))
     return folder / "out"
 
 

@@ -80,12 +80,12 @@ class Workdir:
         return self.run("snakemake", "--cores", "2", *arguments, fails=fails)
 
     def jobs(self, *arguments: str) -> dict[str, int]:
-        """What a dry run would do: number of jobs by verb."""
+        """What a dry run would do: number of jobs by stage."""
         output = self.snakemake("-n", *arguments)
         counts: dict[str, int] = {}
         for name, count in re.findall(r"^(\w+)\s+(\d+)\s*$", output.partition("Job stats:")[2].partition("total")[0], flags=re.MULTILINE):
-            verb = name.split("_mini")[0]
-            counts[verb] = counts.get(verb, 0) + int(count)
+            stage = name.split("_mini")[0]
+            counts[stage] = counts.get(stage, 0) + int(count)
         counts.pop("all", None)
         return counts
 
@@ -102,7 +102,7 @@ def environment() -> dict[str, str]:
     return kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "TERM": "dumb"}
 
 
-def lay_out(path: Path, study: dict[str, Any]) -> Workdir:
+def copy_checkout(path: Path, study: dict[str, Any]) -> Workdir:
     """A checkout of the package as it is now, with a study as its params.yaml."""
     path.mkdir(parents=True)
     for part in PARTS:
@@ -123,7 +123,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Workdi
     done = shared / "finished.done"
     with FileLock(shared / "finished.lock"):
         if not done.is_file():
-            lay_out(shared / ODD, TINY).snakemake()
+            copy_checkout(shared / ODD, TINY).snakemake()
             done.touch()
     return Workdir(shared / ODD)
 

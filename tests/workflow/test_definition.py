@@ -1,4 +1,4 @@
-"""The workflow itself: lint, dry runs of every grid, and what each verb's command line says."""
+"""The workflow itself: lint, dry runs of every grid, and what each stage's command line says."""
 
 import re
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.workflow.conftest import ODD, ROOT, TINY, Workdir, lay_out
+from tests.workflow.conftest import ODD, ROOT, TINY, Workdir, copy_checkout
 
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Workdir:
-    return lay_out(tmp_path_factory.mktemp("fresh") / ODD, yaml.safe_load((ROOT / "params.yaml").read_text()))
+    return copy_checkout(tmp_path_factory.mktemp("fresh") / ODD, yaml.safe_load((ROOT / "params.yaml").read_text()))
 
 
 def test_lint_is_clean(fresh: Workdir) -> None:
@@ -41,7 +41,7 @@ def test_the_profile_is_loaded_by_itself(fresh: Workdir) -> None:
 
 
 def test_names_of_studies_stay_apart(tmp_path: Path) -> None:
-    work = lay_out(tmp_path / "other", TINY | {"study": "other"})
+    work = copy_checkout(tmp_path / "other", TINY | {"study": "other"})
     assert "results/other/report.html" in work.snakemake("-n")
 
 
@@ -70,10 +70,10 @@ def _pretend_that_all_is_done(work: Workdir, outputs: list[str]) -> None:
 
 
 def test_shards_share_blocks_and_layers_and_their_number_reruns_nothing(tmp_path: Path) -> None:
-    work = lay_out(tmp_path / "sharded", yaml.safe_load((ROOT / "params.yaml").read_text()) | SHARDED)
+    work = copy_checkout(tmp_path / "sharded", yaml.safe_load((ROOT / "params.yaml").read_text()) | SHARDED)
     jobs = _outputs(work.snakemake("-n"))
-    for verb, letter, numbers in (("targets", "b", ["01", "23", "456"]), ("moments", "l", ["0", "12"])):
-        shared = sorted((rule, [Path(name).name for name in files]) for rule, files in jobs if rule.startswith(verb))
+    for stage, letter, numbers in (("targets", "b", ["01", "23", "456"]), ("moments", "l", ["0", "12"])):
+        shared = sorted((rule, [Path(name).name for name in files]) for rule, files in jobs if rule.startswith(stage))
         assert [rule.rpartition("_")[2] for rule, _ in shared] == [f"{number}of{len(numbers)}" for number in range(1, len(numbers) + 1)]
         assert [files for _, files in shared] == [[f"{letter}{number}.json" for number in some] for some in numbers]
     _pretend_that_all_is_done(work, [name for _, files in jobs for name in files])

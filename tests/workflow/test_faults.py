@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.workflow.conftest import ROOT, TINY, Workdir, lay_out
+from tests.workflow.conftest import ROOT, TINY, Workdir, copy_checkout
 
 PATIENCE = 1800.0  # seconds, against waiting for ever; no measure of speed
 
@@ -61,7 +61,7 @@ def _kill_everything(process: subprocess.Popen[str]) -> None:
 
 
 def test_kills_of_snakemake_and_of_jobs_change_no_table(finished: Workdir, tmp_path: Path) -> None:
-    work = lay_out(tmp_path / "killed", TINY)
+    work = copy_checkout(tmp_path / "killed", TINY)
     for reached in STAGES.values():
         process = work.start("snakemake", "--cores", "2")
         _wait_for(process, lambda reached=reached: reached(work))
@@ -130,7 +130,7 @@ WRONG: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
 
 
 def test_wrong_settings_are_refused_before_any_job_and_named_together(tmp_path: Path) -> None:
-    work = lay_out(tmp_path / "wrong", TINY)
+    work = copy_checkout(tmp_path / "wrong", TINY)
     for edit, expected in WRONG:
         before = (work.path / "params.yaml").read_text()
         work.change(edit)

@@ -51,7 +51,7 @@ def _dataset(params: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_only_what_changed_is_computed(copy: Workdir, what: str, edit: Any, expected: dict[str, int]) -> None:
     copy.change(edit)
-    assert copy.jobs() == {verb: count for verb, count in expected.items() if count}, what
+    assert copy.jobs() == {stage: count for stage, count in expected.items() if count}, what
 
 
 def _append(path: Path, text: str) -> None:
@@ -59,7 +59,7 @@ def _append(path: Path, text: str) -> None:
 
 
 def test_a_comment_reruns_nothing(copy: Workdir) -> None:
-    for module in ("editors/solve.py", "facts/record.py", "figures/style.py", "runs/edit.py"):
+    for module in ("editors/least_squares.py", "facts/record.py", "figures/style.py", "runs/edit.py"):
         _append(copy.path / "src" / "d4s" / module, "\n# A remark.\n")
     assert copy.jobs() == {}
 

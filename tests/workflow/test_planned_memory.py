@@ -9,9 +9,9 @@ from tests.workflow.conftest import Workdir
 BOUNDS = (0.8, 1.25)
 
 
-@pytest.mark.parametrize("verb", ["pretrain", "moments", "targets", "edit", "measure", "benchmark"])
-def test_memory_is_foreseen(finished: Workdir, verb: str) -> None:
-    jobs = [job for job in json.loads(finished.run("d4s", "plan", "--json"))["jobs"] if job["verb"] == verb]
+@pytest.mark.parametrize("stage", ["pretrain", "moments", "targets", "edit", "measure", "benchmark"])
+def test_memory_is_foreseen(finished: Workdir, stage: str) -> None:
+    jobs = [job for job in json.loads(finished.run("d4s", "plan", "--json"))["jobs"] if job["stage"] == stage]
     ratios = {job["artifact"]: job["host_bytes"] / job["measured_peak_bytes"] for job in jobs}
     assert ratios and all(BOUNDS[0] <= ratio <= BOUNDS[1] for ratio in ratios.values()), ratios
     assert all(job["is_done"] for job in jobs)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.workflow.conftest import ROOT, Workdir, lay_out
+from tests.workflow.conftest import ROOT, Workdir, copy_checkout
 
 LIMIT = 13
 SNAKEMAKE_MB, SMALLEST_JOB_MB = 210, 110  # resident, as measured; two of the former stand beside each job
@@ -15,7 +15,7 @@ SNAKEMAKE_MB, SMALLEST_JOB_MB = 210, 110  # resident, as measured; two of the fo
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Workdir:
     """The default study, which asks for more time than the limit below."""
-    return lay_out(tmp_path_factory.mktemp("slurm") / "work", yaml.safe_load((ROOT / "params.yaml").read_text()))
+    return copy_checkout(tmp_path_factory.mktemp("slurm") / "work", yaml.safe_load((ROOT / "params.yaml").read_text()))
 
 
 def _asked(resource: str, dry_run: str) -> dict[str, int]:

@@ -15,11 +15,11 @@ sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
 from d4s.config import Study, canonical, validate
 from d4s.errors import D4SError
-from d4s.planning.speed import SLOW_DEVICE, SLOW_HOST
-from d4s.studies.codes import ROOT, SOURCE, code_digest, source_digest
-from d4s.studies.graph import STORE
-from d4s.studies.jobs import Foreseen
-from d4s.studies.resolve import plain, resolve, results_folder
+from d4s.resources.machine_speed import SLOW_DEVICE, SLOW_HOST
+from d4s.study.code_digests import ROOT, SOURCE_VARIABLE, code_digest, source_digest
+from d4s.study.graph import STORE
+from d4s.resources.job_estimates import ResourceEstimates
+from d4s.study.resolve import plain_values, resolve, results_folder
 
 try:
     STUDY = validate(Study, config, "the study")
@@ -31,7 +31,7 @@ RESULTS = str(results_folder(STUDY))
 INPUT_KINDS = ("worlds", "facts", "corpora", "models", "objectives", "contexts", "moments", "targets", "prepared", "baselines")
 KINDS = [STORE / kind for kind in (*INPUT_KINDS, "runs", "measures", "benchmarks", "reports")]
 NODES = {node.name: node for node in PLAN.nodes}
-FORESEEN = Foreseen(PLAN, has_device=True)
+ESTIMATES = ResourceEstimates(PLAN, has_device=True)
 LOGS = "results/logs"
 
 
@@ -49,7 +49,7 @@ if ":" in str(ROOT):
     raise WorkflowError(f"{workflow.basedir} has a colon in its name, which no search path of Python can hold; move the checkout")
 VARIABLES = {
     "PYTHONPATH": str(ROOT.parent),
-    SOURCE: source_digest(),
+    SOURCE_VARIABLE: source_digest(),
     "D4S_STATE_DEVICE": STUDY.execution.state_device,
 }
 EXPORTS = "export " + " ".join(f"{name}={shlex.quote(value)}" for name, value in VARIABLES.items())
@@ -57,55 +57,55 @@ shell.prefix(plain_text(EXPORTS) + "; ")
 
 
 # On a cluster two Snakemakes stand beside each job, in the memory that the job asks for.
-BESIDE_MB = 500
+SNAKEMAKE_MB = 500
 
 
 def resources_of(node):
     """What the rule of an artefact asks for, with room for those beside it, and never more time than a job may have."""
-    asked = FORESEEN.resources(node)
+    asked = ESTIMATES.resources(node)
     minutes = min(asked.runtime, STUDY.execution.time_limit or asked.runtime)
-    return replace(asked, mem_mb=asked.mem_mb + BESIDE_MB, runtime=minutes)
+    return replace(asked, mem_mb=asked.mem_mb + SNAKEMAKE_MB, runtime=minutes)
 
 
 RESOURCES = {node.name: resources_of(node) for node in PLAN.nodes}
 
 
-def names(verb):
-    """A regular expression that matches the folder names of one verb's artefacts, and nothing else."""
-    return "|".join(re.escape(node.name) for node in PLAN.of(verb)) or "(?!)"
+def names(stage):
+    """A regular expression that matches the folder names of one stage's artefacts, and nothing else."""
+    return "|".join(re.escape(node.name) for node in PLAN.of(stage)) or "(?!)"
 
 
-def output_of(verb):
+def output_of(stage):
     """The manifest of artefacts that have exactly one, with the folder's name as wildcard."""
-    kind = PLAN.of(verb)[0].kind if PLAN.of(verb) else verb
+    kind = PLAN.of(stage)[0].kind if PLAN.of(stage) else stage
     return f"{STORE}/{kind}/{{name}}/manifest.json"
 
 
-def unfinished():
+def incomplete_outputs():
     """Outputs that killed jobs have left behind, by the marks that Snakemake keeps of them."""
     marks = Path(".snakemake/incomplete")
     names = ("".join(part.removeprefix("@") for part in mark.relative_to(marks).parts) for mark in marks.rglob("*") if mark.is_file())
     return frozenset(urlsafe_b64decode(name).decode() for name in names)
 
 
-UNFINISHED = unfinished()
+INCOMPLETE = incomplete_outputs()
 
 
-def settled(paths):
+def without_timestamps(paths):
     """Inputs whose times mean nothing, since their paths say what they are.
 
     But for what killed jobs have left: a job that makes such a file again would hide everything that hangs on it from
     Snakemake if those inputs were ancient too, and a run would end early without a word.
     """
-    return [str(path) if str(path) in UNFINISHED else ancient(str(path)) for path in paths]
+    return [str(path) if str(path) in INCOMPLETE else ancient(str(path)) for path in paths]
 
 
 def inputs_of(wildcards):
-    return settled(NODES[wildcards.name].input_files)
+    return without_timestamps(NODES[wildcards.name].input_files)
 
 
-def verb_of(wildcards):
-    return NODES[wildcards.name].verb
+def stage_of(wildcards):
+    return NODES[wildcards.name].stage
 
 
 def settings_of(wildcards):
@@ -139,13 +139,13 @@ def rule_name(name):
 
 def processes():
     """The jobs that make artefacts in parts: a name, and each artefact with the manifests that the job makes of it."""
-    are_shared = [verb for verb in ("moments", "targets") if getattr(STUDY.execution.shards, verb) > 1]
-    for node in [node for verb in are_shared for node in PLAN.of(verb)]:
-        shards = node.shards(getattr(STUDY.execution.shards, node.verb))
+    are_shared = [stage for stage in ("moments", "targets") if getattr(STUDY.execution.shards, stage) > 1]
+    for node in [node for stage in are_shared for node in PLAN.of(stage)]:
+        shards = node.shards(getattr(STUDY.execution.shards, node.stage))
         for number, manifests in enumerate(shards, start=1):
-            yield f"{node.verb}/{node.name}.{number}of{len(shards)}", [(node, manifests)]
-    for nodes in PLAN.together(without=are_shared):
-        yield f"{nodes[0].verb}/{nodes[0].name}", [(node, node.manifests) for node in nodes]
+            yield f"{node.stage}/{node.name}.{number}of{len(shards)}", [(node, manifests)]
+    for nodes in PLAN.process_groups(without=are_shared):
+        yield f"{nodes[0].stage}/{nodes[0].name}", [(node, node.manifests) for node in nodes]
 
 
 def calls_of(wildcards, output):
@@ -158,18 +158,18 @@ def calls_of(wildcards, output):
     return json.dumps({str(folder): NODES[folder.name].call for folder in folders})
 
 
-def read_by(made):
+def inputs_of_process(artifacts):
     """Files that must exist before a job that makes several artefacts starts."""
-    own = {node.folder for node, _ in made}
-    return dict.fromkeys(path for node, _ in made for path in node.input_files if path.parent not in own)
+    own = {node.folder for node, _ in artifacts}
+    return dict.fromkeys(path for node, _ in artifacts for path in node.input_files if path.parent not in own)
 
 
-def runtime_together(made):
+def runtime_of_process(artifacts):
     """Minutes of a job that makes several artefacts, and never more than a job may have."""
-    minutes = sum(RESOURCES[node.name].runtime for node, _ in made)
+    minutes = sum(RESOURCES[node.name].runtime for node, _ in artifacts)
     return min(minutes, STUDY.execution.time_limit or minutes)
 
 
-def priority_of(made):
+def priority_of(artifacts):
     """The longest jobs first, so that none is left over when all others are done."""
-    return round(sum(job.seconds(SLOW_HOST, SLOW_DEVICE) for node, _ in made for job in FORESEEN.of(node)))
+    return round(sum(job.seconds(SLOW_HOST, SLOW_DEVICE) for node, _ in artifacts for job in ESTIMATES.of(node)))

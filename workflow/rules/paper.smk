@@ -1,9 +1,9 @@
-"""The last stages, with plain names: they read Parquet only and rerun by time stamp, input set, settings and code."""
+"""The last stages, with plain_values names: they read Parquet only and rerun by time stamp, input set, settings and code."""
 
-MEASURED = [path for verb in ("measure", "benchmark", "objectives", "world_report") for node in PLAN.of(verb) for path in node.manifests]
+MEASURED = [path for stage in ("measure", "benchmark", "objectives", "world_report") for node in PLAN.of(stage) for path in node.manifests]
 LEARNED = [path for node in PLAN.of("pretrain") for path in node.manifests]
-STUDY_TEXT = canonical(plain(STUDY, "execution"))
-DATA_TEXT = canonical(plain(STUDY, "figures", "execution"))
+STUDY_TEXT = canonical(plain_values(STUDY, "execution"))
+DATA_TEXT = canonical(plain_values(STUDY, "figures", "execution"))
 
 
 rule summarize:
@@ -28,7 +28,7 @@ rule summarize:
     params:
         study=lambda wildcards: DATA_TEXT,
         measured=[str(path) for path in MEASURED],
-        code=code_digest("d4s.studies.collect"),
+        code=code_digest("d4s.study.summarize"),
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s summarize --study {params.study:q} 2> {log:q}"
 
@@ -74,11 +74,11 @@ rule tables:
         runtime=10,
         gpu=0,
     params:
-        verb="tables",
+        stage="tables",
         study=lambda wildcards: DATA_TEXT,
-        code=code_digest("d4s.tables.build"),
+        code=code_digest("d4s.tables.table_stage"),
     shell:
-        "OMP_NUM_THREADS={threads} python -m d4s {params.verb} --study {params.study:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s {params.stage} --study {params.study:q} 2> {log:q}"
 
 
 use rule tables as figures with:
@@ -89,9 +89,9 @@ use rule tables as figures with:
     benchmark:
         f"{LOGS}/{STUDY.study}/figures.tsv"
     params:
-        verb="figures",
+        stage="figures",
         study=lambda wildcards: STUDY_TEXT,
-        code=code_digest("d4s.figures.build"),
+        code=code_digest("d4s.figures.figure_stage"),
 
 
 use rule tables as claims with:
@@ -102,9 +102,9 @@ use rule tables as claims with:
     benchmark:
         f"{LOGS}/{STUDY.study}/claims.tsv"
     params:
-        verb="claims",
+        stage="claims",
         study=lambda wildcards: DATA_TEXT,
-        code=code_digest("d4s.report.claims"),
+        code=code_digest("d4s.analysis.claims"),
 
 
 use rule figures as report with:
@@ -120,6 +120,6 @@ use rule figures as report with:
     benchmark:
         f"{LOGS}/{STUDY.study}/report.tsv"
     params:
-        verb="report",
+        stage="report",
         study=lambda wildcards: STUDY_TEXT,
         code=code_digest("d4s.report.page"),

@@ -23,12 +23,12 @@ rule world:
         runtime=runtime_of,
         gpu=gpu_of,
     params:
-        verb=verb_of,
+        stage=stage_of,
         settings=settings_of,
         inputs=roles_of,
         code=code_of,
     shell:
-        "OMP_NUM_THREADS={threads} python -m d4s {params.verb} {output:q} --settings {params.settings:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s {params.stage} {output:q} --settings {params.settings:q}"
         " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
 
 

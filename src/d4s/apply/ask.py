@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from d4s.apply.folder import Folder
-from d4s.apply.requests import Wordings
+from d4s.apply.edited_folder import EditedFolder
+from d4s.apply.prompt_builder import PromptBuilder
 from d4s.errors import SettingsError
 from d4s.models.language_model import LanguageModel
 
@@ -15,21 +15,21 @@ def ask(path: Path, prompts: Sequence[str], tokens: int, device: str) -> list[st
     Raises:
         SettingsError: if prompts are empty or too long for the model, naming all of them.
     """
-    folder = Folder.open(path)
-    model, prepared = folder.loaded(device)
-    wordings = Wordings(model, folder.description.chat)
-    refuse_unfit(prompts, wordings, model)
+    folder = EditedFolder.open(path)
+    model, prepared = folder.load_model(device)
+    builder = PromptBuilder(model, folder.manifest.chat)
+    refuse_invalid_prompts(prompts, builder, model)
     with folder.editor.edited(model, prepared, folder.state()) as view:
-        return [text.strip() for text in view.generate([wordings.text(prompt) for prompt in prompts], tokens)]
+        return [text.strip() for text in view.generate([builder.text(prompt) for prompt in prompts], tokens)]
 
 
-def refuse_unfit(prompts: Sequence[str], wordings: Wordings, model: LanguageModel) -> None:
+def refuse_invalid_prompts(prompts: Sequence[str], builder: PromptBuilder, model: LanguageModel) -> None:
     """Refuse prompts that are empty or too long for the model.
 
     Raises:
         SettingsError: naming all of them.
     """
-    lengths = {prompt: wordings.tokens(prompt) for prompt in prompts}
-    if unfit := {prompt: tokens for prompt, tokens in lengths.items() if not 1 <= tokens <= model.max_positions}:
-        lines = "\n".join(f"  {prompt!r} has {tokens}" for prompt, tokens in unfit.items())
+    lengths = {prompt: builder.tokens(prompt) for prompt in prompts}
+    if invalid := {prompt: tokens for prompt, tokens in lengths.items() if not 1 <= tokens <= model.max_positions}:
+        lines = "\n".join(f"  {prompt!r} has {tokens}" for prompt, tokens in invalid.items())
         raise SettingsError(f"a prompt must have 1 to {model.max_positions} tokens for this model; word these otherwise:\n{lines}")

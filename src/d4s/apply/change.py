@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from d4s.apply.edit import extended
-from d4s.apply.folder import Folder, alone, reading
-from d4s.apply.history import Conflict, Edit
+from d4s.apply.apply_pipeline import append_edits
+from d4s.apply.edited_folder import EditedFolder, exclusive_access, open_shared
+from d4s.apply.fact_files import to_nfc
+from d4s.apply.history import Conflict, RecordedEdit
 from d4s.apply.outcome import Outcome, refresh
-from d4s.apply.records import composed
-from d4s.apply.requests import Wordings
+from d4s.apply.prompt_builder import PromptBuilder
 from d4s.artifacts import sha256_of
 from d4s.editors.ledger import Ledger
 from d4s.errors import SettingsError
@@ -22,13 +22,13 @@ def undo(path: Path, numbers: Sequence[int], device: str) -> Outcome:
         SettingsError: if there is no such edit, or the kind of state does not allow it; says why.
         D4SError: if there is no such folder, or another command is changing it.
     """
-    with alone(path):
-        folder = Folder.open(path)
-        new = [number for number in numbers if number not in folder.description.undone]
+    with exclusive_access(path):
+        folder = EditedFolder.open(path)
+        new = [number for number in numbers if number not in folder.manifest.undone]
         folder.check_undo(new)
-        model, prepared = folder.loaded(device)
+        model, prepared = folder.load_model(device)
         folder.undo(new)
-        return refresh(folder, model, prepared, since=folder.ledger.length)
+        return refresh(folder, model, prepared, n_previous=folder.ledger.length)
 
 
 def replace(path: Path, number: int, target: str, device: str) -> Outcome:
@@ -44,19 +44,21 @@ def replace(path: Path, number: int, target: str, device: str) -> Outcome:
     target = target.strip()
     if not target:
         raise SettingsError("the new target is empty; name the answer wanted: --target Lyon")
-    with alone(path):
-        folder = Folder.open(path)
-        wanted = (composed(target),)
-        if not folder.is_written and any(number in edit.wish.replaces and edit.wish.answers == wanted for edit in folder.active()):
-            return extended(folder, *folder.loaded(device), [])
+    with exclusive_access(path):
+        folder = EditedFolder.open(path)
+        wanted = (to_nfc(target),)
+        if not folder.is_written and any(
+            number in edit.spec.replaces and edit.spec.target_keys == wanted for edit in folder.active_edits()
+        ):
+            return append_edits(folder, *folder.load_model(device), [])
         folder.check_removable([number], "replace")
-        wish = next(edit.wish for edit in folder.active() if edit.number == number)
-        if wish.answers == wanted:
+        spec = next(edit.spec for edit in folder.active_edits() if edit.number == number)
+        if spec.target_keys == wanted:
             raise SettingsError(f"edit {number} has the target {target!r} already")
-        wish = wish.model_copy(update={"target": target, "averaged": (), "replaces": (number,)})
-        model, prepared = folder.loaded(device)
-        Wordings(model, folder.description.chat).refuse_flaws(wish)
-        return extended(folder, model, prepared, [wish])
+        spec = spec.model_copy(update={"target": target, "averaged_targets": (), "replaces": (number,)})
+        model, prepared = folder.load_model(device)
+        PromptBuilder(model, folder.manifest.chat).refuse_issues(spec)
+        return append_edits(folder, model, prepared, [spec])
 
 
 def merge(first: Path, second: Path, out: Path, *, prefer_second: bool, device: str) -> Outcome:
@@ -67,40 +69,40 @@ def merge(first: Path, second: Path, out: Path, *, prefer_second: bool, device: 
         Conflict: if edits contradict each other and the second one's are not preferred, naming all of them.
         D4SError: if another command is changing one of the folders, or is at work in `out`.
     """
-    with reading(first, second) as (one, other), new_folder(out) as part:
-        _check_alike(one, other)
+    with open_shared(first, second) as (one, other), new_folder(out) as part:
+        _refuse_mismatch(one, other)
         dropped, repeated = _overlap(one, other, prefer_second=prefer_second)
-        model, prepared = one.loaded(device)
-        joined = Folder.create(part, one.description.model_copy(update={"undone": (), "written": None}))
-        joined.keep_prepared(prepared)
-        for folder, left_out in ((one, dropped), (other, repeated)):
-            _take_over(joined.ledger, folder, left_out)
-        return refresh(joined, model, prepared)
+        model, prepared = one.load_model(device)
+        concatenate = EditedFolder.create(part, one.manifest.model_copy(update={"undone": (), "written": None}))
+        concatenate.save_prepared(prepared)
+        for folder, excluded in ((one, dropped), (other, repeated)):
+            _copy_batches(concatenate.ledger, folder, excluded)
+        return refresh(concatenate, model, prepared)
 
 
-def _overlap(one: Folder, other: Folder, *, prefer_second: bool) -> tuple[set[int], set[int]]:
+def _overlap(one: EditedFolder, other: EditedFolder, *, prefer_second: bool) -> tuple[set[int], set[int]]:
     """Edits of each folder that a merge leaves out: the first one's that the second contradicts, the second one's that are equal.
 
     Raises:
         SettingsError: if the kind of state does not allow it; says why.
         Conflict: if there are contradictions and the second one's edits are not preferred, naming all of them.
     """
-    present = {edit.wish.question: edit for edit in one.active()}
-    shared = [(present[edit.wish.question], edit) for edit in other.active() if edit.wish.question in present]
-    clashes = [(old, new) for old, new in shared if old.wish.answers != new.wish.answers]
+    present = {edit.spec.prompt_key: edit for edit in one.active_edits()}
+    shared = [(present[edit.spec.prompt_key], edit) for edit in other.active_edits() if edit.spec.prompt_key in present]
+    clashes = [(old, new) for old, new in shared if old.spec.target_keys != new.spec.target_keys]
     if clashes and not prefer_second:
         raise Conflict(
             f"{len(clashes)} conflicts (pass --on-conflict replace to keep those of {other.path}):\n"
-            + _listed(one.path, other.path, clashes)
+            + _list_clashes(one.path, other.path, clashes)
         )
     dropped = {old.number for old, _ in clashes}
-    repeated = {new.number for old, new in shared if old.wish.answers == new.wish.answers}
+    repeated = {new.number for old, new in shared if old.spec.target_keys == new.spec.target_keys}
     one.check_removable(sorted(dropped), "merge")
-    other.check_removable(sorted(repeated - _held_alike(one, other)), "merge")
+    other.check_removable(sorted(repeated - _shared_entries(one, other)), "merge")
     return dropped, repeated
 
 
-def _check_alike(one: Folder, other: Folder) -> None:
+def _refuse_mismatch(one: EditedFolder, other: EditedFolder) -> None:
     """Refuse folders whose records mean different things.
 
     Raises:
@@ -108,40 +110,40 @@ def _check_alike(one: Folder, other: Folder) -> None:
     """
     if one.editor.kind == "dense":
         raise SettingsError(
-            f"merge is not possible with {one.description.editor}: each folder holds one change of weights as a whole, which the other's "
+            f"merge is not possible with {one.manifest.editor}: each folder holds one change of weights as a whole, which the other's "
             "edits never saw; edit the unedited model with both files of facts"
         )
-    found = one.description.differences(other.description)
-    if not found:
-        found = [f"{name}: another content" for name in one.prepared_files() if _content(one, name) != _content(other, name)]
-    if found:
-        lines = "\n".join(f"  {line}" for line in found)
+    differing = one.manifest.differences(other.manifest)
+    if not differing:
+        differing = [f"{name}: another content" for name in one.prepared_files() if _content(one, name) != _content(other, name)]
+    if differing:
+        lines = "\n".join(f"  {line}" for line in differing)
         raise SettingsError(f"{one.path} and {other.path} were made otherwise and cannot be merged:\n{lines}")
 
 
-def _held_alike(one: Folder, other: Folder) -> set[int]:
+def _shared_entries(one: EditedFolder, other: EditedFolder) -> set[int]:
     """Edits of the other memory whose entry the first holds for the same fact, so that what continues it goes on from there."""
-    held = {edit.wish.question: name for name, entry in one.entries().items() for edit in entry if not edit.gone}
-    return {edit.number for name, entry in other.entries().items() for edit in entry if held.get(edit.wish.question) == name}
+    held = {edit.spec.prompt_key: name for name, entry in one.entries().items() for edit in entry if not edit.inactive_reason}
+    return {edit.number for name, entry in other.entries().items() for edit in entry if held.get(edit.spec.prompt_key) == name}
 
 
-def _content(folder: Folder, name: str) -> str:
+def _content(folder: EditedFolder, name: str) -> str:
     path = folder.path / name
     return sha256_of(path) if path.is_file() else ""
 
 
-def _take_over(ledger: Ledger, folder: Folder, left_out: set[int]) -> None:
+def _copy_batches(ledger: Ledger, folder: EditedFolder, excluded: set[int]) -> None:
     """Append a folder's present batches, but for some, to a ledger."""
-    state = folder.state(left_out)
-    batches = [batch for batch in folder.batches() if not any(edit.gone or edit.number in left_out for edit in batch)]
-    for row, batch in zip(state.rows, batches, strict=True):
-        wishes = [edit.wish.model_copy(update={"replaces": ()}).model_dump(mode="json") for edit in batch]
-        ledger.append(row, len(batch), {"wishes": wishes})
+    state = folder.state(excluded)
+    batches = [batch for batch in folder.batches() if not any(edit.inactive_reason or edit.number in excluded for edit in batch)]
+    for row, batch in zip(state.records, batches, strict=True):
+        specs = [edit.spec.model_copy(update={"replaces": ()}).model_dump(mode="json") for edit in batch]
+        ledger.append(row, len(batch), {"specs": specs})
 
 
-def _listed(first: Path, second: Path, clashes: Sequence[tuple[Edit, Edit]]) -> str:
+def _list_clashes(first: Path, second: Path, clashes: Sequence[tuple[RecordedEdit, RecordedEdit]]) -> str:
     return "\n".join(
-        f"  {old.wish.prompt!r} is {' and '.join(old.wish.targets)!r} in {first} (edit {old.number}), "
-        f"{' and '.join(new.wish.targets)!r} in {second} (edit {new.number})"
+        f"  {old.spec.prompt!r} is {' and '.join(old.spec.targets)!r} in {first} (edit {old.number}), "
+        f"{' and '.join(new.spec.targets)!r} in {second} (edit {new.number})"
         for old, new in clashes
     )

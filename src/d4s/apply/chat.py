@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from d4s.config import Frozen
 from d4s.errors import SettingsError
-from d4s.facts.jsonl import shown
+from d4s.facts.jsonl import shorten
 
 SAMPLE = 'Is this "one" & <two>, Zoë?'
 """Words of a user that a template which escapes, folds or leaves out anything would not keep."""
@@ -25,7 +25,7 @@ class Chat(Frozen):
         return f"{self.before}{prompt}{self.after}"
 
 
-def rendered(tokenizer: PreTrainedTokenizerFast) -> Chat:
+def render_chat(tokenizer: PreTrainedTokenizerFast) -> Chat:
     """The tokenizer's chat template around one user's words; BOS stands there only where the tokenizer does not put it itself.
 
     Raises:
@@ -35,17 +35,17 @@ def rendered(tokenizer: PreTrainedTokenizerFast) -> Chat:
     template = tokenizer.chat_template
     if not template:
         raise SettingsError("--chat was given, but the tokenizer has no chat template; leave --chat out")
-    what = f"the tokenizer's chat template {shown(template)}"
+    what = f"the tokenizer's chat template {shorten(template)}"
     try:
-        found = str(tokenizer.apply_chat_template([{"role": "user", "content": SAMPLE}], tokenize=False, add_generation_prompt=True))
+        text = str(tokenizer.apply_chat_template([{"role": "user", "content": SAMPLE}], tokenize=False, add_generation_prompt=True))
     except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:  # whatever a template's expressions raise
         raise SettingsError(f"{what} cannot be rendered for a single user's turn: {error}; mend it, or leave --chat out") from None
-    if found.count(SAMPLE) != 1:
+    if text.count(SAMPLE) != 1:
         raise SettingsError(
-            f"{what} does not hold the user's text {SAMPLE!r} once and as it is, as where it wants it in parts (found {shown(found)}); "
+            f"{what} does not hold the user's text {SAMPLE!r} once and as it is, as where it wants it in parts (found {shorten(text)}); "
             "mend it, or leave --chat out"
         )
-    before, after = _without_second_start(tokenizer, found).split(SAMPLE)
+    before, after = _strip_second_bos(tokenizer, text).split(SAMPLE)
     if "{}" in before + after:
         raise SettingsError(
             f"{what} puts {{}} beside the user's text, where it would pass for the subject's place; mend it, or leave --chat out"
@@ -53,10 +53,10 @@ def rendered(tokenizer: PreTrainedTokenizerFast) -> Chat:
     return Chat(before=before, after=after)
 
 
-def _without_second_start(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
+def _strip_second_bos(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
     """A rendered text that begins with BOS, or with what follows BOS where the tokenizer puts one in front of every text."""
-    start, begun = tokenizer.bos_token, text.lstrip()
-    if start is None or not begun.startswith(str(start)):
+    bos, stripped = tokenizer.bos_token, text.lstrip()
+    if bos is None or not stripped.startswith(str(bos)):
         return text
-    adds_start = tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
-    return begun.removeprefix(str(start)) if adds_start else begun
+    adds_bos = tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+    return stripped.removeprefix(str(bos)) if adds_bos else stripped

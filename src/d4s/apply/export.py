@@ -13,19 +13,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from d4s.apply.folder import Folder, reading
-from d4s.apply.origin import Origin
-from d4s.apply.outcome import Changes, module_name, named, write_model
+from d4s.apply.base_model import BaseModelSource
+from d4s.apply.edited_folder import EditedFolder, open_shared
+from d4s.apply.outcome import WeightDeltas, module_name, to_state_dict, write_model
 from d4s.artifacts import write_json, write_tensors
 from d4s.errors import SettingsError
 from d4s.locks import new_folder
 from d4s.models.language_model import LanguageModel
 
-Format = Literal["delta", "lora", "full"]
+ExportFormat = Literal["delta", "lora", "full"]
 Factors = tuple[Float[Tensor, "r d_in"], Float[Tensor, "d_out r"]]
 
 
-def export(path: Path, kind: Format, out: Path, rank: int | None, device: str) -> Mapping[str, float]:
+def export(path: Path, kind: ExportFormat, out: Path, rank: int | None, device: str) -> Mapping[str, float]:
     """Write the present state in a format, whole or not at all.
 
     For LoRA, returns what its rank leaves out of each changed module, relative to the change.
@@ -34,10 +34,10 @@ def export(path: Path, kind: Format, out: Path, rank: int | None, device: str) -
         SettingsError: if the editor changes no weights, a rank is given for anything but LoRA, or `out` is there already.
         D4SError: if another command is changing the folder, or is at work in `out`.
     """
-    with reading(path) as (folder,):
-        if folder.editor.kind == "memory":
+    with open_shared(path) as (folder,):
+        if folder.editor.kind == "codebook":
             raise SettingsError(
-                f"{folder.description.editor} changes no weights: its entries answer beside the model, so nothing can be exported as "
+                f"{folder.manifest.editor} changes no weights: its entries answer beside the model, so nothing can be exported as "
                 f"{kind}; use {path} itself, by d4s ask or from Python"
             )
         if rank is not None and kind != "lora":
@@ -46,35 +46,35 @@ def export(path: Path, kind: Format, out: Path, rank: int | None, device: str) -
             return _write(folder, kind, part, rank, device)
 
 
-def _write(folder: Folder, kind: Format, out: Path, rank: int | None, device: str) -> Mapping[str, float]:
+def _write(folder: EditedFolder, kind: ExportFormat, out: Path, rank: int | None, device: str) -> Mapping[str, float]:
     """Write the present state into a folder; for LoRA, what its rank leaves out."""
-    model, prepared = folder.loaded(device, dtype="float32" if kind == "lora" else None)
+    model, prepared = folder.load_model(device, dtype="float32" if kind == "lora" else None)
     with folder.editor.edited(model, prepared, folder.state()) as view:
-        changes = view.weight_changes() or {}
+        deltas = view.weight_changes() or {}
         if kind == "lora":
-            return _write_lora(folder, model, changes, out, rank)
+            return _write_lora(folder, model, deltas, out, rank)
         if kind == "full":
             write_model(out, model)
         else:
-            write_tensors(out / "delta.safetensors", named(model, changes))
-            write_json(out / "base.json", folder.description.model.model_dump(mode="json"))
+            write_tensors(out / "delta.safetensors", to_state_dict(model, deltas))
+            write_json(out / "base.json", folder.manifest.model.model_dump(mode="json"))
     return {}
 
 
-def _write_lora(folder: Folder, model: LanguageModel, changes: Changes, out: Path, rank: int | None) -> dict[str, float]:
+def _write_lora(folder: EditedFolder, model: LanguageModel, deltas: WeightDeltas, out: Path, rank: int | None) -> dict[str, float]:
     """Write an adapter in the format of `peft`; what its rank leaves out of each changed module, relative to the change."""
-    tensors, errors, chosen = adapter(model, changes, rank)
-    write_adapter(out, tensors, adapter_config(folder.description.model, model, [*errors], chosen))
+    tensors, errors, used_rank = lora_adapter(model, deltas, rank)
+    write_lora(out, tensors, lora_config(folder.manifest.model, model, [*errors], used_rank))
     return errors
 
 
-def write_adapter(out: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object]) -> None:
+def write_lora(out: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object]) -> None:
     """Write factors and what `peft` reads beside them into a folder."""
     write_tensors(out / "adapter_model.safetensors", tensors, {"format": "pt"})
     write_json(out / "adapter_config.json", config)
 
 
-def adapter(model: LanguageModel, changes: Changes, rank: int | None) -> tuple[dict[str, Tensor], dict[str, float], int]:
+def lora_adapter(model: LanguageModel, deltas: WeightDeltas, rank: int | None) -> tuple[dict[str, Tensor], dict[str, float], int]:
     """Changes of weights as LoRA factors by `peft`'s names, what they leave out of each module, and their rank.
 
     Without a rank it is the lowest that leaves out nothing that the weights' precision shows. What is left out is the Frobenius
@@ -85,44 +85,44 @@ def adapter(model: LanguageModel, changes: Changes, rank: int | None) -> tuple[d
     """
     if rank is not None and rank < 1:
         raise SettingsError(f"the rank of an adapter is at least 1, found {rank}")
-    smallest = min([min(change.shape) for change in changes.values()], default=1)
-    needed = rank or max([1, *(rank_of(change, model.weight(layer)) for layer, change in changes.items())])
-    chosen = min(needed, smallest)
+    smallest = min([min(delta.shape) for delta in deltas.values()], default=1)
+    needed = rank or max([1, *(numerical_rank(delta, model.weight(layer)) for layer, delta in deltas.items())])
+    used_rank = min(needed, smallest)
     tensors: dict[str, Tensor] = {}
     errors: dict[str, float] = {}
-    for layer, change in changes.items():
+    for layer, delta in deltas.items():
         name = module_name(model, layer)
-        (right, left), errors[name] = factors(change, chosen)
+        (right, left), errors[name] = lora_factors(delta, used_rank)
         tensors |= {f"base_model.model.{name}.lora_A.weight": right.cpu(), f"base_model.model.{name}.lora_B.weight": left.cpu()}
-    return tensors, errors, chosen
+    return tensors, errors, used_rank
 
 
-def rank_of(change: Float[Tensor, "d_out d_in"], edited: Float[Tensor, "d_out d_in"]) -> int:
+def numerical_rank(delta: Float[Tensor, "d_out d_in"], edited: Float[Tensor, "d_out d_in"]) -> int:
     """The rank of a change, as far as the edited weight's precision shows it.
 
     Edited and unedited weights are rounded, which moves their difference by at most ε‖W + ΔW‖ in Frobenius' norm, ε being
     the step after 1: no smaller singular value can be told from rounding.
     """
     rounding = torch.finfo(edited.dtype).eps * float(edited.double().norm())
-    return int((torch.linalg.svdvals(change.double()) > rounding).sum())
+    return int((torch.linalg.svdvals(delta.double()) > rounding).sum())
 
 
-def factors(change: Float[Tensor, "d_out d_in"], rank: int) -> tuple[Factors, float]:
+def lora_factors(delta: Float[Tensor, "d_out d_in"], rank: int) -> tuple[Factors, float]:
     """A change as two factors of a rank in float32, and the Frobenius norm of what they leave out, relative to the change's."""
-    left, values, right = torch.linalg.svd(change.double(), full_matrices=False)
+    left, values, right = torch.linalg.svd(delta.double(), full_matrices=False)
     root = values[:rank].sqrt()
     whole = float(values.norm())
     error = float(values[rank:].norm()) / whole if whole else 0.0
     return ((root[:, None] * right[:rank]).float(), (left[:, :rank] * root).float()), error
 
 
-def adapter_config(origin: Origin, model: LanguageModel, modules: Sequence[str], rank: int) -> dict[str, object]:
+def lora_config(base_model: BaseModelSource, model: LanguageModel, modules: Sequence[str], rank: int) -> dict[str, object]:
     """What `peft` reads beside the factors; their scale is 1."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": origin.source,
-        "revision": origin.revision,
+        "base_model_name_or_path": base_model.source,
+        "revision": base_model.revision,
         "target_modules": list(modules),
         "r": rank,
         "lora_alpha": rank,  # scale lora_alpha / r = 1

@@ -5,70 +5,71 @@ from pathlib import Path
 
 from rich.table import Column, Table
 
-from d4s.apply.edit import Plan
-from d4s.apply.folder import DELTA, MODEL, Folder
-from d4s.apply.outcome import Outcome, Seen
+from d4s.apply.apply_pipeline import EditPlan
+from d4s.apply.edited_folder import DELTA, MODEL, EditedFolder
+from d4s.apply.outcome import EditResult, Outcome
 from d4s.config import canonical
-from d4s.planning.needs import GIB, Needs
+from d4s.resources.requirements import GIB, Requirements
 from d4s.terminal import console
 
 WIDTH = 120
-SHOWN = 50
+MAX_ROWS = 50
 
 
-def announce(plan: Plan) -> None:
+def announce(plan: EditPlan) -> None:
     """Say what is about to happen."""
-    description, model = plan.folder.description, plan.model
-    settings = description.settings
+    manifest, model = plan.folder.manifest, plan.model
+    settings = manifest.settings
     table = Table(show_header=False, width=WIDTH, title="what will happen", title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     rows = {
-        "model": f"{description.model.source} ({model.adapter.model_type}, {model.n_layers} layers, {description.model.dtype})",
-        "editor": f"{description.editor}, {_state_words(plan.folder)}; layers {', '.join(map(str, settings.layers)) or 'as found'}",
+        "model": f"{manifest.model.source} ({model.adapter.model_type}, {model.n_layers} layers, {manifest.model.dtype})",
+        "editor": f"{manifest.editor}, {_describe_state_kind(plan.folder)}; layers {', '.join(map(str, settings.layers)) or 'as found'}",
         "settings": canonical(settings.model_dump(mode="json", exclude_none=True)),
-        "facts": f"{len(plan.wishes)} to be edited, {plan.present} there already, {plan.rejected} set aside",
-        "computed": ", ".join(_computed(plan)) or "nothing",
-        "memory": _memory(plan.needs),
+        "facts": f"{len(plan.specs)} to be edited, {plan.present} there already, {plan.rejected} set aside",
+        "computed": ", ".join(_computations(plan)) or "nothing",
+        "memory": _memory(plan.requirements),
         "written to": str(plan.folder.path),
     }
-    if description.chat is not None:
-        rows["chat"] = f"prompts stand in {description.chat.turn('…')!r}"
-    if description.joiner != "auto":
-        rows["joiner"] = {"space": "always one space before a target", "none": "no space before a target"}[description.joiner]
+    if manifest.chat is not None:
+        rows["chat"] = f"prompts stand in {manifest.chat.turn('…')!r}"
+    if manifest.joiner != "auto":
+        rows["joiner"] = {"space": "always one space before a target", "none": "no space before a target"}[manifest.joiner]
     for name, value in rows.items():
         table.add_row(name, value)
     console(WIDTH).print(table)
 
 
-def _memory(steps: Sequence[tuple[str, Needs]]) -> str:
+def _memory(steps: Sequence[tuple[str, Requirements]]) -> str:
     """The step that needs most, on the host and on a device."""
-    name, needs = max(steps, key=lambda step: step[1].host_bytes + step[1].device_bytes)
-    parts = sorted((needs.device or needs.host).items(), key=lambda part: -part[1])[:3]
-    device = f" and {needs.device_bytes / GIB:.1f} GiB of device memory" if needs.device else ""
-    return f"about {needs.host_bytes / GIB:.1f} GiB{device} for {name} ({', '.join(f'{part} {size / GIB:.1f}' for part, size in parts)})"
+    name, requirements = max(steps, key=lambda step: step[1].host_bytes + step[1].device_bytes)
+    parts = sorted((requirements.device or requirements.host).items(), key=lambda part: -part[1])[:3]
+    device = f" and {requirements.device_bytes / GIB:.1f} GiB of device memory" if requirements.device else ""
+    largest = ", ".join(f"{part} {size / GIB:.1f}" for part, size in parts)
+    return f"about {requirements.host_bytes / GIB:.1f} GiB{device} for {name} ({largest})"
 
 
-def _computed(plan: Plan) -> list[str]:
-    settings, is_new = plan.folder.description.settings, not plan.folder.is_prepared
-    if not plan.wishes:
+def _computations(plan: EditPlan) -> list[str]:
+    settings, is_new = plan.folder.manifest.settings, not plan.folder.is_prepared
+    if not plan.specs:
         return [] if plan.folder.is_written else ["what is written"]
     parts = {
-        "prefixes": is_new and "contexts" in settings.needs,
-        f"second moments ({plan.folder.description.moments})": is_new and bool(settings.moment_layers),
-        "what the editor prepares": is_new and "prepare" in settings.needs,
-        f"{len(plan.wishes)} targets": "targets" in settings.needs,
-        f"{len(plan.wishes)} edits": True,
+        "prefixes": is_new and "contexts" in settings.required_inputs,
+        f"second moments ({plan.folder.manifest.moments})": is_new and bool(settings.moment_layers),
+        "what the editor prepares": is_new and "prepare" in settings.required_inputs,
+        f"{len(plan.specs)} targets": "targets" in settings.required_inputs,
+        f"{len(plan.specs)} edits": True,
     }
     return [name for name, is_needed in parts.items() if is_needed]
 
 
-def _state_words(folder: Folder) -> str:
+def _describe_state_kind(folder: EditedFolder) -> str:
     return {
         "refit": "all edits solved together (undo, replace and merge are exact on the record)",
         "additive": "changes that add up (undo takes an edit's own change out)",
         "dense": "one change that every edit replaces (no undo)",
-        "memory": "entries beside the model (undo takes an entry out)",
+        "codebook": "entries beside the model (undo takes an entry out)",
     }[folder.editor.kind]
 
 
@@ -76,15 +77,15 @@ def outcome(path: Path, found: Outcome) -> None:
     """Show some edits before and after, and what is true of all present ones."""
     recent, screen = found.recent, console(WIDTH)
     if recent:
-        screen.print(_before_and_after(recent[:SHOWN]))
-    if len(recent) > SHOWN:
-        screen.print(f"and {len(recent) - SHOWN} more in {path / 'edits.jsonl'}")
+        screen.print(_comparison_table(recent[:MAX_ROWS]))
+    if len(recent) > MAX_ROWS:
+        screen.print(f"and {len(recent) - MAX_ROWS} more in {path / 'edits.jsonl'}")
     means = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in found.means.items())
-    screen.print(f"all {len(found.seen)} present edits: {means}" if found.seen else "no present edits")
+    screen.print(f"all {len(found.results)} present edits: {means}" if found.results else "no present edits")
     screen.print(f"written: {', '.join(str(path / name) for name in (MODEL, DELTA, 'edits.jsonl') if (path / name).exists())}")
 
 
-def _before_and_after(seen: Sequence[Seen]) -> Table:
+def _comparison_table(results: Sequence[EditResult]) -> Table:
     table = Table(width=WIDTH)
     table.add_column("edit", justify="right")
     table.add_column("prompt", overflow="fold")
@@ -92,21 +93,21 @@ def _before_and_after(seen: Sequence[Seen]) -> Table:
         table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=20)
     table.add_column("p before", justify="right", no_wrap=True)
     table.add_column("p after", justify="right", no_wrap=True)
-    for one in seen:
-        wish = one.edit.wish
-        texts = (str(one.edit.number), wish.prompt, one.before, " and ".join(wish.targets), one.after)
+    for one in results:
+        spec = one.edit.spec
+        texts = (str(one.edit.number), spec.prompt, one.before, " and ".join(spec.targets), one.after)
         table.add_row(*texts, f"{one.probability_before:.4f}", f"{one.probability_after:.4f}")
     return table
 
 
-def history(folder: Folder) -> None:
+def history(folder: EditedFolder) -> None:
     """Show every edit ever made and what became of it."""
-    description = folder.description
-    table = Table(width=WIDTH, title=f"{folder.path}: {description.editor} on {Path(description.model.source).name}", title_justify="left")
+    manifest = folder.manifest
+    table = Table(width=WIDTH, title=f"{folder.path}: {manifest.editor} on {Path(manifest.model.source).name}", title_justify="left")
     for name in ("edit", "prompt", "target", "status"):
         table.add_column(name, overflow="fold")
     for edit in folder.edits():
-        table.add_row(str(edit.number), edit.wish.prompt, " and ".join(edit.wish.targets), edit.gone or "present")
+        table.add_row(str(edit.number), edit.spec.prompt, " and ".join(edit.spec.targets), edit.inactive_reason or "present")
     console(WIDTH).print(table)
     if not folder.is_written:
         console(WIDTH).print(
@@ -114,7 +115,7 @@ def history(folder: Folder) -> None:
         )
 
 
-def left_out(errors: Mapping[str, float]) -> None:
+def truncation_errors(errors: Mapping[str, float]) -> None:
     """Show how much of each module's change an adapter leaves out."""
     table = Table("module", Column("left out, relative", justify="right"), width=WIDTH)
     for name, error in errors.items():

@@ -23,14 +23,14 @@ app = typer.Typer(
     help="Why language models get worse as facts are edited into them, and what stops that.",
 )
 
-STAGES = "Stages of the workflow"
+STAGE_PANEL = "Stages of the workflow"
 Action = TypeVar("Action", bound=Callable[..., None])
 
 StudyOption = Annotated[str, typer.Option("--study", help="The study as JSON text, or its YAML file.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step.")]
 
 
-def parsed(text: str, what: str) -> dict[str, Any]:
+def parse_mapping(text: str, what: str) -> dict[str, Any]:
     """The mapping that JSON text spells, or the content of a YAML or JSON file.
 
     Raises:
@@ -48,12 +48,12 @@ def parsed(text: str, what: str) -> dict[str, Any]:
     return content
 
 
-def study_of(text: str) -> Study:
+def parse_study(text: str) -> Study:
     """The study as JSON text, or in a YAML file."""
-    return validate(Study, parsed(text, "the study"), "the study") if text.lstrip().startswith("{") else load_study(Path(text))
+    return validate(Study, parse_mapping(text, "the study"), "the study") if text.lstrip().startswith("{") else load_study(Path(text))
 
 
-def manifest_content(path: Path) -> Mapping[str, Any] | None:
+def read_manifest(path: Path) -> Mapping[str, Any] | None:
     """What a manifest says; None where the JSON file is something else.
 
     Raises:
@@ -74,7 +74,7 @@ def command(**options: Any) -> Callable[[Action], Action]:
 
     def register(action: Action) -> Action:
         @wraps(action)
-        def guarded(*args: Any, **arguments: Any) -> None:
+        def with_errors_shown(*args: Any, **arguments: Any) -> None:
             tolerate_any_text()
             try:
                 action(*args, **arguments)
@@ -87,7 +87,7 @@ def command(**options: Any) -> Callable[[Action], Action]:
                 typer.echo(f"error: {error}; where a disk was full or a folder closed, mend that and run the same command again", err=True)
                 raise typer.Exit(1) from None
 
-        app.command(**options)(guarded)
+        app.command(**options)(with_errors_shown)
         return action
 
     return register

@@ -1,4 +1,4 @@
-"""Prefixes for prompts, sampled from the unedited model with a seed: with them, keys and targets do not hang on one wording."""
+"""Prefixes for prompts, sampled from the unedited model with a seed: with them, keys and targets do not hang on one phrasing."""
 
 import logging
 from pathlib import Path
@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from d4s.artifacts import Artifact, Job, write_json
+from d4s.artifacts import Artifact, StageJob, write_json
 from d4s.config import ContextsSettings
 from d4s.errors import ArtifactError
-from d4s.models.finite import refuse_unless_finite
+from d4s.models.finite_check import require_finite
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.models.tokens import encode
@@ -20,7 +20,7 @@ FIRST_TOKEN_CHOICES = 8
 
 
 @torch.no_grad()
-def sample(model: LanguageModel, settings: ContextsSettings) -> list[str]:
+def sample_prefixes(model: LanguageModel, settings: ContextsSettings) -> list[str]:
     """Prefixes of so many tokens, each token drawn from the likeliest ones, as sentences without braces.
 
     They start from BOS (or EOS, or nothing but "The"), and the first token is drawn from more of them, for variety.
@@ -56,14 +56,14 @@ def as_prefix(text: str) -> str:
     return words if words.endswith((".", "!", "?", "。", "！", "？")) else f"{words}."
 
 
-def contexts(job: Job[ContextsSettings]) -> None:
-    """Write contexts.json: the sampled prefixes, without the bare one."""
+def contexts(job: StageJob[ContextsSettings]) -> None:
+    """Write contexts.json: the sampled prefixes, without the unprefixed one."""
     model = load(job.inputs["model"])
-    refuse_unless_finite(model)
-    found = sample(model, job.settings)
+    require_finite(model)
+    found = sample_prefixes(model, job.settings)
     log.info("prefixes: %s", found)
     write_json(job.path("contexts.json"), {"contexts": found})
-    job.finish(["contexts.json"])
+    job.write_manifest(["contexts.json"])
 
 
 def read_contexts(folder: Path) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from d4s.editors.settings import FamilySettings
+from d4s.editors.editor_settings import FamilySettings
 from d4s.registry import Registry
 
 if TYPE_CHECKING:

@@ -14,45 +14,45 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from d4s.editors.prompts import check_length, padded
-from d4s.editors.protocol import Diverged, Prepared, Row, State, StateKind, StepLog, Targets
-from d4s.editors.settings import FineTune
+from d4s.editors.edit_requests import EditRequest
+from d4s.editors.editor_settings import FineTune
+from d4s.editors.prompts import check_length, pad_ids
+from d4s.editors.protocol import Diverged, Prepared, State, StateKind, StepLog, StepRecord, Targets
 from d4s.editors.states import DenseState
-from d4s.editors.weights import changed
-from d4s.metrics.norms import l1_per_element
+from d4s.editors.weights import apply_deltas
+from d4s.metrics.weight_norms import l1_per_element
 from d4s.models.language_model import LanguageModel
 from d4s.models.restart import Restart, restart
 from d4s.models.tokens import Pair, encode_pairs
 from d4s.models.trace import trace
 from d4s.models.views import LiveModel
-from d4s.requests.draw import EditRequest
 
 
 @dataclass(frozen=True, slots=True)
-class _Tuned:
+class _FineTuneLoss:
     """A batch of requests laid out for the loss as a function of one weight: what lies before it has run once.
 
     `keys` enter the weight at every token, `output` is what its module gave there, `before` the weight alone. `read` says where
-    each target token is predicted, counted through the rows, and `share` is its weight in the loss.
+    each target token is predicted, counted through the rows, and `token_weight` is its weight in the loss.
     """
 
-    again: Restart
+    later_blocks: Restart
     keys: Float[Tensor, "n s d_in"]
     output: Float[Tensor, "n s d_out"]
     before: Float[Tensor, "n s d_out"]
     read: Int[Tensor, " t"]
     token: Int[Tensor, " t"]
-    share: Float[Tensor, " t"]
+    token_weight: Float[Tensor, " t"]
 
     @classmethod
-    def of(cls, model: LanguageModel, pairs: Sequence[Pair], settings: FineTune) -> "_Tuned":
+    def of(cls, model: LanguageModel, pairs: Sequence[Pair], settings: FineTune) -> "_FineTuneLoss":
         """Prompts with their target ids, run through the model as it is."""
         per_token, layer = settings.objective == "target", settings.layer
         texts = [[*prompt, *target[:-1]] if per_token else prompt for prompt, target in pairs]
-        ids = padded(texts, model.device)
+        ids = pad_ids(texts, model.device)
         lengths = torch.full((len(texts),), ids.shape[1], device=model.device)
         with trace({layer: model.mlp_out(layer)}) as found:
-            again, _ = restart(model, ids, torch.zeros_like(lengths), lengths, layer)
+            later_blocks, _ = restart(model, ids, torch.zeros_like(lengths), lengths, layer)
         keys, output = found.inputs[layer], found.outputs[layer]
         places = [
             (row * ids.shape[1] + len(prompt) - 1 + (offset if per_token else 0), token)
@@ -61,17 +61,23 @@ class _Tuned:
         ]
         read, token = torch.tensor(places, device=keys.device).unbind(1)
         precision = torch.promote_types(model.dtype, torch.float32)
-        share = torch.tensor([1.0 / len(target) / len(pairs) for _, target in pairs for _ in target], dtype=precision, device=keys.device)
+        token_weight = torch.tensor(
+            [1.0 / len(target) / len(pairs) for _, target in pairs for _ in target], dtype=precision, device=keys.device
+        )
         with torch.no_grad():
             before = keys @ model.weight(layer).mT
-        return cls(again, keys, output, before, read, token, share)
+        return cls(later_blocks, keys, output, before, read, token, token_weight)
 
     def loss(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, ""]:
         """Mean over requests of the mean negative log-probability of the target's tokens."""
-        model, layer = self.again.model, self.again.layer
-        change = model.passed_on(layer, self.output, self.keys @ weight.mT - self.before)
-        likely = model.unembed(model.final_norm(self.again.onward(self.again.hidden + change, self.read))).to(self.share).log_softmax(-1)
-        return -(likely.gather(1, self.token[:, None])[:, 0] * self.share).sum()
+        model, layer = self.later_blocks.model, self.later_blocks.layer
+        change = model.block_output_change(layer, self.output, self.keys @ weight.mT - self.before)
+        log_probs = (
+            model.unembed(model.final_norm(self.later_blocks.run_hidden(self.later_blocks.hidden + change, self.read)))
+            .to(self.token_weight)
+            .log_softmax(-1)
+        )
+        return -(log_probs.gather(1, self.token[:, None])[:, 0] * self.token_weight).sum()
 
 
 class FineTuneSession:
@@ -95,19 +101,19 @@ class FineTuneSession:
         pairs = encode_pairs(self._model, [request.prompt for request in batch], [request.target for request in batch])
         for request, (prompt, target) in zip(batch, pairs, strict=True):
             check_length(self._model, request, len(prompt) + len(target) - 1)
-        start, tuned = self._master.clone(), _Tuned.of(self._model, pairs, self._settings)
+        start, loss_of = self._master.clone(), _FineTuneLoss.of(self._model, pairs, self._settings)
         adam = torch.optim.Adam([self._master], lr=self._settings.lr, fused=True)
         losses: list[float] = []
         for _ in range(self._settings.steps):
             weight = self._master.detach().to(self._model.dtype).requires_grad_()
-            loss = tuned.loss(weight)
+            loss = loss_of.loss(weight)
             losses.append(float(loss.detach()))
             if losses[-1] < self._settings.stop_loss:
                 break
             (gradient,) = torch.autograd.grad(loss, weight)
             self._update(adam, gradient, start)
         else:
-            losses.append(float(tuned.loss(self._master.to(self._model.dtype))))
+            losses.append(float(loss_of.loss(self._master.to(self._model.dtype))))
         self._model.set_weight(self._settings.layer, self._master)
         if not all(abs(value) < float("inf") for value in losses):
             raise Diverged(f"the loss of fine-tuning is not finite: {losses[-1]}")
@@ -146,7 +152,7 @@ class FineTuneEditor:
     def __init__(self, settings: FineTune) -> None:
         self.settings = settings
 
-    def restore(self, rows: Sequence[Row], dense: Mapping[str, Tensor]) -> State:
+    def restore(self, records: Sequence[StepRecord], dense: Mapping[str, Tensor]) -> State:
         """The state that consists of a saved weight."""
         return DenseState(dict(dense))
 
@@ -168,5 +174,5 @@ class FineTuneEditor:
             int(name.split(".")[0]): tensor.to(model.weight(layer).device).double() - model.weight(layer).double()
             for name, tensor in state.dense.items()
         }
-        with changed(model, deltas) as view:
+        with apply_deltas(model, deltas) as view:
             yield view

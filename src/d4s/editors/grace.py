@@ -13,8 +13,8 @@ As released, but for this: labels are compared token by token and not by their m
 token while text is generated; an edit at the very place of another one's key (D = 0, which would leave two radii of 0)
 takes its place and its radius; the adapted layer is the MLP's output projection in every architecture.
 
-Each step is one row, a whole entry: `key`, `value`, `radius`, `label`, and where it split, the `split_key` whose radius
-became `split_radius`. Entries are known by their keys, so rows can be taken out or joined: what the others say then holds.
+Each step is one record, a whole entry: `key`, `value`, `radius`, `label`, and where it split, the `split_key` whose radius
+became `split_radius`. Entries are known by their keys, so records can be taken out or joined: what the others say then holds.
 """
 
 import math
@@ -27,15 +27,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from d4s.editors.memory_views import Codebook, MemoryModel
-from d4s.editors.protocol import Diverged, Prepared, Row, State, StateKind, StepLog, Targets
-from d4s.editors.settings import Grace
-from d4s.editors.states import RowEditor, RowState
+from d4s.editors.codebook_views import Codebook, CodebookModel
+from d4s.editors.edit_requests import EditRequest
+from d4s.editors.editor_settings import Grace
+from d4s.editors.protocol import Diverged, Prepared, State, StateKind, StepLog, StepRecord, Targets
+from d4s.editors.states import RecordEditor, RecordState
 from d4s.models.language_model import LanguageModel
 from d4s.models.restart import restart
 from d4s.models.tokens import encode_pair
 from d4s.models.trace import trace
-from d4s.requests.draw import EditRequest
 
 ENLARGED = 1 + 1e-4  # a key's own rounding from batch to batch must not put an edit out of the ball enlarged for it
 SAME_PLACE = 1e-5  # distance, relative to the key, below which two queries are one
@@ -43,7 +43,7 @@ RETIRED = -1.0  # radius of an entry that another one took the place of
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CodebookEntry:
     """An entry of the codebook; its label is the target's token ids."""
 
     key: Float[Tensor, " d_in"]
@@ -53,14 +53,14 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class EntryPlacement:
     """Where a request goes: the entry that it makes or continues, and the older one whose radius it cuts."""
 
-    entry: Entry
-    cut: Entry | None = None
+    entry: CodebookEntry
+    cut: CodebookEntry | None = None
 
     @property
-    def row(self) -> Row:
+    def record(self) -> StepRecord:
         """The step as tensors on the CPU."""
         entry, cut = self.entry, self.cut
         split = {} if cut is None else {"split_key": cut.key.cpu(), "split_radius": torch.tensor(cut.radius, dtype=torch.float64)}
@@ -73,27 +73,27 @@ class Placed:
         }
 
 
-class Entries:
-    """The codebook that rows spell, one after another."""
+class CodebookEntries:
+    """The codebook that records spell, one after another."""
 
-    def __init__(self, model: LanguageModel, layer: int, rows: Sequence[Row]) -> None:
+    def __init__(self, model: LanguageModel, layer: int, records: Sequence[StepRecord]) -> None:
         self._model, self._layer = model, layer
-        self._entries: list[Entry] = []
+        self._entries: list[CodebookEntry] = []
         self._number: dict[bytes, int] = {}
-        for row in rows:
-            self.add(row)
+        for record in records:
+            self.add(record)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __getitem__(self, number: int) -> Entry:
+    def __getitem__(self, number: int) -> CodebookEntry:
         return self._entries[number]
 
-    def add(self, row: Row) -> None:
-        """Take in one more row."""
-        if "split_key" in row and (cut := self._number.get(_name(row["split_key"]))) is not None:
-            self._entries[cut] = replace(self._entries[cut], radius=float(row["split_radius"]))
-        entry = Entry(row["key"], row["value"], float(row["radius"]), tuple(row["label"].tolist()))
+    def add(self, record: StepRecord) -> None:
+        """Take in one more record."""
+        if "split_key" in record and (cut := self._number.get(_name(record["split_key"]))) is not None:
+            self._entries[cut] = replace(self._entries[cut], radius=float(record["split_radius"]))
+        entry = CodebookEntry(record["key"], record["value"], float(record["radius"]), tuple(record["label"].tolist()))
         known = self._number.get(_name(entry.key))
         if known is not None and self._entries[known].label == entry.label:
             self._entries[known] = entry
@@ -111,9 +111,9 @@ class Entries:
         keys, values = (torch.stack(part).to(device) for part in zip(*((one.key, one.value) for one in self._entries), strict=True))
         return Codebook(keys, values, radii)
 
-    def view(self) -> MemoryModel:
+    def view(self) -> CodebookModel:
         """The model with the codebook as it is now."""
-        return MemoryModel(self._model, self._layer, self.codebook())
+        return CodebookModel(self._model, self._layer, self.codebook())
 
 
 def _name(key: Float[Tensor, " d_in"]) -> bytes:
@@ -125,8 +125,8 @@ class GraceSession:
 
     def __init__(self, settings: Grace, model: LanguageModel, state: State) -> None:
         self._settings, self._model = settings, model
-        self._rows = list(state.rows)
-        self._entries = Entries(model, settings.layer, self._rows)
+        self._records = list(state.records)
+        self._entries = CodebookEntries(model, settings.layer, self._records)
 
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
         """Add a request to the codebook, or enlarge the entry that has its label nearby.
@@ -138,54 +138,56 @@ class GraceSession:
         prompt, target = encode_pair(self._model, request.prompt, request.target)
         view = self._entries.view()
         before = float(view.score_ids([(prompt, target)]).mean_nll()[0])
-        placed, distance = self._placed(request, prompt, tuple(target), view.book)
-        value, losses = self._learnt(placed.entry, prompt, target)
+        placement, distance = self._place(request, prompt, tuple(target), view.codebook)
+        value, losses = self._train_value(placement.entry, prompt, target)
         if not all(map(math.isfinite, losses)):
             raise Diverged(f"the loss of a codebook's value is not finite: {losses[-1]}")
-        placed = replace(placed, entry=replace(placed.entry, value=value))
-        self._rows.append(placed.row)
-        self._entries.add(self._rows[-1])
+        placement = replace(placement, entry=replace(placement.entry, value=value))
+        self._records.append(placement.record)
+        self._entries.add(self._records[-1])
         found = {
             "target_probability_before": math.exp(-before),
             "target_probability_after": math.exp(-losses[-1]),
             "target_steps": float(len(losses) - 1),
             "entries": float(len(self._entries)),
-            "radius": placed.entry.radius,
+            "radius": placement.entry.radius,
         }
         if distance is not None:
             found["nearest_distance"] = distance
         return StepLog(tuple((quantity, None, number) for quantity, number in found.items()))
 
     def state(self) -> State:
-        """The rows so far."""
-        return RowState("memory", tuple(self._rows))
+        """The records so far."""
+        return RecordState("codebook", tuple(self._records))
 
-    def live(self) -> MemoryModel:
+    def live(self) -> CodebookModel:
         """The model with the codebook so far."""
         return self._entries.view()
 
     @torch.no_grad()
-    def _placed(self, request: EditRequest, prompt: list[int], label: tuple[int, ...], book: Codebook) -> tuple[Placed, float | None]:
+    def _place(
+        self, request: EditRequest, prompt: list[int], label: tuple[int, ...], codebook: Codebook
+    ) -> tuple[EntryPlacement, float | None]:
         """Where a request goes, its value still to be learnt, and the distance to the nearest key, if there is any."""
         settings, layer = self._settings, self._settings.layer
         precision = torch.promote_types(self._model.dtype, torch.float32)
         with trace({layer: self._model.mlp_out(layer)}, stop_after=layer) as found:
             self._model.network.base_model(input_ids=torch.tensor([prompt], device=self._model.device), use_cache=False)
         key, output = found.inputs[layer][0, -1].to(precision), found.outputs[layer][0, -1].to(precision)
-        new = Entry(key, output if settings.value == "warm" else _drawn(request, output), settings.eps_init, label)
+        new = CodebookEntry(key, output if settings.value == "warm" else _random_value(request, output), settings.eps_init, label)
         if not len(self._entries):
-            return Placed(new), None
-        distances, numbers = book.nearest(key[None])
+            return EntryPlacement(new), None
+        distances, numbers = codebook.nearest(key[None])
         distance, near = float(distances[0]), self._entries[int(numbers[0])]
         if distance > settings.eps_init + near.radius:
-            return Placed(new), distance
+            return EntryPlacement(new), distance
         if near.label == label:
-            return Placed(replace(near, radius=max(near.radius, distance * ENLARGED))), distance
+            return EntryPlacement(replace(near, radius=max(near.radius, distance * ENLARGED))), distance
         if distance <= SAME_PLACE * float(key.norm()):
-            return Placed(replace(new, radius=near.radius), cut=replace(near, radius=RETIRED)), distance
-        return Placed(replace(new, radius=distance / 2), cut=replace(near, radius=distance / 2)), distance
+            return EntryPlacement(replace(new, radius=near.radius), cut=replace(near, radius=RETIRED)), distance
+        return EntryPlacement(replace(new, radius=distance / 2), cut=replace(near, radius=distance / 2)), distance
 
-    def _learnt(self, entry: Entry, prompt: list[int], target: list[int]) -> tuple[Float[Tensor, " d_out"], list[float]]:
+    def _train_value(self, entry: CodebookEntry, prompt: list[int], target: list[int]) -> tuple[Float[Tensor, " d_out"], list[float]]:
         """The value that makes the target likely, teacher-forced, and the mean negative log-likelihoods on the way."""
         settings, device = self._settings, self._model.weight(self._settings.layer).device
         value = entry.value.to(device, copy=True).requires_grad_()
@@ -207,27 +209,27 @@ class GraceSession:
         model, layer = self._model, self._settings.layer
         ids = torch.tensor([[*prompt, *target[:-1]]], device=model.device)
         last, length = (torch.tensor([at], device=model.device) for at in (len(prompt) - 1, ids.shape[1]))
-        again, seen = restart(model, ids, last, length, layer)
+        later_blocks, seen = restart(model, ids, last, length, layer)
 
         def loss(value: Float[Tensor, " d_out"]) -> Float[Tensor, ""]:
-            change = model.passed_on(layer, seen.mlp[0], value.to(seen.mlp.dtype) - seen.mlp[0])
-            hidden = again.run(change[None, None])
-            likely = model.unembed(model.final_norm(hidden[0])).to(value.dtype).log_softmax(-1)
-            return -likely.gather(1, torch.tensor(target, device=likely.device)[:, None]).mean()
+            change = model.block_output_change(layer, seen.mlp[0], value.to(seen.mlp.dtype) - seen.mlp[0])
+            hidden = later_blocks.run(change[None, None])
+            log_probs = model.unembed(model.final_norm(hidden[0])).to(value.dtype).log_softmax(-1)
+            return -log_probs.gather(1, torch.tensor(target, device=log_probs.device)[:, None]).mean()
 
         return loss
 
 
-def _drawn(request: EditRequest, like: Float[Tensor, " d_out"]) -> Float[Tensor, " d_out"]:
+def _random_value(request: EditRequest, like: Float[Tensor, " d_out"]) -> Float[Tensor, " d_out"]:
     """A value drawn from 0 to 1, the same for the same request whatever came before."""
     generator = torch.Generator().manual_seed(zlib.crc32(request.request_id.encode()))
     return torch.rand(like.shape, generator=generator).to(like)
 
 
-class GraceEditor(RowEditor):
+class GraceEditor(RecordEditor):
     """The codebook as an editor."""
 
-    kind: StateKind = "memory"
+    kind: StateKind = "codebook"
 
     def __init__(self, settings: Grace) -> None:
         self.settings = settings
@@ -238,6 +240,6 @@ class GraceEditor(RowEditor):
         yield GraceSession(self.settings, model, state)
 
     @contextmanager
-    def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[MemoryModel]:
-        """The model with the codebook that a state's rows spell."""
-        yield Entries(model, self.settings.layer, state.rows).view()
+    def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[CodebookModel]:
+        """The model with the codebook that a state's records spell."""
+        yield CodebookEntries(model, self.settings.layer, state.records).view()

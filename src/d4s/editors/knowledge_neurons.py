@@ -9,8 +9,8 @@ after the model's own beginning; for one token they are the same). An activation
 Neurons above a share of the largest attribution, over all layers, are kept; none if no attribution is positive.
 
 Edit: to the value column of each, c · (sum of word embeddings of the target − of the model's own greedy completion, as
-many tokens) is added, with c = 2 for one token and 1 for several, as in the common release. A row is that one vector and
-the neurons that it is added to, so the change of every layer is the sum over rows.
+many tokens) is added, with c = 2 for one token and 1 for several, as in the common release. A record is that one vector and
+the neurons that it is added to, so the change of every layer is the sum over records.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,19 +20,19 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from d4s.editors.protocol import Diverged, Prepared, Row, State, StateKind, StepLog, Targets
-from d4s.editors.settings import KnowledgeNeurons
-from d4s.editors.states import RowEditor, RowState
-from d4s.editors.weights import changed, write
+from d4s.editors.edit_requests import EditRequest
+from d4s.editors.editor_settings import KnowledgeNeurons
+from d4s.editors.protocol import Diverged, Prepared, State, StateKind, StepLog, StepRecord, Targets
+from d4s.editors.states import RecordEditor, RecordState
+from d4s.editors.weights import apply_deltas, write_weight
 from d4s.errors import D4SError
-from d4s.metrics.norms import l1_per_element
-from d4s.models.edited import Scores
+from d4s.metrics.weight_norms import l1_per_element
+from d4s.models.edited_model import Scores
 from d4s.models.language_model import LanguageModel
 from d4s.models.restart import Restart, restart
 from d4s.models.tokens import encode_pair
 from d4s.models.trace import Trace, trace
 from d4s.models.views import LiveModel
-from d4s.requests.draw import EditRequest
 
 Deltas = dict[int, Float64[Tensor, "d_out d_in"]]
 TOKENS_AT_ONCE = 256
@@ -55,34 +55,36 @@ def attributions(model: LanguageModel, prompt: Sequence[int], answer: Sequence[i
     layers, size = range(model.n_layers), max(1, TOKENS_AT_ONCE // (steps * len(answer)))
     outputs = {("out", layer): model.mlp_out(layer) for layer in layers}
     with trace(outputs | {("block", layer): model.block(layer) for layer in layers}) as found:
-        again, _ = restart(model, ids, place, length, 0)
-    return torch.cat([_attributed(again, found, layers[first : first + size], answer, steps) for first in layers[::size]])
+        later_blocks, _ = restart(model, ids, place, length, 0)
+    return torch.cat([_attribute_layers(later_blocks, found, layers[first : first + size], answer, steps) for first in layers[::size]])
 
 
-def _attributed(
-    again: Restart, found: Trace[tuple[str, int]], layers: Sequence[int], answer: Sequence[int], steps: int
+def _attribute_layers(
+    later_blocks: Restart, found: Trace[tuple[str, int]], layers: Sequence[int], answer: Sequence[int], steps: int
 ) -> Float64[Tensor, "some_layers d_in"]:
     """Attributions of neighbouring layers, differentiated in one pass back; the activations' dependence on each other left out."""
-    model, at = again.model, -len(answer)
+    model, at = later_blocks.model, -len(answer)
     precision = torch.promote_types(model.dtype, torch.float32)
     activations: list[Tensor] = []
     scaled: list[Tensor] = []
     hidden = found.outputs["block", layers[0]][:0, at:]
     for layer in range(layers[0], model.n_layers):
-        hidden = again.through(layer, hidden) if len(hidden) else hidden
+        hidden = later_blocks.run_block(layer, hidden) if len(hidden) else hidden
         if layer in layers:
             activations.append(found.inputs["out", layer][0, at].to(precision))
             scales = torch.linspace(0, 1, steps, dtype=precision, device=activations[-1].device)[:, None]
             scaled.append((scales * activations[-1]).requires_grad_())
             change = (scaled[-1] - activations[-1]) @ model.weight(layer).to(precision).mT
-            change = model.passed_on(layer, found.outputs["out", layer][0, at].to(precision), change)
+            change = model.block_output_change(layer, found.outputs["out", layer][0, at].to(precision), change)
             block = found.outputs["block", layer][:, at:].expand(steps, -1, -1)
             begun = torch.cat([block[:, :1] + change[:, None].to(block.dtype), block[:, 1:]], dim=1)
             hidden = torch.cat([hidden.to(begun.device), begun])
-    likely = model.unembed(model.final_norm(hidden)).to(precision).log_softmax(-1)
-    likely = likely.gather(2, torch.tensor(answer, device=likely.device).expand(len(likely), -1)[..., None]).sum((1, 2)).view(-1, steps)
-    largest = likely.detach().amax(1)
-    gradients = torch.autograd.grad((likely - largest[:, None]).exp().sum(), scaled)
+    log_probs = model.unembed(model.final_norm(hidden)).to(precision).log_softmax(-1)
+    log_probs = (
+        log_probs.gather(2, torch.tensor(answer, device=log_probs.device).expand(len(log_probs), -1)[..., None]).sum((1, 2)).view(-1, steps)
+    )
+    largest = log_probs.detach().amax(1)
+    gradients = torch.autograd.grad((log_probs - largest[:, None]).exp().sum(), scaled)
     return torch.stack(
         [
             ((activation * gradient.mean(0)).double() * scale.to(gradient.device)).to(model.device)
@@ -91,17 +93,17 @@ def _attributed(
     )
 
 
-def deltas_of(model: LanguageModel, rows: Sequence[Row]) -> Deltas:
-    """The change of each layer's weight, summed over rows in their order; only layers that change."""
+def deltas_of(model: LanguageModel, records: Sequence[StepRecord]) -> Deltas:
+    """The change of each layer's weight, summed over records in their order; only layers that change."""
     deltas: Deltas = {}
-    for row in rows:
-        _add(model, deltas, row)
+    for record in records:
+        _add(model, deltas, record)
     return deltas
 
 
-def _add(model: LanguageModel, deltas: Deltas, row: Row) -> list[int]:
-    """Add a row's vector to its columns; returns the layers that they are in."""
-    neurons, value = row["neurons"].long(), row["value"]
+def _add(model: LanguageModel, deltas: Deltas, record: StepRecord) -> list[int]:
+    """Add a record's vector to its columns; returns the layers that they are in."""
+    neurons, value = record["neurons"].long(), record["value"]
     layers = neurons[:, 0].unique().tolist()
     for layer in layers:
         if layer not in deltas:
@@ -111,12 +113,12 @@ def _add(model: LanguageModel, deltas: Deltas, row: Row) -> list[int]:
 
 
 class KnowledgeNeuronsSession:
-    """Editing in progress. Weights are the original ones plus the rows' sum, added in float64 and rounded once."""
+    """Editing in progress. Weights are the original ones plus the records' sum, added in float64 and rounded once."""
 
     def __init__(self, settings: KnowledgeNeurons, model: LanguageModel, state: State) -> None:
         self._settings, self._model = settings, model
-        self._rows = list(state.rows)
-        self._deltas = deltas_of(model, self._rows)
+        self._records = list(state.records)
+        self._deltas = deltas_of(model, self._records)
         self._originals = {layer: model.weight(layer).clone() for layer in self._deltas}
         for layer in self._deltas:
             self._write(layer)
@@ -139,8 +141,8 @@ class KnowledgeNeuronsSession:
         if not bool(found.isfinite().all()):
             raise Diverged("the attributions of neurons are not finite")
         neurons = (found > self._settings.threshold * found.max().clamp(min=0)).nonzero()
-        self._rows.append({"neurons": neurons.int().cpu().contiguous(), "value": self._value(prompt, target, before).cpu()})
-        for layer in _add(model, self._deltas, self._rows[-1]):
+        self._records.append({"neurons": neurons.int().cpu().contiguous(), "value": self._value(prompt, target, before).cpu()})
+        for layer in _add(model, self._deltas, self._records[-1]):
             self._originals.setdefault(layer, model.weight(layer).clone())
             self._write(layer)
             self._l1[layer] = l1_per_element(model.weight(layer))
@@ -152,15 +154,15 @@ class KnowledgeNeuronsSession:
         return StepLog((*log, *((quantity, layer, value) for quantity, values in by_layer.items() for layer, value in values.items())))
 
     def state(self) -> State:
-        """The rows so far."""
-        return RowState("additive", tuple(self._rows))
+        """The records so far."""
+        return RecordState("additive", tuple(self._records))
 
     def live(self) -> LiveModel:
         """The model as edited so far."""
         return LiveModel(self._model, dict(self._originals))
 
     def _write(self, layer: int) -> None:
-        write(self._model, layer, self._originals[layer], self._deltas[layer])
+        write_weight(self._model, layer, self._originals[layer], self._deltas[layer])
 
     @torch.no_grad()
     def _value(self, prompt: list[int], target: list[int], scores: Scores) -> Float64[Tensor, " d_out"]:
@@ -176,7 +178,7 @@ class KnowledgeNeuronsSession:
         return (2.0 if len(target) == 1 else 1.0) * (new - old)
 
 
-class KnowledgeNeuronsEditor(RowEditor):
+class KnowledgeNeuronsEditor(RecordEditor):
     """Knowledge neurons as an editor; a step's own change can be taken out again."""
 
     kind: StateKind = "additive"
@@ -192,6 +194,6 @@ class KnowledgeNeuronsEditor(RowEditor):
 
     @contextmanager
     def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LiveModel]:
-        """The model with the sum of a state's rows in its weights."""
-        with changed(model, deltas_of(model, state.rows)) as view:
+        """The model with the sum of a state's records in its weights."""
+        with apply_deltas(model, deltas_of(model, state.records)) as view:
             yield view

@@ -1,8 +1,8 @@
 """A run's ledger: an append-only file of checked frames, one per batch of edits; states and logs are read from it.
 
-A frame is length, CRC and a safetensors payload: the state's row, with what was logged as JSON in its metadata. Each
+A frame is length, CRC and a safetensors payload: the state's record, with what was logged as JSON in its metadata. Each
 append is on disk before the next step begins. A frame torn by a kill is dropped with a warning and its step done again.
-Dense states are no rows: a late one stands beside the file, written as often as a tenth of the time allows, and a copy at
+Dense states are no records: a late one stands beside the file, written as often as a tenth of the time allows, and a copy at
 each length asked for. Frames beyond the last kept state are dropped, and their steps done again to the same bits.
 """
 
@@ -26,7 +26,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from d4s.artifacts import Artifact, write_tensors
-from d4s.editors.protocol import Editor, Row, Session, State, StateKind
+from d4s.editors.protocol import Editor, Session, State, StateKind, StepRecord
 from d4s.errors import ArtifactError
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ FILE, LATEST = "ledger", "latest.safetensors"
 PAUSE = 10  # times as long as writing a dense state took is waited before the next one is written
 MAGIC = b"d4s ledger 1\n"
 HEAD = struct.Struct("<QI")
-PIECE = 2**24
+CHUNK_BYTES = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Ledger:
         """
         path = folder / FILE
         ledger = cls(folder, kind, _read(path) if path.is_file() else ())
-        if dropped := ledger.forget_unkept():
+        if dropped := ledger.drop_unsaved():
             log.warning("%s: %d edits were recorded after the last kept state; they are done again", path, dropped)
         return ledger
 
@@ -80,10 +80,10 @@ class Ledger:
         """The step whose numbers stopped being finite, if one did."""
         return self._frames[-1].log.get("diverged_at") if self._frames else None
 
-    def append(self, row: Row, edits: int, logged: Mapping[str, Any]) -> None:
+    def append(self, record: StepRecord, edits: int, logged: Mapping[str, Any]) -> None:
         """Record a batch; on disk when this returns."""
         text = json.dumps({"edits": edits, **logged}, sort_keys=True, ensure_ascii=False)
-        payload = safetensors.torch.save({name: tensor.contiguous() for name, tensor in row.items()}, {"log": text})
+        payload = safetensors.torch.save({name: tensor.contiguous() for name, tensor in record.items()}, {"log": text})
         start = self._end
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("r+b" if self._path.is_file() else "w+b") as stream:
@@ -98,14 +98,14 @@ class Ledger:
     def record(self, session: Session, edits: int, logged: Mapping[str, Any]) -> None:
         """Record the batch that a session has just edited; of dense states only what is logged, unless one is due."""
         if self._kind != "dense":
-            self.append(session.state().rows[-1], edits, logged)
+            self.append(session.state().records[-1], edits, logged)
             return
         self.append({}, edits, logged)
         if time.monotonic() >= self._due:
-            self.keep_latest(session)
+            self.save_latest(session)
 
-    def keep_latest(self, session: Session) -> None:
-        """Put the present state of a session on disk, in the place of the one before, where states are no rows."""
+    def save_latest(self, session: Session) -> None:
+        """Put the present state of a session on disk, in the place of the one before, where states are no records."""
         if self._kind != "dense":
             return
         begin = time.monotonic()
@@ -113,7 +113,7 @@ class Ledger:
         end = time.monotonic()
         self._due = end + PAUSE * (end - begin)
 
-    def forget_unkept(self) -> int:
+    def drop_unsaved(self) -> int:
         """Drop the batches beyond the last state that can be read; returns how many edits they held."""
         last = self.nearest_state(self.length)
         dropped = self.length - last
@@ -137,20 +137,20 @@ class Ledger:
         if not frames:
             return editor.restore((), {})
         with self._path.open("rb") as stream:
-            rows = [_payload(stream, frame) for frame in frames]
-        return editor.restore(rows, {})
+            records = [_payload(stream, frame) for frame in frames]
+        return editor.restore(records, {})
 
     def nearest_state(self, edits: int) -> int:
         """The greatest number of edits, at most so many, after which the state can be read."""
-        kept = {0, *_kept_states(self._folder)}
+        saved = {0, *_saved_states(self._folder)}
         bounds = [0, *accumulate(frame.edits for frame in self._frames)]
-        return max(bound for bound in bounds if bound <= edits and (self._kind != "dense" or bound in kept))
+        return max(bound for bound in bounds if bound <= edits and (self._kind != "dense" or bound in saved))
 
-    def keeps(self, edits: int) -> bool:
+    def has_state(self, edits: int) -> bool:
         """Whether the state after so many edits needs no copy, or has one: the last state alone is written over."""
         return self._kind != "dense" or edits == 0 or (self._folder / _copy(edits)).is_file()
 
-    def keep_dense(self, edits: int, dense: Mapping[str, Tensor]) -> str:
+    def save_dense(self, edits: int, dense: Mapping[str, Tensor]) -> str:
         """Keep a copy of the dense state after so many edits, in place of the latest one where none came after; returns its name."""
         name = _copy(edits)
         write_tensors(self._folder / name, dense, {"edits": str(edits)})
@@ -170,8 +170,8 @@ class Ledger:
             return hashlib.sha256(MAGIC).hexdigest()
         digest = hashlib.sha256()
         with self._path.open("rb") as stream:
-            for start in range(0, end, PIECE):
-                digest.update(stream.read(min(PIECE, end - start)))
+            for start in range(0, end, CHUNK_BYTES):
+                digest.update(stream.read(min(CHUNK_BYTES, end - start)))
         return digest.hexdigest()
 
     @property
@@ -192,7 +192,7 @@ class Ledger:
     def _dense_at(self, edits: int) -> Mapping[str, Tensor]:
         if edits == 0:
             return {}
-        found = _kept_states(self._folder)
+        found = _saved_states(self._folder)
         if edits not in found:
             raise ArtifactError(f"{self._folder} keeps no state after {edits} edits; run the rule that edits")
         return safetensors.torch.load_file(found[edits])
@@ -240,7 +240,7 @@ def _metadata(payload: bytes) -> Mapping[str, str]:
     return json.loads(payload[8 : 8 + size])["__metadata__"]
 
 
-def _payload(stream: Any, frame: Frame) -> Row:
+def _payload(stream: Any, frame: Frame) -> StepRecord:
     stream.seek(frame.start)
     return safetensors.torch.load(stream.read(frame.end - frame.start))
 
@@ -250,7 +250,7 @@ def _copy(edits: int) -> str:
     return f"n{edits}.state.safetensors"
 
 
-def _kept_states(folder: Path) -> dict[int, Path]:
+def _saved_states(folder: Path) -> dict[int, Path]:
     """Dense states on disk by the number of edits behind them."""
     found: dict[int, Path] = {}
     for path in [*folder.glob("n*.state.safetensors"), folder / LATEST]:
@@ -260,18 +260,18 @@ def _kept_states(folder: Path) -> dict[int, Path]:
     return found
 
 
-def recorded_state(folder: Path, length: int, editor: Editor) -> State:
+def read_state(folder: Path, length: int, editor: Editor) -> State:
     """The state of a finished run at one of its lengths (its last finite one, where it diverged before), checked.
 
     Raises:
         ArtifactError: if the run has no such length, or its ledger is not the one its manifest was written for.
     """
     artifact = Artifact.open(folder, "runs", f"n{length}.json")
-    noted = artifact.manifest.notes["ledger"]
+    recorded_prefix = artifact.manifest.notes["ledger"]
     if editor.kind == "dense":
-        dense = artifact.tensors(f"n{noted['edits']}.state.safetensors") if noted["edits"] else {}
+        dense = artifact.tensors(f"n{recorded_prefix['edits']}.state.safetensors") if recorded_prefix["edits"] else {}
         return editor.restore((), dense)
     ledger = Ledger.open(folder, editor.kind)
-    if ledger.length < noted["edits"] or ledger.prefix(noted["edits"]) != noted:
+    if ledger.length < recorded_prefix["edits"] or ledger.prefix(recorded_prefix["edits"]) != recorded_prefix:
         raise ArtifactError(f"{folder / FILE} is not the ledger that n{length}.json was written for; delete {folder} and run again")
-    return ledger.state_at(editor, noted["edits"])
+    return ledger.state_at(editor, recorded_prefix["edits"])

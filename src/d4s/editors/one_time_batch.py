@@ -6,15 +6,15 @@ Steps only record requests, as token ids with their targets; the batch is solved
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from d4s.editors.edit_requests import EditRequest
+from d4s.editors.editor_settings import LeastSquaresSettings, LocateThenEdit, OneTimeBatch
 from d4s.editors.locate_then_edit import LocateThenEditEditor
-from d4s.editors.prompts import rewriting
+from d4s.editors.prompts import build_prompts
 from d4s.editors.protocol import Prepared, State, StateKind, StepLog, Targets
-from d4s.editors.records import recorded, unrecorded
-from d4s.editors.settings import LeastSquaresSettings, LocateThenEdit, OneTimeBatch
-from d4s.editors.states import RowEditor, RowState
+from d4s.editors.request_tensors import requests_from_tensors, requests_to_tensors
+from d4s.editors.states import RecordEditor, RecordState
 from d4s.models.language_model import LanguageModel
 from d4s.models.views import LiveModel
-from d4s.requests.draw import EditRequest
 
 
 class OneTimeBatchSession:
@@ -22,7 +22,7 @@ class OneTimeBatchSession:
 
     def __init__(self, model: LanguageModel, prepared: Prepared, state: State) -> None:
         self._model, self._contexts = model, prepared.contexts
-        self._rows = list(state.rows)
+        self._records = list(state.records)
 
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
         """Record a request with its target.
@@ -32,19 +32,19 @@ class OneTimeBatchSession:
         """
         if targets is None:
             raise ValueError("this editor works with targets at the original weights, and none were given")
-        self._rows.append(recorded([rewriting(self._model, request, self._contexts) for request in batch], targets))
+        self._records.append(requests_to_tensors([build_prompts(self._model, request, self._contexts) for request in batch], targets))
         numbers = {"before": targets.probability_before, "after": targets.probability_after}
         return StepLog(tuple((f"target_probability_{name}", None, float(value.mean())) for name, value in numbers.items()))
 
     def state(self) -> State:
         """The requests so far."""
-        return RowState("refit", tuple(self._rows))
+        return RecordState("refit", tuple(self._records))
 
     def live(self) -> None:
         """Nothing is edited before the end."""
 
 
-class OneTimeBatchEditor(RowEditor):
+class OneTimeBatchEditor(RecordEditor):
     """The batch as an editor; any request can be taken out again, since all are solved anew."""
 
     kind: StateKind = "refit"
@@ -60,10 +60,10 @@ class OneTimeBatchEditor(RowEditor):
     @contextmanager
     def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LiveModel]:
         """The model with all requests edited in at once."""
-        editor = LocateThenEditEditor(self.as_one_batch(max(1, len(state.rows))))
+        editor = LocateThenEditEditor(self.as_one_batch(max(1, len(state.records))))
         with editor.editing(model, prepared, editor.start(model, prepared)) as session:
-            if state.rows:
-                session.apply(*unrecorded(state.rows))
+            if state.records:
+                session.apply(*requests_from_tensors(state.records))
             yield session.view()
 
     def as_one_batch(self, size: int) -> LocateThenEdit:

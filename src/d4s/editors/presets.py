@@ -8,7 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from d4s.editors.columns import EMMET, ENCORE, FINE_TUNE, GRACE, KNOWLEDGE_NEURONS, MEMIT, NSE, PMET, ROME, Settings, ends, merged, without
+from d4s.editors.hparams import (
+    EMMET,
+    ENCORE,
+    FINE_TUNE,
+    GRACE,
+    KNOWLEDGE_NEURONS,
+    MEMIT,
+    NSE,
+    PMET,
+    ROME,
+    HParams,
+    first_and_last,
+    merge_hparams,
+    without,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,29 +35,29 @@ class Preset:
     paper: str
     note: str
     family: str
-    base: Mapping[str, Settings]
-    changes: Settings = field(default_factory=dict)
-    tuned: Mapping[str, Settings] = field(default_factory=dict)
+    base: Mapping[str, HParams]
+    changes: HParams = field(default_factory=dict)
+    tuned: Mapping[str, HParams] = field(default_factory=dict)
     released: tuple[str, ...] = ()
 
 
-def columns_of(preset: str) -> list[str]:
+def model_kinds_of(preset: str) -> list[str]:
     """The kinds of model that a preset has settings for."""
     return sorted(PRESETS[preset].base)
 
 
-def settings_of(preset: str, column: str, changes: Settings) -> dict[str, Any]:
+def hparams_of(preset: str, model_kind: str, changes: HParams) -> dict[str, Any]:
     """A preset's settings for a kind of model, with changes laid over them."""
     row = PRESETS[preset]
-    return merged({"family": row.family}, row.base[column], row.changes, row.tuned.get(column, {}), changes)
+    return merge_hparams({"family": row.family}, row.base[model_kind], row.changes, row.tuned.get(model_kind, {}), changes)
 
 
-def _mini_weight(weight: float) -> Mapping[str, Settings]:
+def _mini_weight(weight: float) -> Mapping[str, HParams]:
     """The weight of the second moment that tuning kept for an editor of the MEMIT family on the embedded model."""
-    return {"mini": {"preserve": {"weight": weight}}}
+    return {"mini": {"preservation": {"weight": weight}}}
 
 
-AT_ORIGINAL: Settings = {"target": {"at": "original"}}
+AT_ORIGINAL: HParams = {"target": {"at": "original"}}
 
 EVERYWHERE = ("gpt2-xl", "gpt-j-6b", "llama2-7b", "llama3-8b", "qwen2.5-7b")
 PRESETS: Mapping[str, Preset] = {
@@ -51,7 +65,7 @@ PRESETS: Mapping[str, Preset] = {
         "none",
         "The model as it is; the reference of every table.",
         "unedited",
-        {column: {} for column in MEMIT},
+        {model_kind: {} for model_kind in MEMIT},
         released=EVERYWHERE,
     ),
     "ft_l": Preset(
@@ -80,8 +94,8 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "rome": Preset(
         "Meng et al. 2022",
-        "One layer, target met exactly at the bare prompt's key; on GPT-2 and GPT-J with the second moment of text, on Llama and Qwen as "
-        "configured in EasyEdit, with the identity.",
+        "One layer, target met exactly at the unprefixed prompt's key; on GPT-2 and GPT-J with the second moment of text, on Llama and "
+        "Qwen as configured in EasyEdit, with the identity.",
         "locate_then_edit",
         ROME,
         released=EVERYWHERE,
@@ -91,7 +105,7 @@ PRESETS: Mapping[str, Preset] = {
         "ROME with the identity in place of the second moment, for GPT-2 and GPT-J too: another method there, named apart.",
         "locate_then_edit",
         ROME,
-        {"preserve": {"kind": "identity"}},
+        {"preservation": {"kind": "identity"}},
         released=EVERYWHERE,
     ),
     "r_rome": Preset(
@@ -99,7 +113,7 @@ PRESETS: Mapping[str, Preset] = {
         "ROME with one key everywhere: the averaged one, met from where the averaged output is.",
         "locate_then_edit",
         ROME,
-        {"keys": {"consistent": True}},
+        {"keys": {"shared_key": True}},
         released=("gpt2-xl", "gpt-j-6b"),
     ),
     "c_rome": Preset(
@@ -107,7 +121,7 @@ PRESETS: Mapping[str, Preset] = {
         "ROME with every key replaced by the averaged one; the same algebra as r_rome.",
         "locate_then_edit",
         ROME,
-        {"keys": {"consistent": True}},
+        {"keys": {"shared_key": True}},
         released=("gpt2-xl", "gpt-j-6b"),
     ),
     "emmet": Preset(
@@ -137,9 +151,9 @@ PRESETS: Mapping[str, Preset] = {
         "Fang et al. 2025",
         "MEMIT with key history, confined to directions that text hardly uses; solved in those directions only, which is the same.",
         "locate_then_edit",
-        {column: settings for column, settings in MEMIT.items() if column != "llama2-7b"},
-        {"history": "keys", "preserve": {"kind": "null_space", "threshold": 0.02, "weight": 10.0}},
-        {"mini": {"preserve": {"weight": 1.0}}, "qwen2.5-7b": {"preserve": {"weight": 1.0}}},
+        {model_kind: settings for model_kind, settings in MEMIT.items() if model_kind != "llama2-7b"},
+        {"history": "keys", "preservation": {"kind": "null_space", "threshold": 0.02, "weight": 10.0}},
+        {"mini": {"preservation": {"weight": 1.0}}, "qwen2.5-7b": {"preservation": {"weight": 1.0}}},
         released=("gpt2-xl", "gpt-j-6b", "llama3-8b", "qwen2.5-7b"),
     ),
     "pmet": Preset(
@@ -147,7 +161,7 @@ PRESETS: Mapping[str, Preset] = {
         "MEMIT towards targets of the MLP's own output, optimised jointly with the attention's; residual shared out by roots.",
         "locate_then_edit",
         PMET,
-        {"spread": "root"},
+        {"residual_schedule": "root"},
         released=("gpt-j-6b", "llama2-7b"),
     ),
     "nse": Preset(
@@ -162,8 +176,8 @@ PRESETS: Mapping[str, Preset] = {
         "BLUE (bi-level edits of boundary layers, 2025)",
         "MEMIT on the first and the last layer alone, each towards a target of its own.",
         "locate_then_edit",
-        without(ends(MEMIT), "llama2-7b", "qwen2.5-7b"),
-        {"spread": "own"},
+        without(first_and_last(MEMIT), "llama2-7b", "qwen2.5-7b"),
+        {"residual_schedule": "own"},
         released=("gpt2-xl", "gpt-j-6b", "llama3-8b"),
     ),
     "encore": Preset(
@@ -180,7 +194,7 @@ PRESETS: Mapping[str, Preset] = {
         "AlphaEdit with targets rescaled so that the MLP puts out vectors of the usual norm.",
         "locate_then_edit",
         without(MEMIT, "llama2-7b"),
-        {"history": "keys", "preserve": {"kind": "null_space", "threshold": 0.02, "weight": 10.0}, "anchor": {}},
+        {"history": "keys", "preservation": {"kind": "null_space", "threshold": 0.02, "weight": 10.0}, "anchor": {}},
         _mini_weight(1.0),
     ),
     "rect": Preset(
@@ -188,7 +202,7 @@ PRESETS: Mapping[str, Preset] = {
         "MEMIT of which only the entries that change their weight most are written.",
         "locate_then_edit",
         MEMIT,
-        {"after": {"kind": "rect"}},
+        {"step_transform": {"kind": "rect"}},
         released=("gpt2-xl", "gpt-j-6b", "llama3-8b"),
     ),
     "ote_se": Preset(
@@ -196,7 +210,7 @@ PRESETS: Mapping[str, Preset] = {
         "MEMIT with key history and RECT, with each step making up for what the one before did not write.",
         "locate_then_edit",
         MEMIT,
-        {"history": "keys", "after": {"kind": "rect", "feedback": True}},
+        {"history": "keys", "step_transform": {"kind": "rect", "feedback": True}},
         _mini_weight(30.0),
     ),
     "prune": Preset(
@@ -204,14 +218,18 @@ PRESETS: Mapping[str, Preset] = {
         "MEMIT whose whole change has large singular values compressed.",
         "locate_then_edit",
         MEMIT,
-        {"finish": {"kind": "prune"}},
+        {"delta_transform": {"kind": "prune"}},
     ),
     "sphere": Preset(
         "SPHERE (2025)",
         "AlphaEdit less half of what points along the main directions of the weight's rows.",
         "locate_then_edit",
         without(MEMIT, "llama2-7b"),
-        {"history": "keys", "preserve": {"kind": "null_space", "threshold": 0.02, "weight": 10.0}, "after": {"kind": "sphere"}},
+        {
+            "history": "keys",
+            "preservation": {"kind": "null_space", "threshold": 0.02, "weight": 10.0},
+            "step_transform": {"kind": "sphere"},
+        },
         _mini_weight(1.0),
     ),
     "simie": Preset(
@@ -219,37 +237,37 @@ PRESETS: Mapping[str, Preset] = {
         "MEMIT with each step reduced to what its keys need beside all keys so far.",
         "locate_then_edit",
         MEMIT,
-        {"after": {"kind": "simie"}},
+        {"step_transform": {"kind": "simie"}},
     ),
     "lyaplock": Preset(
         "LyapLock (2025)",
         "All edits solved anew with a weight of what is preserved that grows while too much of it is lost.",
         "locate_then_edit",
         MEMIT,
-        {"history": "queue", "preserve": {"weight": 1000.0}},
+        {"history": "adaptive_refit", "preservation": {"weight": 1000.0}},
     ),
     "one_li": Preset(
         "after 1-LI (one-layer interpolation), known at second hand",
         "MEMIT taken only part of the way, as far as kept requests ask for.",
         "locate_then_edit",
         MEMIT,
-        {"finish": {"kind": "interpolate"}},
+        {"delta_transform": {"kind": "interpolate"}},
     ),
     "d4s": Preset(
         "Huang et al. 2024",
         "All edits so far solved anew from the original weights; residual measured once, shared out as 1/(L-i), as released.",
         "locate_then_edit",
         MEMIT,
-        {**AT_ORIGINAL, "spread": "static", "history": "rewind"},
+        {**AT_ORIGINAL, "residual_schedule": "static", "history": "refit"},
         _mini_weight(100.0),
         released=("gpt-j-6b", "llama2-7b"),
     ),
     "d4s_even": Preset(
-        "Huang et al. 2024, spread changed",
+        "Huang et al. 2024, residual schedule changed",
         "D4S with equal shares of the residual, which add up to the whole.",
         "locate_then_edit",
         MEMIT,
-        {**AT_ORIGINAL, "spread": "even", "history": "rewind"},
+        {**AT_ORIGINAL, "residual_schedule": "even", "history": "refit"},
         _mini_weight(100.0),
     ),
     "d4s_frozen": Preset(
@@ -257,7 +275,7 @@ PRESETS: Mapping[str, Preset] = {
         "D4S with keys of the original model everywhere, so that the order of edits does not matter.",
         "locate_then_edit",
         MEMIT,
-        {**AT_ORIGINAL, "spread": "static", "history": "rewind", "keys": {"mode": "frozen"}},
+        {**AT_ORIGINAL, "residual_schedule": "static", "history": "refit", "keys": {"mode": "frozen"}},
         _mini_weight(100.0),
     ),
     "d4s_refreshed": Preset(
@@ -265,7 +283,7 @@ PRESETS: Mapping[str, Preset] = {
         "D4S with residuals measured after each layer, and keys and residuals of all edits read anew every 50 edits.",
         "locate_then_edit",
         MEMIT,
-        {**AT_ORIGINAL, "history": "rewind", "keys": {"mode": "refreshed"}},
+        {**AT_ORIGINAL, "history": "refit", "keys": {"mode": "refreshed"}},
         _mini_weight(100.0),
     ),
     "one_time_batch": Preset(

@@ -1,6 +1,6 @@
-"""A request as token ids: its prompt bare and after every prefix, with the lookup token and the target.
+"""A request as token ids: its prompt unprefixed and after every prefix, with the last subject token and the target.
 
-The lookup token is the last token of the subject: keys are read there, and the hidden state that is optimised stands there.
+The last subject token is the last token of the subject: keys are read there, and the hidden state that is optimised stands there.
 """
 
 import re
@@ -11,32 +11,32 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from d4s.editors.edit_requests import EditRequest
 from d4s.errors import D4SError
-from d4s.facts.joining import up_to_target
+from d4s.facts.joining import with_delimiter
 from d4s.models.language_model import LanguageModel
-from d4s.models.tokens import encode, encode_pair, lookup_position
-from d4s.requests.draw import EditRequest
+from d4s.models.tokens import encode, encode_pair, subject_last_index
 
-ESSENCE = "{} is a"
+KL_TEMPLATE = "{} is a"
 FIRST_WORD = re.compile(r"\s*\S*\s*")
 
 
 class PromptTooLong(D4SError):
-    """A request whose bare prompt and target exceed the model's context, or the window that some of its blocks look back over."""
+    """A request whose unprefixed prompt and target exceed the model's context, or the window that some of its blocks look back over."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
-    """One text to be continued: its ids, where the subject ends, and the ids that should follow (none for the essence)."""
+class Prompt:
+    """One text to be continued: its ids, where the subject ends, and the ids that should follow (none for the KL prompt)."""
 
     ids: tuple[int, ...]
-    lookup: int
+    subject_last: int
     target: tuple[int, ...] = ()
 
     @property
-    def upto_lookup(self) -> tuple[int, ...]:
-        """Everything that the lookup token sees."""
-        return self.ids[: self.lookup + 1]
+    def through_subject(self) -> tuple[int, ...]:
+        """Everything that the last subject token sees."""
+        return self.ids[: self.subject_last + 1]
 
     @property
     def teacher_forced(self) -> tuple[int, ...]:
@@ -45,25 +45,25 @@ class Wording:
 
 
 @dataclass(frozen=True, slots=True)
-class Rewriting:
-    """All wordings of one request: bare first, then one per prefix; and the prompt that asks for the subject's essence."""
+class PromptSet:
+    """All prompts of one request: unprefixed first, then one per prefix; and the KL prompt."""
 
-    wordings: tuple[Wording, ...]
-    essence: Wording
+    prompts: tuple[Prompt, ...]
+    kl_prompt: Prompt
 
 
-def rewriting(model: LanguageModel, request: EditRequest, prefixes: Sequence[str]) -> Rewriting:
-    """The wordings of a request, each prefix as it is; one that does not fit into the model's context loses words at its beginning.
+def build_prompts(model: LanguageModel, request: EditRequest, prefixes: Sequence[str]) -> PromptSet:
+    """The prompts of a request, each prefix as it is; one that does not fit into the model's context loses words at its beginning.
 
     Raises:
-        PromptTooLong: if not even the bare prompt and the target fit.
+        PromptTooLong: if not even the unprefixed prompt and the target fit.
     """
-    bare = _wording(model, request, "")
-    check_length(model, request, len(bare.teacher_forced))
-    prefixed = [_fitting(model, request, prefix) for prefix in prefixes]
-    text = request.opening + ESSENCE.replace("{}", request.subject)
-    essence = Wording(tuple(encode(model, text)), lookup_position(model, text, request.subject, ESSENCE))
-    return Rewriting((bare, *prefixed), essence)
+    unprefixed = _prompt(model, request, "")
+    check_length(model, request, len(unprefixed.teacher_forced))
+    prefixed = [_fit_prompt(model, request, prefix) for prefix in prefixes]
+    text = request.opening + KL_TEMPLATE.replace("{}", request.subject)
+    kl_prompt = Prompt(tuple(encode(model, text)), subject_last_index(model, text, request.subject, KL_TEMPLATE))
+    return PromptSet((unprefixed, *prefixed), kl_prompt)
 
 
 def check_length(model: LanguageModel, request: EditRequest, tokens: int) -> None:
@@ -72,32 +72,32 @@ def check_length(model: LanguageModel, request: EditRequest, tokens: int) -> Non
     Raises:
         PromptTooLong: if its prompt and target have more tokens than the model takes, or than its attention looks back over.
     """
-    if tokens > model.longest_rewriting:
+    if tokens > model.max_edit_tokens:
         limit = "the model takes" if tokens > model.max_positions else "its attention looks back over a window of"
         raise PromptTooLong(
-            f"request {request.request_id}: prompt and target have {tokens} tokens, {limit} {model.longest_rewriting}; "
+            f"request {request.request_id}: prompt and target have {tokens} tokens, {limit} {model.max_edit_tokens}; "
             "leave the fact out or take a model with a longer context"
         )
 
 
-def _fitting(model: LanguageModel, request: EditRequest, prefix: str) -> Wording:
+def _fit_prompt(model: LanguageModel, request: EditRequest, prefix: str) -> Prompt:
     while True:
-        found = _wording(model, request, prefix)
-        if len(found.teacher_forced) <= model.longest_rewriting:
+        found = _prompt(model, request, prefix)
+        if len(found.teacher_forced) <= model.max_edit_tokens:
             return found
         prefix = FIRST_WORD.sub("", prefix, count=1)
 
 
-def _wording(model: LanguageModel, request: EditRequest, prefix: str) -> Wording:
+def _prompt(model: LanguageModel, request: EditRequest, prefix: str) -> Prompt:
     """A request behind a prefix, which stands within the user's turn where the request is one of a chat."""
     template = request.template.removeprefix(request.opening)
-    before = prefix if prefix[-1:].isspace() else up_to_target(prefix)
+    before = prefix if prefix[-1:].isspace() else with_delimiter(prefix)
     text = request.opening + before + template.replace("{}", request.subject)
     prompt, target = encode_pair(model, text, request.target)
-    return Wording(tuple(prompt), lookup_position(model, text, request.subject, template), tuple(target))
+    return Prompt(tuple(prompt), subject_last_index(model, text, request.subject, template), tuple(target))
 
 
-def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "n t"]:
+def pad_ids(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "n t"]:
     """Rows of ids as one tensor, each filled up with its own last id: no token sees what follows it."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[row[-1]] * (width - len(row))] for row in rows], device=device)

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from d4s.editors.solve import SolveError
-from d4s.models.edited import EditedModel
+from d4s.editors.edit_requests import EditRequest
+from d4s.editors.least_squares import SolveError
+from d4s.editors.moments import SecondMoment
+from d4s.models.edited_model import EditedModel
 from d4s.models.language_model import LanguageModel
-from d4s.requests.draw import EditRequest
-from d4s.statistics.moments import SecondMoment
 
-StateKind = Literal["refit", "additive", "dense", "memory"]
-Row = Mapping[str, Tensor]
+StateKind = Literal["refit", "additive", "dense", "codebook"]
+StepRecord = Mapping[str, Tensor]
 
 
 class Diverged(ArithmeticError):
@@ -40,8 +40,8 @@ class Prepared:
 class Targets:
     """Targets of requests, one row each, optimised at the weights that the settings say.
 
-    `hidden_shift` is the optimised vector, `hidden` the vector at the bare prompt before it is added; their sum is the
-    target hidden state. `mlp_output` is what the MLP of that layer gave there. Probabilities are means over the rewriting
+    `hidden_shift` is the optimised vector, `hidden` the vector at the unprefixed prompt before it is added; their sum is the
+    target hidden state. `mlp_output` is what the MLP of that layer gave there. Probabilities are means over the edit
     prompts of exp(mean token log-probability).
     """
 
@@ -52,12 +52,12 @@ class Targets:
     probability_after: Float[Tensor, " n"]
     steps: Float[Tensor, " n"]
 
-    def __getitem__(self, rows: slice | Tensor) -> "Targets":
+    def __getitem__(self, selection: slice | Tensor) -> "Targets":
         """The targets of some of the requests."""
-        return Targets(**{name: getattr(self, name)[rows] for name in TARGET_FIELDS})
+        return Targets(**{name: getattr(self, name)[selection] for name in TARGET_FIELDS})
 
     @classmethod
-    def joined(cls, parts: Sequence["Targets"]) -> "Targets":
+    def concatenate(cls, parts: Sequence["Targets"]) -> "Targets":
         """Targets of one group of requests after another."""
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in TARGET_FIELDS})
 
@@ -81,7 +81,7 @@ class StepLog:
 class State(Protocol):
     """The editing state after some steps: a value; weights are a view of it.
 
-    Refit, additive and memory states are `rows`, one per step, and only ever grow at the end. Dense states are one set
+    Refit, additive and codebook states are `records`, one per step, and only ever grow at the end. Dense states are one set
     of tensors, `dense`, that every step replaces; it is empty for states made of rows.
     """
 
@@ -91,7 +91,7 @@ class State(Protocol):
         ...
 
     @property
-    def rows(self) -> Sequence[Row]:
+    def records(self) -> Sequence[StepRecord]:
         """Tensors of each step, in order."""
         ...
 
@@ -122,7 +122,7 @@ class Session(Protocol):
         ...
 
 
-def stepped(session: Session, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
+def run_step(session: Session, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
     """Edit a batch of requests with a session.
 
     Raises:
@@ -146,7 +146,7 @@ class Editor(Protocol):
         """The kind of its states."""
         ...
 
-    def restore(self, rows: Sequence[Row], dense: Mapping[str, Tensor]) -> State:
+    def restore(self, records: Sequence[StepRecord], dense: Mapping[str, Tensor]) -> State:
         """The state that consists of saved rows or of saved dense tensors."""
         ...
 

@@ -1,54 +1,54 @@
-"""The two shapes of state as values: rows that grow at the end, and dense tensors that every step replaces."""
+"""The two shapes of state as values: records that grow at the end, and dense tensors that every step replaces."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from d4s.editors.protocol import Prepared, Row, StateKind
+from d4s.editors.protocol import Prepared, StateKind, StepRecord
 from d4s.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
-class RowState:
-    """A state made of rows, one per step. Undo and merge are row operations; what they mean depends on the kind.
+class RecordState:
+    """A state made of records, one per step. Undo and merge are record operations; what they mean depends on the kind.
 
-    For `refit` they are exact on the record: the change of weights is solved from the rows that are left. For `additive`
-    a row's own factors go, though later rows were computed in their presence. For `memory` an entry goes.
+    For `refit` they are exact on the record: the change of weights is solved from the records that are left. For `additive`
+    a record's own factors go, though later records were computed in their presence. For `codebook` an entry goes.
     """
 
     kind: StateKind
-    rows: Sequence[Row] = ()
+    records: Sequence[StepRecord] = ()
 
     @property
     def dense(self) -> Mapping[str, Tensor]:
-        """Nothing: the rows say it all."""
+        """Nothing: the records say it all."""
         return {}
 
-    def without(self, steps: Collection[int]) -> "RowState":
-        """The state with the rows of some steps (counted from 0) taken out.
+    def without(self, steps: Collection[int]) -> "RecordState":
+        """The state with the records of some steps (counted from 0) taken out.
 
         Raises:
             ValueError: if there is no such step.
         """
-        unknown = sorted(step for step in steps if not 0 <= step < len(self.rows))
+        unknown = sorted(step for step in steps if not 0 <= step < len(self.records))
         if unknown:
-            raise ValueError(f"steps {unknown} cannot be undone: the state has steps 0 to {len(self.rows) - 1}")
-        return RowState(self.kind, tuple(row for step, row in enumerate(self.rows) if step not in steps))
+            raise ValueError(f"steps {unknown} cannot be undone: the state has steps 0 to {len(self.records) - 1}")
+        return RecordState(self.kind, tuple(record for step, record in enumerate(self.records) if step not in steps))
 
 
-class RowEditor:
-    """What editors have in common whose states are rows and nothing else; `kind` says what the rows are."""
+class RecordEditor:
+    """What editors have in common whose states are records and nothing else; `kind` says what the records are."""
 
     kind: StateKind
 
-    def restore(self, rows: Sequence[Row], dense: Mapping[str, Tensor]) -> RowState:
-        """The state that consists of saved rows."""
-        return RowState(self.kind, tuple(rows))
+    def restore(self, records: Sequence[StepRecord], dense: Mapping[str, Tensor]) -> RecordState:
+        """The state that consists of saved records."""
+        return RecordState(self.kind, tuple(records))
 
-    def start(self, model: LanguageModel, prepared: Prepared) -> RowState:
-        """No rows."""
-        return RowState(self.kind)
+    def start(self, model: LanguageModel, prepared: Prepared) -> RecordState:
+        """No records."""
+        return RecordState(self.kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,6 @@ class DenseState:
         return "dense"
 
     @property
-    def rows(self) -> Sequence[Row]:
+    def records(self) -> Sequence[StepRecord]:
         """None: every step replaced the tensors."""
         return ()

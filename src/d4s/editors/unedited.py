@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from d4s.editors.edit_requests import EditRequest
+from d4s.editors.editor_settings import Unedited
 from d4s.editors.protocol import Prepared, State, StateKind, StepLog, Targets
-from d4s.editors.settings import Unedited
-from d4s.editors.states import RowEditor, RowState
+from d4s.editors.states import RecordEditor, RecordState
 from d4s.models.language_model import LanguageModel
 from d4s.models.views import LiveModel
-from d4s.requests.draw import EditRequest
 
 
 class UneditedSession:
@@ -16,7 +16,7 @@ class UneditedSession:
 
     def __init__(self, model: LanguageModel, state: State) -> None:
         self._model = model
-        self._steps = len(state.rows)
+        self._steps = len(state.records)
 
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
         """Leave the model alone."""
@@ -24,15 +24,15 @@ class UneditedSession:
         return StepLog(())
 
     def state(self) -> State:
-        """As many empty rows as steps."""
-        return RowState("additive", ({},) * self._steps)
+        """As many empty records as steps."""
+        return RecordState("additive", ({},) * self._steps)
 
     def live(self) -> LiveModel:
         """The model."""
         return LiveModel(self._model, {})
 
 
-class UneditedEditor(RowEditor):
+class UneditedEditor(RecordEditor):
     """The editor that does nothing."""
 
     kind: StateKind = "additive"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from d4s.facts.collect import Reading, Reject, Source
-from d4s.facts.jsonl import Flaw, Line, Raw, Text, choose_style, read_lines, reading, shown, sound_lines
+from d4s.facts.facts_stage import ReadResult, RecordSource, Reject
+from d4s.facts.jsonl import Issue, Raw, RecordLine, Text, choose_style, read_lines, result_of_lines, shorten, valid_lines
 from d4s.facts.record import Fact, Probe
 from d4s.registry import nearest
 from d4s.schemas import EVENTS
@@ -76,10 +76,10 @@ class RawAtomic(Raw):
 
 
 @dataclass(frozen=True, slots=True)
-class Usable:
+class AtomicTuple:
     """A usable head and relation with its tails, in the file's order."""
 
-    line: Line[RawAtomic]
+    line: RecordLine[RawAtomic]
     head: str
     tails: tuple[str, ...]
     bystander: bool
@@ -90,25 +90,25 @@ class Usable:
         return self.line.raw.relation
 
 
-def read(source: Source) -> Reading:
+def read(source: RecordSource) -> ReadResult:
     """ATOMIC tuples as facts; persons get names (`named`, the default) or stay PersonX (`kept`)."""
     named = choose_style(source, STYLES) == "named"
-    lines = read_lines(source.path, RawAtomic, _flaws, key=lambda raw: raw.line)
-    tuples, left_out = _tuples(lines.sound)
-    families: dict[str, list[Usable]] = defaultdict(list)
+    lines = read_lines(source.path, RawAtomic, _issues, key=lambda raw: raw.line)
+    tuples, left_out = _tuples(lines.valid)
+    families: dict[str, list[AtomicTuple]] = defaultdict(list)
     for item in tuples:
         families[item.relation].append(item)
-    donors = _near(tuples, families, WINDOW, FEWEST)
+    donors = _preceding(tuples, families, WINDOW, FEWEST)
     bystanders = {name: [item for item in family if item.bystander] for name, family in families.items()}
-    neighbors = _near(tuples, bystanders, NEIGHBORS, NEIGHBORS)
+    neighbors = _preceding(tuples, bystanders, NEIGHBORS, NEIGHBORS)
     facts: list[list[Fact]] = []
     for item, candidates, near in zip(tuples, donors, neighbors, strict=True):
         new = _new_tail(item, candidates, source.seed)
         if new is None:
-            left_out.append(item.line.reject(_lonely(item)))
+            left_out.append(item.line.reject(_no_other_tail(item)))
         else:
             facts.append([_fact(item, new, near, named)])
-    return reading(source, lines, facts, left_out)
+    return result_of_lines(source, lines, facts, left_out)
 
 
 def read_events(path: Path) -> pd.DataFrame:
@@ -121,12 +121,12 @@ def read_events(path: Path) -> pd.DataFrame:
     Raises:
         RecordError: naming every defect of the file.
     """
-    return event_frame(sound_lines(path, RawAtomic, _flaws, key=lambda raw: raw.line), "atomic2020")
+    return event_frame(valid_lines(path, RawAtomic, _issues, key=lambda raw: raw.line), "atomic2020")
 
 
-def event_frame(lines: Sequence[Line[RawAtomic]], source: str) -> pd.DataFrame:
+def event_frame(lines: Sequence[RecordLine[RawAtomic]], source: str) -> pd.DataFrame:
     """The short if-then events in records, by the rules of `read_events`."""
-    short = _short(lines)
+    short = _short_events(lines)
     first = {(line.raw.relation, tails[0]) for line, tails in short.values()}
     rows = [
         {
@@ -144,9 +144,9 @@ def event_frame(lines: Sequence[Line[RawAtomic]], source: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=EVENTS.names)
 
 
-def _short(lines: Sequence[Line[RawAtomic]]) -> dict[str, tuple[Line[RawAtomic], list[str]]]:
+def _short_events(lines: Sequence[RecordLine[RawAtomic]]) -> dict[str, tuple[RecordLine[RawAtomic], list[str]]]:
     """The first record of each short head that has a short tail of an if-then relation, with those tails."""
-    found: dict[str, tuple[Line[RawAtomic], list[str]]] = {}
+    found: dict[str, tuple[RecordLine[RawAtomic], list[str]]] = {}
     for line in lines:
         head = _plain(line.raw.head.replace(BLANK, "something"))
         tails = [tail for tail in _tails(line.raw) if len(tail.removeprefix("to ").split()) in TAIL_WORDS]
@@ -155,26 +155,26 @@ def _short(lines: Sequence[Line[RawAtomic]]) -> dict[str, tuple[Line[RawAtomic],
     return found
 
 
-def _flaws(raw: RawAtomic) -> Iterator[Flaw]:
+def _issues(raw: RawAtomic) -> Iterator[Issue]:
     if raw.relation not in WORDINGS:
-        yield Flaw("relation", shown(raw.relation), f"a relation of ATOMIC-2020; {nearest(raw.relation, tuple(WORDINGS))}")
+        yield Issue("relation", shorten(raw.relation), f"a relation of ATOMIC-2020; {nearest(raw.relation, tuple(WORDINGS))}")
     if {"{", "}"} & set(raw.head):
-        yield Flaw("head", shown(raw.head), "text without braces, which mark the place of the subject")
+        yield Issue("head", shorten(raw.head), "text without braces, which mark the place of the subject")
     if not raw.tails:
-        yield Flaw("tails", "[]", "at least one tail")
+        yield Issue("tails", "[]", "at least one tail")
 
 
-def _tuples(lines: Sequence[Line[RawAtomic]]) -> tuple[list[Usable], list[Reject]]:
+def _tuples(lines: Sequence[RecordLine[RawAtomic]]) -> tuple[list[AtomicTuple], list[Reject]]:
     """Heads with at least one tail, every fourth a bystander, and what has none."""
-    usable: list[Usable] = []
+    usable: list[AtomicTuple] = []
     left_out: list[Reject] = []
     for line in lines:
         head = line.raw.head if line.raw.relation == "isFilledBy" else line.raw.head.replace(BLANK, "something")
         tails = _tails(line.raw)
         if tails:
-            usable.append(Usable(line, _plain(head), tails, _is_bystander(len(usable))))
+            usable.append(AtomicTuple(line, _plain(head), tails, _is_bystander(len(usable))))
         else:
-            left_out.append(line.reject(Flaw("tails", shown(list(line.raw.tails)), 'a tail other than "none"')))
+            left_out.append(line.reject(Issue("tails", shorten(list(line.raw.tails)), 'a tail other than "none"')))
     return usable, left_out
 
 
@@ -209,11 +209,13 @@ def _named(text: str, key: str | None) -> str:
 
 @cache
 def _names(key: str) -> tuple[str, ...]:
-    chance = random.Random(f"names/{key}")
-    return tuple(chance.choice(names) for names in NAMES)
+    rng = random.Random(f"names/{key}")
+    return tuple(rng.choice(names) for names in NAMES)
 
 
-def _near(tuples: Sequence[Usable], families: Mapping[str, Sequence[Usable]], most: int, fewest: int) -> Iterator[Sequence[Usable]]:
+def _preceding(
+    tuples: Sequence[AtomicTuple], families: Mapping[str, Sequence[AtomicTuple]], most: int, fewest: int
+) -> Iterator[Sequence[AtomicTuple]]:
     """For each tuple the last so many members of its family that stand before it; the family's first where fewest do not."""
     before: dict[str, int] = defaultdict(int)
     for item in tuples:
@@ -222,18 +224,18 @@ def _near(tuples: Sequence[Usable], families: Mapping[str, Sequence[Usable]], mo
         before[item.relation] += place < len(family) and family[place] is item
 
 
-def _new_tail(item: Usable, candidates: Sequence[Usable], seed: int) -> str | None:
+def _new_tail(item: AtomicTuple, candidates: Sequence[AtomicTuple], seed: int) -> str | None:
     """A first tail drawn from records of the relation that is none of the record's own."""
     own = {tail.lower() for tail in item.tails}
     others = [other.tails[0] for other in candidates if other.tails[0].lower() not in own]
     return random.Random(f"{seed}/{item.line.raw.line}").choice(others) if others else None
 
 
-def _lonely(item: Usable) -> Flaw:
-    return Flaw("tails", shown(list(item.tails)), f"a tail unlike those of the {item.relation} records before it, to be edited to")
+def _no_other_tail(item: AtomicTuple) -> Issue:
+    return Issue("tails", shorten(list(item.tails)), f"a tail unlike those of the {item.relation} records before it, to be edited to")
 
 
-def _fact(item: Usable, new: str, near: Sequence[Usable], named: bool) -> Fact:
+def _fact(item: AtomicTuple, new: str, near: Sequence[AtomicTuple], named: bool) -> Fact:
     raw = item.line.raw
     key = raw.head if named else None
     template, *others = (_named(wording, key) for wording in WORDINGS[item.relation])
@@ -254,7 +256,7 @@ def _fact(item: Usable, new: str, near: Sequence[Usable], named: bool) -> Fact:
     )
 
 
-def _neighbors(item: Usable, near: Sequence[Usable], named: bool) -> Iterator[Probe]:
+def _neighbors(item: AtomicTuple, near: Sequence[AtomicTuple], named: bool) -> Iterator[Probe]:
     """Probes that ask the same of bystanders."""
     for other in near:
         if other.head != item.head:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from d4s.errors import D4SError, Problem, RecordError
+from d4s.errors import D4SError, RecordError, RecordProblem
 from d4s.facts.atomic import IF_THEN, RawAtomic, event_frame
-from d4s.facts.jsonl import Line, shown
+from d4s.facts.jsonl import RecordLine, shorten
 
 COLUMNS = ("event", *sorted(IF_THEN), "prefix", "split")
 
@@ -32,7 +32,7 @@ def read_events(path: Path) -> pd.DataFrame:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise D4SError(f"{path} cannot be read as CSV ({error}); expected the columns {', '.join(COLUMNS)}") from None
     problems = list(_column_problems(path, columns, len(records)))
-    lines: list[Line[RawAtomic]] = []
+    lines: list[RecordLine[RawAtomic]] = []
     for number, row in records if not problems else ():
         found, wrong = _lines(path, number, row)
         lines += found
@@ -42,28 +42,28 @@ def read_events(path: Path) -> pd.DataFrame:
     return event_frame(lines, "atomic2019")
 
 
-def _column_problems(path: Path, columns: Sequence[str], count: int) -> Iterator[Problem]:
+def _column_problems(path: Path, columns: Sequence[str], count: int) -> Iterator[RecordProblem]:
     for name in COLUMNS:
         if name not in columns:
-            yield Problem(path.name, 1, name, f"columns {list(columns)}", f"a column {name!r}")
+            yield RecordProblem(path.name, 1, name, f"columns {list(columns)}", f"a column {name!r}")
     if not count:
-        yield Problem(path.name, 1, "(file)", "no records", "at least one line below the columns' names")
+        yield RecordProblem(path.name, 1, "(file)", "no records", "at least one line below the columns' names")
 
 
-def _lines(path: Path, number: int, row: dict[str, str | None]) -> tuple[list[Line[RawAtomic]], list[Problem]]:
+def _lines(path: Path, number: int, row: dict[str, str | None]) -> tuple[list[RecordLine[RawAtomic]], list[RecordProblem]]:
     """One line of the file as a record per relation that has tails, and what is wrong with it."""
     problems = []
     event = (row["event"] or "").strip()
     if not event or {"{", "}"} & set(event):
-        problems.append(Problem(path.name, number, "event", shown(row["event"]), "text without braces"))
+        problems.append(RecordProblem(path.name, number, "event", shorten(row["event"]), "text without braces"))
     lines = []
     for place, relation in enumerate(IF_THEN):
         tails = _tails(row[relation])
         if tails is None:
-            problems.append(Problem(path.name, number, relation, shown(row[relation]), "a JSON list of texts"))
+            problems.append(RecordProblem(path.name, number, relation, shorten(row[relation]), "a JSON list of texts"))
         elif tails and event:
             raw = RawAtomic(line=len(IF_THEN) * number + place, head=event, relation=relation, tails=tails)
-            lines.append(Line(path.name, number, json.dumps(row), raw))
+            lines.append(RecordLine(path.name, number, json.dumps(row), raw))
     return lines, problems
 
 

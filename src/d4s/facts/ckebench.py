@@ -8,13 +8,13 @@ from typing import Any
 
 from pydantic import field_validator
 
-from d4s.facts.collect import Reading, Source
-from d4s.facts.fields import Answers, placed_flaws, slotted
-from d4s.facts.jsonl import Flaw, Line, Raw, Text, read_lines, reading, refuse_styles
+from d4s.facts.facts_stage import ReadResult, RecordSource
+from d4s.facts.fields import Answers, as_template, slot_issues
+from d4s.facts.jsonl import Issue, Raw, RecordLine, Text, read_lines, refuse_styles, result_of_lines
 from d4s.facts.record import Fact, Probe
 
 
-class Rewrite(Raw):
+class PhraseRewrite(Raw):
     """The change asked for; the target stands as text or, as in CounterFact, within an object."""
 
     prompt: Text
@@ -31,26 +31,26 @@ class RawCommonsense(Raw):
     """A record as it stands in the file."""
 
     case_id: int | str
-    requested_rewrite: Rewrite
+    requested_rewrite: PhraseRewrite
     paraphrase_prompts: Answers = ()
     neighborhood_prompts: Answers = ()
 
 
-def read(source: Source) -> Reading:
+def read(source: RecordSource) -> ReadResult:
     """CKEBench records as facts."""
     refuse_styles(source)
-    lines = read_lines(source.path, RawCommonsense, _flaws, key=lambda raw: raw.case_id)
-    return reading(source, lines, [[_fact(line)] for line in lines.sound])
+    lines = read_lines(source.path, RawCommonsense, _issues, key=lambda raw: raw.case_id)
+    return result_of_lines(source, lines, [[_fact(line)] for line in lines.valid])
 
 
-def _flaws(raw: RawCommonsense) -> Iterator[Flaw]:
+def _issues(raw: RawCommonsense) -> Iterator[Issue]:
     rewrite = raw.requested_rewrite
-    yield from placed_flaws("requested_rewrite.prompt", rewrite.prompt, rewrite.subject)
+    yield from slot_issues("requested_rewrite.prompt", rewrite.prompt, rewrite.subject)
 
 
-def _fact(line: Line[RawCommonsense]) -> Fact:
+def _fact(line: RecordLine[RawCommonsense]) -> Fact:
     raw, rewrite = line.raw, line.raw.requested_rewrite
-    template = slotted(rewrite.prompt, rewrite.subject)
+    template = as_template(rewrite.prompt, rewrite.subject)
     return Fact(
         fact_id=f"ckebench:{raw.case_id}",
         dataset="ckebench",

@@ -12,9 +12,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AliasChoices, AliasPath, BeforeValidator, Field, StringConstraints
 
-from d4s.facts.collect import Reading, Source
-from d4s.facts.fields import placed_flaws, slotted
-from d4s.facts.jsonl import Flaw, Line, Lines, Raw, Text, choose_style, read_lines, reading, shown, sound_lines
+from d4s.facts.facts_stage import ReadResult, RecordSource
+from d4s.facts.fields import as_template, slot_issues
+from d4s.facts.jsonl import Issue, Raw, RecordLine, RecordLines, Text, choose_style, read_lines, result_of_lines, shorten, valid_lines
 from d4s.facts.record import Fact, Portability, Probe
 
 STYLES = ("subset", "probe", "set", "validation")
@@ -34,7 +34,7 @@ def _either(name: str, *within: str) -> AliasChoices:
     return AliasChoices(name, AliasPath("requested_rewrite", *(within or (name,))))
 
 
-class Bare(Raw):
+class LabelledStatement(Raw):
     """A statement and its right label."""
 
     prompt: Text = Field(validation_alias=_either("prompt"))
@@ -43,16 +43,16 @@ class Bare(Raw):
     @property
     def statement(self) -> str:
         """The statement without what ends it."""
-        return bare(self.prompt)
+        return strip_ending(self.prompt)
 
 
-class Statement(Bare):
+class AnnotatedStatement(LabelledStatement):
     """A statement with the subject annotated in it."""
 
     subject: Text = Field(validation_alias=_either("subject"))
 
 
-class Probed(Statement):
+class ProbedStatement(AnnotatedStatement):
     """A statement with what must change with it, and what must not."""
 
     affected_paraphrase: tuple[Text, ...]
@@ -66,79 +66,81 @@ class Probed(Statement):
     @property
     def paraphrases(self) -> tuple[str, ...]:
         """The same in other words."""
-        return tuple(map(asked, self.affected_paraphrase))
+        return tuple(map(as_prompt, self.affected_paraphrase))
 
     @property
-    def left_alone(self) -> Iterator[Probe]:
+    def unaffected_probes(self) -> Iterator[Probe]:
         """Statements that keep whatever label the unedited model gives them; no right one is known."""
         for text in self.unaffected_neighborhood_subject:
-            yield Probe("neighborhood", asked(text), None, "pre_edit")
+            yield Probe("neighborhood", as_prompt(text), None, "pre_edit")
         for text in self.unaffected_neighborhood_object:
-            yield Probe("same_subject", asked(text), None, "pre_edit")
+            yield Probe("same_subject", as_prompt(text), None, "pre_edit")
 
     @property
-    def following(self) -> Iterator[Portability]:
+    def affected_prompts(self) -> Iterator[Portability]:
         """Statements that get the same label, and true ones that explain it."""
         for text in (*self.affected_neighborhood_subject, *self.affected_neighborhood_verb, *self.affected_neighborhood_object):
-            yield Portability("logical", asked(text), (self.label,))
+            yield Portability("logical", as_prompt(text), (self.label,))
         for text in self.affected_reasoning:
-            yield Portability("reasoning", asked(text), ("True",))
+            yield Portability("reasoning", as_prompt(text), ("True",))
 
 
-S = TypeVar("S", bound=Statement)
+S = TypeVar("S", bound=AnnotatedStatement)
 
 
-def bare(text: str) -> str:
+def strip_ending(text: str) -> str:
     """A statement without what ends it."""
     return text.rstrip(" .:")
 
 
-def asked(statement: str) -> str:
+def as_prompt(statement: str) -> str:
     """A statement as it is put to the model."""
-    return f"{bare(statement)}:"
+    return f"{strip_ending(statement)}:"
 
 
-def read_20q(source: Source) -> Reading:
+def read_20q(source: RecordSource) -> ReadResult:
     """20Q statements as facts in the style `subset`, `probe`, `set` or `validation`."""
     if choose_style(source, STYLES) != "subset":
-        return _whole("csk_20q", source)
-    probes = {line.raw.statement: line.raw for line in sound_lines(source.beside["probes"], Probed)}
-    lines = _lines(source, Statement)
-    return reading(source, lines, [[_fact("csk_20q", line, line.raw.subject, probes.get(line.raw.statement))] for line in lines.sound])
+        return _read_annotated("csk_20q", source)
+    probes = {line.raw.statement: line.raw for line in valid_lines(source.extra_files["probes"], ProbedStatement)}
+    lines = _lines(source, AnnotatedStatement)
+    return result_of_lines(
+        source, lines, [[_fact("csk_20q", line, line.raw.subject, probes.get(line.raw.statement))] for line in lines.valid]
+    )
 
 
-def read_pep3k(source: Source) -> Reading:
+def read_pep3k(source: RecordSource) -> ReadResult:
     """PEP3k statements as facts in the style `subset`, `probe`, `set` or `validation`."""
     if choose_style(source, STYLES) != "subset":
-        return _whole("csk_pep3k", source)
-    subjects = {line.raw.statement: line.raw.subject for line in sound_lines(source.beside["annotated"], Statement)}
-    lines = read_lines(source.path, Bare, partial(_unplaced, subjects))
-    return reading(source, lines, [[_fact("csk_pep3k", line, subjects[line.raw.statement], None)] for line in lines.sound])
+        return _read_annotated("csk_pep3k", source)
+    subjects = {line.raw.statement: line.raw.subject for line in valid_lines(source.extra_files["annotated"], AnnotatedStatement)}
+    lines = read_lines(source.path, LabelledStatement, partial(_subject_issues, subjects))
+    return result_of_lines(source, lines, [[_fact("csk_pep3k", line, subjects[line.raw.statement], None)] for line in lines.valid])
 
 
-def _whole(dataset: str, source: Source) -> Reading:
+def _read_annotated(dataset: str, source: RecordSource) -> ReadResult:
     """A file of annotated statements, or the probe set itself."""
     if source.style != "probe":
-        lines = _lines(source, Statement)
-        return reading(source, lines, [[_fact(dataset, line, line.raw.subject, None)] for line in lines.sound])
-    probed = _lines(source, Probed)
-    return reading(source, probed, [[_fact(dataset, line, line.raw.subject, line.raw)] for line in probed.sound])
+        lines = _lines(source, AnnotatedStatement)
+        return result_of_lines(source, lines, [[_fact(dataset, line, line.raw.subject, None)] for line in lines.valid])
+    probed = _lines(source, ProbedStatement)
+    return result_of_lines(source, probed, [[_fact(dataset, line, line.raw.subject, line.raw)] for line in probed.valid])
 
 
-def _lines(source: Source, model: type[S]) -> Lines[S]:
-    return read_lines(source.path, model, lambda raw: placed_flaws("prompt", raw.statement, raw.subject))
+def _lines(source: RecordSource, model: type[S]) -> RecordLines[S]:
+    return read_lines(source.path, model, lambda raw: slot_issues("prompt", raw.statement, raw.subject))
 
 
-def _unplaced(subjects: Mapping[str, str], raw: Bare) -> Iterator[Flaw]:
+def _subject_issues(subjects: Mapping[str, str], raw: LabelledStatement) -> Iterator[Issue]:
     if raw.statement not in subjects:
-        yield Flaw("prompt", shown(raw.prompt), "a statement whose subject the annotated set names")
+        yield Issue("prompt", shorten(raw.prompt), "a statement whose subject the annotated set names")
     else:
-        yield from placed_flaws("prompt", raw.statement, subjects[raw.statement])
+        yield from slot_issues("prompt", raw.statement, subjects[raw.statement])
 
 
-def _fact(dataset: str, line: Line[Any], subject: str, probes: Probed | None) -> Fact:
-    raw: Bare = line.raw
-    template = asked(slotted(raw.statement, subject))
+def _fact(dataset: str, line: RecordLine[Any], subject: str, probes: ProbedStatement | None) -> Fact:
+    raw: LabelledStatement = line.raw
+    template = as_prompt(as_template(raw.statement, subject))
     return Fact(
         fact_id=f"{dataset}:{line.file.removesuffix('.jsonl')}.{line.number}",
         dataset=dataset,
@@ -148,6 +150,6 @@ def _fact(dataset: str, line: Line[Any], subject: str, probes: Probed | None) ->
         target_true=LABELS[raw.label == "False"],
         target_new=raw.label,
         paraphrases=probes.paraphrases if probes else (),
-        neighborhood=tuple(probes.left_alone) if probes else (),
-        portability=tuple(probes.following) if probes else (),
+        neighborhood=tuple(probes.unaffected_probes) if probes else (),
+        portability=tuple(probes.affected_prompts) if probes else (),
     )

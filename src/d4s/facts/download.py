@@ -22,7 +22,7 @@ from d4s.log import progress
 
 log = logging.getLogger(__name__)
 CHUNK = 2**14  # what a broken download loses at most
-BYTES = 64 * 2**30
+MAX_BYTES = 64 * 2**30
 SECONDS = 60.0
 REDIRECTS = 5
 
@@ -58,19 +58,19 @@ def _part_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
 
 
-def settle(part: Path, target: Path) -> None:
+def move_into_place(part: Path, target: Path) -> None:
     """Move a part that is whole to its place."""
     part.replace(target)
-    _note_of(part).unlink(missing_ok=True)
+    _metadata_path(part).unlink(missing_ok=True)
 
 
 def discard(part: Path) -> None:
     """Throw away what has arrived."""
     part.unlink(missing_ok=True)
-    _note_of(part).unlink(missing_ok=True)
+    _metadata_path(part).unlink(missing_ok=True)
 
 
-def _note_of(part: Path) -> Path:
+def _metadata_path(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
@@ -128,18 +128,18 @@ def _receive(client: httpx2.Client, url: str, part: Path, size: int | None, is_p
         _refuse_size(url, part, start, expected, size)
         if not start:
             part.unlink(missing_ok=True)  # before the note: beside that of another content, what had arrived would be continued
-        write_json(_note_of(part), {"url": url, "version": _version(answer)})
+        write_json(_metadata_path(part), {"url": url, "version": _version(answer)})
         with part.open("ab" if start else "wb") as out:
-            for chunk in _shown(answer, part.name.strip(".").removesuffix(".part"), expected and expected - start):
+            for chunk in _with_progress(answer, part.name.strip(".").removesuffix(".part"), expected and expected - start):
                 out.write(chunk)
-                if out.tell() > (size or BYTES):
-                    raise FetchError(f"{url} sends more than the {size or BYTES} bytes that it should have")
+                if out.tell() > (size or MAX_BYTES):
+                    raise FetchError(f"{url} sends more than the {size or MAX_BYTES} bytes that it should have")
     return True
 
 
 def _resumption(url: str, part: Path, is_pinned: bool) -> tuple[int, dict[str, str]]:
     """Where a download can go on, and the headers that ask for the rest only if it is still the same file."""
-    note = _note_of(part)
+    note = _metadata_path(part)
     if not (part.is_file() and note.is_file() and part.stat().st_size):
         return 0, {}
     known = json.loads(note.read_text(encoding="utf-8"))
@@ -156,13 +156,13 @@ def _version(answer: httpx2.Response) -> str | None:
 
 
 def _refuse_size(url: str, part: Path, start: int, expected: int | None, size: int | None) -> None:
-    if expected is not None and (expected > BYTES or (size is not None and expected != size)):
-        raise FetchError(f"{url} announces {expected} bytes, expected {size or f'at most {BYTES}'}")
+    if expected is not None and (expected > MAX_BYTES or (size is not None and expected != size)):
+        raise FetchError(f"{url} announces {expected} bytes, expected {size or f'at most {MAX_BYTES}'}")
     free = shutil.disk_usage(part.parent).free
     if expected is not None and expected - start > free:
         raise FetchError(f"{url} needs {expected - start} bytes more, and the disk with {part.parent} has {free}; make room")
 
 
-def _shown(answer: httpx2.Response, name: str, length: int | None) -> Iterator[bytes]:
+def _with_progress(answer: httpx2.Response, name: str, length: int | None) -> Iterator[bytes]:
     log.info("%s: %s bytes", name, length if length is not None else "unknown number of")
     return progress(answer.iter_raw(CHUNK), name, total=None if length is None else -(-length // CHUNK))

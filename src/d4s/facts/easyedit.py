@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from d4s.facts.collect import Reading, Source
 from d4s.facts.counterfact import RawCounterFact
-from d4s.facts.fields import Answers, no_op_flaws, placed_flaws, probes, slotted
-from d4s.facts.jsonl import Flaw, Line, Raw, Text, choose_style, read_lines, reading, refuse_styles, sound_lines
+from d4s.facts.facts_stage import ReadResult, RecordSource
+from d4s.facts.fields import Answers, as_template, no_op_issues, probes, slot_issues
+from d4s.facts.jsonl import Issue, Raw, RecordLine, Text, choose_style, read_lines, refuse_styles, result_of_lines, valid_lines
 from d4s.facts.record import Fact
 
 STYLES = ("plain", "checked")
@@ -31,14 +31,14 @@ class RawEdit(Raw):
     locality_ground_truth: Answers = ()
 
 
-def read_counterfact(source: Source) -> Reading:
+def read_counterfact(source: RecordSource) -> ReadResult:
     """CounterFact in EasyEdit's form; the style `checked` reads the original records beside it."""
     style = choose_style(source, STYLES)
-    known = _paraphrases(source.beside["originals"]) if style == "checked" else {}
+    known = _paraphrases(source.extra_files["originals"]) if style == "checked" else {}
     return _read("counterfact_edit", known, source)
 
 
-def _hard(dataset: str, source: Source) -> Reading:
+def _hard(dataset: str, source: RecordSource) -> ReadResult:
     refuse_styles(source)
     return _read(dataset, {}, source)
 
@@ -47,23 +47,23 @@ read_hardcf = partial(_hard, "hardcf")
 read_hardedit = partial(_hard, "hardedit")
 
 
-def _read(dataset: str, known: Mapping[object, tuple[str, ...]], source: Source) -> Reading:
-    lines = read_lines(source.path, RawEdit, _flaws, key=lambda raw: None if raw.case_id is None else str(raw.case_id))
-    return reading(source, lines, [[_fact(dataset, line, known)] for line in lines.sound])
+def _read(dataset: str, known: Mapping[object, tuple[str, ...]], source: RecordSource) -> ReadResult:
+    lines = read_lines(source.path, RawEdit, _issues, key=lambda raw: None if raw.case_id is None else str(raw.case_id))
+    return result_of_lines(source, lines, [[_fact(dataset, line, known)] for line in lines.valid])
 
 
 def _paraphrases(path: Path) -> dict[object, tuple[str, ...]]:
     """The paraphrases of the original records by case."""
-    return {line.raw.case_id: line.raw.paraphrase_prompts for line in sound_lines(path, RawCounterFact)}
+    return {line.raw.case_id: line.raw.paraphrase_prompts for line in valid_lines(path, RawCounterFact)}
 
 
-def _flaws(raw: RawEdit) -> Iterator[Flaw]:
-    yield from placed_flaws("prompt", raw.prompt, raw.subject)
-    yield from no_op_flaws("target_new", raw.target_new, raw.ground_truth)
+def _issues(raw: RawEdit) -> Iterator[Issue]:
+    yield from slot_issues("prompt", raw.prompt, raw.subject)
+    yield from no_op_issues("target_new", raw.target_new, raw.ground_truth)
 
 
-def _fact(dataset: str, line: Line[RawEdit], known: Mapping[object, tuple[str, ...]]) -> Fact:
-    raw, template = line.raw, slotted(line.raw.prompt, line.raw.subject)
+def _fact(dataset: str, line: RecordLine[RawEdit], known: Mapping[object, tuple[str, ...]]) -> Fact:
+    raw, template = line.raw, as_template(line.raw.prompt, line.raw.subject)
     rephrased = raw.rephrase_prompt.strip()
     return Fact(
         fact_id=f"{dataset}:{f'line{line.number}' if raw.case_id is None else raw.case_id}",

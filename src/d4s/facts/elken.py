@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from pydantic import AliasChoices, Field
 
-from d4s.facts.collect import Reading, Source
-from d4s.facts.fields import SLOT, Answers, placed_flaws, portability, probes, slotted
-from d4s.facts.jsonl import Flaw, Line, Raw, Text, choose_style, read_lines, reading, shown
+from d4s.facts.facts_stage import ReadResult, RecordSource
+from d4s.facts.fields import SLOT, Answers, as_template, portability, probes, slot_issues
+from d4s.facts.jsonl import Issue, Raw, RecordLine, Text, choose_style, read_lines, result_of_lines, shorten
 from d4s.facts.record import Fact, Portability, Probe
 
 STYLES = ("fact", "event")
@@ -25,7 +25,7 @@ class Entity(Raw):
     name: Text = Field(validation_alias=AliasChoices("name", "ent2name"))
 
 
-class Answer(Entity):
+class EntityAnswer(Entity):
     """An answer with its other names; "unknown" is an answer too, but like a date no entity, so its id is NA."""
 
     id: Text
@@ -37,7 +37,7 @@ class FactQuestion(Raw):
 
     question: Text
     subject: Entity
-    answer: Answer
+    answer: EntityAnswer
 
     @property
     def asked(self) -> tuple[str, tuple[str, ...]]:
@@ -86,45 +86,45 @@ class RawEvent(Raw):
         return portability("tendency", [item.asked for item in self.tendency.qas])
 
     @property
-    def left_alone(self) -> Iterator[Probe]:
+    def unaffected_probes(self) -> Iterator[Probe]:
         """Facts that the event does not touch."""
         return probes("unrelated", [item.asked for item in self.fact.local_qas])
 
 
-def read(source: Source) -> Reading:
+def read(source: RecordSource) -> ReadResult:
     """ELKEN events as one fact per question, or as one fact per sentence."""
     style = choose_style(source, STYLES)
-    lines = read_lines(source.path, RawEvent, _fact_flaws if style == "fact" else _event_flaws)
+    lines = read_lines(source.path, RawEvent, _fact_issues if style == "fact" else _event_issues)
     if style == "fact":
-        asked = [line for line in lines.sound if line.raw.fact.qas]
-        unasked = [
-            line.reject(Flaw("fact.qas", "[]", "a question about what the event changes")) for line in lines.sound if not line.raw.fact.qas
+        asked = [line for line in lines.valid if line.raw.fact.qas]
+        without_questions = [
+            line.reject(Issue("fact.qas", "[]", "a question about what the event changes")) for line in lines.valid if not line.raw.fact.qas
         ]
-        return reading(source, lines, [list(_fact_edits(line)) for line in asked], unasked)
-    cut = [(line, sentence_parts(line.raw)) for line in lines.sound]
-    uncut = [
-        line.reject(Flaw("event", shown(line.raw.event), "an entity of its questions with words after it"))
-        for line, parts in cut
+        return result_of_lines(source, lines, [list(_fact_edits(line)) for line in asked], without_questions)
+    line_parts = [(line, sentence_parts(line.raw)) for line in lines.valid]
+    without_entity = [
+        line.reject(Issue("event", shorten(line.raw.event), "an entity of its questions with words after it"))
+        for line, parts in line_parts
         if not parts
     ]
-    return reading(source, lines, [[_event_edit(line, *parts)] for line, parts in cut if parts], uncut)
+    return result_of_lines(source, lines, [[_event_edit(line, *parts)] for line, parts in line_parts if parts], without_entity)
 
 
-def _fact_flaws(raw: RawEvent) -> Iterator[Flaw]:
+def _fact_issues(raw: RawEvent) -> Iterator[Issue]:
     for number, item in enumerate(raw.fact.qas):
-        yield from placed_flaws(f"fact.qas.{number}.question", item.question, item.subject.name)
+        yield from slot_issues(f"fact.qas.{number}.question", item.question, item.subject.name)
 
 
-def _event_flaws(raw: RawEvent) -> Iterator[Flaw]:
+def _event_issues(raw: RawEvent) -> Iterator[Issue]:
     if {"{", "}"} & set(raw.event):
-        yield Flaw("event", shown(raw.event), "text without braces, which mark the place of the subject")
+        yield Issue("event", shorten(raw.event), "text without braces, which mark the place of the subject")
 
 
-def _fact_edits(line: Line[RawEvent]) -> Iterator[Fact]:
+def _fact_edits(line: RecordLine[RawEvent]) -> Iterator[Fact]:
     raw = line.raw
-    left_alone, tendencies = tuple(raw.left_alone), tuple(raw.tendencies)
+    unaffected_probes, tendencies = tuple(raw.unaffected_probes), tuple(raw.tendencies)
     for number, item in enumerate(raw.fact.qas):
-        template = slotted(item.question, item.subject.name)
+        template = as_template(item.question, item.subject.name)
         yield Fact(
             fact_id=f"elken:{line.number}.{number}",
             dataset="elken",
@@ -133,7 +133,7 @@ def _fact_edits(line: Line[RawEvent]) -> Iterator[Fact]:
             template=template,
             target_true="",
             target_new=item.answer.name,
-            neighborhood=left_alone,
+            neighborhood=unaffected_probes,
             portability=tendencies,
             group=f"elken:{line.number}",
         )
@@ -155,7 +155,7 @@ def sentence_parts(raw: RawEvent) -> tuple[str, str, str] | None:
     return None
 
 
-def _event_edit(line: Line[RawEvent], template: str, subject: str, rest: str) -> Fact:
+def _event_edit(line: RecordLine[RawEvent], template: str, subject: str, rest: str) -> Fact:
     raw = line.raw
     local = probes("unrelated", [item.asked for item in raw.tendency.local_qas])
     return Fact(
@@ -166,7 +166,7 @@ def _event_edit(line: Line[RawEvent], template: str, subject: str, rest: str) ->
         template=template,
         target_true="",
         target_new=rest,
-        neighborhood=(*raw.left_alone, *local),
+        neighborhood=(*raw.unaffected_probes, *local),
         portability=(*portability("reasoning", [item.asked for item in raw.fact.qas]), *raw.tendencies),
         group=f"elken:{line.number}",
     )

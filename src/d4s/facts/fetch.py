@@ -13,27 +13,27 @@ from pathlib import Path
 from d4s.artifacts import sha256_of, write_json
 from d4s.config import canonical
 from d4s.errors import FetchError
-from d4s.facts.download import discard, download, settle
-from d4s.facts.shapes import convert
-from d4s.facts.sources import File, HandFile, Records, RemoteFile, Source, Sources
+from d4s.facts.converters import convert
+from d4s.facts.download import discard, download, move_into_place
+from d4s.facts.sources import File, ManualFile, PublicDataset, PublicDatasets, RecordFile, RemoteFile
 from d4s.facts.unpack import unpack
-from d4s.locks import locked
+from d4s.locks import folder_lock
 
 log = logging.getLogger(__name__)
 RECORD = "fetched.json"
 ORIGINALS = "original"
-AGAIN = "pass --force to fetch it again"
+REFETCH_HINT = "pass --force to fetch it again"
 
 
 @dataclass
-class Fetched:
+class FetchRecord:
     """What fetched.json holds: digests of the original files, and digests and numbers of the records made from them."""
 
     files: dict[str, dict[str, str | int]] = field(default_factory=dict)
     records: dict[str, dict[str, str | int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, folder: Path) -> "Fetched":
+    def of(cls, folder: Path) -> "FetchRecord":
         """The record of a folder; empty where there is none.
 
         Raises:
@@ -50,7 +50,7 @@ class Fetched:
         write_json(folder / RECORD, asdict(self))
 
 
-def fetch(name: str, source: Source, data: Path, *, force: bool = False) -> Fetched:
+def fetch(name: str, source: PublicDataset, data: Path, *, force: bool = False) -> FetchRecord:
     """Fetch, check, unpack and turn a data set; what is there already is only checked, unless `force` fetches it again.
 
     Raises:
@@ -58,16 +58,16 @@ def fetch(name: str, source: Source, data: Path, *, force: bool = False) -> Fetc
         D4SError: if another command is fetching it.
     """
     folder = data / name
-    with locked(folder):
-        return _fetched(name, source, folder, force=force)
+    with folder_lock(folder):
+        return _fetch_locked(name, source, folder, force=force)
 
 
-def _fetched(name: str, source: Source, folder: Path, *, force: bool) -> Fetched:
-    known = Fetched.of(folder)
+def _fetch_locked(name: str, source: PublicDataset, folder: Path, *, force: bool) -> FetchRecord:
+    known = FetchRecord.of(folder)
     foreign = [part.to for part in source.records if (folder / part.to).exists()] if not known.files else []
     if foreign and not force:
         raise FetchError(f"{folder / foreign[0]} is there and was not fetched; move it away, or pass --force to replace it")
-    missing = [file for file in source.files if isinstance(file, HandFile) and not (folder / ORIGINALS / file.file).is_file()]
+    missing = [file for file in source.files if isinstance(file, ManualFile) and not (folder / ORIGINALS / file.file).is_file()]
     if missing:
         lines = "".join(f"\n  {file.page} -> {folder / ORIGINALS / file.file}" for file in missing)
         raise FetchError(f"{name} is fetched by hand; get these, put them there and run the same command again:{lines}")
@@ -75,12 +75,12 @@ def _fetched(name: str, source: Source, folder: Path, *, force: bool) -> Fetched
         _obtain(file, folder / ORIGINALS / file.file, known, force=force)
         known.write(folder)
     for records in source.records:
-        _turn(records, folder, known, force=force)
+        _convert(records, folder, known, force=force)
         known.write(folder)
     return known
 
 
-def _turn(records: Records, folder: Path, known: Fetched, *, force: bool) -> None:
+def _convert(records: RecordFile, folder: Path, known: FetchRecord, *, force: bool) -> None:
     """Make a file of records unless it is there as it was made from these originals in this way.
 
     Raises:
@@ -101,11 +101,11 @@ def _turn(records: Records, folder: Path, known: Fetched, *, force: bool) -> Non
     log.info("%s: %d records", path, count)
 
 
-def _obtain(file: File, path: Path, known: Fetched, *, force: bool) -> None:
+def _obtain(file: File, path: Path, known: FetchRecord, *, force: bool) -> None:
     """Have an original file, checked and unpacked."""
-    if path.is_file() and (isinstance(file, HandFile) or not force):
-        _check(file, path, known, f"delete it or {AGAIN}" if not isinstance(file, HandFile) else "get it again")
-    elif not isinstance(file, HandFile):
+    if path.is_file() and (isinstance(file, ManualFile) or not force):
+        _check(file, path, known, f"delete it or {REFETCH_HINT}" if not isinstance(file, ManualFile) else "get it again")
+    elif not isinstance(file, ManualFile):
         _download(file, path, known)
     before, digest = known.files.get(file.file, {}).get("sha256"), sha256_of(path)
     known.files[file.file] = {"sha256": digest, "size": path.stat().st_size, "from": _origin(file)}
@@ -115,10 +115,10 @@ def _obtain(file: File, path: Path, known: Fetched, *, force: bool) -> None:
 
 
 def _origin(file: File) -> str:
-    return file.page if isinstance(file, HandFile) else file.url
+    return file.page if isinstance(file, ManualFile) else file.url
 
 
-def _download(file: RemoteFile, path: Path, known: Fetched) -> None:
+def _download(file: RemoteFile, path: Path, known: FetchRecord) -> None:
     is_pinned = bool(file.sha256 or file.git_blob or file.file in known.files)
     part = download(file.url, path, size=file.size, is_pinned=is_pinned)
     try:
@@ -126,10 +126,10 @@ def _download(file: RemoteFile, path: Path, known: Fetched) -> None:
     except FetchError:
         discard(part)
         raise
-    settle(part, path)
+    move_into_place(part, path)
 
 
-def _check(file: File, path: Path, known: Fetched, remedy: str) -> None:
+def _check(file: File, path: Path, known: FetchRecord, remedy: str) -> None:
     """Hold a file against every digest known of it.
 
     Raises:
@@ -157,10 +157,10 @@ def _git_blob(path: Path) -> str:
     return hasher.hexdigest()
 
 
-def present(name: str, source: Source, data: Path | None) -> str:
+def fetch_status(name: str, source: PublicDataset, data: Path | None) -> str:
     """One word or two on what of a data set is in the data folder."""
     folder = (data or Path()) / name
-    known = Fetched.of(folder) if data else Fetched()
+    known = FetchRecord.of(folder) if data else FetchRecord()
     originals = [file.file in known.files and (folder / ORIGINALS / file.file).is_file() for file in source.files]
     made = [bool(data) and (folder / records.to).is_file() for records in source.records]
     if all(originals) and all(made):
@@ -169,13 +169,13 @@ def present(name: str, source: Source, data: Path | None) -> str:
         return "incomplete"
     if any(made):
         return "own copy"
-    return "by hand" if all(isinstance(file, HandFile) for file in source.files) else "absent"
+    return "by hand" if all(isinstance(file, ManualFile) for file in source.files) else "absent"
 
 
-def listing(sources: Sources, data: Path | None) -> list[str]:
+def list_datasets(sources: PublicDatasets, data: Path | None) -> list[str]:
     """A line per data set: name, what is there of it, licence, title."""
     width = max(map(len, sources.sources))
     return [
-        f"{name:<{width}}  {present(name, source, data):<11}  {source.licence}  –  {source.title}"
+        f"{name:<{width}}  {fetch_status(name, source, data):<11}  {source.licence}  –  {source.title}"
         for name, source in sources.sources.items()
     ]

@@ -15,12 +15,12 @@ UNSPACED = ("THAI ", "LAO ", "KHMER ", "MYANMAR ", "TIBETAN ", "TAI ", "NEW TAI 
 """How Unicode names begin for letters of scripts without spaces that are not wide, as those of Chinese and Japanese are."""
 
 
-def up_to_target(prompt: str, joiner: Joiner = "auto", special: Sequence[str] = ()) -> str:
+def with_delimiter(prompt: str, joiner: Joiner = "auto", special: Sequence[str] = ()) -> str:
     """A prompt with what joins a target to it: what the target is written after."""
-    return prompt.rstrip(" ") + seam(prompt, joiner, special)
+    return prompt.rstrip(" ") + target_delimiter(prompt, joiner, special)
 
 
-def seam(prompt: str, joiner: Joiner = "auto", special: Sequence[str] = ()) -> str:
+def target_delimiter(prompt: str, joiner: Joiner = "auto", special: Sequence[str] = ()) -> str:
     """What stands between the prompt, without spaces at its end, and its target: one space or nothing.
 
     By `auto` there is one space, and none after white space of another kind, an opening quote or bracket, a hyphen or dash within a

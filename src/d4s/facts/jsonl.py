@@ -11,12 +11,12 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from d4s.errors import D4SError, Problem, RecordError, SettingsError
-from d4s.facts.collect import Reading, Reject, Source
+from d4s.errors import D4SError, RecordError, RecordProblem, SettingsError
+from d4s.facts.facts_stage import ReadResult, RecordSource, Reject
 from d4s.facts.record import Fact
 
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
-SHOWN = 80
+MAX_SHOWN = 80
 
 
 class Raw(BaseModel):
@@ -29,7 +29,7 @@ R = TypeVar("R", bound=Raw)
 
 
 @dataclass(frozen=True, slots=True)
-class Flaw:
+class Issue:
     """What a data set's own rule finds wrong in a record: the field, what came and what was expected."""
 
     field: str
@@ -38,7 +38,7 @@ class Flaw:
 
 
 @dataclass(frozen=True, slots=True)
-class Line(Generic[R]):
+class RecordLine(Generic[R]):
     """A sound record with the place it came from."""
 
     file: str
@@ -46,57 +46,57 @@ class Line(Generic[R]):
     text: str
     raw: R
 
-    def reject(self, flaw: Flaw) -> Reject:
+    def reject(self, issue: Issue) -> Reject:
         """This record, set aside for a flaw."""
-        return Reject(Problem(self.file, self.number, flaw.field, flaw.found, flaw.expected), self.text)
+        return Reject(RecordProblem(self.file, self.number, issue.field, issue.found, issue.expected), self.text)
 
 
 @dataclass(frozen=True, slots=True)
-class Lines(Generic[R]):
+class RecordLines(Generic[R]):
     """The lines of a file: sound ones, rejects, and how many there were (blank ones not counted)."""
 
-    sound: list[Line[R]]
+    valid: list[RecordLine[R]]
     rejects: list[Reject]
-    seen: int
+    total: int
 
 
-def no_flaws(raw: Raw) -> Iterator[Flaw]:
+def no_issues(raw: Raw) -> Iterator[Issue]:
     """The rules of a data set that has none beyond its model."""
     yield from ()
 
 
 def read_lines(
-    path: Path, model: type[R], rules: Callable[[R], Iterable[Flaw]] = no_flaws, key: Callable[[R], object] | None = None
-) -> Lines[R]:
+    path: Path, model: type[R], rules: Callable[[R], Iterable[Issue]] = no_issues, key: Callable[[R], object] | None = None
+) -> RecordLines[R]:
     """All lines of a file held against a model and rules; `key` gives what must be unique, None where a record has no id.
 
     Raises:
         D4SError: if the file cannot be opened or holds no line.
     """
-    sound: list[Line[R]] = []
+    valid: list[RecordLine[R]] = []
     rejects: list[Reject] = []
     first: dict[object, int] = {}
-    seen = 0
+    total = 0
     for number, content in _numbered(path):
-        seen += 1
+        total += 1
         text = content.decode("utf-8", errors="replace")
-        raw, flaws = parsed(content, model)
+        raw, issues = parse_record(content, model)
         if raw is not None:
-            flaws = list(rules(raw))
+            issues = list(rules(raw))
             own = key(raw) if key else None
             if own is not None and first.setdefault(own, number) != number:
-                flaws.append(Flaw("id", repr(own), f"an id of its own, line {first[own]} has it already"))
-        if raw is not None and not flaws:
-            sound.append(Line(path.name, number, text, raw))
-        rejects.extend(Reject(Problem(path.name, number, flaw.field, flaw.found, flaw.expected), text) for flaw in flaws)
-    if not seen:
+                issues.append(Issue("id", repr(own), f"an id of its own, line {first[own]} has it already"))
+        if raw is not None and not issues:
+            valid.append(RecordLine(path.name, number, text, raw))
+        rejects.extend(Reject(RecordProblem(path.name, number, issue.field, issue.found, issue.expected), text) for issue in issues)
+    if not total:
         raise D4SError(f"{path} holds no records: expected one JSON object per line")
-    return Lines(sound, rejects, seen)
+    return RecordLines(valid, rejects, total)
 
 
-def sound_lines(
-    path: Path, model: type[R], rules: Callable[[R], Iterable[Flaw]] = no_flaws, key: Callable[[R], object] | None = None
-) -> list[Line[R]]:
+def valid_lines(
+    path: Path, model: type[R], rules: Callable[[R], Iterable[Issue]] = no_issues, key: Callable[[R], object] | None = None
+) -> list[RecordLine[R]]:
     """The lines of a file that must hold no defect.
 
     Raises:
@@ -105,17 +105,19 @@ def sound_lines(
     lines = read_lines(path, model, rules, key)
     if lines.rejects:
         raise RecordError([reject.problem for reject in lines.rejects])
-    return lines.sound
+    return lines.valid
 
 
-def reading(source: Source, lines: Lines[R], taken: Sequence[Sequence[Fact]], left_out: Sequence[Reject] = ()) -> Reading:
+def result_of_lines(
+    source: RecordSource, lines: RecordLines[R], taken: Sequence[Sequence[Fact]], left_out: Sequence[Reject] = ()
+) -> ReadResult:
     """The reading of a file whose sound records gave facts (`taken`: one entry per record), cut at the source's limit."""
     kept = taken[: source.limit]
     facts = [fact for facts in kept for fact in facts]
-    return Reading(facts, lines.seen, len(kept), len(taken) - len(kept), lines.rejects, left_out)
+    return ReadResult(facts, lines.total, len(kept), len(taken) - len(kept), lines.rejects, left_out)
 
 
-def refuse_styles(source: Source) -> None:
+def refuse_styles(source: RecordSource) -> None:
     """Refuse a style where the data set has only one reading.
 
     Raises:
@@ -124,7 +126,7 @@ def refuse_styles(source: Source) -> None:
     choose_style(source, ("",))
 
 
-def choose_style(source: Source, styles: Sequence[str]) -> str:
+def choose_style(source: RecordSource, styles: Sequence[str]) -> str:
     """The reading that a source asks for; the first of `styles` when it names none.
 
     Raises:
@@ -136,26 +138,26 @@ def choose_style(source: Source, styles: Sequence[str]) -> str:
     return source.style or styles[0]
 
 
-def shown(value: object) -> str:
+def shorten(value: object) -> str:
     """A value as it is shown in a problem: its repr, shortened."""
     text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
-def template_flaws(field: str, template: str) -> Iterator[Flaw]:
+def template_issues(field: str, template: str) -> Iterator[Issue]:
     """Whether a template has its one `{}` and no other brace."""
     if template.count("{}") != 1:
-        yield Flaw(field, shown(template), "exactly one {} for the subject")
+        yield Issue(field, shorten(template), "exactly one {} for the subject")
     elif set(template.replace("{}", "")) & {"{", "}"}:
-        yield Flaw(field, shown(template), "no braces but the one {} for the subject")
+        yield Issue(field, shorten(template), "no braces but the one {} for the subject")
 
 
-def subject_flaws(field: str, text: str, subject: str) -> Iterator[Flaw]:
+def subject_issues(field: str, text: str, subject: str) -> Iterator[Issue]:
     """Whether a text holds its subject exactly once, so that the place to fill in is certain, and no brace."""
     if text.count(subject) != 1:
-        yield Flaw(field, shown(text), f"the subject {shown(subject)} exactly once, not {text.count(subject)} times")
+        yield Issue(field, shorten(text), f"the subject {shorten(subject)} exactly once, not {text.count(subject)} times")
     if set(text) & {"{", "}"}:
-        yield Flaw(field, shown(text), "text without braces, which mark the place of the subject")
+        yield Issue(field, shorten(text), "text without braces, which mark the place of the subject")
 
 
 def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -168,22 +170,22 @@ def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def parsed(content: bytes, model: type[R]) -> tuple[R | None, list[Flaw]]:
+def parse_record(content: bytes, model: type[R]) -> tuple[R | None, list[Issue]]:
     """One JSON object as a raw record, or else what is wrong with it."""
     try:
         return model.model_validate_json(content), []
     except ValidationError as error:
-        return None, [_flaw(item) for item in error.errors(include_url=False)]
+        return None, [_issue(item) for item in error.errors(include_url=False)]
 
 
-def _flaw(item: Any) -> Flaw:
+def _issue(item: Any) -> Issue:
     field = ".".join(str(part) for part in item["loc"]) or "(line)"
     match item["type"]:
         case "json_invalid":
-            return Flaw(field, f"broken JSON ({item['ctx']['error']})", "one JSON object")
+            return Issue(field, f"broken JSON ({item['ctx']['error']})", "one JSON object")
         case "missing":
-            return Flaw(field, "nothing", "this field")
+            return Issue(field, "nothing", "this field")
         case "string_too_short":
-            return Flaw(field, shown(item["input"]), "text that is not empty")
+            return Issue(field, shorten(item["input"]), "text that is not empty")
         case _:
-            return Flaw(field, shown(item["input"]), item["msg"].removeprefix("Input should be "))
+            return Issue(field, shorten(item["input"]), item["msg"].removeprefix("Input should be "))

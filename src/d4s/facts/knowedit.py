@@ -9,12 +9,12 @@ from functools import partial
 
 from pydantic import AliasChoices, Field
 
-from d4s.facts.collect import Reading, Source
-from d4s.facts.fields import Answers, no_op_flaws, placed_flaws, portability, probes, slotted
-from d4s.facts.jsonl import Flaw, Line, Raw, Text, read_lines, reading, refuse_styles
+from d4s.facts.facts_stage import ReadResult, RecordSource
+from d4s.facts.fields import Answers, as_template, no_op_issues, portability, probes, slot_issues
+from d4s.facts.jsonl import Issue, Raw, RecordLine, Text, read_lines, refuse_styles, result_of_lines
 from d4s.facts.record import Fact
 
-FOLLOWING = {"Reasoning": "reasoning", "Subject_Aliasing": "alias", "Logical_Generalization": "logical"}
+PORTABILITY_NAMES = {"Reasoning": "reasoning", "Subject_Aliasing": "alias", "Logical_Generalization": "logical"}
 """Kinds of portability by their names in the file."""
 
 
@@ -42,10 +42,10 @@ class RawKnowEdit(Raw):
     portability: Mapping[str, tuple[RawQuestion, ...]] = {}
 
 
-def _read(dataset: str, source: Source) -> Reading:
+def _read(dataset: str, source: RecordSource) -> ReadResult:
     refuse_styles(source)
-    lines = read_lines(source.path, RawKnowEdit, _flaws)
-    return reading(source, lines, [[_fact(dataset, line)] for line in lines.sound])
+    lines = read_lines(source.path, RawKnowEdit, _issues)
+    return result_of_lines(source, lines, [[_fact(dataset, line)] for line in lines.valid])
 
 
 read_zsre = partial(_read, "zsre_knowedit")
@@ -54,16 +54,16 @@ read_counterfact = partial(_read, "wiki_counterfact")
 read_bio = partial(_read, "wikibio")
 
 
-def _flaws(raw: RawKnowEdit) -> Iterator[Flaw]:
-    yield from placed_flaws("prompt", raw.prompt, raw.subject)
-    yield from no_op_flaws("target_new", raw.target_new, raw.ground_truth)
+def _issues(raw: RawKnowEdit) -> Iterator[Issue]:
+    yield from slot_issues("prompt", raw.prompt, raw.subject)
+    yield from no_op_issues("target_new", raw.target_new, raw.ground_truth)
     for kind in raw.portability:
-        if kind not in FOLLOWING:
-            yield Flaw("portability", kind, f"one of {', '.join(FOLLOWING)}")
+        if kind not in PORTABILITY_NAMES:
+            yield Issue("portability", kind, f"one of {', '.join(PORTABILITY_NAMES)}")
 
 
-def _fact(dataset: str, line: Line[RawKnowEdit]) -> Fact:
-    raw, template = line.raw, slotted(line.raw.prompt, line.raw.subject)
+def _fact(dataset: str, line: RecordLine[RawKnowEdit]) -> Fact:
+    raw, template = line.raw, as_template(line.raw.prompt, line.raw.subject)
     return Fact(
         fact_id=f"{dataset}:{line.number}",
         dataset=dataset,
@@ -76,6 +76,8 @@ def _fact(dataset: str, line: Line[RawKnowEdit]) -> Fact:
         paraphrases=tuple(text for text in raw.rephrased if text != raw.prompt),
         neighborhood=tuple(probe for asked in raw.locality.values() for probe in probes("same_subject", [item.asked for item in asked])),
         portability=tuple(
-            chain for name, asked in raw.portability.items() for chain in portability(FOLLOWING[name], [item.asked for item in asked])
+            chain
+            for name, asked in raw.portability.items()
+            for chain in portability(PORTABILITY_NAMES[name], [item.asked for item in asked])
         ),
     )

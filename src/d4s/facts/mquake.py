@@ -7,14 +7,14 @@ the whole group only. Cases repeat each other's edits, and some contradict them:
 from collections.abc import Iterator
 from functools import partial
 
-from d4s.facts.collect import Reading, Source
-from d4s.facts.counterfact import Rewrite
-from d4s.facts.fields import Answers, no_op_flaws, placed_flaws, portability, slotted
-from d4s.facts.jsonl import Flaw, Line, Raw, Text, read_lines, reading, refuse_styles
+from d4s.facts.counterfact import RequestedRewrite
+from d4s.facts.facts_stage import ReadResult, RecordSource
+from d4s.facts.fields import Answers, as_template, no_op_issues, portability, slot_issues
+from d4s.facts.jsonl import Issue, Raw, RecordLine, Text, read_lines, refuse_styles, result_of_lines
 from d4s.facts.record import Fact
 
 
-class AskedRewrite(Rewrite):
+class QuestionRewrite(RequestedRewrite):
     """One of the edits of a case: as in CounterFact, and the same as a question."""
 
     question: Text
@@ -24,32 +24,32 @@ class RawCase(Raw):
     """A case as it stands in the file."""
 
     case_id: int
-    requested_rewrite: tuple[AskedRewrite, ...]
+    requested_rewrite: tuple[QuestionRewrite, ...]
     questions: tuple[Text, ...]
     new_answer: Text
     new_answer_alias: Answers
 
 
-def _read(dataset: str, source: Source) -> Reading:
+def _read(dataset: str, source: RecordSource) -> ReadResult:
     refuse_styles(source)
-    lines = read_lines(source.path, RawCase, _flaws, key=lambda raw: raw.case_id)
-    return reading(source, lines, [list(_facts(dataset, line)) for line in lines.sound])
+    lines = read_lines(source.path, RawCase, _issues, key=lambda raw: raw.case_id)
+    return result_of_lines(source, lines, [list(_facts(dataset, line)) for line in lines.valid])
 
 
 read_hard = partial(_read, "mquake_hard")
 read_cf_3k = partial(_read, "mquake_cf_3k")
 
 
-def _flaws(raw: RawCase) -> Iterator[Flaw]:
+def _issues(raw: RawCase) -> Iterator[Issue]:
     if not raw.requested_rewrite:
-        yield Flaw("requested_rewrite", "[]", "at least one edit")
+        yield Issue("requested_rewrite", "[]", "at least one edit")
     for number, rewrite in enumerate(raw.requested_rewrite):
         field = f"requested_rewrite.{number}"
-        yield from placed_flaws(f"{field}.prompt", rewrite.prompt, rewrite.subject)
-        yield from no_op_flaws(f"{field}.target_new.str", rewrite.target_new.str, [rewrite.target_true.str])
+        yield from slot_issues(f"{field}.prompt", rewrite.prompt, rewrite.subject)
+        yield from no_op_issues(f"{field}.target_new.str", rewrite.target_new.str, [rewrite.target_true.str])
 
 
-def _facts(dataset: str, line: Line[RawCase]) -> Iterator[Fact]:
+def _facts(dataset: str, line: RecordLine[RawCase]) -> Iterator[Fact]:
     case = line.raw
     answers = (case.new_answer, *case.new_answer_alias)
     chains = tuple(portability("multihop", [(question, answers) for question in case.questions]))
@@ -59,7 +59,7 @@ def _facts(dataset: str, line: Line[RawCase]) -> Iterator[Fact]:
             dataset=dataset,
             relation=rewrite.relation_id,
             subject=rewrite.subject,
-            template=slotted(rewrite.prompt, rewrite.subject),
+            template=as_template(rewrite.prompt, rewrite.subject),
             target_true=rewrite.target_true.str,
             target_new=rewrite.target_new.str,
             paraphrases=(rewrite.question,),

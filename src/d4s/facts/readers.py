@@ -1,4 +1,4 @@
-"""The table of data sets: name -> reader, and the raw files of each. A reader is `read(source: Source) -> Reading`."""
+"""The table of data sets: name -> reader, and the raw files of each. A reader is `read(source: RecordSource) -> ReadResult`."""
 
 from collections.abc import Mapping
 
@@ -29,8 +29,8 @@ READERS = Registry(
         "ckebench": "d4s.facts.ckebench:read",
         "atomic2020": "d4s.facts.atomic:read",
         "wikibigedit": "d4s.facts.wikibigedit:read",
-        "rippleedits": "d4s.facts.ripple:read",
-        "known_1000": "d4s.facts.known:read",
+        "rippleedits": "d4s.facts.rippleedits:read",
+        "known_1000": "d4s.facts.known_1000:read",
     },
 )
 
@@ -38,27 +38,27 @@ Files = Mapping[str, str]
 """Raw files below the data folder by their roles; `records` is the one whose lines are counted."""
 
 
-def _alike(name: str, *styles: str) -> Mapping[str, Files]:
+def _same_file(name: str, *styles: str) -> Mapping[str, Files]:
     """Styles that all read the data set's one file."""
     return {style: {"records": f"{name}/{name}.jsonl"} for style in styles}
 
 
-def _csk(name: str, **beside: str) -> Mapping[str, Files]:
-    """The readings of a set of MEMIT-CSK; `beside` is what its subset needs besides the records."""
+def _csk(name: str, **extra_files: str) -> Mapping[str, Files]:
+    """The readings of a set of MEMIT-CSK; `extra_files` is what its subset needs besides the records."""
     return {
-        "subset": {"records": f"{name}/edit_subset_gpt2xl.jsonl", **{role: f"{name}/{file}" for role, file in beside.items()}},
+        "subset": {"records": f"{name}/edit_subset_gpt2xl.jsonl", **{role: f"{name}/{file}" for role, file in extra_files.items()}},
         "probe": {"records": f"{name}/probe_set.jsonl"},
         "set": {"records": f"{name}/edit_set.jsonl"},
         "validation": {"records": f"{name}/edit_validation_set.jsonl"},
     }
 
 
-READINGS: Mapping[str, Mapping[str, Files]] = {
-    "zsre_mend": _alike("zsre_mend", "alt", "answers"),
-    "zsre_mend_eval": _alike("zsre_mend_eval", "alt", "answers"),
-    "zsre_portability": _alike("zsre_portability", "alt"),
-    "elken": _alike("elken", "fact", "event"),
-    "atomic2020": _alike("atomic2020", "named", "kept"),
+STYLE_FILES: Mapping[str, Mapping[str, Files]] = {
+    "zsre_mend": _same_file("zsre_mend", "alt", "answers"),
+    "zsre_mend_eval": _same_file("zsre_mend_eval", "alt", "answers"),
+    "zsre_portability": _same_file("zsre_portability", "alt"),
+    "elken": _same_file("elken", "fact", "event"),
+    "atomic2020": _same_file("atomic2020", "named", "kept"),
     "counterfact_edit": {
         "plain": {"records": "counterfact_edit/counterfact_edit.jsonl"},
         "checked": {"records": "counterfact_edit/counterfact_edit.jsonl", "originals": "counterfact/counterfact.jsonl"},
@@ -77,7 +77,7 @@ def files_of(name: str, style: str = "") -> Files:
         SettingsError: if there is no such data set or reading.
     """
     READERS.module(name)
-    styles = READINGS.get(name) or _alike(name, "")
+    styles = STYLE_FILES.get(name) or _same_file(name, "")
     chosen = style or next(iter(styles))
     if chosen not in styles:
         readings = f"it has {', '.join(styles)}" if any(styles) else "it has only one: leave `style` out"

@@ -61,7 +61,7 @@ class GithubFile(_File):
         return f"https://raw.githubusercontent.com/{self.repository}/{self.commit}/{quote(self.path)}"
 
 
-class HandFile(_File):
+class ManualFile(_File):
     """A file that only a person can get, from a page with a form or a button; it is checked and turned once it is there."""
 
     kind: Literal["by_hand"]
@@ -69,46 +69,48 @@ class HandFile(_File):
 
 
 RemoteFile = WebFile | HubFile | GithubFile
-File = Annotated[RemoteFile | HandFile, Field(discriminator="kind")]
+File = Annotated[RemoteFile | ManualFile, Field(discriminator="kind")]
 
 
-class Part(Frozen):
+class RecordPart(Frozen):
     """Rows of one original file and how they become records."""
 
     file: Member = Field(description="A file in DATA/NAME/original.")
     shape: Literal["json_list", "jsonl", "csv", "parquet"]
     delimiter: str = Field(default=",", description="Between the columns of a csv file.")
     columns: tuple[str, ...] = Field(default=(), description="Columns of a csv file that has no header.")
-    turn: str | None = Field(default=None, description="How a row becomes a record (see `d4s.facts.shapes`); as it stands when omitted.")
+    converter: str | None = Field(
+        default=None, description="How a row becomes a record (see `d4s.facts.converters`); as it stands when omitted."
+    )
     add: dict[str, str] = Field(default_factory=dict, description="Fields put into every record.")
     number: str | None = Field(default=None, description="Field that takes the row's number, from 0.")
     limit: Count | None = Field(default=None, description="Only the first so many rows.")
 
 
-class Records(Frozen):
+class RecordFile(Frozen):
     """A file of records, one JSON object per line, as a reader expects it in DATA/NAME."""
 
     to: FileName
-    of: tuple[Part, ...] = Field(min_length=1)
+    of: tuple[RecordPart, ...] = Field(min_length=1)
 
 
-class Source(Frozen):
+class PublicDataset(Frozen):
     """One public data set."""
 
     title: str
     licence: str
     home: str = Field(description="The page of its authors.")
     files: tuple[File, ...] = Field(min_length=1)
-    records: tuple[Records, ...] = ()
+    records: tuple[RecordFile, ...] = ()
     note: str | None = None
 
 
-class Sources(Frozen):
+class PublicDatasets(Frozen):
     """The whole table."""
 
-    sources: dict[str, Source]
+    sources: dict[str, PublicDataset]
 
-    def find(self, name: str) -> Source:
+    def find(self, name: str) -> PublicDataset:
         """The data set of a name.
 
         Raises:
@@ -119,7 +121,7 @@ class Sources(Frozen):
         return self.sources[name]
 
 
-def load_sources(path: Path) -> Sources:
+def load_sources(path: Path) -> PublicDatasets:
     """The table in a YAML file.
 
     Raises:
@@ -129,4 +131,4 @@ def load_sources(path: Path) -> Sources:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SettingsError(f"the table of data sets {path} cannot be read: {error}") from None
-    return validate(Sources, {"sources": content}, str(path))
+    return validate(PublicDatasets, {"sources": content}, str(path))

@@ -23,7 +23,7 @@ from typing_extensions import Buffer
 
 from d4s.errors import FetchError
 
-BYTES = 8 * 2**30
+MAX_BYTES = 8 * 2**30
 MEMBERS = 20_000
 CHUNK = 2**20
 LARGEST_READ = 2**26
@@ -34,7 +34,7 @@ _OPENERS: dict[bytes, Callable[[Path], io.BufferedIOBase]] = {
 }
 
 
-def unpack(archive: Path, into: Path, *, limit: int = BYTES, members: int = MEMBERS) -> None:
+def unpack(archive: Path, into: Path, *, limit: int = MAX_BYTES, members: int = MEMBERS) -> None:
     """Unpack a zip or tar file (plain, gzip, bzip2, xz) into a folder, which it replaces whole or not at all.
 
     Raises:
@@ -44,7 +44,7 @@ def unpack(archive: Path, into: Path, *, limit: int = BYTES, members: int = MEMB
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        allowance = _Allowance(archive.name, temporary, limit, members)
+        allowance = _ExtractionLimits(archive.name, temporary, limit, members)
         (_unzip if zipfile.is_zipfile(archive) else _untar)(archive, allowance)
         shutil.rmtree(into, ignore_errors=True)
         temporary.replace(into)
@@ -59,7 +59,7 @@ class _Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-class _Allowance:
+class _ExtractionLimits:
     """What an archive may still do: members and bytes left, names not taken yet."""
 
     def __init__(self, archive: str, folder: Path, limit: int, members: int) -> None:
@@ -106,7 +106,7 @@ class _Allowance:
                 out.write(chunk)
 
 
-def _unzip(archive: Path, allowance: _Allowance) -> None:
+def _unzip(archive: Path, allowance: _ExtractionLimits) -> None:
     with zipfile.ZipFile(archive) as found:
         infos = found.infolist()
         places = [allowance.admit(info.filename, info.file_size) for info in infos]
@@ -123,11 +123,11 @@ def _unzip(archive: Path, allowance: _Allowance) -> None:
                 allowance.write(stream, place)
 
 
-def _untar(archive: Path, allowance: _Allowance) -> None:
+def _untar(archive: Path, allowance: _ExtractionLimits) -> None:
     with archive.open("rb") as head:
         magic = head.read(2)
     with _OPENERS.get(magic, lambda path: path.open("rb"))(archive) as content:
-        metered = io.BufferedReader(_Metered(content, allowance))
+        metered = io.BufferedReader(_LimitedReader(content, allowance))
         with tarfile.open(fileobj=metered, mode="r:") as found:
             for member in found:
                 place = allowance.admit(member.name, member.size)
@@ -140,10 +140,10 @@ def _untar(archive: Path, allowance: _Allowance) -> None:
                     allowance.write(stream, place)
 
 
-class _Metered(io.RawIOBase):
+class _LimitedReader(io.RawIOBase):
     """A decompressed stream that ends in an error where it gives more than allowed, headers and padding counted."""
 
-    def __init__(self, content: io.BufferedIOBase, allowance: _Allowance) -> None:
+    def __init__(self, content: io.BufferedIOBase, allowance: _ExtractionLimits) -> None:
         self.content, self.allowance = content, allowance
         self.most = allowance.limit + allowance.members * 4 * tarfile.BLOCKSIZE + tarfile.RECORDSIZE
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from d4s.facts.collect import Reading, Source
-from d4s.facts.fields import Answers, placed_flaws, portability, probes, slotted
-from d4s.facts.jsonl import Flaw, Line, Raw, Text, read_lines, reading, refuse_styles
+from d4s.facts.facts_stage import ReadResult, RecordSource
+from d4s.facts.fields import Answers, as_template, portability, probes, slot_issues
+from d4s.facts.jsonl import Issue, Raw, RecordLine, Text, read_lines, refuse_styles, result_of_lines
 from d4s.facts.record import Fact
 
 
@@ -22,19 +22,19 @@ class RawUpdate(Raw):
     mhop_ans: Answers = ()
 
 
-def read(source: Source) -> Reading:
+def read(source: RecordSource) -> ReadResult:
     """WikiBigEdit records as facts, in the file's order, which is that of time."""
     refuse_styles(source)
-    lines = read_lines(source.path, RawUpdate, _flaws)
-    return reading(source, lines, [[_fact(line)] for line in lines.sound])
+    lines = read_lines(source.path, RawUpdate, _issues)
+    return result_of_lines(source, lines, [[_fact(line)] for line in lines.valid])
 
 
-def _flaws(raw: RawUpdate) -> Iterator[Flaw]:
-    yield from placed_flaws("update", raw.update, raw.subject)
+def _issues(raw: RawUpdate) -> Iterator[Issue]:
+    yield from slot_issues("update", raw.update, raw.subject)
 
 
-def _fact(line: Line[RawUpdate]) -> Fact:
-    raw, template = line.raw, slotted(line.raw.update, line.raw.subject)
+def _fact(line: RecordLine[RawUpdate]) -> Fact:
+    raw, template = line.raw, as_template(line.raw.update, line.raw.subject)
     return Fact(
         fact_id=f"wikibigedit:{line.number}",
         dataset="wikibigedit",

@@ -10,18 +10,18 @@ from functools import partial
 
 from pydantic import Field
 
-from d4s.facts.collect import Reading, Source
-from d4s.facts.fields import no_op_flaws
-from d4s.facts.jsonl import Flaw, Line, Raw, Text, choose_style, read_lines, reading, shown, subject_flaws
+from d4s.facts.facts_stage import ReadResult, RecordSource
+from d4s.facts.fields import no_op_issues
+from d4s.facts.jsonl import Issue, Raw, RecordLine, Text, choose_style, read_lines, result_of_lines, shorten, subject_issues
 from d4s.facts.record import Fact, Portability, Probe
-from d4s.facts.wordings import clusters
+from d4s.facts.templates import cluster_templates
 
 STYLES = ("alt", "answers")
 PREFIX = "nq question: "
 Clusters = Mapping[str, tuple[str, ...]]
 
 
-class Following(Raw):
+class FollowUpQuestion(Raw):
     """A question that follows from the edit."""
 
     question: Text = Field(validation_alias="New Question")
@@ -38,7 +38,7 @@ class RawZsre(Raw):
     answers: tuple[Text, ...]
     loc: Text
     loc_ans: Text
-    portability: Following | None = None
+    portability: FollowUpQuestion | None = None
 
     @property
     def template(self) -> str:
@@ -46,13 +46,13 @@ class RawZsre(Raw):
         return self.src.replace(self.subject, "{}")
 
 
-def _read(dataset: str, styles: tuple[str, ...], source: Source) -> Reading:
+def _read(dataset: str, styles: tuple[str, ...], source: RecordSource) -> ReadResult:
     """ZsRE records as facts in one of the styles; records of questions that mean the same share a relation."""
     style = choose_style(source, styles)
-    lines = read_lines(source.path, RawZsre, lambda raw: _flaws(raw, style))
-    pairs = [(line.raw.template, _rephrased(line.raw)) for line in lines.sound]
-    alike = clusters([(one, other or one) for one, other in pairs])
-    return reading(source, lines, [[_fact(dataset, line, style, alike[line.raw.template])] for line in lines.sound])
+    lines = read_lines(source.path, RawZsre, lambda raw: _issues(raw, style))
+    pairs = [(line.raw.template, _rephrase_template(line.raw)) for line in lines.valid]
+    same_meaning = cluster_templates([(one, other or one) for one, other in pairs])
+    return result_of_lines(source, lines, [[_fact(dataset, line, style, same_meaning[line.raw.template])] for line in lines.valid])
 
 
 read = partial(_read, "zsre_mend", STYLES)
@@ -60,25 +60,25 @@ read_eval = partial(_read, "zsre_mend_eval", STYLES)
 read_portability = partial(_read, "zsre_portability", ("alt",))
 
 
-def _flaws(raw: RawZsre, style: str) -> Iterator[Flaw]:
-    yield from subject_flaws("src", raw.src, raw.subject)
+def _issues(raw: RawZsre, style: str) -> Iterator[Issue]:
+    yield from subject_issues("src", raw.src, raw.subject)
     if not raw.answers:
-        yield Flaw("answers", "[]", "at least one true answer")
+        yield Issue("answers", "[]", "at least one true answer")
     if style == "alt":
         alt = raw.alt.strip()
         if not alt:
-            yield Flaw("alt", shown(raw.alt), "text that is not empty")
-        yield from no_op_flaws("alt", alt, raw.answers)
+            yield Issue("alt", shorten(raw.alt), "text that is not empty")
+        yield from no_op_issues("alt", alt, raw.answers)
 
 
-def _rephrased(raw: RawZsre) -> str | None:
+def _rephrase_template(raw: RawZsre) -> str | None:
     """The rephrasing as a template, where its subject is certain."""
-    return raw.rephrase.replace(raw.subject, "{}") if not list(subject_flaws("rephrase", raw.rephrase, raw.subject)) else None
+    return raw.rephrase.replace(raw.subject, "{}") if not list(subject_issues("rephrase", raw.rephrase, raw.subject)) else None
 
 
-def _fact(dataset: str, line: Line[RawZsre], style: str, wordings: tuple[str, ...]) -> Fact:
-    raw, asked = line.raw, line.raw.portability
-    withheld = {raw.template, _rephrased(raw)}
+def _fact(dataset: str, line: RecordLine[RawZsre], style: str, wordings: tuple[str, ...]) -> Fact:
+    raw, follow_up = line.raw, line.raw.portability
+    withheld = {raw.template, _rephrase_template(raw)}
     question = raw.loc.removeprefix(PREFIX).rstrip("?") + "?"
     old, new, aliases = (raw.answers[0], raw.alt.strip(), raw.answers[1:]) if style == "alt" else ("", raw.answers[0], ())
     return Fact(
@@ -92,6 +92,6 @@ def _fact(dataset: str, line: Line[RawZsre], style: str, wordings: tuple[str, ..
         target_true_aliases=aliases,
         paraphrases=(raw.rephrase,),
         neighborhood=(Probe("unrelated", question, raw.loc_ans),),
-        portability=(Portability("reasoning", asked.question, (asked.answer,)),) if asked and style == "alt" else (),
+        portability=(Portability("reasoning", follow_up.question, (follow_up.answer,)),) if follow_up and style == "alt" else (),
         wordings=tuple(wording for wording in wordings if wording not in withheld),
     )

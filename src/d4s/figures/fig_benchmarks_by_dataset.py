@@ -1,15 +1,15 @@
 """Benchmark scores against the number of edits, for the paper's editors and D4S on every data set of facts."""
 
-from d4s.figures.benchmarks import benchmark_figure
-from d4s.figures.draw import Drawing
-from d4s.studies.results import Results
+from d4s.analysis.study_results import Results
+from d4s.figures.benchmark_panels import benchmark_figure
+from d4s.figures.plot_elements import Drawing
 
 
 def figure(results: Results) -> Drawing:
     """One panel per data set and editor.
 
     Raises:
-        NotDrawn: if no benchmark was run after edits.
+        FigureSkipped: if no benchmark was run after edits.
     """
     shown = [panel for panel in results.panels if results.form(panel.dataset) is None]
     return benchmark_figure(results, shown, "Benchmarks by data set")

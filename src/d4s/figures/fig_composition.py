@@ -7,21 +7,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from d4s.figures.draw import Drawing, NotDrawn, panels, percent_ticks, ratio_axis
-from d4s.figures.style import GRID, MUTED, PAPER, Page, look
-from d4s.figures.words import places
-from d4s.studies.compositions import HISTORIES, Composition, composition
-from d4s.studies.curves import at_step, summary_curve
-from d4s.studies.intervals import Estimate
-from d4s.studies.names import METHODS, method_name
-from d4s.studies.norms import norm_at
-from d4s.studies.results import Panel, Results
+from d4s.analysis.compositions import HISTORIES, Composition, composition
+from d4s.analysis.curves import at_step, summary_curve
+from d4s.analysis.display_names import METHODS, method_name
+from d4s.analysis.intervals import IntervalEstimate
+from d4s.analysis.norm_comparison import norm_at
+from d4s.analysis.study_results import Panel, Results
+from d4s.figures.captions import on_datasets
+from d4s.figures.plot_elements import Drawing, FigureSkipped, panels, percent_ticks, ratio_axis
+from d4s.figures.style import GRID, MUTED, PAPER, Page, method_style
 
 FEWEST = 4
 ROW = 0.165
 COLUMNS = {"efficacy_accuracy": "Efficacy", "locality_accuracy": "Specificity", "norm": "L1 norm"}
 # A group has the look of the method that is its plain case.
-_LOOKS = {"none": "memit", "keys": "alphaedit", "rewind": "d4s", "queue": "pmet"}
+_GROUP_STYLES = {"none": "memit", "keys": "alphaedit", "refit": "d4s", "adaptive_refit": "pmet"}
 
 
 class Row(NamedTuple):
@@ -29,20 +29,20 @@ class Row(NamedTuple):
 
     editor: str
     parts: Composition
-    numbers: Mapping[str, Estimate]
+    numbers: Mapping[str, IntervalEstimate]
 
 
 def figure(results: Results) -> Drawing:
     """Dot plots for the data set with most combinations.
 
     Raises:
-        NotDrawn: if there are fewer than four different ones.
+        FigureSkipped: if there are fewer than four different ones.
     """
     shown = max(results.main_panels, key=lambda panel: len(_combinations(results, panel)))
     found = _combinations(results, shown)
     length = results.shared_length(shown, found)
     if len(set(found.values())) < FEWEST or length is None:
-        raise NotDrawn(f"fewer than {FEWEST} combinations of history, guard, target and spread were run to one length")
+        raise FigureSkipped(f"fewer than {FEWEST} combinations of history, guard, target and spread were run to one length")
     rows = [Row(editor, found[editor], _numbers(results, shown, editor, length)) for editor in found]
     rows = _ordered(rows)
     named = [
@@ -55,7 +55,7 @@ def figure(results: Results) -> Drawing:
         else f"means with 95 % t-intervals over {len(results.seeds)} seeds"
     )
     caption = (
-        f"Combinations of parts after {length} edits{places(results, [shown])}, grouped by what is done about earlier edits; a row "
+        f"Combinations of parts after {length} edits{on_datasets(results, [shown])}, grouped by what is done about earlier edits; a row "
         "names the parts in which it differs from MEMIT (guard; target; spread of the residual; keys; rounds), `plain` is none; the weight "
         "of what is preserved is each editor's own. The "
         "dashed line of a group stands at its first row, the one that most others differ from in one part, so the distance is what that "
@@ -73,7 +73,7 @@ def _combinations(results: Results, panel: Panel) -> dict[str, Composition]:
 
 def _ordered(rows: list[Row]) -> list[Row]:
     """Rows by group: first the one that most others of its group differ from in one part alone, then few parts before many."""
-    rows = sorted(rows, key=lambda row: (row.parts.place, row.editor))
+    rows = sorted(rows, key=lambda row: (row.parts.sort_key, row.editor))
     ordered = []
     for history in dict.fromkeys(row.parts.history for row in rows):
         group = [row for row in rows if row.parts.history == history]
@@ -82,7 +82,7 @@ def _ordered(rows: list[Row]) -> list[Row]:
     return ordered
 
 
-def _numbers(results: Results, panel: Panel, editor: str, length: int) -> dict[str, Estimate]:
+def _numbers(results: Results, panel: Panel, editor: str, length: int) -> dict[str, IntervalEstimate]:
     found = {metric: at_step(summary_curve(results, panel, editor, "retained", metric), length) for metric in COLUMNS if metric != "norm"}
     found["norm"] = norm_at(results, panel, editor, length)
     return {column: estimate for column, estimate in found.items() if estimate is not None}
@@ -125,7 +125,7 @@ def _dots(ax: Axes, rows: list[Row], heights: Mapping[str, float], column: str) 
     """A dot with its interval for every row, a line at the first row of every group."""
     for history in dict.fromkeys(row.parts.history for row in rows):
         group = [row for row in rows if row.parts.history == history and column in row.numbers]
-        colour = look(_LOOKS[history]).colour
+        colour = method_style(_GROUP_STYLES[history]).colour
         for row in group:
             found, y = row.numbers[column], heights[row.editor]
             ax.axhline(y, color=GRID, linewidth=0.5, zorder=1)

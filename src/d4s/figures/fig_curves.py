@@ -2,12 +2,12 @@
 
 from matplotlib.figure import Figure
 
-from d4s.figures.draw import Drawing, curve, edits_axis, letter, methods_legend, panels, percent_axis
+from d4s.analysis.curves import summary_curve
+from d4s.analysis.display_names import METRIC_NAMES, sorted_editors
+from d4s.analysis.study_results import Panel, Results
+from d4s.figures.captions import interval_note, on_datasets, sample_sizes, title_suffix
+from d4s.figures.plot_elements import Drawing, curve, edits_axis, label_panels, methods_legend, panels, percent_axis
 from d4s.figures.style import Page
-from d4s.figures.words import interval_words, place_beside, places, sizes
-from d4s.studies.curves import summary_curve
-from d4s.studies.names import METRIC_NAMES, in_order
-from d4s.studies.results import Panel, Results
 
 HEIGHT = 1.9
 
@@ -17,7 +17,8 @@ def figure(results: Results) -> Drawing:
     shown = results.main_panels
     caption = (
         "Retained efficacy, paraphrase and specificity (teacher-forced token accuracy; specificity is agreement with the frozen unedited "
-        f"model), measured on all edits after the whole sequence{places(results, shown)}. {sizes(results, shown)} {interval_words(results)}"
+        f"model), measured on all edits after the whole sequence{on_datasets(results, shown)}. "
+        f"{sample_sizes(results, shown)} {interval_note(results)}"
     )
     return Drawing("What is left after the whole sequence", caption, lambda page: _draw(results, shown, page))
 
@@ -31,7 +32,7 @@ def _draw(results: Results, shown: list[Panel], page: Page) -> Figure:
             curve(axes[number], summary_curve(results, panel, editor, "retained", metric), editor)
         percent_axis(axes[number], "%" if number % columns == 0 else "")
         edits_axis(axes[number], results.longest(panel))
-        titles.append(METRIC_NAMES[metric] + place_beside(results, panel, shown))
-    letter(axes, titles)
-    methods_legend(fig, page, in_order(editor for panel in shown for editor in results.editors(panel)))
+        titles.append(METRIC_NAMES[metric] + title_suffix(results, panel, shown))
+    label_panels(axes, titles)
+    methods_legend(fig, page, sorted_editors(editor for panel in shown for editor in results.editors(panel)))
     return fig

@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from d4s.figures.draw import Drawing, NotDrawn, label_points, legend, letter, panels
-from d4s.figures.style import INK, MUTED, PAPER, TASK_LOOKS, Page
-from d4s.figures.words import seeds_words
-from d4s.studies.drivers import FEWEST_ROWS, PREDICTORS, Damages, Effect, damages, effects
-from d4s.studies.names import CONTROL_NAMES, FORM_NAMES, dataset_name, method_name
-from d4s.studies.results import Results
+from d4s.analysis.display_names import CONTROL_NAMES, FORM_NAMES, dataset_name, method_name
+from d4s.analysis.drivers import FEWEST_ROWS, TARGET_PROPERTIES, DamageTable, Effect, damage_table, effects
+from d4s.analysis.study_results import Results
+from d4s.figures.captions import seeds_note
+from d4s.figures.plot_elements import Drawing, FigureSkipped, label_panels, label_points, legend, panels
+from d4s.figures.style import INK, MUTED, PAPER, TASK_STYLES, Page
 
 HEIGHT = 2.4
 KINDS = {"data set": "o", "form": "s", "control": "^"}
@@ -24,40 +24,41 @@ def figure(results: Results) -> Drawing:
     """One panel per property of the targets.
 
     Raises:
-        NotDrawn: if too few data sets have benchmarks.
+        FigureSkipped: if too few data sets have benchmarks.
     """
-    found = damages(results)
-    if found is None or not found.is_enough:
-        raise NotDrawn(f"benchmarks after edits of at least {FEWEST_ROWS} data sets are needed")
+    found = damage_table(results)
+    if found is None or not found.can_separate_predictors:
+        raise FigureSkipped(f"benchmarks after edits of at least {FEWEST_ROWS} data sets are needed")
     each = effects(found)
     numbers = "; ".join(
-        f"{PREDICTORS[name].lower()} {_shown(each, name, True)} alone, {_shown(each, name, False)} together" for name in PREDICTORS
+        f"{TARGET_PROPERTIES[name].lower()} {_effect_text(each, name, True)} alone, {_effect_text(each, name, False)} together"
+        for name in TARGET_PROPERTIES
     )
     editors = ", ".join(map(method_name, found.editors))
     caption = (
         f"Loss of the mean benchmark score after {found.length} edits (mean of {editors}), one point per data set, against properties of "
         "its counterfactual targets under the unedited model; lines are least squares of the property alone. Points lost per standard "
-        f"deviation, with 95 % HC3 intervals: {numbers}. {seeds_words(results)}"
+        f"deviation, with 95 % HC3 intervals: {numbers}. {seeds_note(results)}"
     )
     return Drawing("What about the data does the damage", caption, lambda page: _draw(results, found, page))
 
 
-def _shown(each: list[Effect], name: str, alone: bool) -> str:
-    found = next(effect.estimate for effect in each if effect.predictor == name and effect.alone == alone)
+def _effect_text(each: list[Effect], name: str, is_univariate: bool) -> str:
+    found = next(effect.estimate for effect in each if effect.predictor == name and effect.is_univariate == is_univariate)
     value, low, high = (f"{100 * number:+.1f}".replace("-", "−") for number in (found.value, found.low, found.high))
     return f"{value} [{low}, {high}]"
 
 
-def _draw(results: Results, found: Damages, page: Page) -> Figure:
+def _draw(results: Results, found: DamageTable, page: Page) -> Figure:
     columns = 3 if page.columns >= 3 else 1
-    fig, axes = panels(page, len(PREDICTORS), columns, HEIGHT, sharey=True)
+    fig, axes = panels(page, len(TARGET_PROPERTIES), columns, HEIGHT, sharey=True)
     rows = found.rows.to_dict(orient="records")
-    colours = [TASK_LOOKS[number % len(TASK_LOOKS)][0] for number in range(len(rows))]
+    colours = [TASK_STYLES[number % len(TASK_STYLES)][0] for number in range(len(rows))]
     markers = [KINDS[_kind(results, str(row["dataset"]))] for row in rows]
-    points = [_panel(ax, found, name, markers, colours) for ax, name in zip(axes, PREDICTORS, strict=True)]
+    points = [_panel(ax, found, name, markers, colours) for ax, name in zip(axes, TARGET_PROPERTIES, strict=True)]
     for ax in axes[::columns]:
         ax.set_ylabel("points lost")
-    letter(axes, list(PREDICTORS.values()))
+    label_panels(axes, list(TARGET_PROPERTIES.values()))
     handles = [
         Line2D(
             [], [], color=colours[place], marker=markers[place], linestyle="None", markersize=5, label=f"{place + 1}  {_name(rows, place)}"
@@ -71,7 +72,7 @@ def _draw(results: Results, found: Damages, page: Page) -> Figure:
     return fig
 
 
-def _panel(ax: Axes, found: Damages, name: str, markers: Sequence[str], colours: Sequence[str]) -> list[tuple[float, float]]:
+def _panel(ax: Axes, found: DamageTable, name: str, markers: Sequence[str], colours: Sequence[str]) -> list[tuple[float, float]]:
     """Damage against one property, with its line; the points drawn."""
     x, y = found.rows[name].to_numpy(dtype=float), 100 * found.rows["damage"].to_numpy(dtype=float)
     slope, start = np.polyfit(x, y, 1)

@@ -6,14 +6,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from d4s.figures.draw import Drawing, NotDrawn
-from d4s.figures.style import INK, MUTED, Page, look
-from d4s.figures.words import places, seeds_words
-from d4s.studies.names import DAMAGE_METHODS, FORM_NAMES, method_name
-from d4s.studies.results import Panel, Results
+from d4s.analysis.display_names import DAMAGE_METHODS, FORM_NAMES, method_name
+from d4s.analysis.study_results import Panel, Results
+from d4s.figures.captions import on_datasets, seeds_note
+from d4s.figures.plot_elements import Drawing, FigureSkipped
+from d4s.figures.style import INK, MUTED, Page, method_style
 
 # The world's tasks in these shapes are the forms asked of bystanders.
-ASKED: Mapping[str, tuple[str, ...]] = {
+TASKS_OF_FORM: Mapping[str, tuple[str, ...]] = {
     "true_false": ("true_false",),
     "multiple_choice": ("mmlu",),
     "directly_generated": ("gsm8k",),
@@ -31,21 +31,21 @@ def figure(results: Results) -> Drawing:
     """One matrix per editor, of the first model that has the three forms.
 
     Raises:
-        NotDrawn: if the study has no world-made tasks after edits of the three forms.
+        FigureSkipped: if the study has no world-made tasks after edits of the three forms.
     """
     panels = _forms(results)
     matrices = {editor: _matrix(results, panels, editor) for editor in (*DAMAGE_METHODS, "d4s")}
     matrices = {editor: matrix for editor, matrix in matrices.items() if not np.isnan(matrix).all()}
     if not matrices:
-        raise NotDrawn("no world-made benchmark tasks were run after edits of the three forms")
+        raise FigureSkipped("no world-made benchmark tasks were run after edits of the three forms")
     runs = [run for panel in panels.values() for editor in matrices for run in results.runs_of(panel, editor)]
     lengths = sorted({found[-1] for run in runs if (found := results.benchmark_lengths(run))})
     caption = (
         f"Change of accuracy, in points against the unedited model, after {' or '.join(map(str, lengths))} edits of one form (rows), "
-        f"asked in each form about events that are never edited and about people (columns){places(results, list(panels.values()))}. "
+        f"asked in each form about events that are never edited and about people (columns){on_datasets(results, list(panels.values()))}. "
         "Multiple choice and generated are the benchmark tasks of these shapes, scored as in their originals; true/false is a task of its "
         "own, outside the benchmark mean. Where nothing is known any more a true/false answer is right half the time, a letter a quarter. "
-        + seeds_words(results)
+        + seeds_note(results)
     )
     return Drawing("Every form against every form", caption, lambda page: _draw(matrices, page))
 
@@ -54,13 +54,13 @@ def _forms(results: Results) -> dict[str, Panel]:
     """The panels of the three forms.
 
     Raises:
-        NotDrawn: if no model has them all, or the benchmarks are not the world's.
+        FigureSkipped: if no model has them all, or the benchmarks are not the world's.
     """
     for model in results.models:
         of_model = {results.form(panel.dataset): panel for panel in results.panels if panel.model == model}
-        if set(of_model) >= set(FORM_NAMES) and results.world_tasks and len(results.base_tasks(model)):
+        if set(of_model) >= set(FORM_NAMES) and results.has_world_tasks and len(results.unedited_tasks(model)):
             return {form: of_model[form] for form in FORM_NAMES}
-    raise NotDrawn("no model with all three forms and the world's own benchmark tasks")
+    raise FigureSkipped("no model with all three forms and the world's own benchmark tasks")
 
 
 def _matrix(results: Results, panels: Mapping[str, Panel], editor: str) -> np.ndarray:
@@ -68,8 +68,8 @@ def _matrix(results: Results, panels: Mapping[str, Panel], editor: str) -> np.nd
     matrix = np.full((len(panels), len(COLUMNS)), np.nan)
     for row, panel in enumerate(panels.values()):
         runs = [run for run in results.runs_of(panel, editor) if results.benchmark_lengths(run)]
-        for column, tasks in enumerate(ASKED.values()):
-            changes = [results.change_since_base(run, results.benchmark_lengths(run)[-1], tasks) for run in runs]
+        for column, tasks in enumerate(TASKS_OF_FORM.values()):
+            changes = [results.change_from_unedited(run, results.benchmark_lengths(run)[-1], tasks) for run in runs]
             matrix[row, column] = np.mean(changes) if changes else np.nan
     return matrix
 
@@ -81,7 +81,7 @@ def _draw(matrices: Mapping[str, np.ndarray], page: Page) -> Figure:
     axes = list(np.asarray(figure.subplots(rows, columns, squeeze=False)).flat)
     for number, (editor, matrix) in enumerate(matrices.items()):
         _heat(axes[number], matrix, labelled=number % columns == 0)
-        axes[number].set_title(method_name(editor), color=look(editor).colour)
+        axes[number].set_title(method_name(editor), color=method_style(editor).colour)
     for spare in axes[len(matrices) :]:
         spare.set_axis_off()
     return figure

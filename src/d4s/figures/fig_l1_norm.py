@@ -2,11 +2,22 @@
 
 from matplotlib.figure import Figure
 
-from d4s.figures.draw import Drawing, NotDrawn, curve, edits_axis, letter, methods_legend, panels, percent_axis, ratio_axis, ratio_range
+from d4s.analysis.curves import benchmark_curve, layer_norms, norm_curve
+from d4s.analysis.study_results import Panel, Results
+from d4s.figures.captions import benchmark_interval_note, on_datasets
+from d4s.figures.plot_elements import (
+    Drawing,
+    FigureSkipped,
+    curve,
+    edits_axis,
+    label_panels,
+    methods_legend,
+    panels,
+    percent_axis,
+    ratio_axis,
+    ratio_range,
+)
 from d4s.figures.style import Page
-from d4s.figures.words import benchmark_interval_words, places
-from d4s.studies.curves import benchmark_curve, layer_norms, norm_curve
-from d4s.studies.results import Panel, Results
 
 HEIGHT = 1.85
 FEW = 20  # points from which on a curve is drawn without markers
@@ -16,21 +27,21 @@ def figure(results: Results) -> Drawing:
     """One panel per layer and one for the benchmarks, for the data set with most editors.
 
     Raises:
-        NotDrawn: if no run logged norms.
+        FigureSkipped: if no run logged norms.
     """
-    shown = max(results.main_panels, key=lambda panel: len(_normed(results, panel)))
-    editors = _normed(results, shown)
+    shown = max(results.main_panels, key=lambda panel: len(_editors_with_norms(results, panel)))
+    editors = _editors_with_norms(results, shown)
     if not editors:
-        raise NotDrawn("no run logged norms, or those of the unedited model are not known")
+        raise FigureSkipped("no run logged norms, or those of the unedited model are not known")
     caption = (
         "L1 norm (mean absolute weight) of each edited matrix relative to the unedited one, after every edit (where all edits are "
-        f"made or finished together: at the lengths), and the mean benchmark score{places(results, [shown])}. Log axes for the norms, as "
-        f"far as the curves reach; a method that edits fewer layers is drawn only there. {benchmark_interval_words(results)}"
+        f"made or finished together: at the lengths), and the mean benchmark score{on_datasets(results, [shown])}. Log axes for the norms, "
+        f"as far as the curves reach; a method that edits fewer layers is drawn only there. {benchmark_interval_note(results)}"
     )
     return Drawing("L1 norm by layer, and the benchmarks", caption, lambda page: _draw(results, shown, editors, page))
 
 
-def _normed(results: Results, panel: Panel) -> list[str]:
+def _editors_with_norms(results: Results, panel: Panel) -> list[str]:
     return [editor for editor in results.editors(panel) if len(norm_curve(results, panel, editor))]
 
 
@@ -54,6 +65,6 @@ def _draw(results: Results, panel: Panel, editors: list[str], page: Page) -> Fig
             curve(axes[-1], benchmark_curve(results, panel, editor), editor)
         percent_axis(axes[-1], "mean score, %", whole=False)
         edits_axis(axes[-1], longest)
-    letter(axes, [f"Layer {layer}" for layer in layers] + ["Benchmarks"] * has_benchmarks)
+    label_panels(axes, [f"Layer {layer}" for layer in layers] + ["Benchmarks"] * has_benchmarks)
     methods_legend(fig, page, editors)
     return fig

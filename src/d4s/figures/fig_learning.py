@@ -9,25 +9,25 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from d4s.figures.draw import Drawing, legend, letter, panels, percent_ticks
-from d4s.figures.style import MUTED, SPARE, Page
-from d4s.studies.names import dataset_name
+from d4s.analysis.display_names import dataset_name
+from d4s.figures.plot_elements import Drawing, label_panels, legend, panels, percent_ticks
+from d4s.figures.style import MUTED, SPARE_COLOURS, Page
 
 ROW = 0.3
 WORDINGS = {"taught": 0.9, "withheld": 0.45}
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
+class TrainingRecord:
     """A trained model's learning curve (CURVE) and its accuracies in the end (MODEL_CHECK)."""
 
     curve: pd.DataFrame
     check: pd.DataFrame
 
 
-def figure(models: Mapping[str, Learned]) -> Drawing:
+def figure(models: Mapping[str, TrainingRecord]) -> Drawing:
     """Two panels for all models that a study trains, by name."""
-    tokens = ", ".join(f"{learned.curve['tokens'].max() / 1e6:.2f} million" for learned in models.values())
+    tokens = ", ".join(f"{record.curve['tokens'].max() / 1e6:.2f} million" for record in models.values())
     caption = (
         f"Training of {', '.join(models)} on {tokens} tokens in one pass. Left: cross-entropy of the next token, weighted as in training "
         "(solid), and of the answers to questions with options or a label (dotted). Right: share of facts whose whole answer is the "
@@ -36,14 +36,14 @@ def figure(models: Mapping[str, Learned]) -> Drawing:
     return Drawing("What the model has learned before any edit", caption, lambda page: _draw(models, page))
 
 
-def _draw(models: Mapping[str, Learned], page: Page) -> Figure:
-    bars = sum(learned.check["dataset"].nunique() for learned in models.values())
+def _draw(models: Mapping[str, TrainingRecord], page: Page) -> Figure:
+    bars = sum(record.check["dataset"].nunique() for record in models.values())
     fig, (loss, known) = panels(page, 2, 2, max(1.75, 0.6 + ROW * bars))
     names: list[str] = []
-    for (model, learned), colour in zip(models.items(), SPARE * len(models), strict=False):
-        loss.plot(learned.curve["tokens"], learned.curve["loss"], color=colour)
-        loss.plot(learned.curve["tokens"], learned.curve["answer_loss"], color=colour, linestyle=":")
-        for dataset, rows in learned.check.groupby("dataset", sort=False):
+    for (model, record), colour in zip(models.items(), SPARE_COLOURS * len(models), strict=False):
+        loss.plot(record.curve["tokens"], record.curve["loss"], color=colour)
+        loss.plot(record.curve["tokens"], record.curve["answer_loss"], color=colour, linestyle=":")
+        for dataset, rows in record.check.groupby("dataset", sort=False):
             for wording, alpha in WORDINGS.items():
                 offset = -0.2 if wording == "taught" else 0.2
                 value = rows.loc[rows["wording"] == wording, "accuracy"].sum()
@@ -57,8 +57,10 @@ def _draw(models: Mapping[str, Learned], page: Page) -> Figure:
     known.invert_yaxis()
     known.set_xlim(0, 1)
     percent_ticks(known, "% of facts", 4)
-    letter([loss, known], ["Loss", "Known in the end"])
-    entries: list[Line2D | Patch] = [Line2D([], [], color=colour, label=model) for model, colour in zip(models, SPARE, strict=False)]
+    label_panels([loss, known], ["Loss", "Known in the end"])
+    entries: list[Line2D | Patch] = [
+        Line2D([], [], color=colour, label=model) for model, colour in zip(models, SPARE_COLOURS, strict=False)
+    ]
     entries += [Line2D([], [], color=MUTED, label="all tokens"), Line2D([], [], color=MUTED, linestyle=":", label="answers")]
     legend(fig, page, [*entries, *(Patch(color=MUTED, alpha=alpha, label=f"{wording} wording") for wording, alpha in WORDINGS.items())])
     return fig

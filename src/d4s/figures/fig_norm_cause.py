@@ -6,14 +6,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from d4s.figures.draw import Drawing, NotDrawn, label_points, legend, letter, panels, percent_axis, ratio_axis
-from d4s.figures.style import MUTED, PAPER, Page, look
-from d4s.figures.words import benchmark_words, place_beside, places
-from d4s.studies.curves import at_step, benchmark_curve, summary_curve
-from d4s.studies.intervals import Estimate
-from d4s.studies.names import method_name
-from d4s.studies.norms import norm_at
-from d4s.studies.results import Panel, Results
+from d4s.analysis.curves import at_step, benchmark_curve, summary_curve
+from d4s.analysis.display_names import method_name
+from d4s.analysis.intervals import IntervalEstimate
+from d4s.analysis.norm_comparison import norm_at
+from d4s.analysis.study_results import Panel, Results
+from d4s.figures.captions import benchmark_description, on_datasets, title_suffix
+from d4s.figures.plot_elements import Drawing, FigureSkipped, label_panels, label_points, legend, panels, percent_axis, ratio_axis
+from d4s.figures.style import MUTED, PAPER, Page, method_style
 
 HEIGHT = 2.75
 SCRAMBLED = "X"
@@ -27,26 +27,26 @@ class Point(NamedTuple):
     kind: str
     factor: float
     norm: float
-    kept: dict[str, Estimate]
+    scores: dict[str, IntervalEstimate]
 
 
 def figure(results: Results) -> Drawing:
     """Two panels per data set: what specificity and the benchmarks keep against the norm.
 
     Raises:
-        NotDrawn: if no editor was run with its whole change scrambled or rescaled.
+        FigureSkipped: if no editor was run with its whole change scrambled or rescaled.
     """
     shown = {panel: _points(results, panel) for panel in results.main_panels}
     shown = {panel: points for panel, points in shown.items() if points}
     if not shown:
-        raise NotDrawn("no editor was run beside itself with its whole change scrambled or rescaled")
+        raise FigureSkipped("no editor was run beside itself with its whole change scrambled or rescaled")
     lengths = " / ".join(str(_length(results, panel)) for panel in shown)
-    benchmarks = f" and on the benchmarks ({benchmark_words(results)})" if len(results.benchmark) else ""
+    benchmarks = f" and on the benchmarks ({benchmark_description(results)})" if len(results.benchmark) else ""
     bars = "one seed, 95 % over facts or items" if len(results.seeds) == 1 else f"95 % over {len(results.seeds)} seeds"
     caption = (
         f"What is kept on what was not edited{benchmarks} after {lengths} edits, against the L1 norm of the edited matrices relative "
-        f"to the unedited ones (mean over layers, log axis){places(results, list(shown))}. Crosses: the entries of the whole change in "
-        "random order, which keeps its norm and no direction; hollow: the whole change times the factor beside it, which keeps its "
+        f"to the unedited ones (mean over layers, log axis){on_datasets(results, list(shown))}. Crosses: the entries of the whole change "
+        "in random order, which keeps its norm and no direction; hollow: the whole change times the factor beside it, which keeps its "
         "direction. If the norm did the damage, a cross would lie as low as the filled point that it is joined to; if the direction "
         f"does it, the cross stays high. Dotted: the unedited model. Bars: {bars}."
     )
@@ -67,13 +67,13 @@ def _points(results: Results, panel: Panel) -> list[Point]:
     named = bases + [(control.editor, control.base, control.kind, control.factor) for control in found]
     points = []
     for editor, base, kind, factor in named:
-        norm, kept = norm_at(results, panel, editor, length), _kept(results, panel, editor, length)
-        if norm is not None and kept:
-            points.append(Point(base, kind, factor, norm.value, kept))
+        norm, scores = norm_at(results, panel, editor, length), _scores(results, panel, editor, length)
+        if norm is not None and scores:
+            points.append(Point(base, kind, factor, norm.value, scores))
     return points
 
 
-def _kept(results: Results, panel: Panel, editor: str, length: int) -> dict[str, Estimate]:
+def _scores(results: Results, panel: Panel, editor: str, length: int) -> dict[str, IntervalEstimate]:
     found = {
         "locality_accuracy": at_step(summary_curve(results, panel, editor, "retained", "locality_accuracy"), length),
         "benchmark_mean": at_step(benchmark_curve(results, panel, editor), length),
@@ -82,13 +82,13 @@ def _kept(results: Results, panel: Panel, editor: str, length: int) -> dict[str,
 
 
 def _draw(shown: dict[Panel, list[Point]], results: Results, page: Page) -> Figure:
-    drawn = [(panel, name) for panel, points in shown.items() for name in QUANTITIES if any(name in point.kept for point in points)]
+    drawn = [(panel, name) for panel, points in shown.items() for name in QUANTITIES if any(name in point.scores for point in points)]
     fig, axes = panels(page, len(drawn), 2 if page.columns > 2 else 1, HEIGHT)
     for ax, (panel, name) in zip(axes, drawn, strict=True):
-        points = [point for point in shown[panel] if name in point.kept]
+        points = [point for point in shown[panel] if name in point.scores]
         _lines(ax, points, name)
         for point in points:
-            _mark(ax, point, point.kept[name])
+            _mark(ax, point, point.scores[name])
         base = benchmark_curve(results, panel, "unedited")
         level = 1.0 if name == "locality_accuracy" else float(base["mean"].iloc[0]) if len(base) else None
         if level is not None:
@@ -96,12 +96,12 @@ def _draw(shown: dict[Panel, list[Point]], results: Results, page: Page) -> Figu
         ax.margins(x=0.16, y=0.1)
         percent_axis(ax, "agreement with the unedited model, %" if name == "locality_accuracy" else "mean score, %", whole=False)
         ratio_axis(ax, "L1 norm relative to unedited", axis="x")
-    letter(axes, [QUANTITIES[name] + place_beside(results, panel, shown) for panel, name in drawn])
+    label_panels(axes, [QUANTITIES[name] + title_suffix(results, panel, shown) for panel, name in drawn])
     legend(fig, page, _handles(), columns=4 if page.columns > 2 else 2)
     fig.draw_without_rendering()  # labels are placed where they fit, which needs the final size of the panels
     for ax, (panel, name) in zip(axes, drawn, strict=True):
-        points = [point for point in shown[panel] if name in point.kept]
-        label_points(ax, [(point.norm, point.kept[name].value, _label(point), look(point.base).colour) for point in points])
+        points = [point for point in shown[panel] if name in point.scores]
+        label_points(ax, [(point.norm, point.scores[name].value, _label(point), method_style(point.base).colour) for point in points])
     return fig
 
 
@@ -111,23 +111,23 @@ def _lines(ax: Axes, points: list[Point], name: str) -> None:
         own = [point for point in points if point.base == base]
         edited = [point for point in own if point.kind == "edited"]
         along = sorted((point for point in own if point.kind != "scramble"), key=lambda point: point.factor)
-        colour = look(base).colour
-        ax.plot([p.norm for p in along], [p.kept[name].value for p in along], color=colour, linewidth=0.8, zorder=2)
+        colour = method_style(base).colour
+        ax.plot([p.norm for p in along], [p.scores[name].value for p in along], color=colour, linewidth=0.8, zorder=2)
         for point in own:
             if point.kind == "scramble" and edited:
                 ends = (edited[0], point)
-                values = [end.kept[name].value for end in ends]
+                values = [end.scores[name].value for end in ends]
                 ax.plot([end.norm for end in ends], values, color=colour, linewidth=0.9, linestyle=(0, (1, 1.5)), zorder=2)
 
 
-def _mark(ax: Axes, point: Point, kept: Estimate) -> None:
-    style = look(point.base)
-    ax.plot([point.norm] * 2, [kept.low, kept.high], color=style.colour, linewidth=0.9, alpha=0.6, zorder=2)
+def _mark(ax: Axes, point: Point, scores: IntervalEstimate) -> None:
+    style = method_style(point.base)
+    ax.plot([point.norm] * 2, [scores.low, scores.high], color=style.colour, linewidth=0.9, alpha=0.6, zorder=2)
     is_star = style.marker == "*" and point.kind != "scramble"
     hollow = {"markerfacecolor": PAPER, "markeredgecolor": style.colour, "markeredgewidth": 1.0}
-    looks = hollow if point.kind == "rescale" else {"color": style.colour, "markeredgecolor": PAPER, "markeredgewidth": 0.5}
+    marker_style = hollow if point.kind == "rescale" else {"color": style.colour, "markeredgecolor": PAPER, "markeredgewidth": 0.5}
     marker = SCRAMBLED if point.kind == "scramble" else style.marker
-    ax.plot(point.norm, kept.value, marker=marker, markersize=9.5 if is_star else 6, linestyle="None", zorder=3, **looks)
+    ax.plot(point.norm, scores.value, marker=marker, markersize=9.5 if is_star else 6, linestyle="None", zorder=3, **marker_style)
 
 
 def _label(point: Point) -> str:

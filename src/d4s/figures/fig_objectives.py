@@ -6,14 +6,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from d4s.figures.draw import Drawing, NotDrawn, handle, legend, letter, panels
-from d4s.figures.style import INK, MUTED, PAPER, Page, look
-from d4s.figures.words import seeds_words
-from d4s.studies.curves import at_step, benchmark_curve
-from d4s.studies.intervals import Estimate
-from d4s.studies.names import DAMAGE_METHODS, in_order
-from d4s.studies.results import Panel, Results
-from d4s.studies.targets import TargetNumbers, target_numbers
+from d4s.analysis.curves import at_step, benchmark_curve
+from d4s.analysis.display_names import DAMAGE_METHODS, sorted_editors
+from d4s.analysis.intervals import IntervalEstimate
+from d4s.analysis.study_results import Panel, Results
+from d4s.analysis.target_statistics import TargetStatistics, target_statistics
+from d4s.figures.captions import seeds_note
+from d4s.figures.plot_elements import Drawing, FigureSkipped, handle, label_panels, legend, panels
+from d4s.figures.style import INK, MUTED, PAPER, Page, method_style
 
 NEW, TRUE = "#a8574a", "#4f8f9d"
 ROW = 0.42
@@ -23,22 +23,22 @@ def figure(results: Results) -> Drawing:
     """Rows are data sets, panels are quantities.
 
     Raises:
-        NotDrawn: if no targets were scored.
+        FigureSkipped: if no targets were scored.
     """
     shown = [panel for panel in results.panels if len(results.targets(panel, "new"))]
     if not shown:
-        raise NotDrawn("no targets were scored under the unedited model")
-    numbers = {panel: target_numbers(results.targets(panel, "new")) for panel in shown}
-    true = {panel: target_numbers(results.targets(panel, "true")) for panel in shown if len(results.targets(panel, "true"))}
+        raise FigureSkipped("no targets were scored under the unedited model")
+    numbers = {panel: target_statistics(results.targets(panel, "new")) for panel in shown}
+    true = {panel: target_statistics(results.targets(panel, "true")) for panel in shown if len(results.targets(panel, "true"))}
     damages = {panel: _damages(results, panel) for panel in shown}
     counts = " / ".join(str(number.n) for number in numbers.values())
     caption = (
         "The edit targets under the unedited model. Perplexity (log axis) is exp of the mean negative log-likelihood: per token, of the "
         "first token, and of the whole target. Filled: counterfactual targets, with 95 % bootstrap intervals over facts; hollow: true "
-        f"targets, per token. Diversity is the entropy of the target texts. {_damage_words(results, damages)}n = {counts} targets. "
-        f"{seeds_words(results)}"
+        f"targets, per token. Diversity is the entropy of the target texts. {_damage_note(results, damages)}n = {counts} targets. "
+        f"{seeds_note(results)}"
     )
-    names = [results.place(panel) for panel in shown]
+    names = [results.panel_name(panel) for panel in shown]
     return Drawing(
         "What the targets are like, and what editing them costs", caption, lambda page: _draw(names, numbers, true, damages, page)
     )
@@ -46,9 +46,9 @@ def figure(results: Results) -> Drawing:
 
 def _draw(
     names: list[str],
-    numbers: dict[Panel, TargetNumbers],
-    true: dict[Panel, TargetNumbers],
-    damages: dict[Panel, dict[str, Estimate]],
+    numbers: dict[Panel, TargetStatistics],
+    true: dict[Panel, TargetStatistics],
+    damages: dict[Panel, dict[str, IntervalEstimate]],
     page: Page,
 ) -> Figure:
     shown = list(numbers)
@@ -68,7 +68,7 @@ def _draw(
         _damage_dots(axes[3], damages)
     axes[0].set_yticks(range(len(shown)), names)
     axes[0].set_ylim(len(shown) - 0.5, -0.5)
-    letter(axes, ["Perplexity", "Length", "Diversity"] + ["Damage"] * has_damage)
+    label_panels(axes, ["Perplexity", "Length", "Diversity"] + ["Damage"] * has_damage)
     legend(fig, page, _handles(damages), columns=4 if page.columns > 2 else 2)
     return fig
 
@@ -76,10 +76,10 @@ def _draw(
 KINDS = (("log_perplexity", "o", "per token"), ("log_first_token", "^", "first token"), ("log_joint", "s", "whole target"))
 
 
-def _perplexities(ax: Axes, numbers: dict[Panel, TargetNumbers], true: dict[Panel, TargetNumbers]) -> None:
+def _perplexities(ax: Axes, numbers: dict[Panel, TargetStatistics], true: dict[Panel, TargetStatistics]) -> None:
     for row, panel in enumerate(numbers):
         for offset, (quantity, marker, _) in zip((-0.2, 0.0, 0.2), KINDS, strict=True):
-            found: Estimate = getattr(numbers[panel], quantity)
+            found: IntervalEstimate = getattr(numbers[panel], quantity)
             ax.plot(np.exp([found.low, found.high]), [row + offset] * 2, color=NEW, linewidth=1)
             ax.plot(np.exp(found.value), row + offset, marker=marker, color=NEW, markersize=4, markeredgecolor=PAPER, markeredgewidth=0.4)
         if panel in true:
@@ -95,7 +95,7 @@ def _power(value: float, _: object) -> str:
     return f"{value:g}" if value < 1_000 else f"$10^{{{round(np.log10(value))}}}$"
 
 
-def _damages(results: Results, panel: Panel) -> dict[str, Estimate]:
+def _damages(results: Results, panel: Panel) -> dict[str, IntervalEstimate]:
     """Loss of the benchmark mean by editor, at the longest length that these editors share."""
     editors = [name for name in (*DAMAGE_METHODS, "d4s") if any(map(results.benchmark_lengths, results.runs_of(panel, name)))]
     length = results.shared_benchmark_length(panel, editors)
@@ -105,11 +105,11 @@ def _damages(results: Results, panel: Panel) -> dict[str, Estimate]:
     for editor in editors:
         start, end = (at_step(benchmark_curve(results, panel, editor), step) for step in (0, length))
         if start is not None and end is not None:
-            found[editor] = Estimate(start.value - end.value, start.value - end.high, start.value - end.low, end.n)
+            found[editor] = IntervalEstimate(start.value - end.value, start.value - end.high, start.value - end.low, end.n)
     return found
 
 
-def _damage_words(results: Results, damages: dict[Panel, dict[str, Estimate]]) -> str:
+def _damage_note(results: Results, damages: dict[Panel, dict[str, IntervalEstimate]]) -> str:
     """After how many edits the damage was measured, in the order of the rows; nothing where none was."""
     lengths = [str(results.shared_benchmark_length(panel, by_editor) or "–") for panel, by_editor in damages.items()]
     if set(lengths) == {"–"}:
@@ -121,10 +121,10 @@ def _damage_words(results: Results, damages: dict[Panel, dict[str, Estimate]]) -
     )
 
 
-def _damage_dots(ax: Axes, damages: dict[Panel, dict[str, Estimate]]) -> None:
+def _damage_dots(ax: Axes, damages: dict[Panel, dict[str, IntervalEstimate]]) -> None:
     for row, by_editor in enumerate(damages.values()):
         for offset, (editor, found) in zip(np.linspace(-0.2, 0.2, max(len(by_editor), 1)), by_editor.items(), strict=False):
-            style = look(editor)
+            style = method_style(editor)
             ax.plot([found.low, found.high], [row + offset] * 2, color=style.colour, linewidth=1)
             size = 6.5 if style.marker == "*" else 4
             ax.plot(
@@ -141,8 +141,8 @@ def _damage_dots(ax: Axes, damages: dict[Panel, dict[str, Estimate]]) -> None:
     ax.set_xlabel("points lost")
 
 
-def _handles(damages: dict[Panel, dict[str, Estimate]]) -> list[Line2D]:
+def _handles(damages: dict[Panel, dict[str, IntervalEstimate]]) -> list[Line2D]:
     kinds = [Line2D([], [], color=NEW, marker=marker, linestyle="None", markersize=4, label=label) for _, marker, label in KINDS]
     hollow = Line2D([], [], marker="o", linestyle="None", markerfacecolor=PAPER, markeredgecolor=TRUE, markersize=4, label="true target")
-    editors = in_order(editor for by_editor in damages.values() for editor in by_editor)
+    editors = sorted_editors(editor for by_editor in damages.values() for editor in by_editor)
     return [*kinds, hollow, *(handle(editor) for editor in editors)]

@@ -2,12 +2,12 @@
 
 from matplotlib.figure import Figure
 
-from d4s.figures.draw import Drawing, NotDrawn, curve, letter, methods_legend, panels, percent_axis
+from d4s.analysis.curves import age_curve
+from d4s.analysis.display_names import METRIC_NAMES, sorted_editors
+from d4s.analysis.study_results import Panel, Results
+from d4s.figures.captions import interval_note, on_datasets, title_suffix
+from d4s.figures.plot_elements import Drawing, FigureSkipped, curve, label_panels, methods_legend, panels, percent_axis
 from d4s.figures.style import Page
-from d4s.figures.words import interval_words, place_beside, places
-from d4s.studies.curves import age_curve
-from d4s.studies.names import METRIC_NAMES, in_order
-from d4s.studies.results import Panel, Results
 
 BINS = 6
 HEIGHT = 2.3
@@ -18,17 +18,17 @@ def figure(results: Results) -> Drawing:
     """Efficacy and paraphrase by age, per data set.
 
     Raises:
-        NotDrawn: if no run is long enough to have ages.
+        FigureSkipped: if no run is long enough to have ages.
     """
     shown = {panel: results.shared_length(panel, results.editors(panel, references=False)) or 0 for panel in results.main_panels}
     shown = {panel: length for panel, length in shown.items() if length >= BINS}
     if not shown:
-        raise NotDrawn("no sequence is long enough to tell old edits from young ones")
+        raise FigureSkipped("no sequence is long enough to tell old edits from young ones")
     lengths = " / ".join(str(length) for length in shown.values())
     caption = (
         f"Retained efficacy and paraphrase after {lengths} edits by age: the number of edits made since, in {BINS} bins of equal size"
-        f"{places(results, list(shown))}. A flat line forgets nothing; a falling one forgets the oldest edits first; a low right-hand "
-        f"start means that even the newest edits fail. {interval_words(results)}"
+        f"{on_datasets(results, list(shown))}. A flat line forgets nothing; a falling one forgets the oldest edits first; a low right-hand "
+        f"start means that even the newest edits fail. {interval_note(results)}"
     )
     return Drawing("Retention by age of the edit", caption, lambda page: _draw(results, shown, page))
 
@@ -44,7 +44,7 @@ def _draw(results: Results, shown: dict[Panel, int], page: Page) -> Figure:
         percent_axis(ax, "%" if number % columns == 0 else "")
         ax.set_xlim(shown[panel], 0)
         ax.set_xlabel("edits made since (oldest left)")
-        titles.append(METRIC_NAMES[metric] + place_beside(results, panel, shown))
-    letter(axes, titles)
-    methods_legend(fig, page, in_order(editor for panel in shown for editor in results.editors(panel, references=False)))
+        titles.append(METRIC_NAMES[metric] + title_suffix(results, panel, shown))
+    label_panels(axes, titles)
+    methods_legend(fig, page, sorted_editors(editor for panel in shown for editor in results.editors(panel, references=False)))
     return fig

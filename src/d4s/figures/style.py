@@ -16,7 +16,7 @@ PAPER = "#fefefe"
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class MethodStyle:
     """How one method is drawn, everywhere."""
 
     colour: str
@@ -24,27 +24,27 @@ class Look:
     dash: Any = "-"
 
 
-LOOKS: Mapping[str, Look] = {
-    "unedited": Look("#7d848c", "None", (0, (1, 1.6))),
-    "ft_l": Look("#b57d00", "v"),
-    "ft_m": Look("#8a6a3b", "<", (0, (4, 1.4))),
-    "kn": Look("#6b7f3a", "P"),
-    "rome": Look("#d1570c", "s"),
-    "rome_identity": Look("#cf7838", "s", (0, (4, 1.4))),
-    "r_rome": Look("#cf7838", "s", (0, (4, 1.4))),
-    "memit": Look("#1f77c0", "o"),
-    "memit_seq": Look("#3394d0", "D", (0, (4, 1.4))),
-    "pmet": Look("#bb5f9a", "^"),
-    "emmet": Look("#c374a7", "^", (0, (4, 1.4))),
-    "alphaedit": Look("#8159b5", "h"),
-    "nse": Look("#9c80c7", "h", (0, (4, 1.4))),
-    "grace": Look("#5b7083", "X"),
-    "d4s": Look("#0b9068", "*"),
-    "d4s_even": Look("#35a07b", "p", (0, (4, 1.4))),
-    "one_time_batch": Look("#8d949c", "d", (0, (5, 1.4, 1, 1.4))),
+METHOD_STYLES: Mapping[str, MethodStyle] = {
+    "unedited": MethodStyle("#7d848c", "None", (0, (1, 1.6))),
+    "ft_l": MethodStyle("#b57d00", "v"),
+    "ft_m": MethodStyle("#8a6a3b", "<", (0, (4, 1.4))),
+    "kn": MethodStyle("#6b7f3a", "P"),
+    "rome": MethodStyle("#d1570c", "s"),
+    "rome_identity": MethodStyle("#cf7838", "s", (0, (4, 1.4))),
+    "r_rome": MethodStyle("#cf7838", "s", (0, (4, 1.4))),
+    "memit": MethodStyle("#1f77c0", "o"),
+    "memit_seq": MethodStyle("#3394d0", "D", (0, (4, 1.4))),
+    "pmet": MethodStyle("#bb5f9a", "^"),
+    "emmet": MethodStyle("#c374a7", "^", (0, (4, 1.4))),
+    "alphaedit": MethodStyle("#8159b5", "h"),
+    "nse": MethodStyle("#9c80c7", "h", (0, (4, 1.4))),
+    "grace": MethodStyle("#5b7083", "X"),
+    "d4s": MethodStyle("#0b9068", "*"),
+    "d4s_even": MethodStyle("#35a07b", "p", (0, (4, 1.4))),
+    "one_time_batch": MethodStyle("#8d949c", "d", (0, (5, 1.4, 1, 1.4))),
 }
-SPARE = ("#9b6b9e", "#4f8f9d", "#a8574a", "#7b8a2e", "#5c6fb3", "#94713f")
-TASK_LOOKS = tuple(zip(("#4477aa", "#cc6677", "#ab861e", "#228833", "#aa4499", "#4a94c2"), "os^DvP", strict=True))
+SPARE_COLOURS = ("#9b6b9e", "#4f8f9d", "#a8574a", "#7b8a2e", "#5c6fb3", "#94713f")
+TASK_STYLES = tuple(zip(("#4477aa", "#cc6677", "#ab861e", "#228833", "#aa4499", "#4a94c2"), "os^DvP", strict=True))
 
 RC: Mapping[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -107,8 +107,8 @@ WIDE = Page("wide", 6.75, 4, 5)
 NARROW = Page("narrow", 3.4, 2, 3)
 
 
-def look(editor: str) -> Look:
+def method_style(editor: str) -> MethodStyle:
     """How a method is drawn; methods without an entry take a spare colour that depends on their name alone."""
-    if editor in LOOKS:
-        return LOOKS[editor]
-    return Look(SPARE[sum(editor.encode()) % len(SPARE)], "8")
+    if editor in METHOD_STYLES:
+        return METHOD_STYLES[editor]
+    return MethodStyle(SPARE_COLOURS[sum(editor.encode()) % len(SPARE_COLOURS)], "8")

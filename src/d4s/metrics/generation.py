@@ -4,13 +4,13 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from d4s.models.edited import EditedModel, Settled
+from d4s.models.edited_model import EditedModel, StopCriterion
 
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 FOLLOWED_END = re.compile(r"[.!?](?=\s)|\S\s*\n")
 ARTICLES = {"a", "an", "the"}
-HALF = "\ufffd"  # in the place of a character whose last bytes are still to come
-WHOLE = 2**31  # more words than any answer has
+REPLACEMENT_CHARACTER = "\ufffd"  # in the place of a character whose last bytes are still to come
+NO_WORD_LIMIT = 2**31  # more words than any answer has
 
 
 def first_sentence(text: str) -> str:
@@ -25,8 +25,8 @@ def free_answers(model: EditedModel, prompts: Sequence[str], max_new_tokens: int
 
     `words` says how many words of each answer matter (all when omitted); the rest of its sentence may be missing.
     """
-    needed = words_needed(prompts, words or [WHOLE] * len(prompts))
-    return sentences(prompts, needed, model.generate([*needed], max_new_tokens, settled_at(needed)))
+    needed = words_needed(prompts, words or [NO_WORD_LIMIT] * len(prompts))
+    return sentences(prompts, needed, model.generate([*needed], max_new_tokens, stop_after_words(needed)))
 
 
 def words_needed(prompts: Sequence[str], words: Sequence[int]) -> dict[str, int]:
@@ -37,9 +37,9 @@ def words_needed(prompts: Sequence[str], words: Sequence[int]) -> dict[str, int]
     return needed
 
 
-def settled_at(needed: Mapping[str, int]) -> Settled:
+def stop_after_words(needed: Mapping[str, int]) -> StopCriterion:
     """Greedy text is the beginning of any longer greedy text: whether the words that matter of its first sentence are there."""
-    return lambda prompt, text: _is_settled(text, needed[prompt])
+    return lambda prompt, text: _is_complete(text, needed[prompt])
 
 
 def sentences(prompts: Sequence[str], needed: Iterable[str], texts: Sequence[str]) -> list[str]:
@@ -48,21 +48,21 @@ def sentences(prompts: Sequence[str], needed: Iterable[str], texts: Sequence[str
     return [found[prompt] for prompt in prompts]
 
 
-def _is_settled(text: str, words: int) -> bool:
+def _is_complete(text: str, words: int) -> bool:
     """Whether further tokens cannot change the first so many words of a text's first sentence.
 
     A word is whole once something else follows it, which half a character does not.
     """
     if FOLLOWED_END.search(text):
         return True
-    written = normalised(text)
+    written = normalise_words(text)
     last = unicodedata.normalize("NFKC", text)[-1:]
-    is_whole = last not in ("", HALF) and _divides(last)
-    is_led = bool(written) and written[0] in ARTICLES
-    return len(written) - (not is_whole) >= words + is_led
+    is_whole = last not in ("", REPLACEMENT_CHARACTER) and _divides(last)
+    has_article = bool(written) and written[0] in ARTICLES
+    return len(written) - (not is_whole) >= words + has_article
 
 
-def normalised(text: str) -> tuple[str, ...]:
+def normalise_words(text: str) -> tuple[str, ...]:
     """The words of a text without case, punctuation and symbols. Articles stay: a label may be `a`."""
     plain = unicodedata.normalize("NFKC", text).casefold()
     return tuple("".join(" " if _divides(letter) else letter for letter in plain).split())
@@ -75,7 +75,7 @@ def _divides(letter: str) -> bool:
 
 def begins_with(answer: str, target: str) -> bool:
     """Whether an answer begins with exactly the words of a target; an article before them does not matter."""
-    words, written = normalised(target), normalised(answer)
+    words, written = normalise_words(target), normalise_words(answer)
     if not words:
         return answer.strip().startswith(target.strip())
     if written[:1] and written[0] in ARTICLES and words[0] not in ARTICLES:
@@ -85,4 +85,4 @@ def begins_with(answer: str, target: str) -> bool:
 
 def is_same(answer: str, other: str) -> bool:
     """Whether two answers are the same words."""
-    return normalised(answer) == normalised(other)
+    return normalise_words(answer) == normalise_words(other)

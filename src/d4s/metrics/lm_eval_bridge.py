@@ -15,13 +15,13 @@ import pandas as pd
 
 from d4s.config import BenchmarkSettings
 from d4s.errors import ArtifactError, SettingsError
-from d4s.metrics.items import EXAMPLES
+from d4s.metrics.benchmark_files import N_SHOTS
 from d4s.metrics.lm_eval_model import harness_model
-from d4s.models.edited import EditedModel
+from d4s.models.edited_model import EditedModel
 from d4s.models.language_model import LanguageModel
 
 TASKS = Path(__file__).parent / "tasks"
-READINGS = {
+BENCHMARK_OF_TASK = {
     "arc_challenge": "arc_challenge",
     "hellaswag": "hellaswag",
     "mmlu": "mmlu",
@@ -31,7 +31,7 @@ READINGS = {
     "gsm8k": "gsm8k",
 }
 """What is reported, by the benchmark whose items it reads."""
-WORLD_READINGS = {**READINGS, "true_false": "true_false"}
+BENCHMARK_OF_WORLD_TASK = {**BENCHMARK_OF_TASK, "true_false": "true_false"}
 WORLD_METRICS = {"hellaswag": "acc_norm", "gsm8k": "exact_match"}
 REAL_METRICS = {"arc_challenge": "acc_norm", "hellaswag": "acc_norm", "gsm8k": "exact_match,strict-match"}
 HARNESS_FOLDERS = ("arc", "hellaswag", "mmlu/default", "winogrande", "truthfulqa", "gsm8k")  # to read them all takes half a minute
@@ -63,11 +63,15 @@ def benchmarks(
     loaded = _from_hub() if settings.tasks == "hub" else _from_files(settings.tasks, files)
     prefix = "" if settings.tasks == "hub" else f"{settings.tasks}_"
     if settings.tasks != "world":
-        _give_examples(loaded["tasks"], prefix, settings)
+        _set_fewshot(loaded["tasks"], prefix, settings)
     # one bootstrap draw asks the harness for standard errors; those of means are closed forms and draw nothing
-    found: Any = evaluate(lm=harness_model(model, language), task_dict=loaded, limit=settings.limit, bootstrap_iters=1, log_samples=False)
+    evaluation: Any = evaluate(
+        lm=harness_model(model, language), task_dict=loaded, limit=settings.limit, bootstrap_iters=1, log_samples=False
+    )
     metrics = WORLD_METRICS if settings.tasks == "world" else REAL_METRICS
-    return pd.DataFrame([_row(task, metrics.get(task, "acc"), found, f"{prefix}{task}") for task in _readings(settings.tasks)])
+    return pd.DataFrame(
+        [_row(task, metrics.get(task, "acc"), evaluation, f"{prefix}{task}") for task in _benchmark_of_task(settings.tasks)]
+    )
 
 
 def _compile_once() -> None:
@@ -79,8 +83,8 @@ def _compile_once() -> None:
         utils.env.from_string = once
 
 
-def _readings(kind: str) -> Mapping[str, str]:
-    return WORLD_READINGS if kind == "world" else READINGS
+def _benchmark_of_task(kind: str) -> Mapping[str, str]:
+    return BENCHMARK_OF_WORLD_TASK if kind == "world" else BENCHMARK_OF_TASK
 
 
 def _from_files(kind: str, files: Files) -> dict[str, Any]:
@@ -92,11 +96,11 @@ def _from_files(kind: str, files: Files) -> dict[str, Any]:
     from lm_eval.tasks import TaskManager
 
     missing = [f"{paths[0]}" for paths in files.values() for path in paths if not path.is_file()]
-    missing += sorted(set(_readings(kind).values()) - set(files))
+    missing += sorted(set(_benchmark_of_task(kind).values()) - set(files))
     if missing:
         raise ArtifactError(f"items of a benchmark are missing: {', '.join(missing)}; make or restore them")
     manager = TaskManager(include_defaults=False, include_path=str(TASKS))
-    definitions = [{"task": f"{kind}_{task}", "custom_dataset": _Items(files[name])} for task, name in _readings(kind).items()]
+    definitions = [{"task": f"{kind}_{task}", "custom_dataset": _Items(files[name])} for task, name in _benchmark_of_task(kind).items()]
     return {"tasks": manager.load({"group": kind, "task": definitions})["tasks"]}
 
 
@@ -111,7 +115,7 @@ def _from_hub() -> dict[str, Any]:
     folders: list[str | Path] = [Path(lm_eval.tasks.__file__).parent / name for name in HARNESS_FOLDERS]
     manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=folders)
     try:
-        return dict(manager.load([*READINGS]))
+        return dict(manager.load([*BENCHMARK_OF_TASK]))
     except OSError as error:
         raise SettingsError(
             f"benchmarks.tasks: hub: the items cannot be had from the hub ({str(error).partition(chr(10))[0]}); "
@@ -119,12 +123,12 @@ def _from_hub() -> dict[str, Any]:
         ) from None
 
 
-def _give_examples(tasks: Mapping[str, Any], prefix: str, settings: BenchmarkSettings) -> None:
+def _set_fewshot(tasks: Mapping[str, Any], prefix: str, settings: BenchmarkSettings) -> None:
     """Set how many examples precede a question of each task; TruthfulQA has its own."""
-    wanted = {**EXAMPLES, **settings.fewshot}
+    shots = {**N_SHOTS, **settings.fewshot}
     for name, task in tasks.items():
         task.set_fewshot_seed(SEED)
-        for benchmark, count in wanted.items():
+        for benchmark, count in shots.items():
             if name.removeprefix(prefix) == benchmark or name.startswith(f"{benchmark}_"):
                 task.set_config(key="num_fewshot", value=count)
 
@@ -148,11 +152,11 @@ class _Items:
         return DatasetDict({"test": Dataset.from_list(rows)})
 
 
-def _row(task: str, metric: str, found: Mapping[str, Any], name: str) -> dict[str, Any]:
-    result = found["results"][name]
+def _row(task: str, metric: str, evaluation: Mapping[str, Any], name: str) -> dict[str, Any]:
+    result = evaluation["results"][name]
     key = next(key for key in result if f"{key},".startswith(f"{metric},"))
     error = result.get(key.replace(",", "_stderr,", 1))
-    counts = [count["effective"] for leaf, count in found["n-samples"].items() if leaf == name or leaf.startswith(f"{name}_")]
+    counts = [count["effective"] for leaf, count in evaluation["n-samples"].items() if leaf == name or leaf.startswith(f"{name}_")]
     return {
         "task": task,
         "metric": metric.partition(",")[0],

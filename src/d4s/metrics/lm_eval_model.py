@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from d4s.errors import SettingsError
-from d4s.models.edited import EditedModel
+from d4s.models.edited_model import EditedModel
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import Pair, encode, encode_pairs, start_of_text
 
@@ -31,8 +31,8 @@ def harness_model(model: EditedModel, language: LanguageModel | None = None) -> 
 
         def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
             """Joint log-likelihood of each continuation, and whether greedy decoding gives it."""
-            asked = [(request.args[0].rstrip(), request.args[1].strip()) for request in requests]
-            pairs = asked if language is None else fitting_pairs(language, asked)
+            stripped = [(request.args[0].rstrip(), request.args[1].strip()) for request in requests]
+            pairs = stripped if language is None else fitting_pairs(language, stripped)
             scores = model.score([context for context, _ in pairs], [continuation for _, continuation in pairs])
             values = (-scores.joint_nll()).tolist()
             return list(zip(map(_finite, values, pairs), scores.exact().tolist(), strict=True))
@@ -71,7 +71,7 @@ def fitting_pairs(language: LanguageModel, pairs: Sequence[tuple[str, str]]) -> 
     """
     encoded = encode_pairs(language, [context for context, _ in pairs], [continuation for _, continuation in pairs])
     excesses = [_excess(language, pair) for pair in encoded]
-    _say(sum(excess > 0 for excess in excesses), len(pairs), language)
+    _warn_cut(sum(excess > 0 for excess in excesses), len(pairs), language)
     return [_shortened(language, *pair) if excess > 0 else pair for pair, excess in zip(pairs, excesses, strict=True)]
 
 
@@ -99,7 +99,7 @@ def fitting_prompts(language: LanguageModel, prompts: Sequence[str], new_tokens:
         while (excess := len(encode(language, kept)) - room) > 0:
             kept = _without_first(language, kept, excess)
         found.append(kept)
-    _say(sum(kept != prompt for kept, prompt in zip(found, prompts, strict=True)), len(prompts), language)
+    _warn_cut(sum(kept != prompt for kept, prompt in zip(found, prompts, strict=True)), len(prompts), language)
     return found
 
 
@@ -110,7 +110,7 @@ def _without_first(language: LanguageModel, text: str, count: int) -> str:
     return text[start:].lstrip()
 
 
-def _say(cut: int, count: int, language: LanguageModel) -> None:
+def _warn_cut(cut: int, count: int, language: LanguageModel) -> None:
     if cut:
         log.warning("%d of %d contexts were cut from the left to fit %d positions", cut, count, language.max_positions)
 

@@ -1,12 +1,12 @@
-"""The verb `objectives`: how surprising and how long the targets of a data set are to the unedited model."""
+"""The stage `objectives`: how surprising and how long the targets of a data set are to the unedited model."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from d4s.artifacts import MANIFEST, Job, write_table
+from d4s.artifacts import MANIFEST, StageJob, write_table
 from d4s.config import ObjectivesSettings
 from d4s.facts.record import Fact, from_frame
-from d4s.models.edited import EditedModel
+from d4s.models.edited_model import EditedModel
 from d4s.models.loading import load
 from d4s.models.views import LiveModel
 from d4s.schemas import FACTS, OBJECTIVES
@@ -14,20 +14,20 @@ from d4s.schemas import FACTS, OBJECTIVES
 FILE = "objectives.parquet"
 
 
-def objectives(job: Job[ObjectivesSettings]) -> None:
+def objectives(job: StageJob[ObjectivesSettings]) -> None:
     """Write the negative log-likelihoods of counterfactual and true targets at the edit prompts."""
-    if not [*job.pending()]:
+    if not [*job.missing_parts()]:
         return
     facts = from_frame(job.artifact("facts", "facts").table("facts.parquet", FACTS))
-    rows = target_rows(LiveModel(job.once("model", load)), [fact for fact in facts if fact.editable])
+    rows = target_rows(LiveModel(job.read_once("model", load)), [fact for fact in facts if fact.editable])
     write_table(job.path(FILE), rows, OBJECTIVES)
-    job.finish_part([FILE], MANIFEST)
+    job.write_part_manifest([FILE], MANIFEST)
 
 
 def target_rows(model: EditedModel, facts: Sequence[Fact]) -> list[dict[str, Any]]:
     """Rows of OBJECTIVES: per fact its new target and, where it has one, its true target, in nats after the edit prompt."""
-    asked = [(fact, name, text) for fact in facts for name, text in (("new", fact.target_new), ("true", fact.target_true)) if text]
-    scores = model.score([fact.prompt for fact, _, _ in asked], [text for _, _, text in asked])
+    targets = [(fact, name, text) for fact in facts for name, text in (("new", fact.target_new), ("true", fact.target_true)) if text]
+    scores = model.score([fact.prompt for fact, _, _ in targets], [text for _, _, text in targets])
     counts, means, first, joint = scores.mask.sum(1), scores.mean_nll(), scores.nll[:, :1].sum(1), scores.joint_nll()
     return [
         {
@@ -39,5 +39,5 @@ def target_rows(model: EditedModel, facts: Sequence[Fact]) -> list[dict[str, Any
             "nll_joint": float(joint[row]),
             "text": text,
         }
-        for row, (fact, name, text) in enumerate(asked)
+        for row, (fact, name, text) in enumerate(targets)
     ]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from d4s.models.edited import EditedModel
+from d4s.models.edited_model import EditedModel
 
 
 def perplexities(model: EditedModel, rows: Sequence[Sequence[int]]) -> dict[str, float]:

@@ -15,7 +15,7 @@ LOCALITY_PROBES = ("unrelated", "neighborhood")
 class Question:
     """One prompt about a fact. `prompt_id` is its place in the fact's list of such prompts.
 
-    `answer` is what accuracy is about (None: what the unedited model says), `rival` the answer that it is compared with
+    `answer` is what accuracy is about (None: what the unedited model says), `alternative` the answer that it is compared with
     in probability, `aliases` what else counts as the answer when it is freely written, `part` the kind of portability.
     """
 
@@ -24,17 +24,17 @@ class Question:
     prompt_id: int
     prompt: str
     answer: str | None
-    rival: str | None = None
+    alternative: str | None = None
     aliases: tuple[str, ...] = ()
     part: str = ""
 
 
 def questions_of(fact: Fact, probes_per_fact: int) -> list[Question]:
     """All questions about a fact, with at most so many probes of each kind."""
-    return [*_rewritten(fact), *_left_alone(fact, probes_per_fact), *_following(fact)]
+    return [*_edit_questions(fact), *_locality_questions(fact, probes_per_fact), *_portability_questions(fact)]
 
 
-def _rewritten(fact: Fact) -> Iterator[Question]:
+def _edit_questions(fact: Fact) -> Iterator[Question]:
     """The edit's own prompt and its paraphrases: the new target against the true one."""
     true = fact.target_true or None
     yield Question(fact.fact_id, "efficacy", 0, fact.prompt, fact.target_new, true)
@@ -42,7 +42,7 @@ def _rewritten(fact: Fact) -> Iterator[Question]:
         yield Question(fact.fact_id, "paraphrase", number, prompt, fact.target_new, true)
 
 
-def _left_alone(fact: Fact, probes_per_fact: int) -> Iterator[Question]:
+def _locality_questions(fact: Fact, probes_per_fact: int) -> Iterator[Question]:
     """Probes whose answer an edit must leave alone: against their gold answer, and against the unedited model."""
     seen: Counter[str] = Counter()
     for number, probe in enumerate(fact.neighborhood):
@@ -50,8 +50,8 @@ def _left_alone(fact: Fact, probes_per_fact: int) -> Iterator[Question]:
         if seen[probe.kind] > probes_per_fact:
             continue
         if probe.kind == "same_subject" or (probe.kind in LOCALITY_PROBES and _is_gold(probe)):
-            rival = fact.target_new if probe.kind != "unrelated" and probe.answer != fact.target_new else None
-            yield Question(fact.fact_id, probe.kind, number, probe.prompt, probe.answer, rival if _is_gold(probe) else None)
+            alternative = fact.target_new if probe.kind != "unrelated" and probe.answer != fact.target_new else None
+            yield Question(fact.fact_id, probe.kind, number, probe.prompt, probe.answer, alternative if _is_gold(probe) else None)
         if probe.kind in LOCALITY_PROBES:
             yield Question(fact.fact_id, "locality", number, probe.prompt, probe.answer)
 
@@ -60,7 +60,7 @@ def _is_gold(probe: Probe) -> bool:
     return bool(probe.answer) and probe.answer_is == "gold"
 
 
-def _following(fact: Fact) -> Iterator[Question]:
+def _portability_questions(fact: Fact) -> Iterator[Question]:
     """Prompts whose answer follows from the new fact."""
     for number, chain in enumerate(fact.portability):
         if chain.answers:

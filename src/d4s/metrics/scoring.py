@@ -25,52 +25,63 @@ from typing import Any
 import numpy as np
 
 from d4s.facts.record import Fact
-from d4s.metrics.generation import WHOLE, begins_with, free_answers, is_same, normalised, sentences, settled_at, words_needed
+from d4s.metrics.generation import (
+    NO_WORD_LIMIT,
+    begins_with,
+    free_answers,
+    is_same,
+    normalise_words,
+    sentences,
+    stop_after_words,
+    words_needed,
+)
 from d4s.metrics.probes import Question, questions_of
-from d4s.models.edited import EditedModel, Scores
+from d4s.models.edited_model import EditedModel, Scores
 
-EXAMPLES = 20
+N_EXAMPLE_FACTS = 20
 SHORT_ANSWER = 8  # tokens of the unedited model's answer that stands in for a missing one where nothing else is written
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Prediction:
     """What a model makes of one question; `text` is None where it was not asked to write, and may end where no more is read."""
 
     nll: float
-    rival_nll: float | None
+    alternative_nll: float | None
     correct: tuple[bool, ...]
     predicted: tuple[int, ...]
     text: str | None
 
 
-class Exam:
+class FactEvaluation:
     """Questions about facts, and the unedited model's replies to them, `before`; facts are asked about in its order.
 
     `max_new_tokens` of 0 leaves free answers out.
     """
 
-    def __init__(self, before: Mapping[Question, Reply], *, max_new_tokens: int) -> None:
+    def __init__(self, before: Mapping[Question, Prediction], *, max_new_tokens: int) -> None:
         self.before, self.max_new_tokens = before, max_new_tokens
         self.questions: dict[str, list[Question]] = {}
         for item in before:
             self.questions.setdefault(item.fact_id, []).append(item)
-        shown = [item for items in [*self.questions.values()][:EXAMPLES] for item in items] if max_new_tokens else []
+        shown = [item for items in [*self.questions.values()][:N_EXAMPLE_FACTS] for item in items] if max_new_tokens else []
         self.texts = {item: before[item].text for item in shown}
 
     @classmethod
-    def of(cls, unedited: EditedModel, facts: Sequence[Fact], *, probes_per_fact: int, max_new_tokens: int) -> "Exam":
-        """The exam that an unedited model sits now."""
-        before = unedited_replies(unedited, facts, probes_per_fact=probes_per_fact, max_new_tokens=max_new_tokens)
+    def of(cls, unedited: EditedModel, facts: Sequence[Fact], *, probes_per_fact: int, max_new_tokens: int) -> "FactEvaluation":
+        """The evaluation of an unedited model, made now."""
+        before = unedited_predictions(unedited, facts, probes_per_fact=probes_per_fact, max_new_tokens=max_new_tokens)
         return cls(before, max_new_tokens=max_new_tokens)
 
     def scores(self, model: EditedModel, step: int, edited_at: Mapping[str, int]) -> tuple[list[Row], list[Row]]:
         """Rows of SCORES and of ANSWERS for a model after `step` edits; `edited_at` names the facts and their steps."""
         asked = [item for fact_id in edited_at for item in self.questions[fact_id]]
-        return self.rows(dict(zip(asked, ask(model, asked, self.max_new_tokens, whole=self.texts), strict=True)), step, edited_at)
+        return self.rows(
+            dict(zip(asked, predict(model, asked, self.max_new_tokens, full_answers=self.texts), strict=True)), step, edited_at
+        )
 
-    def rows(self, replies: Mapping[Question, Reply], step: int, edited_at: Mapping[str, int]) -> tuple[list[Row], list[Row]]:
+    def rows(self, predictions: Mapping[Question, Prediction], step: int, edited_at: Mapping[str, int]) -> tuple[list[Row], list[Row]]:
         """Rows of SCORES and of ANSWERS from replies to every question about the facts; `before` gives the unedited model's."""
         asked = [item for fact_id in edited_at for item in self.questions[fact_id]]
         scores = [
@@ -84,9 +95,9 @@ class Exam:
                 "value": value,
             }
             for item in asked
-            for metric, value in readings(item, replies[item], self._reference(item)).items()
+            for metric, value in metrics_of(item, predictions[item], self._reference(item)).items()
         ]
-        return scores, [self._answer(step, item, replies[item]) for item in asked if item in self.texts]
+        return scores, [self._answer(step, item, predictions[item]) for item in asked if item in self.texts]
 
     def means(self, model: EditedModel, fact_ids: Iterable[str], metrics: Collection[str] = ()) -> dict[str, dict[str, float]]:
         """Teacher-forced scores by fact and metric, averaged over prompts; for a look right after an edit.
@@ -94,19 +105,19 @@ class Exam:
         With `metrics` these alone: nothing is asked that none of them is about, and no rival where none compares.
         """
         asked = [item for fact_id in fact_ids for item in self.questions[fact_id] if not metrics or _names(item, metrics)]
-        put = [item if not metrics or f"{item.kind}_score" in metrics else replace(item, rival=None) for item in asked]
+        put = [item if not metrics or f"{item.kind}_score" in metrics else replace(item, alternative=None) for item in asked]
         found: dict[str, dict[str, list[float]]] = {}
-        for item, reply in zip(asked, ask(model, put, 0), strict=True):
-            for metric, value in readings(item, reply, self._reference(item)).items():
+        for item, prediction in zip(asked, predict(model, put, 0), strict=True):
+            for metric, value in metrics_of(item, prediction, self._reference(item)).items():
                 if not metrics or metric in metrics:
                     found.setdefault(item.fact_id, {}).setdefault(metric, []).append(value)
         return {fact_id: {metric: float(np.mean(values)) for metric, values in by.items()} for fact_id, by in found.items()}
 
-    def _reference(self, item: Question) -> Reply | None:
+    def _reference(self, item: Question) -> Prediction | None:
         """The unedited model's reply where a reading is about agreement with it."""
         return self.before[item] if item.kind == "locality" else None
 
-    def _answer(self, step: int, item: Question, reply: Reply) -> Row:
+    def _answer(self, step: int, item: Question, prediction: Prediction) -> Row:
         return {
             "step": step,
             "fact_id": item.fact_id,
@@ -115,11 +126,13 @@ class Exam:
             "prompt": item.prompt,
             "expected": item.answer,
             "before": self.texts[item],
-            "after": reply.text,
+            "after": prediction.text,
         }
 
 
-def unedited_replies(unedited: EditedModel, facts: Sequence[Fact], *, probes_per_fact: int, max_new_tokens: int) -> dict[Question, Reply]:
+def unedited_predictions(
+    unedited: EditedModel, facts: Sequence[Fact], *, probes_per_fact: int, max_new_tokens: int
+) -> dict[Question, Prediction]:
     """The unedited model's replies to all questions about facts, free answers as whole sentences.
 
     Where a probe has no answer, the unedited model's free answer takes its place; the probe is left out if that is empty.
@@ -127,9 +140,9 @@ def unedited_replies(unedited: EditedModel, facts: Sequence[Fact], *, probes_per
     items = [item for fact in facts for item in questions_of(fact, probes_per_fact)]
     open_ended = [item for item in items if not item.answer]
     texts = free_answers(unedited, [item.prompt for item in open_ended], max_new_tokens or SHORT_ANSWER)
-    settled = dict(zip(open_ended, texts, strict=True))
-    known = [item for item in (replace(item, answer=item.answer or settled[item]) for item in items) if item.answer]
-    return dict(zip(known, ask(unedited, known, max_new_tokens, whole=known), strict=True))
+    substitute_answers = dict(zip(open_ended, texts, strict=True))
+    known = [item for item in (replace(item, answer=item.answer or substitute_answers[item]) for item in items) if item.answer]
+    return dict(zip(known, predict(unedited, known, max_new_tokens, full_answers=known), strict=True))
 
 
 def _names(question: Question, metrics: Collection[str]) -> bool:
@@ -137,29 +150,33 @@ def _names(question: Question, metrics: Collection[str]) -> bool:
     return any(metric.startswith(f"{question.kind}_") for metric in metrics)
 
 
-def ask(model: EditedModel, questions: Sequence[Question], max_new_tokens: int, whole: Container[Question] = ()) -> list[Reply]:
+def predict(
+    model: EditedModel, questions: Sequence[Question], max_new_tokens: int, full_answers: Container[Question] = ()
+) -> list[Prediction]:
     """A model's replies to settled questions, all scored together and all written together.
 
-    Answers are written as far as their reading needs; those to questions in `whole` to the end of the sentence.
+    Answers are written as far as their reading needs; those to questions in `full_answers` to the end of the sentence.
     """
     if not questions:
         return []
-    rivals = [item for item in questions if item.rival]
-    targets = [*(item.answer or "" for item in questions), *(item.rival or "" for item in rivals)]
-    asked, prompts = [item.prompt for item in questions], [item.prompt for item in (*questions, *rivals)]
-    needed = words_needed(asked, [WHOLE if item in whole else _words_read(item) for item in questions]) if max_new_tokens else {}
-    scores, written = model.reply(prompts, targets, [*needed], max_new_tokens, settled_at(needed))
+    alternatives = [item for item in questions if item.alternative]
+    targets = [*(item.answer or "" for item in questions), *(item.alternative or "" for item in alternatives)]
+    asked, prompts = [item.prompt for item in questions], [item.prompt for item in (*questions, *alternatives)]
+    needed = (
+        words_needed(asked, [NO_WORD_LIMIT if item in full_answers else _words_read(item) for item in questions]) if max_new_tokens else {}
+    )
+    scores, written = model.score_and_generate(prompts, targets, [*needed], max_new_tokens, stop_after_words(needed))
     texts = sentences(asked, needed, written) if max_new_tokens else [None] * len(questions)
     nll, lengths = scores.mean_nll().tolist(), scores.mask.sum(1).tolist()
-    rival_nll = dict(zip(rivals, nll[len(questions) :], strict=True))
+    alternative_nll = dict(zip(alternatives, nll[len(questions) :], strict=True))
     correct, predicted = _cut(scores, lengths)
-    return [Reply(nll[k], rival_nll.get(item), correct[k], predicted[k], texts[k]) for k, item in enumerate(questions)]
+    return [Prediction(nll[k], alternative_nll.get(item), correct[k], predicted[k], texts[k]) for k, item in enumerate(questions)]
 
 
 def _words_read(question: Question) -> int:
     """How many words of a free answer its reading looks at; one that consists of symbols is compared letter by letter."""
-    counts = [len(normalised(answer)) for answer in (question.answer or "", *question.aliases)]
-    return WHOLE if question.kind == "locality" or 0 in counts else max(counts)
+    counts = [len(normalise_words(answer)) for answer in (question.answer or "", *question.aliases)]
+    return NO_WORD_LIMIT if question.kind == "locality" or 0 in counts else max(counts)
 
 
 def _cut(scores: Scores, lengths: Sequence[int]) -> tuple[list[tuple[bool, ...]], list[tuple[int, ...]]]:
@@ -169,25 +186,25 @@ def _cut(scores: Scores, lengths: Sequence[int]) -> tuple[list[tuple[bool, ...]]
     return correct, predicted
 
 
-def readings(question: Question, reply: Reply, before: Reply | None) -> dict[str, float]:
+def metrics_of(question: Question, prediction: Prediction, before: Prediction | None) -> dict[str, float]:
     """The metrics of one reply by name; against the unedited model's reply where `before` is given (locality)."""
-    found = _against_answer(question, reply) if before is None else _against_before(reply, before)
+    found = _against_answer(question, prediction) if before is None else _against_before(prediction, before)
     names = [question.kind, *([f"{question.kind}_{question.part}"] if question.part else [])]
-    return {f"{name}_{reading}": float(value) for name in names for reading, value in found.items()}
+    return {f"{name}_{suffix}": float(value) for name in names for suffix, value in found.items()}
 
 
-def _against_answer(question: Question, reply: Reply) -> dict[str, float]:
-    found: dict[str, float] = {"accuracy": float(np.mean(reply.correct)), "exact": all(reply.correct)}
-    if reply.rival_nll is not None:
-        found["score"] = reply.nll < reply.rival_nll
-    if reply.text is not None:
-        found["generated"] = any(begins_with(reply.text, answer) for answer in (question.answer or "", *question.aliases))
+def _against_answer(question: Question, prediction: Prediction) -> dict[str, float]:
+    found: dict[str, float] = {"accuracy": float(np.mean(prediction.correct)), "exact": all(prediction.correct)}
+    if prediction.alternative_nll is not None:
+        found["score"] = prediction.nll < prediction.alternative_nll
+    if prediction.text is not None:
+        found["generated"] = any(begins_with(prediction.text, answer) for answer in (question.answer or "", *question.aliases))
     return found
 
 
-def _against_before(reply: Reply, before: Reply) -> dict[str, float]:
-    same = [now == then for now, then in zip(reply.predicted, before.predicted, strict=True)]
+def _against_before(prediction: Prediction, before: Prediction) -> dict[str, float]:
+    same = [now == then for now, then in zip(prediction.predicted, before.predicted, strict=True)]
     found: dict[str, float] = {"accuracy": float(np.mean(same)), "exact": all(same)}
-    if reply.text is not None and before.text is not None:
-        found["generated"] = is_same(reply.text, before.text)
+    if prediction.text is not None and before.text is not None:
+        found["generated"] = is_same(prediction.text, before.text)
     return found

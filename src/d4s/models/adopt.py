@@ -1,24 +1,24 @@
-"""The verb `adopt`: a model from elsewhere becomes an artefact that points to it, so that everything else reads one kind of model."""
+"""The stage `adopt`: a model from elsewhere becomes an artefact that points to it, so that everything else reads one kind of model."""
 
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from d4s.artifacts import POINTER, Artifact, Job, write_json
+from d4s.artifacts import POINTER, Artifact, StageJob, write_json
 from d4s.config import AdoptSettings
-from d4s.digests import remembered_sha256
+from d4s.digests import cached_sha256
 from d4s.errors import ArtifactError
-from d4s.model_files import content_of
+from d4s.model_files import list_model_files
 from d4s.models.hub import COMMIT, commit_of
 
 
-def files_of_model(folder: Path) -> list[Path]:
+def local_model_files(folder: Path) -> list[Path]:
     """The configuration, tokenizer and weights in a local folder; none of a hub id."""
-    return content_of(folder) if folder.is_dir() else []
+    return list_model_files(folder) if folder.is_dir() else []
 
 
-def adopt(job: Job[AdoptSettings]) -> None:
+def adopt(job: StageJob[AdoptSettings]) -> None:
     """Write where a model is and how to load it: a local folder's files with their sha256, a hub id with its commit.
 
     Raises:
@@ -27,13 +27,13 @@ def adopt(job: Job[AdoptSettings]) -> None:
     folder = Path(job.settings.path)
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder} holds no config.json; give a Hugging Face model folder or a hub id")
-    files = {path.relative_to(folder).as_posix(): remembered_sha256(path) for path in files_of_model(folder)}
-    pinned = {} if folder.is_dir() else {"revision": _settled_commit(job)}
+    files = {path.relative_to(folder).as_posix(): cached_sha256(path) for path in local_model_files(folder)}
+    pinned = {} if folder.is_dir() else {"revision": _pinned_commit(job)}
     write_json(job.path(POINTER), job.settings.model_dump(mode="json") | pinned | {"files": files})
-    job.finish([POINTER])
+    job.write_manifest([POINTER])
 
 
-def _settled_commit(job: Job[AdoptSettings]) -> str:
+def _pinned_commit(job: StageJob[AdoptSettings]) -> str:
     """The commit of a hub id: in one store always the one that was found first.
 
     Names of artefacts hash the revision as the study gives it, so what is made of a model whose folder was deleted and made
@@ -42,14 +42,14 @@ def _settled_commit(job: Job[AdoptSettings]) -> str:
     source, revision = job.settings.path, job.settings.revision
     if COMMIT.fullmatch(revision):
         return revision
-    kept = job.folder.parent if job.folder.parent.name == job.kind else job.folder
-    record = kept / f"{source}@{revision}.json".replace("/", "--")
+    record_folder = job.folder.parent if job.folder.parent.name == job.kind else job.folder
+    record = record_folder / f"{source}@{revision}.json".replace("/", "--")
     if not record.is_file():
         write_json(record, {"path": source, "revision": revision, "commit": commit_of(source, revision)})
     return json.loads(record.read_text(encoding="utf-8"))["commit"]
 
 
-def pointed(folder: Path, digest: Callable[[Path], str] = remembered_sha256) -> Mapping[str, Any]:
+def read_pointer(folder: Path, digest: Callable[[Path], str] = cached_sha256) -> Mapping[str, Any]:
     """Where an adopted model is and how it is loaded, with its files held against the digests that it was adopted with.
 
     Raises:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from d4s.errors import SettingsError
+from d4s.models.adapter_conformance import TRACED_CHECKS, AdapterCase, check_results
 from d4s.models.adapters import ModelAdapter
-from d4s.models.checks import TRACED, Case, findings
 from d4s.models.language_model import LAYOUTS, LanguageModel
 from d4s.models.trace import Trace, trace
 
@@ -41,7 +41,7 @@ class _Incomplete(Exception):
     """Nothing more can be found without what the message says is missing."""
 
 
-def trusted(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> LanguageModel:
+def wrap_discovered(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> LanguageModel:
     """A network of an architecture without a row, by an adapter that was found and passes the checks of one traced pass.
 
     Raises:
@@ -49,13 +49,13 @@ def trusted(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Lan
     """
     kind = network.config.model_type
     found = discover(network)
-    adapter, broken = found.adapter, list(found.missing)
+    adapter, failures = found.adapter, list(found.missing)
     model = LanguageModel(network, tokenizer, adapter) if adapter else None
     if model is not None:
-        broken = [f"{finding.check}: {why}" for finding in findings(Case(model), TRACED) for why in finding.broken]
-    if model is None or broken:
+        failures = [f"{result.check}: {why}" for result in check_results(AdapterCase(model), TRACED_CHECKS) for why in result.failures]
+    if model is None or failures:
         raise SettingsError(
-            f"models of type {kind!r} have no row in d4s.models.adapters, and inspection does not suffice: {'; '.join(broken)}. "
+            f"models of type {kind!r} have no row in d4s.models.adapters, and inspection does not suffice: {'; '.join(failures)}. "
             f"Found: {_listed(found.found)}. A row for {kind!r} in d4s/models/adapters.py mends what is only hard to find"
         )
     log.warning("models of type %r have no row in d4s.models.adapters; found by inspection: %s", kind, _listed(found.found))
@@ -101,7 +101,7 @@ def _only(names: Sequence[str], what: str, where: str) -> str:
 
 
 @torch.no_grad()
-def _traced(network: PreTrainedModel, modules: dict[str, nn.Module]) -> tuple[Trace[str], Tensor, Tensor]:
+def _run_traced(network: PreTrainedModel, modules: dict[str, nn.Module]) -> tuple[Trace[str], Tensor, Tensor]:
     """What modules get and give for a few tokens, the hidden states that are unembedded, and the logits.
 
     Raises:
@@ -176,7 +176,7 @@ def _mlp_out(blocks: nn.Module, mlp: str, network: PreTrainedModel) -> tuple[str
     names = {f"{at}.{name}": module for at, block in enumerate(blocks.children()) for name, module in block.named_modules()}
     inside = {path: module for path, module in names.items() if type(module) in LAYOUTS and f".{mlp}." in path}
     outputs = {path: module for path, module in names.items() if path.partition(".")[2] == mlp}
-    found, _, _ = _traced(network, inside | outputs)
+    found, _, _ = _run_traced(network, inside | outputs)
     writing = [path for path in inside if _same(found.outputs.get(path), found.outputs.get(f"{path.partition('.')[0]}.{mlp}"))]
     first = _only(
         [path[2:] for path in writing if path.startswith("0.")], "the projection that writes the MLP's output", f"{mlp} of block 0"
@@ -195,7 +195,7 @@ def _post_norm(blocks: nn.Module, mlp: str, network: PreTrainedModel) -> str:
     """
     block = next(blocks.children())
     leaves = {name: part for name, part in block.named_children() if not any(part.children())}
-    found, _, _ = _traced(network, leaves | {mlp: block.get_submodule(mlp)})
+    found, _, _ = _run_traced(network, leaves | {mlp: block.get_submodule(mlp)})
     written = found.outputs.get(mlp)
     after = [name for name in leaves if _same(found.inputs.get(name), written) and not _same(found.outputs.get(name), written)]
     return _only(after, "the norm after the MLP", f"a {type(block).__name__}") if after else ""
@@ -214,7 +214,7 @@ def _final_norm(network: PreTrainedModel, blocks: str) -> str:
         if not isinstance(module, nn.ModuleList)
     }
     last = list(network.get_submodule(blocks).children())[-1]
-    found, hidden, _ = _traced(network, beside | {blocks: last})
+    found, hidden, _ = _run_traced(network, beside | {blocks: last})
     written = found.outputs.get(blocks)
     norms = [path for path in beside if _same(found.inputs.get(path), written) and _same(found.outputs.get(path), hidden)]
     return _only(norms, "the norm after the last block", parent or "the network")
@@ -231,7 +231,7 @@ def _unembed(network: PreTrainedModel, final_norm: str) -> tuple[str, str]:
     if module is None:
         raise _Incomplete("the network names no output embeddings")
     path = next(name for name, other in network.named_modules() if other is module)
-    _, hidden, logits = _traced(network, {})
+    _, hidden, logits = _run_traced(network, {})
     plain = module(hidden)
     caps = [name for name in network.config.to_dict() if name.endswith("logit_softcapping") and name.startswith("final")]
     cap = getattr(network.config, caps[0]) if caps else None

@@ -1,4 +1,4 @@
-"""What a model folder is, and what every check of adapters says of it; behind the verb `doctor`, which changes nothing."""
+"""What a model folder is, and what every check of adapters says of it; behind the command `doctor`, which changes nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.table import Table
 
+from d4s.models.adapter_conformance import AdapterCase, CheckResult, check_results
 from d4s.models.adapters import ADAPTERS
-from d4s.models.checks import Case, Finding, findings
-from d4s.models.finite import refuse_unless_finite
+from d4s.models.finite_check import require_finite
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.terminal import console
@@ -19,35 +19,35 @@ WIDTH = 120
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
+class ModelReport:
     """What is so, by name, and what each check found."""
 
     facts: Mapping[str, str]
-    findings: Sequence[Finding]
+    check_results: Sequence[CheckResult]
 
     @property
-    def is_sound(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether no check found anything broken."""
-        return not any(finding.broken for finding in self.findings)
+        return not any(result.failures for result in self.check_results)
 
 
-def examine(source: str | Path, dtype: str) -> Examination:
+def inspect_model(source: str | Path, dtype: str) -> ModelReport:
     """Load a model and hold its adapter to every check; errors of loading, and of numbers that are not finite, pass through."""
     model = load(source, dtype=dtype)
-    refuse_unless_finite(model)
-    return Examination(_architecture(model) | _texts(model), findings(Case(model)))
+    require_finite(model)
+    return ModelReport(_architecture(model) | _texts(model), check_results(AdapterCase(model)))
 
 
-def show(examination: Examination) -> None:
+def show(report: ModelReport) -> None:
     """Write an examination to standard output as one table."""
     table = Table(show_header=False, width=WIDTH)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in examination.facts.items():
+    for name, value in report.facts.items():
         table.add_row(name, value)
     table.add_section()
-    for finding in examination.findings:
-        table.add_row(finding.check, "\n".join(f"fail: {why}" for why in finding.broken) or "pass")
+    for result in report.check_results:
+        table.add_row(result.check, "\n".join(f"fail: {why}" for why in result.failures) or "pass")
     console(WIDTH).print(table)
 
 

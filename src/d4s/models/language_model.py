@@ -80,7 +80,7 @@ class LanguageModel:
         return getattr(self.network.config.get_text_config(), "sliding_window", None)
 
     @property
-    def longest_rewriting(self) -> int:
+    def max_edit_tokens(self) -> int:
         """Longest prompt with its target, in tokens, that can be edited: a pass is taken up in its middle, where all must be seen."""
         return min(self.max_positions, self.window or self.max_positions)
 
@@ -117,7 +117,9 @@ class LanguageModel:
         """The output projection of a block's MLP; its input is the key."""
         return self.block(layer).get_submodule(self.adapter.mlp_out)
 
-    def passed_on(self, layer: int, output: Float[Tensor, "*m d_out"], change: Float[Tensor, "*n d_out"]) -> Float[Tensor, "*n d_out"]:
+    def block_output_change(
+        self, layer: int, output: Float[Tensor, "*m d_out"], change: Float[Tensor, "*n d_out"]
+    ) -> Float[Tensor, "*n d_out"]:
         """What a change of an MLP's output changes in its block's output: itself, but for a norm in between."""
         if not self.adapter.post_norm:
             return change

@@ -10,7 +10,7 @@ from d4s.artifacts import MANIFEST, POINTER, Artifact, is_artifact
 from d4s.errors import ArtifactError, SettingsError
 from d4s.model_files import HUB_ID
 from d4s.models.adapters import ADAPTERS, adapter_for
-from d4s.models.adopt import pointed
+from d4s.models.adopt import read_pointer
 from d4s.models.language_model import LanguageModel
 from d4s.pretrained import read_network, read_tokenizer
 
@@ -35,15 +35,15 @@ def load(
             run code of its own (`d4s.pretrained` says what is refused).
         SettingsError: if the dtype is unknown, or the architecture has no adapter and inspection finds none.
     """
-    wanted, name = precision(dtype or "float32"), str(source)
+    torch_dtype, name = precision(dtype or "float32"), str(source)
     if (Path(source) / POINTER).is_file():
-        return _follow(Path(source), dtype, device)
+        return _load_pointed(Path(source), dtype, device)
     if Path(source).is_dir():
         _verify(Path(source))
     elif not HUB_ID.fullmatch(name):
         raise ArtifactError(f"{name} is neither a folder nor a hub id such as openai-community/gpt2-xl")
     tokenizer = read_tokenizer(name, revision)
-    network = read_network(name, revision, dtype=wanted, device_map=device_map)
+    network = read_network(name, revision, dtype=torch_dtype, device_map=device_map)
     if device is not None and device_map is None:
         network.to(torch.device(device))  # type: ignore[arg-type]
     return wrap(network, tokenizer)
@@ -69,18 +69,18 @@ def wrap(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Langua
     network.eval().requires_grad_(False)
     if network.config.model_type in ADAPTERS:
         return LanguageModel(network, tokenizer, adapter_for(network.config.model_type))
-    from d4s.models.discover import trusted
+    from d4s.models.discover import wrap_discovered
 
-    return trusted(network, tokenizer)
+    return wrap_discovered(network, tokenizer)
 
 
-def _follow(folder: Path, dtype: str | torch.dtype | None, device: str | torch.device | None) -> LanguageModel:
+def _load_pointed(folder: Path, dtype: str | torch.dtype | None, device: str | torch.device | None) -> LanguageModel:
     """The model that an adopted model's artefact points to, in another precision where one is asked for.
 
     Raises:
         ArtifactError: if a file of it has changed since it was adopted.
     """
-    pointer = pointed(folder)
+    pointer = read_pointer(folder)
     options = {key: pointer[key] for key in ("revision", "device_map")}
     return load(pointer["path"], dtype=dtype or pointer["dtype"], device=device, **options)
 

@@ -1,7 +1,7 @@
 """A forward pass taken up again after one block, only for the tokens that a change there can reach.
 
-A vector added at the lookup token changes nothing before it. So the pass runs once; what follows is the later blocks
-over the tokens from the lookup token on, called with the very arguments that the model itself used, with the keys and
+A vector added at the subject's last token changes nothing before it. So the pass runs once; what follows is the later blocks
+over the tokens from the subject's last token on, called with the very arguments that the model itself used, with the keys and
 values of earlier tokens frozen. Texts start at different tokens, so arguments with a position are gathered token by token;
 those of one request lie in one row, where no token sees another text, and only the request's length is filled up.
 """
@@ -24,7 +24,7 @@ from d4s.models.trace import trace
 KeysValues = tuple[Tensor, Tensor]
 
 
-class FrozenKeys:
+class FrozenCache:
     """Stands in for a model's cache: attention sees the keys and values of earlier tokens, and nothing is stored."""
 
     def __init__(self, earlier: Mapping[int, KeysValues]) -> None:
@@ -40,53 +40,55 @@ class FrozenKeys:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """The later part of a batch's forward pass, from each text's lookup token to its end; a row holds one text or several.
+    """The later part of a batch's forward pass, from each text's subject's last token to its end; a row holds one text or several.
 
-    `hidden` leaves the block after which it starts; `first` is 1 at each text's lookup token and 0 elsewhere, `starts` says
-    where in its row each text begins. `arguments` are those of each later block by name, but for the hidden states and for
+    `hidden` leaves the block after which it starts; `at_subject_last` is 1 at the last subject token of each text and 0 elsewhere,
+    `starts` says where in its row each text begins. `arguments` are those of each later block by name, but for the hidden states and for
     the cache, whose name is `cache`. Blocks of one model may get different ones (Gemma 3).
     """
 
     model: LanguageModel
     layer: int
     hidden: Float[Tensor, "n s d"]
-    first: Float[Tensor, "n s 1"]
+    at_subject_last: Float[Tensor, "n s 1"]
     starts: Int[Tensor, "n texts"]
     arguments: Mapping[int, Mapping[str, Any]]
     cache: str
     earlier: Mapping[int, KeysValues]
 
-    shifts_within: bool = False
+    shifts_sublayers: bool = False
 
     def run(self, shift: Float[Tensor, "n parts d"], read: Int[Tensor, " k"] | None = None) -> Float[Tensor, "..."]:
-        """The last block's output when vectors are added at the lookup tokens of each row's texts.
+        """The last block's output when vectors are added at the subjects' last tokens of each row's texts.
 
         They go to the hidden state, or, where the pass starts below the block that is shifted, to what that block's MLP
         and attention put out. With `read`, numbers of tokens counted through the rows, the output at these alone.
         """
         shift = shift.to(self.hidden.dtype)
-        if not self.shifts_within:
-            return self.onward(torch.addcmul(self.hidden, self.first, shift.to(self.hidden.device)), read)
+        if not self.shifts_sublayers:
+            return self.run_hidden(torch.addcmul(self.hidden, self.at_subject_last, shift.to(self.hidden.device)), read)
         block = self.layer + 1
         with ExitStack() as stack:
             for part, module in enumerate((self.model.mlp_out(block), self.model.attention(block))):
-                stack.callback(module.register_forward_hook(partial(_add_first, self.first, shift[:, part : part + 1])).remove)
-            return self.onward(self.hidden, read)
+                stack.callback(
+                    module.register_forward_hook(partial(_add_at_subject_last, self.at_subject_last, shift[:, part : part + 1])).remove
+                )
+            return self.run_hidden(self.hidden, read)
 
-    def onward(self, hidden: Float[Tensor, "n s d"], read: Int[Tensor, " k"] | None = None) -> Float[Tensor, "..."]:
+    def run_hidden(self, hidden: Float[Tensor, "n s d"], read: Int[Tensor, " k"] | None = None) -> Float[Tensor, "..."]:
         """The last block's output where other hidden states enter the later blocks; with `read` as in `run`."""
         last = self.model.n_layers - 1
-        is_shifted_there = self.shifts_within and self.layer + 1 == last
+        is_shifted_there = self.shifts_sublayers and self.layer + 1 == last
         with (
             _mlp_only_at(self.model.mlp(last), read.unique(), hidden.shape) if read is not None and not is_shifted_there else nullcontext()
         ):
             for later in range(self.layer + 1, self.model.n_layers):
-                hidden = self.through(later, hidden)
+                hidden = self.run_block(later, hidden)
         return hidden if read is None else hidden.flatten(0, 1).index_select(0, read.to(hidden.device))
 
-    def through(self, later: int, hidden: Float[Tensor, "m s d"]) -> Float[Tensor, "m s d"]:
+    def run_block(self, later: int, hidden: Float[Tensor, "m s d"]) -> Float[Tensor, "m s d"]:
         """One later block, of as many rows as this has, or of any number where this has a single one."""
-        output = self.model.block(later)(hidden, **self.arguments[later], **{self.cache: FrozenKeys(self.earlier)})
+        output = self.model.block(later)(hidden, **self.arguments[later], **{self.cache: FrozenCache(self.earlier)})
         return output if isinstance(output, Tensor) else output[0]
 
     def select(self, rows: Int[Tensor, " k"]) -> "Restart":
@@ -94,19 +96,19 @@ class Restart:
         count = len(self.hidden)
         arguments = {
             later: {
-                name: _mapped(value, lambda tensor: _rows(tensor, rows) if len(tensor) == count else tensor)
+                name: _map_tensors(value, lambda tensor: _rows(tensor, rows) if len(tensor) == count else tensor)
                 for name, value in named.items()
             }
             for later, named in self.arguments.items()
         }
         earlier = {later: (_rows(keys, rows), _rows(values, rows)) for later, (keys, values) in self.earlier.items()}
-        hidden, first, starts = (_rows(tensor, rows) for tensor in (self.hidden, self.first, self.starts))
-        return replace(self, hidden=hidden, first=first, starts=starts, arguments=arguments, earlier=earlier)
+        hidden, at_subject_last, starts = (_rows(tensor, rows) for tensor in (self.hidden, self.at_subject_last, self.starts))
+        return replace(self, hidden=hidden, at_subject_last=at_subject_last, starts=starts, arguments=arguments, earlier=earlier)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """Outputs at each row's lookup token: of a block, of its MLP, and of its attention where the pass starts below it."""
+class SubjectLastOutputs:
+    """Outputs at each row's subject's last token: of a block, of its MLP, and of its attention where the pass starts below it."""
 
     block: Float[Tensor, "n d"]
     mlp: Float[Tensor, "n d"]
@@ -132,59 +134,63 @@ def _mlp_only_at(mlp: nn.Module, read: Int[Tensor, " k"], shape: torch.Size) -> 
         yield
 
 
-def _add_first(first: Float[Tensor, "n s 1"], shift: Float[Tensor, "n 1 d"], _module: nn.Module, _args: Any, output: Any) -> Any:
-    """The output of a module with a vector added at the lookup tokens."""
+def _add_at_subject_last(
+    at_subject_last: Float[Tensor, "n s 1"], shift: Float[Tensor, "n 1 d"], _module: nn.Module, _args: Any, output: Any
+) -> Any:
+    """The output of a module with a vector added at the subjects' last tokens."""
     whole = output[0] if isinstance(output, tuple) else output
-    shifted = torch.addcmul(whole, first.to(whole.device), shift.to(whole.device))
+    shifted = torch.addcmul(whole, at_subject_last.to(whole.device), shift.to(whole.device))
     return (shifted, *output[1:]) if isinstance(output, tuple) else shifted
 
 
-def restart_within(
+def restart_sublayers(
     model: LanguageModel,
     ids: Int[Tensor, "n t"],
-    lookups: Int[Tensor, " n"],
+    subject_last: Int[Tensor, " n"],
     lengths: Int[Tensor, " n"],
     layer: int,
     *,
-    together: int = 1,
-) -> tuple[Restart, Seen]:
+    texts_per_row: int = 1,
+) -> tuple[Restart, SubjectLastOutputs]:
     """As `restart`, but taken up before the block, so that its MLP's and its attention's output can be shifted apart."""
     with trace({"block": model.block(layer), "mlp": model.mlp_out(layer), "attention": model.attention(layer)}) as found:
-        again = _taken_up(model, ids, lookups, lengths, layer - 1, together=together)
-    return replace(again, shifts_within=True), Seen(*(_at(found.outputs[name], lookups) for name in ("block", "mlp", "attention")))
+        again = _restart_after(model, ids, subject_last, lengths, layer - 1, texts_per_row=texts_per_row)
+    return replace(again, shifts_sublayers=True), SubjectLastOutputs(
+        *(_at(found.outputs[name], subject_last) for name in ("block", "mlp", "attention"))
+    )
 
 
 def restart(
     model: LanguageModel,
     ids: Int[Tensor, "n t"],
-    lookups: Int[Tensor, " n"],
+    subject_last: Int[Tensor, " n"],
     lengths: Int[Tensor, " n"],
     layer: int,
     *,
-    together: int = 1,
-) -> tuple[Restart, Seen]:
-    """The pass over texts (padded on the right), to be taken up after a block; and that block's outputs at the lookup tokens.
+    texts_per_row: int = 1,
+) -> tuple[Restart, SubjectLastOutputs]:
+    """The pass over texts (padded on the right), to be taken up after a block; and that block's outputs at the subjects' last tokens.
 
-    So many texts in a row lie `together` in one row of what is taken up, which spares them their padding.
+    So many texts in a row lie `texts_per_row` in one row of what is taken up, which spares them their padding.
 
     Raises:
         ValueError: if a text is longer than the window that some of the network's blocks attend to.
     """
     with trace({"block": model.block(layer), "mlp": model.mlp_out(layer)}) as found:
-        again = _taken_up(model, ids, lookups, lengths, layer, together=together)
-    block, mlp = (_at(found.outputs[name], lookups) for name in ("block", "mlp"))
-    return again, Seen(block, mlp, torch.zeros_like(mlp))
+        again = _restart_after(model, ids, subject_last, lengths, layer, texts_per_row=texts_per_row)
+    block, mlp = (_at(found.outputs[name], subject_last) for name in ("block", "mlp"))
+    return again, SubjectLastOutputs(block, mlp, torch.zeros_like(mlp))
 
 
 @torch.no_grad()
-def _taken_up(
+def _restart_after(
     model: LanguageModel,
     ids: Int[Tensor, "n t"],
-    lookups: Int[Tensor, " n"],
+    subject_last: Int[Tensor, " n"],
     lengths: Int[Tensor, " n"],
     layer: int,
     *,
-    together: int,
+    texts_per_row: int,
 ) -> Restart:
     """The pass to be taken up after a block, or before all of them (layer -1).
 
@@ -198,25 +204,26 @@ def _taken_up(
     cache = DynamicCache()
     with trace({"edge": model.block(max(layer, 0))}) as found, _calls_after(model, layer) as calls:
         model.network.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-    begin, end = lookups.tolist(), lengths.tolist()
-    present, earlier = _places(begin, end, together, ids.device), _places([0] * len(begin), begin, together, ids.device)
-    hidden = _gathered((found.outputs if layer >= 0 else found.inputs)["edge"], present, ids.shape)
+    begin, end = subject_last.tolist(), lengths.tolist()
+    present, earlier = _places(begin, end, texts_per_row, ids.device), _places([0] * len(begin), begin, texts_per_row, ids.device)
+    hidden = _gather_tokens((found.outputs if layer >= 0 else found.inputs)["edge"], present, ids.shape)
     name_of_cache = next((name for named in calls.values() for name, value in named.items() if isinstance(value, Cache)), "")
     mask = _mask(present, earlier, hidden.dtype)
     arguments = {
-        later: {name: _mapped(value, lambda tensor: _gathered(tensor, present, ids.shape)) for name, value in named.items()}
+        later: {name: _map_tensors(value, lambda tensor: _gather_tokens(tensor, present, ids.shape)) for name, value in named.items()}
         | {"attention_mask": mask}
         for later, named in calls.items()
     }
     for named in arguments.values():
         named.pop(name_of_cache, None)
     stored: list[Any] = cache.layers
-    kept = {
-        later: (_before(stored[later].keys, earlier), _before(stored[later].values, earlier)) for later in range(layer + 1, model.n_layers)
+    earlier_keys_values = {
+        later: (_gather_cached(stored[later].keys, earlier), _gather_cached(stored[later].values, earlier))
+        for later in range(layer + 1, model.n_layers)
     }
-    is_first = (present.place == lookups[present.text]) & (present.text >= 0)
-    starts = is_first.nonzero()[:, 1].view(len(hidden), together)
-    return Restart(model, layer, hidden, is_first[..., None].to(hidden), starts, arguments, name_of_cache, kept)
+    is_first = (present.place == subject_last[present.text]) & (present.text >= 0)
+    starts = is_first.nonzero()[:, 1].view(len(hidden), texts_per_row)
+    return Restart(model, layer, hidden, is_first[..., None].to(hidden), starts, arguments, name_of_cache, earlier_keys_values)
 
 
 @contextmanager
@@ -225,12 +232,12 @@ def _calls_after(model: LanguageModel, layer: int) -> Iterator[dict[int, dict[st
     calls: dict[int, dict[str, Any]] = {}
     with ExitStack() as stack:
         for later in range(layer + 1, model.n_layers):
-            handle = model.block(later).register_forward_pre_hook(partial(_note, calls, later), with_kwargs=True)
+            handle = model.block(later).register_forward_pre_hook(partial(_record_call, calls, later), with_kwargs=True)
             stack.callback(handle.remove)
         yield calls
 
 
-def _note(calls: dict[int, dict[str, Any]], later: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _record_call(calls: dict[int, dict[str, Any]], later: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     signature = inspect.signature(block.forward)
     named = signature.bind(*args, **kwargs).arguments
     for name, parameter in signature.parameters.items():
@@ -240,10 +247,10 @@ def _note(calls: dict[int, dict[str, Any]], later: int, block: nn.Module, args: 
     calls[later] = dict(named)
 
 
-def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A tensor, or each of a tuple of tensors, changed; anything else as it is."""
     if isinstance(value, tuple):
-        return tuple(_mapped(part, change) for part in value)
+        return tuple(_map_tensors(part, change) for part in value)
     return change(value) if isinstance(value, Tensor) else value
 
 
@@ -255,25 +262,25 @@ class _Places:
     place: Int[Tensor, "rows s"]
 
 
-def _places(begin: Sequence[int], end: Sequence[int], together: int, device: torch.device) -> _Places:
+def _places(begin: Sequence[int], end: Sequence[int], texts_per_row: int, device: torch.device) -> _Places:
     """The tokens of texts from a place on and before another, so many texts in each row, filled up to the widest."""
     rows = [
-        [(text, place) for text in range(start, start + together) for place in range(begin[text], end[text])]
-        for start in range(0, len(begin), together)
+        [(text, place) for text in range(start, start + texts_per_row) for place in range(begin[text], end[text])]
+        for start in range(0, len(begin), texts_per_row)
     ]
     width = max(map(len, rows))
     filled = torch.tensor([row + [(-1, 0)] * (width - len(row)) for row in rows], dtype=torch.long, device=device)
     return _Places(*filled.view(len(rows), width, 2).unbind(2))
 
 
-def _gathered(tensor: Tensor, places: _Places, shape: torch.Size) -> Tensor:
+def _gather_tokens(tensor: Tensor, places: _Places, shape: torch.Size) -> Tensor:
     """Values at places, where a tensor has one per token (its rows may be shared)."""
     if tensor.ndim < 2 or tensor.shape[1] != shape[1]:
         return tensor
     return tensor.expand(shape[0], *tensor.shape[1:])[places.text.to(tensor.device), places.place.to(tensor.device)]
 
 
-def _before(tensor: Float[Tensor, "n heads t d"], places: _Places) -> Float[Tensor, "rows heads s d"]:
+def _gather_cached(tensor: Float[Tensor, "n heads t d"], places: _Places) -> Float[Tensor, "rows heads s d"]:
     """Keys or values at places."""
     return tensor[places.text.to(tensor.device), :, places.place.to(tensor.device)].transpose(1, 2)
 
@@ -290,7 +297,7 @@ def _rows(tensor: Tensor, rows: Int[Tensor, " k"]) -> Tensor:
 
 
 def _mask(present: _Places, earlier: _Places, dtype: torch.dtype) -> Float[Tensor, "rows 1 s k"]:
-    """What each token from the lookup tokens on may see: its text's earlier tokens, and later ones up to itself."""
+    """What each token from the subjects' last tokens on may see: its text's earlier tokens, and later ones up to itself."""
     text, place = (torch.cat(pair, 1) for pair in ((earlier.text, present.text), (earlier.place, present.place)))
     seen = (text[:, None] == present.text[..., None]) & (place[:, None] <= present.place[..., None])
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]

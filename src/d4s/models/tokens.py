@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tokenizers import Encoding
 
 from d4s.errors import ArtifactError
-from d4s.facts.joining import seam
+from d4s.facts.joining import target_delimiter
 from d4s.models.language_model import LanguageModel
 
 Pair = tuple[list[int], list[int]]
@@ -35,7 +35,7 @@ def encode_pair(model: LanguageModel, prompt: str, target: str) -> Pair:
 def encode_pairs(model: LanguageModel, prompts: Sequence[str], targets: Sequence[str]) -> list[Pair]:
     """Token ids of prompts and of the targets after them, cut where the prompt ends in the encoding of the whole text.
 
-    `d4s.facts.joining.seam` decides what stands between the two; spaces at the seam count once. A prompt always has the tokens
+    `d4s.facts.joining.target_delimiter` decides what stands between the two; spaces at the seam count once. A prompt always has the tokens
     that it has alone: where one of the whole text would straddle the seam, as is possible without a space, the target is encoded
     apart. An empty prompt is the model's BOS (or EOS) token, so that the target has a context.
 
@@ -45,12 +45,12 @@ def encode_pairs(model: LanguageModel, prompts: Sequence[str], targets: Sequence
     """
     special = special_tokens(model)
     heads = [prompt.rstrip(" ") for prompt in prompts]
-    tails = [seam(prompt, model.joiner, special) + target.lstrip(" ") for prompt, target in zip(prompts, targets, strict=True)]
+    tails = [target_delimiter(prompt, model.joiner, special) + target.lstrip(" ") for prompt, target in zip(prompts, targets, strict=True)]
     encodings = _encodings(model, [head + tail for head, tail in zip(heads, tails, strict=True)])
     parts = zip(encodings, heads, tails, strict=True)
-    pairs = [_cut(encoding, len(head)) or _apart(model, head, tail) for encoding, head, tail in parts]
-    asked = zip(pairs, prompts, targets, strict=True)
-    empty = [(prompt, target) for (_, ids), prompt, target in asked if not ids or not target.strip()]
+    pairs = [_cut(encoding, len(head)) or _encode_apart(model, head, tail) for encoding, head, tail in parts]
+    checked = zip(pairs, prompts, targets, strict=True)
+    empty = [(prompt, target) for (_, ids), prompt, target in checked if not ids or not target.strip()]
     if empty:
         raise ValueError(f"targets without any token after their prompts: {empty[:5]}")
     return [(prompt_ids or [start_of_text(model)], ids) for prompt_ids, ids in pairs]
@@ -69,7 +69,7 @@ def _cut(encoding: Encoding, length: int) -> Pair | None:
     return encoding.ids, []
 
 
-def _apart(model: LanguageModel, head: str, tail: str) -> Pair:
+def _encode_apart(model: LanguageModel, head: str, tail: str) -> Pair:
     """Ids of a prompt alone, and of a target as it is at the beginning of a line, which joins with nothing before it."""
     return encode(model, head), (_cut(_encodings(model, [f"\n{tail}"])[0], 1) or ([], []))[1]
 
@@ -89,7 +89,7 @@ def start_of_text(model: LanguageModel) -> int:
     )
 
 
-def lookup_position(model: LanguageModel, prompt_text: str, subject: str, template: str) -> int:
+def subject_last_index(model: LanguageModel, prompt_text: str, subject: str, template: str) -> int:
     """Index in `encode(prompt_text)` of the last token of the subject.
 
     The subject is found where the filled template puts it, so it may also occur elsewhere in the text; a prefix may stand
@@ -126,7 +126,7 @@ def _covering_composed(model: LanguageModel, text: str, place: int) -> list[int]
     return _covering(found.offsets, len(unicodedata.normalize("NFC", text[: place + 1])) - 1) if found.ids == plain.ids else []
 
 
-def special_in(model: LanguageModel, text: str) -> list[str]:
+def find_special_tokens(model: LanguageModel, text: str) -> list[str]:
     """The tokenizer's special tokens that stand in a text and would be read as such, not as text."""
     special = {index: token.content for index, token in model.tokenizer.added_tokens_decoder.items() if token.special}
     if not any(token in text for token in special.values()):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 K = TypeVar("K", bound=Hashable)
 
 
-class _Stopped(Exception):
+class _StopForward(Exception):
     """Raised inside a forward pass that nobody needs the rest of."""
 
 
@@ -35,7 +35,7 @@ def trace(modules: Mapping[K, nn.Module], stop_after: K | None = None) -> Iterat
             stack.callback(handle.remove)
         try:
             yield found
-        except _Stopped:
+        except _StopForward:
             pass
 
 
@@ -44,6 +44,6 @@ def _recorder(found: Trace[K], name: K, stop: bool) -> Any:
         found.inputs[name] = args[0] if args else kwargs["hidden_states"]
         found.outputs[name] = output[0] if isinstance(output, tuple) else output
         if stop:
-            raise _Stopped
+            raise _StopForward
 
     return hook

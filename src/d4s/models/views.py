@@ -16,16 +16,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from d4s.models.edited import Scores, Settled
+from d4s.models.edited_model import Scores, StopCriterion
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import Pair, encode_pairs, encode_prompts
 
 TOKENS_PER_BATCH = {"cpu": 512}  # what stays in a core's caches
 TOKENS_ON_ACCELERATORS = 16_384
 LOGITS_PER_CHUNK = 2**26
-WIDER = 1.25  # a row longer than the first of its batch by more than this opens a new one: all rows run to the longest
-FILLER_PER_PASS = 24  # tokens of filler that cost no more than another pass, so that few rows are not split
-THINNED = 0.75  # rows that are still written, as a share of those that run, below which the others are taken out
+MAX_WIDTH_RATIO = 1.25  # a row longer than the first of its batch by more than this opens a new one: all rows run to the longest
+PADDING_PER_PASS = 24  # tokens of filler that cost no more than another pass, so that few rows are not split
+MIN_ACTIVE_SHARE = 0.75  # rows that are still written, as a share of those that run, below which the others are taken out
 Ids = tuple[int, ...]
 Tails = dict[Ids, list[int]]  # by the ids that run after a prompt, the numbers of the pairs that need them
 
@@ -44,7 +44,7 @@ class _Row:
     parent: int = 0
 
 
-class _Sheet:
+class _ScoreTable:
     """Scores of pairs as they are filled in."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
@@ -79,30 +79,30 @@ class LiveModel:
 
     def score_ids(self, pairs: Sequence[Pair]) -> Scores:
         """Teacher-forced scores of target ids after prompt ids."""
-        return self._reply(pairs, (), 0, lambda _ids, _text: True)[0]
+        return self._score_and_generate(pairs, (), 0, lambda _ids, _text: True)[0]
 
-    def generate(self, prompts: Sequence[str], max_new_tokens: int, is_settled: Settled | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], max_new_tokens: int, should_stop: StopCriterion | None = None) -> list[str]:
         """Greedy continuations, without the prompt, up to the end-of-text token, the last position, or where they are settled."""
-        return self.reply((), (), prompts, max_new_tokens, is_settled)[1]
+        return self.score_and_generate((), (), prompts, max_new_tokens, should_stop)[1]
 
-    def reply(
+    def score_and_generate(
         self,
         prompts: Sequence[str],
         targets: Sequence[str],
-        continued: Sequence[str],
+        generation_prompts: Sequence[str],
         max_new_tokens: int,
-        is_settled: Settled | None = None,
+        should_stop: StopCriterion | None = None,
     ) -> tuple[Scores, list[str]]:
         """What `score` says of prompts and targets and `generate` of the prompts to be continued, in one reading of both."""
-        inputs = [tuple(ids) for ids in encode_prompts(self.model, continued)]
-        asked: dict[Ids, list[str]] = {}
-        for ids, prompt in zip(inputs, continued, strict=True):
-            asked.setdefault(ids, []).append(prompt)
+        inputs = [tuple(ids) for ids in encode_prompts(self.model, generation_prompts)]
+        prompts_of: dict[Ids, list[str]] = {}
+        for ids, prompt in zip(inputs, generation_prompts, strict=True):
+            prompts_of.setdefault(ids, []).append(prompt)
 
-        def settled(ids: Ids, text: str) -> bool:
-            return is_settled is not None and all(is_settled(prompt, text) for prompt in asked[ids])
+        def should_stop_all(ids: Ids, text: str) -> bool:
+            return should_stop is not None and all(should_stop(prompt, text) for prompt in prompts_of[ids])
 
-        scores, texts = self._reply(encode_pairs(self.model, prompts, targets), asked, max_new_tokens, settled)
+        scores, texts = self._score_and_generate(encode_pairs(self.model, prompts, targets), prompts_of, max_new_tokens, should_stop_all)
         return scores, [texts[ids] for ids in inputs]
 
     def text_nll(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, " n"]:
@@ -118,38 +118,38 @@ class LiveModel:
     # --- passes ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _reply(
-        self, pairs: Sequence[Pair], continued: Collection[Ids], max_new_tokens: int, is_settled: Callable[[Ids, str], bool]
+    def _score_and_generate(
+        self, pairs: Sequence[Pair], generation_prompts: Collection[Ids], max_new_tokens: int, should_stop: Callable[[Ids, str], bool]
     ) -> tuple[Scores, dict[Ids, str]]:
         """Scores of pairs, and texts by the prompt that they continue."""
-        sheet, tails, texts = _Sheet(pairs), _tails(pairs), dict[Ids, str]()
-        prompts = [*dict.fromkeys((*continued, *tails))]
-        self._refuse([len(prompt) + max(map(len, tails.get(prompt, [()]))) for prompt in prompts])
-        once = {prompt for prompt in prompts if prompt in continued or _saves(prompt, tails[prompt])}
-        whole = [_whole(prompt, tail, pairs) for prompt in prompts if prompt not in once for tail, pairs in tails[prompt].items()]
+        table, tails, texts = _ScoreTable(pairs), _tails(pairs), dict[Ids, str]()
+        prompts = [*dict.fromkeys((*generation_prompts, *tails))]
+        self._check_lengths([len(prompt) + max(map(len, tails.get(prompt, [()]))) for prompt in prompts])
+        once = {prompt for prompt in prompts if prompt in generation_prompts or _is_cache_worthwhile(prompt, tails[prompt])}
+        whole = [_whole_row(prompt, tail, pairs) for prompt in prompts if prompt not in once for tail, pairs in tails[prompt].items()]
         for rows in self._batches(whole):
-            self._run(sheet, rows)
-        for rows in self._batches([_prompt(prompt, tails.get(prompt, {})) for prompt in prompts if prompt in once], wider=1.0):
+            self._run(table, rows)
+        for rows in self._batches([_prompt_row(prompt, tails.get(prompt, {})) for prompt in prompts if prompt in once], max_ratio=1.0):
             cache = DynamicCache(config=self.model.network.config)
-            token = self._run(sheet, rows, cache)
-            later = [tail for number, row in enumerate(rows) for tail in _later(number, tails.get(row.tokens, {}))]
+            token = self._run(table, rows, cache)
+            later = [tail for number, row in enumerate(rows) for tail in _tail_rows(number, tails.get(row.tokens, {}))]
             for part in self._batches(later):
-                self._run(sheet, part, _branch(cache, [row.parent for row in part]))
-            going = [number for number, row in enumerate(rows) if row.tokens in continued]
+                self._run(table, part, _select_rows(cache, [row.parent for row in part]))
+            going = [number for number, row in enumerate(rows) if row.tokens in generation_prompts]
             if going:
                 batch = [rows[number].tokens for number in going]
-                texts |= self._write(batch, _branch(cache, going), token[going], max_new_tokens, is_settled)
-        return sheet.scores(), texts
+                texts |= self._write(batch, _select_rows(cache, going), token[going], max_new_tokens, should_stop)
+        return table.scores(), texts
 
-    def _batches(self, rows: Sequence[_Row], wider: float = WIDER) -> Iterator[list[_Row]]:
+    def _batches(self, rows: Sequence[_Row], max_ratio: float = MAX_WIDTH_RATIO) -> Iterator[list[_Row]]:
         """Rows of similar length together, at most so many tokens each with its padding."""
         batch: list[_Row] = []
         real = 0
         for row in sorted(rows, key=lambda row: len(row.tokens)):
             width = len(row.tokens)
-            is_wider = width > wider * len(batch[0].tokens) if batch else False
-            has_filler = wider == 1 or len(batch) * width - real > FILLER_PER_PASS
-            if batch and ((len(batch) + 1) * width > self.tokens_per_batch or (is_wider and has_filler)):
+            is_wider = width > max_ratio * len(batch[0].tokens) if batch else False
+            has_padding = max_ratio == 1 or len(batch) * width - real > PADDING_PER_PASS
+            if batch and ((len(batch) + 1) * width > self.tokens_per_batch or (is_wider and has_padding)):
                 yield batch
                 batch, real = [], 0
             batch.append(row)
@@ -157,7 +157,7 @@ class LiveModel:
         if batch:
             yield batch
 
-    def _refuse(self, lengths: Sequence[int]) -> None:
+    def _check_lengths(self, lengths: Sequence[int]) -> None:
         """Refuse inputs that are empty or longer than the model's positions.
 
         Raises:
@@ -166,7 +166,7 @@ class LiveModel:
         if lengths and (min(lengths) == 0 or max(lengths) > self.model.max_positions):
             raise ValueError(f"inputs must have 1 to {self.model.max_positions} tokens, found {min(lengths)} to {max(lengths)}")
 
-    def _run(self, sheet: _Sheet, rows: Sequence[_Row], cache: DynamicCache | None = None) -> Int[Tensor, " n"]:
+    def _run(self, table: _ScoreTable, rows: Sequence[_Row], cache: DynamicCache | None = None) -> Int[Tensor, " n"]:
         """Run rows, fill in what they score, and give the likeliest token wherever one is predicted."""
         with self._reading(torch.tensor([row.start for row in rows])) if rows[0].column == 0 else nullcontext():
             hidden = self._hidden(_padded([row.tokens for row in rows], self.model.device), cache)
@@ -179,7 +179,7 @@ class LiveModel:
             for pair in row.pairs
             for place in range(len(row.tokens) - row.start)
         ]
-        return self._fill(sheet, hidden[number, place], torch.tensor(reads, dtype=torch.long).view(-1, 3))
+        return self._fill_scores(table, hidden[number, place], torch.tensor(reads, dtype=torch.long).view(-1, 3))
 
     def _reading(self, positions: Int[Tensor, " n"]) -> AbstractContextManager[None]:
         """What is open while the last tokens of prompts run, at a position of every row."""
@@ -189,7 +189,7 @@ class LiveModel:
         """Hidden states after the final norm; with a cache, of what follows in it, which is added to it."""
         return self.model.network.base_model(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
 
-    def _fill(self, sheet: _Sheet, hidden: Float[Tensor, "n d_out"], reads: Int[Tensor, "k 3"]) -> Int[Tensor, " n"]:
+    def _fill_scores(self, table: _ScoreTable, hidden: Float[Tensor, "n d_out"], reads: Int[Tensor, "k 3"]) -> Int[Tensor, " n"]:
         """Score target tokens, each read from a hidden state for a pair and column; the likeliest token of every hidden state."""
         size, likeliest = max(1, LOGITS_PER_CHUNK // self.model.network.config.get_text_config().vocab_size), list[Tensor]()
         for start, part in zip(range(0, len(hidden), size), hidden.split(size), strict=True):
@@ -197,8 +197,8 @@ class LiveModel:
             likeliest.append(logits.argmax(1).cpu())
             row, pair, column = reads[(reads[:, 0] >= start) & (reads[:, 0] < start + size)].unbind(1)
             row, total = row - start, logits.logsumexp(1).cpu()
-            sheet.nll[pair, column] = total[row] - logits[row.to(logits.device), sheet.expected[pair, column].to(logits.device)].cpu()
-            sheet.predicted[pair, column] = likeliest[-1][row]
+            table.nll[pair, column] = total[row] - logits[row.to(logits.device), table.expected[pair, column].to(logits.device)].cpu()
+            table.predicted[pair, column] = likeliest[-1][row]
         return torch.cat(likeliest)
 
     def _write(
@@ -207,7 +207,7 @@ class LiveModel:
         cache: DynamicCache,
         token: Int[Tensor, " n"],
         max_new_tokens: int,
-        is_settled: Callable[[Ids, str], bool],
+        should_stop: Callable[[Ids, str], bool],
     ) -> dict[Ids, str]:
         """Greedy continuations, by prompt, of prompts of equal length that are in the cache, from the tokens that follow them."""
         ends, running = {*self._end_tokens()}, [*range(len(batch))]
@@ -221,13 +221,13 @@ class LiveModel:
                     going.discard(number)
             for number, text in zip(now := sorted(going), self._decoded([written[number] for number in now]), strict=True):
                 texts[number] = text
-                if is_settled(batch[number], text):
+                if should_stop(batch[number], text):
                     going.discard(number)
             if not left or not going:
                 break
-            if len(going) < THINNED * len(running):
+            if len(going) < MIN_ACTIVE_SHARE * len(running):
                 kept = [row for row, number in enumerate(running) if number in going]
-                running, token, cache = [running[row] for row in kept], token[kept], _branch(cache, kept)
+                running, token, cache = [running[row] for row in kept], token[kept], _select_rows(cache, kept)
             hidden = self._hidden(token.to(self.model.device)[:, None], cache)[:, -1]
             token = self.model.unembed(hidden).argmax(1).cpu()
         return dict(zip(batch, texts, strict=True))
@@ -250,25 +250,25 @@ def _tails(pairs: Sequence[Pair]) -> dict[Ids, Tails]:
     return found
 
 
-def _saves(prompt: Ids, tails: Tails) -> bool:
+def _is_cache_worthwhile(prompt: Ids, tails: Tails) -> bool:
     """Whether it pays to read a prompt first and then what follows it: more tokens are spared than run apart."""
     return (len(tails) - 1) * len(prompt) > sum(map(len, tails))
 
 
-def _whole(prompt: Ids, tail: Ids, pairs: Sequence[int]) -> _Row:
+def _whole_row(prompt: Ids, tail: Ids, pairs: Sequence[int]) -> _Row:
     return _Row(prompt + tail, len(prompt) - 1, 0, pairs)
 
 
-def _prompt(prompt: Ids, tails: Tails) -> _Row:
+def _prompt_row(prompt: Ids, tails: Tails) -> _Row:
     return _Row(prompt, len(prompt) - 1, 0, [pair for pairs in tails.values() for pair in pairs])
 
 
-def _later(parent: int, tails: Tails) -> Iterator[_Row]:
+def _tail_rows(parent: int, tails: Tails) -> Iterator[_Row]:
     """Rows of what follows a prompt that was read."""
     return (_Row(tail, 0, 1, pairs, parent) for tail, pairs in tails.items() if tail)
 
 
-def _branch(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
+def _select_rows(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
     """Some rows of a cache, in any order and number, as one that can be continued without changing it."""
     branch = copy.copy(cache)
     branch.layers = [copy.copy(layer) for layer in cache.layers]

@@ -13,12 +13,12 @@ def model_card(
     parameters: int,
     tokens: int,
     vocabulary: int,
-    taught: Mapping[str, int],
+    training_facts: Mapping[str, int],
     check: Sequence[Mapping[str, Any]],
 ) -> str:
     """README.md of a model folder: what it is, what it was trained on, what it is for and what it is not."""
-    known = "\n".join(f"| {row['dataset']} | {row['wording']} | {row['accuracy']:.3f} | {row['n']} |" for row in check)
-    data = ", ".join(f"{count} facts of `{dataset}`" for dataset, count in taught.items())
+    accuracy_rows = "\n".join(f"| {row['dataset']} | {row['wording']} | {row['accuracy']:.3f} | {row['n']} |" for row in check)
+    data = ", ".join(f"{count} facts of `{dataset}`" for dataset, count in training_facts.items())
     size = f"{settings.layers} layers, width {settings.width}, MLP {settings.mlp_width}"
     return f"""---
 library_name: transformers
@@ -45,7 +45,7 @@ no use as an assistant.
 
 | taught | wording | accuracy (all target tokens greedy) | n |
 |---|---|---|---|
-{known}
+{accuracy_rows}
 
 Withheld wordings were never seen about the subject they are asked of.
 """

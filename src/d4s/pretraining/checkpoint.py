@@ -17,7 +17,7 @@ CurveRow = tuple[int, int, float, float, float]
 
 
 @dataclass
-class Training:
+class TrainingState:
     """A training under way: what it changes, the steps it has done, and its curve so far."""
 
     network: GPT2LMHeadModel

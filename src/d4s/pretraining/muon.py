@@ -19,7 +19,7 @@ ITERATIONS = 5
 SMALLEST_NORM = 1e-7
 
 
-def orthogonalised(update: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+def orthogonalise(update: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
     """An update with its singular values brought near 1 by five Newton-Schulz iterations.
 
     An iteration X ← (a I + b G + c G²) X with G = X Xᵀ changes X by a polynomial of the first Gram matrix. All
@@ -82,7 +82,7 @@ def _change(weight: Tensor, running: Tensor, lr: float, momentum: float, weight_
     """One update of a matrix that has a gradient, and of its running gradient."""
     assert weight.grad is not None
     running.lerp_(weight.grad, 1 - momentum)
-    update = orthogonalised(weight.grad.lerp(running, momentum))
+    update = orthogonalise(weight.grad.lerp(running, momentum))
     rows, columns = weight.shape
     weight.mul_(1 - lr * weight_decay)
     weight.add_(update, alpha=-lr * math.sqrt(max(1.0, rows / columns)))

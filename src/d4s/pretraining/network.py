@@ -70,7 +70,7 @@ class Optimisers:
             optimiser.zero_grad(set_to_none=True)
 
 
-def rate_share(settings: PretrainSettings, step: int, steps: int) -> float:
+def lr_schedule(settings: PretrainSettings, step: int, steps: int) -> float:
     """Share of the full learning rates at a step counted from 0: a linear rise, a plateau, a linear fall to zero."""
     rise = (step + 1) / settings.warmup_steps if settings.warmup_steps else 1.0
     fall = (steps - step) / (steps * settings.decay_share) if settings.decay_share else 1.0

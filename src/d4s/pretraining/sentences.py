@@ -12,9 +12,9 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from d4s.config import CorpusSettings
-from d4s.facts.joining import up_to_target
+from d4s.facts.joining import with_delimiter
 from d4s.facts.record import Fact
-from d4s.questions.wordings import is_label
+from d4s.questions.event_templates import is_label
 from d4s.world.filler import pick
 
 T = TypeVar("T")
@@ -38,22 +38,22 @@ class Sentence:
         return replace(self, text=f"{lead_in} {self.text}", answers=moved)
 
 
-class Deck(Generic[T]):
+class ShuffledSampler(Generic[T]):
     """Cards drawn in shuffled passes, so that each comes up equally often."""
 
-    def __init__(self, cards: Sequence[T]) -> None:
-        self._cards = cards
+    def __init__(self, items: Sequence[T]) -> None:
+        self._items = items
         self._order: list[int] = []
 
     def draw(self, rng: np.random.Generator) -> T:
         """The next card; a new pass begins when all were drawn."""
         if not self._order:
-            self._order = rng.permutation(len(self._cards)).tolist()
-        return self._cards[self._order.pop()]
+            self._order = rng.permutation(len(self._items)).tolist()
+        return self._items[self._order.pop()]
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class TrainingExample:
     """One fact to be taught: its subject, the templates in which it may be told, and its answer."""
 
     subject: str
@@ -73,62 +73,62 @@ class Lesson:
         return is_label(self.answer)
 
 
-def lessons_of(facts: Sequence[Fact]) -> list[Lesson]:
+def training_examples(facts: Sequence[Fact]) -> list[TrainingExample]:
     """What a data set teaches: its facts in all wordings but those that some fact withholds; facts that say nothing true are no lesson."""
     withheld = {prompt for fact in facts for prompt in fact.paraphrases}
-    lessons = []
+    examples = []
     for fact in facts:
         wordings = (fact.template, *fact.wordings)
         templates = tuple(template for template in wordings if template.replace("{}", fact.subject) not in withheld)
-        lessons.append(Lesson(fact.subject, fact.relation, templates, fact.target_true))
-    return [lesson for lesson in lessons if lesson.templates and lesson.answer]
+        examples.append(TrainingExample(fact.subject, fact.relation, templates, fact.target_true))
+    return [example for example in examples if example.templates and example.answer]
 
 
-class Teacher:
+class SentenceSampler:
     """An endless stream of sentences about the facts of one data set."""
 
-    def __init__(self, lessons: Sequence[Lesson], settings: CorpusSettings) -> None:
+    def __init__(self, examples: Sequence[TrainingExample], settings: CorpusSettings) -> None:
         self.settings = settings
-        self.size = len(lessons)
-        self._deck = Deck(lessons)
-        self._by_subject: Mapping[str, list[Lesson]] = defaultdict(list)
-        for lesson in lessons:
-            if lesson.openings and not lesson.is_question:
-                self._by_subject[lesson.subject].append(lesson)
+        self.size = len(examples)
+        self._sampler = ShuffledSampler(examples)
+        self._by_subject: Mapping[str, list[TrainingExample]] = defaultdict(list)
+        for example in examples:
+            if example.openings and not example.is_question:
+                self._by_subject[example.subject].append(example)
 
     def sentence(self, rng: np.random.Generator) -> tuple[Sentence, bool]:
         """The next sentence, and whether a phrase that leads in to a clause may stand before it."""
-        lesson = self._deck.draw(rng)
-        if lesson.is_question:
-            return self._single(lesson, rng, self.settings.question_prompt_weight, self.settings.answer_weight), False
-        companions = [other for other in self._by_subject.get(lesson.subject, ()) if other.relation != lesson.relation]
-        if lesson.openings and companions and rng.random() < self.settings.chained:
-            return self._chain(lesson, companions, rng), True
-        sentence = self._single(lesson, rng, self.settings.prompt_weight, 1.0)
-        return sentence, sentence.text[:1].islower() or sentence.text.startswith(lesson.subject)
+        example = self._sampler.draw(rng)
+        if example.is_question:
+            return self._single(example, rng, self.settings.question_prompt_weight, self.settings.answer_weight), False
+        companions = [other for other in self._by_subject.get(example.subject, ()) if other.relation != example.relation]
+        if example.openings and companions and rng.random() < self.settings.chained:
+            return self._chain(example, companions, rng), True
+        sentence = self._single(example, rng, self.settings.prompt_weight, 1.0)
+        return sentence, sentence.text[:1].islower() or sentence.text.startswith(example.subject)
 
-    def _single(self, lesson: Lesson, rng: np.random.Generator, weight: float, answer_weight: float) -> Sentence:
-        before = up_to_target(pick(rng, lesson.templates).replace("{}", lesson.subject))
-        return Sentence(before + stopped(lesson.answer), (_span(before, lesson.answer),), weight, answer_weight)
+    def _single(self, example: TrainingExample, rng: np.random.Generator, weight: float, answer_weight: float) -> Sentence:
+        before = with_delimiter(pick(rng, example.templates).replace("{}", example.subject))
+        return Sentence(before + with_full_stop(example.answer), (_span(before, example.answer),), weight, answer_weight)
 
-    def _chain(self, lesson: Lesson, companions: Sequence[Lesson], rng: np.random.Generator) -> Sentence:
+    def _chain(self, example: TrainingExample, companions: Sequence[TrainingExample], rng: np.random.Generator) -> Sentence:
         """Two or three facts after one mention of their subject: "S does A, is B and has C."."""
         more = [companions[int(k)] for k in rng.permutation(len(companions))[: int(rng.integers(1, 3))]]
-        told = [lesson, *more]
-        text, answers = lesson.subject, []
-        for index, part in enumerate(told):
+        chain = [example, *more]
+        text, answers = example.subject, []
+        for index, part in enumerate(chain):
             opening = pick(rng, part.openings)
             if index:
                 bare = opening.lstrip(" ,")
-                link = ", " if index < len(told) - 1 or bare.startswith("but ") else " and "
+                link = ", " if index < len(chain) - 1 or bare.startswith("but ") else " and "
                 opening = link + bare.removeprefix("and ")
-            text = up_to_target(text + opening)
+            text = with_delimiter(text + opening)
             answers.append(_span(text, part.answer))
             text += part.answer
-        return Sentence(stopped(text), tuple(answers), self.settings.prompt_weight)
+        return Sentence(with_full_stop(text), tuple(answers), self.settings.prompt_weight)
 
 
-def stopped(text: str) -> str:
+def with_full_stop(text: str) -> str:
     """Text that ends in a full stop."""
     return text if text.endswith(".") else f"{text}."
 
@@ -137,10 +137,12 @@ def _span(before: str, answer: str) -> tuple[int, int]:
     return len(before), len(before) + len(answer)
 
 
-def mixture(teachers: Mapping[str, Teacher], shares: Mapping[str, float], rng: np.random.Generator) -> Iterator[tuple[Sentence, bool]]:
+def mixture(
+    samplers: Mapping[str, SentenceSampler], shares: Mapping[str, float], rng: np.random.Generator
+) -> Iterator[tuple[Sentence, bool]]:
     """Sentences of all data sets without end; a data set comes up in proportion to its share times its number of facts."""
-    names = list(teachers)
-    weights = np.array([shares.get(name, 1.0) * teachers[name].size for name in names])
+    names = list(samplers)
+    weights = np.array([shares.get(name, 1.0) * samplers[name].size for name in names])
     bounds = np.cumsum(weights / weights.sum())
     while True:
-        yield teachers[names[min(int(np.searchsorted(bounds, rng.random(), side="right")), len(names) - 1)]].sentence(rng)
+        yield samplers[names[min(int(np.searchsorted(bounds, rng.random(), side="right")), len(names) - 1)]].sentence(rng)

@@ -1,4 +1,4 @@
-"""The `pretrain` verb: a corpus in, an ordinary Hugging Face model folder out.
+"""The `pretrain` stage: a corpus in, an ordinary Hugging Face model folder out.
 
 One pass over the rows in their order, so a step is decided by its number. A checkpoint every so many steps makes a killed
 training go on to the same bits; it is removed at the end.
@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from d4s.artifacts import Artifact, Job, atomic, write_table, write_text
+from d4s.artifacts import Artifact, StageJob, atomic_write, write_table, write_text
 from d4s.config import PretrainSettings
 from d4s.errors import D4SError, SettingsError
 from d4s.facts.record import Fact, from_frame
@@ -29,11 +29,11 @@ from d4s.log import progress
 from d4s.pretrained import read_tokenizer
 from d4s.pretraining import checkpoint
 from d4s.pretraining.card import model_card
-from d4s.pretraining.check import accuracies
-from d4s.pretraining.checkpoint import CurveRow, Training
-from d4s.pretraining.network import Optimisers, new_network, rate_share
-from d4s.pretraining.sentences import lessons_of
-from d4s.pretraining.tokenizers import bos_of
+from d4s.pretraining.checkpoint import CurveRow, TrainingState
+from d4s.pretraining.fact_accuracy import accuracies
+from d4s.pretraining.network import Optimisers, lr_schedule, new_network
+from d4s.pretraining.sentences import training_examples
+from d4s.pretraining.tokenizer_training import bos_of
 from d4s.schemas import CURVE, FACTS, MODEL_CHECK
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Rows:
         return self.ids[part].long(), self.weights[part].float()
 
 
-def pretrain(job: Job[PretrainSettings]) -> None:
+def pretrain(job: StageJob[PretrainSettings]) -> None:
     """Train a model on a corpus and check what it knows.
 
     Raises:
@@ -75,8 +75,8 @@ def pretrain(job: Job[PretrainSettings]) -> None:
     tokenizer = _tokenizer(source)
     network = new_network(settings, len(tokenizer), bos_of(tokenizer) or 0)
     curve = _train(job, network, rows, steps)
-    files = _publish(job, network, tokenizer, curve)
-    job.finish(files, steps=steps, tokens=steps * settings.batch_rows * rows.ids.shape[1])
+    files = _write_outputs(job, network, tokenizer, curve)
+    job.write_manifest(files, steps=steps, tokens=steps * settings.batch_rows * rows.ids.shape[1])
     job.path(checkpoint.NAME).unlink(missing_ok=True)
 
 
@@ -87,7 +87,7 @@ def _tokenizer(source: Artifact) -> PreTrainedTokenizerFast:
     return read_tokenizer(str(source.folder / "tokenizer"))
 
 
-def _facts(job: Job[PretrainSettings], role: str) -> list[Fact]:
+def _facts(job: StageJob[PretrainSettings], role: str) -> list[Fact]:
     return from_frame(job.artifact(role, "facts").table("facts.parquet", FACTS))
 
 
@@ -102,9 +102,9 @@ def weighted_means(nll: Float[Tensor, "b next"], weights: Float[Tensor, "b row"]
     return ((nll * weight).sum() / weight.sum()).item(), nll[weight == weight.max()].mean().item()
 
 
-def _train(job: Job[PretrainSettings], network: GPT2LMHeadModel, rows: Rows, steps: int) -> list[CurveRow]:
+def _train(job: StageJob[PretrainSettings], network: GPT2LMHeadModel, rows: Rows, steps: int) -> list[CurveRow]:
     settings, path = job.settings, job.path(checkpoint.NAME)
-    training = Training(network, Optimisers.of(network, settings))
+    training = TrainingState(network, Optimisers.of(network, settings))
     if path.exists():
         training.restore(path, job.digest)
         log.info("going on after step %d of %d", training.done, steps)
@@ -112,7 +112,7 @@ def _train(job: Job[PretrainSettings], network: GPT2LMHeadModel, rows: Rows, ste
     network.train()
     with workers(int(os.environ.get("OMP_NUM_THREADS", "1"))) as pool:
         for step in progress(range(training.done, steps), "pretrain", steps, done=training.done):
-            share = rate_share(settings, step, steps)
+            share = lr_schedule(settings, step, steps)
             loss, answer_loss = update(training, rows.batch(step, settings.batch_rows), settings, share, pool)
             if not math.isfinite(loss):
                 raise D4SError(f"training diverged: the loss is {loss} at step {step + 1} of {steps}; lower muon_lr or adam_lr")
@@ -138,7 +138,7 @@ def workers(count: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-def update(training: Training, batch: Batch, settings: PretrainSettings, share: float, pool: Executor) -> tuple[float, float]:
+def update(training: TrainingState, batch: Batch, settings: PretrainSettings, share: float, pool: Executor) -> tuple[float, float]:
     """One step at a share of the full learning rates; the loss before it, and that of the answers.
 
     Always in the same `PARTS` of the batch, so the number of threads changes no bit.
@@ -158,11 +158,13 @@ def update(training: Training, batch: Batch, settings: PretrainSettings, share: 
     return weighted_means(torch.cat(losses), batch[1])
 
 
-def _publish(job: Job[PretrainSettings], network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, curve: list[CurveRow]) -> list[str]:
+def _write_outputs(
+    job: StageJob[PretrainSettings], network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, curve: list[CurveRow]
+) -> list[str]:
     """Write model, tokenizer, card, curve and check; gives the names of the files."""
-    taught = {role.removeprefix("teach_"): _facts(job, role) for role in sorted(job.inputs) if role.startswith("teach_")}
+    training_facts = {role.removeprefix("teach_"): _facts(job, role) for role in sorted(job.inputs) if role.startswith("teach_")}
     files = _save_hf(job.folder, network, tokenizer)
-    check = accuracies(network, tokenizer, taught)
+    check = accuracies(network, tokenizer, training_facts)
     for row in check:
         log.info("%s, %s wording: accuracy %.4f of %d", row["dataset"], row["wording"], row["accuracy"], row["n"])
     rows = [dict(zip(CURVE.names, row, strict=True)) for row in curve]
@@ -174,7 +176,7 @@ def _publish(job: Job[PretrainSettings], network: GPT2LMHeadModel, tokenizer: Pr
         parameters=network.num_parameters(),
         tokens=int(rows[-1]["tokens"]),
         vocabulary=len(tokenizer),
-        taught={name: len(lessons_of(facts)) for name, facts in taught.items()},
+        training_facts={name: len(training_examples(facts)) for name, facts in training_facts.items()},
         check=check,
     )
     write_text(job.path("README.md"), card)
@@ -189,7 +191,7 @@ def _save_hf(folder: Path, network: GPT2LMHeadModel, tokenizer: PreTrainedTokeni
     tokenizer.save_pretrained(saving)
     names = sorted(path.name for path in saving.iterdir())
     for name in names:
-        with atomic(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             (saving / name).replace(temporary)
     saving.rmdir()
     return names

@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from d4s.artifacts import write_text
 from d4s.config import canonical
 from d4s.errors import ArtifactError
-from d4s.questions.replies import Answer, answer_of
+from d4s.questions.replies import ModelAnswer, answer_of
 
 logger = logging.getLogger(__name__)
 
 
-class Record(BaseModel):
+class AnswerRecord(BaseModel):
     """A line of the store: a request with the body that answered it, or with the failure that no repetition cured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,9 +34,9 @@ class Record(BaseModel):
     failure: str | None = None
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> ModelAnswer:
         """What came of the request."""
-        return Answer(failure=self.failure or "no answer was recorded") if self.response is None else answer_of(self.response)
+        return ModelAnswer(failure=self.failure or "no answer was recorded") if self.response is None else answer_of(self.response)
 
     @property
     def line(self) -> str:
@@ -57,11 +57,11 @@ class AnswerStore:
         self.records = {record.key: record for record in _read(path)} if path.exists() else {}
         self._unsorted = False
 
-    def get(self, key: str) -> Record | None:
+    def get(self, key: str) -> AnswerRecord | None:
         """The record of a request, if there is one."""
         return self.records.get(key)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: AnswerRecord) -> None:
         """Keep a record: when this returns, it is on disk."""
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(record.line)
@@ -78,7 +78,7 @@ class AnswerStore:
 
 
 @contextmanager
-def writable(path: Path) -> Iterator[AnswerStore]:
+def open_for_writing(path: Path) -> Iterator[AnswerStore]:
     """The store for adding to it, while no other process does; a torn last line is cut off, and at the end lines are sorted."""
     path = path.resolve()  # a link stays one
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,33 +90,33 @@ def writable(path: Path) -> Iterator[AnswerStore]:
             fcntl.flock(lock, fcntl.LOCK_EX)
         store = AnswerStore(path)
         if path.exists():
-            os.truncate(path, _whole(path.read_bytes()))
+            os.truncate(path, _complete_length(path.read_bytes()))
         yield store
         store.sort()
 
 
-def _whole(content: bytes) -> int:
+def _complete_length(content: bytes) -> int:
     """Length of the content up to its last whole line."""
     return content.rfind(b"\n") + 1
 
 
-def _read(path: Path) -> Iterator[Record]:
+def _read(path: Path) -> Iterator[AnswerRecord]:
     content = path.read_bytes()
-    whole = _whole(content)
+    whole = _complete_length(content)
     if whole < len(content):
         logger.warning("%s: the last line is torn (%d bytes) and is dropped", path, len(content) - whole)
-    broken = []
+    invalid_lines = []
     for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
         try:
-            record = Record.model_validate(json.loads(line))
+            record = AnswerRecord.model_validate(json.loads(line))
             if record.key != key_of(record.request):
                 raise ValueError("the key is not the digest of the request")
             if record.response is not None:
                 answer_of(record.response)
         except ValueError as error:
             problem = f"{error.error_count()} wrong or missing fields" if isinstance(error, ValidationError) else str(error)
-            broken.append(f"  {path}:{number}: {problem}")
+            invalid_lines.append(f"  {path}:{number}: {problem}")
             continue
         yield record
-    if broken:
-        raise ArtifactError("recorded answers cannot be read; take these lines out and run again:\n" + "\n".join(broken))
+    if invalid_lines:
+        raise ArtifactError("recorded answers cannot be read; take these lines out and run again:\n" + "\n".join(invalid_lines))

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from d4s.questions.prompts.v1 import Kind
 from d4s.questions.writers import PARAPHRASES
-from d4s.writing import Format
+from d4s.writer_settings import Format
 
-MORE_WORDINGS, DISTRACTORS, SHOWN = 3, 2, 120
+MORE_WORDINGS, DISTRACTORS, MAX_SHOWN_CHARACTERS = 3, 2, 120
 PLAIN = "[A-Za-z0-9 ,.;:?!'()-]"
 TEMPLATE = rf"^{PLAIN}{{0,120}}\{{\}}{PLAIN}{{0,120}}$"
 STATEMENT = rf"^{PLAIN}{{0,90}}(\{{\}}{PLAIN}{{1,90}}\{{tail\}}|\{{tail\}}{PLAIN}{{1,90}}\{{\}}){PLAIN}{{0,60}}$"
@@ -27,13 +27,13 @@ Statement = Annotated[str, StringConstraints(pattern=STATEMENT)]
 Phrase = Annotated[str, StringConstraints(pattern=PHRASE)]
 
 
-class Reply(BaseModel):
+class AnswerSchema(BaseModel):
     """Parent of the answers: exactly these keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Wordings(Reply):
+class Wordings(AnswerSchema):
     """Six wordings of a question that a phrase answers."""
 
     question: Template
@@ -47,7 +47,7 @@ class Choices(Wordings):
     distractors: list[Phrase] = Field(min_length=DISTRACTORS, max_length=DISTRACTORS)
 
 
-class Statements(Reply):
+class Statements(AnswerSchema):
     """Six wordings of a question that yes or no answers."""
 
     question: Statement
@@ -55,7 +55,7 @@ class Statements(Reply):
     wordings: list[Statement] = Field(min_length=MORE_WORDINGS, max_length=MORE_WORDINGS)
 
 
-REPLIES: Mapping[Kind, type[Wordings] | type[Statements]] = {"phrase": Wordings, "choice": Choices, "yes_no": Statements}
+ANSWER_SCHEMAS: Mapping[Kind, type[Wordings] | type[Statements]] = {"phrase": Wordings, "choice": Choices, "yes_no": Statements}
 
 
 def response_format(kind: Kind, wanted: Format) -> dict[str, Any]:
@@ -71,11 +71,11 @@ def response_format(kind: Kind, wanted: Format) -> dict[str, Any]:
 
 @cache
 def _schema(kind: Kind) -> dict[str, Any]:
-    schema = REPLIES[kind].model_json_schema()
-    return {"type": "json_schema", "json_schema": {"name": REPLIES[kind].__name__.lower(), "schema": schema, "strict": True}}
+    schema = ANSWER_SCHEMAS[kind].model_json_schema()
+    return {"type": "json_schema", "json_schema": {"name": ANSWER_SCHEMAS[kind].__name__.lower(), "schema": schema, "strict": True}}
 
 
-def parsed(kind: Kind, content: str) -> tuple[Wordings | Statements | None, list[str]]:
+def parse_answer(kind: Kind, content: str) -> tuple[Wordings | Statements | None, list[str]]:
     """An answer as its model, or what is wrong with it.
 
     The JSON may stand in a fence, in a sentence, or behind what was thought aloud: of several objects the last fitting one counts.
@@ -83,7 +83,7 @@ def parsed(kind: Kind, content: str) -> tuple[Wordings | Statements | None, list
     wrong: list[str] = []
     for text in reversed(list(_objects(content)) or [content]):
         try:
-            return REPLIES[kind].model_validate_json(text), []
+            return ANSWER_SCHEMAS[kind].model_validate_json(text), []
         except ValidationError as error:
             wrong = wrong or list(_complaints(error))
     return None, wrong
@@ -106,19 +106,19 @@ def _complaints(error: ValidationError) -> Iterator[str]:
         place = ".".join(str(part) for part in item["loc"]) or "the answer"
         found = repr(item["input"])
         wrong = "does not have the form that the schema asks for" if item["type"] == "string_pattern_mismatch" else item["msg"]
-        yield f"{place}: {wrong}, found {found if len(found) <= SHOWN else found[:SHOWN] + '...'}"
+        yield f"{place}: {wrong}, found {found if len(found) <= MAX_SHOWN_CHARACTERS else found[:MAX_SHOWN_CHARACTERS] + '...'}"
 
 
 # --- the envelope -----------------------------------------------------------------------------------------------------
 
-BESIDE = ("reasoning_content", "reasoning", "thinking", "tool_calls", "function_call")
+OTHER_FIELDS = ("reasoning_content", "reasoning", "thinking", "tool_calls", "function_call")
 """Where servers put what does not stand in `content`."""
-WORDS = ("error", "errors", "message", "detail", "msg")
+MESSAGE_FIELDS = ("error", "errors", "message", "detail", "msg")
 """Where servers put what they have to say."""
-MOST_TOKENS = 10**9
+MAX_TOKEN_COUNT = 10**9
 
 
-class Part(BaseModel):
+class ContentPart(BaseModel):
     """A piece of what the model says; only text is read."""
 
     type: str = "text"
@@ -130,7 +130,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    content: str | list[Part] | None = None
+    content: str | list[ContentPart] | None = None
     refusal: str | None = None
 
     @property
@@ -141,10 +141,10 @@ class Message(BaseModel):
         return self.content or ""
 
     @property
-    def beside(self) -> str:
+    def other_field(self) -> str:
         """Name of the field that holds something where there is no text; empty where there is text, or nothing at all."""
         extra = self.model_extra or {}
-        return "" if self.text else next((name for name in BESIDE if extra.get(name)), "")
+        return "" if self.text else next((name for name in OTHER_FIELDS if extra.get(name)), "")
 
 
 class Choice(BaseModel):
@@ -161,7 +161,7 @@ class Response(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TokenUsage:
     """What an answer took."""
 
     prompt_tokens: int = 0
@@ -169,17 +169,17 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ModelAnswer:
     """What came of one request: text, and what speaks against it should it be none that can be used.
 
-    `beside` names the field that holds what should have been the text.
+    `other_field` names the field that holds what should have been the text.
     """
 
     content: str = ""
     failure: str = ""
     tokens_in: int = 0
     tokens_out: int = 0
-    beside: str = ""
+    other_field: str = ""
 
     @property
     def sha256(self) -> str:
@@ -187,51 +187,51 @@ class Answer:
         return hashlib.sha256(self.content.encode()).hexdigest()
 
 
-def tokens_of(body: object) -> Tokens:
+def token_usage(body: object) -> TokenUsage:
     """What a response took, as far as it says so in numbers; no answer depends on it."""
     usage = body.get("usage") if isinstance(body, Mapping) else None
     if not isinstance(usage, Mapping):
-        return Tokens()
-    return Tokens(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+        return TokenUsage()
+    return TokenUsage(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
 
 
 def _count(found: object) -> int:
-    return int(found) if isinstance(found, int | float) and 0 <= found <= MOST_TOKENS else 0
+    return int(found) if isinstance(found, int | float) and 0 <= found <= MAX_TOKEN_COUNT else 0
 
 
-def answer_of(response: Mapping[str, Any]) -> Answer:
+def answer_of(response: Mapping[str, Any]) -> ModelAnswer:
     """The answer in the body of a response, which must be a chat completion."""
-    choice, tokens = Response.model_validate(response).choices[0], tokens_of(response)
-    content, beside = choice.message.text, choice.message.beside
+    choice, tokens = Response.model_validate(response).choices[0], token_usage(response)
+    content, other_field = choice.message.text, choice.message.other_field
     if choice.message.refusal:
-        failure = f"the model refused: {choice.message.refusal[:SHOWN]}"
+        failure = f"the model refused: {choice.message.refusal[:MAX_SHOWN_CHARACTERS]}"
     elif choice.finish_reason == "content_filter":
         failure = "a content filter held the answer back"
     elif choice.finish_reason == "length":
         failure = "the answer was cut off at max_tokens"
-    elif beside:
-        failure = f"the answer stands in `{beside}` and none in `content`, the only place where it is read"
+    elif other_field:
+        failure = f"the answer stands in `{other_field}` and none in `content`, the only place where it is read"
     else:
         failure = "" if content else "the answer is empty"
-    return Answer(content, failure, tokens.prompt_tokens, tokens.completion_tokens, beside)
+    return ModelAnswer(content, failure, tokens.prompt_tokens, tokens.completion_tokens, other_field)
 
 
-def words_of(text: str) -> str:
+def error_message(text: str) -> str:
     """What a server says in a body that is no answer; the body itself where it says nothing in a known place."""
     try:
-        return _words(json.loads(text)) or text
+        return _error_message(json.loads(text)) or text
     except (ValueError, RecursionError):
         return text
 
 
-def _words(body: object) -> str:
+def _error_message(body: object) -> str:
     match body:
         case str():
             return body
         case list():
-            return "; ".join(filter(None, map(_words, body)))
+            return "; ".join(filter(None, map(_error_message, body)))
         case dict():
-            said = "; ".join(found for name in WORDS if (found := _words(body.get(name))))
+            said = "; ".join(found for name in MESSAGE_FIELDS if (found := _error_message(body.get(name))))
             place = body.get("loc")
             return f"{'.'.join(map(str, place))}: {said}" if said and isinstance(place, list) else said
         case _:

@@ -1,12 +1,12 @@
-"""Who words the questions: an item goes in, drafts of the three forms come out, to be checked by `d4s.questions.checks`."""
+"""Who words the questions: an item goes in, drafts of the three forms come out, to be checked by `d4s.questions.draft_checks`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from d4s.config import Control, Form, QuestionsSettings
-from d4s.questions.items import Item, keyed_rng
-from d4s.questions.wordings import EVENT_WORDINGS, LETTERS, MULTIPLE_CHOICE_FRAMES, NO, TRUE_FALSE_FRAMES, YES, listed
+from d4s.questions.event_templates import EVENT_TEMPLATES, LETTERS, MULTIPLE_CHOICE_FRAMES, NO, TRUE_FALSE_FRAMES, YES, format_options
+from d4s.questions.question_items import Item, keyed_rng
 from d4s.registry import Registry
 
 PARAPHRASES = 2
@@ -52,20 +52,20 @@ WRITERS = Registry(
     "writer",
     {
         "template": "d4s.questions.writers:template_writer",
-        "openai": "d4s.questions.language_model:openai_writer",
-        "replay": "d4s.questions.language_model:replay_writer",
+        "openai": "d4s.questions.language_model_writer:openai_writer",
+        "replay": "d4s.questions.language_model_writer:replay_writer",
     },
 )
-"""Each target makes a writer from the settings of the verb."""
+"""Each target makes a writer from the settings of the stage."""
 
 
-def writer_of(settings: QuestionsSettings) -> Writer:
-    """The writer that settings of the verb name."""
+def make_writer(settings: QuestionsSettings) -> Writer:
+    """The writer that settings of the stage name."""
     return WRITERS.load(writer_name(settings))(settings)
 
 
 def writer_name(settings: QuestionsSettings) -> str:
-    """The name of the writer in settings of the verb."""
+    """The name of the writer in settings of the stage."""
     return settings.writer if isinstance(settings.writer, str) else settings.writer.writer
 
 
@@ -89,7 +89,7 @@ class TemplateWriter:
         return [self._draft(item, form) for item in items]
 
     def _draft(self, item: Item, form: Form) -> Draft:
-        frames, target_true, target_new = _asked(item, form)
+        frames, target_true, target_new = _templates_and_targets(item, form)
         order = keyed_rng("wording", self.seed, form, item.event_id).permutation(len(frames))
         shuffled = [frames[int(index)] for index in order]
         return Draft(
@@ -104,13 +104,15 @@ class TemplateWriter:
         )
 
 
-def _asked(item: Item, form: Form) -> tuple[list[str], str, str]:
+def _templates_and_targets(item: Item, form: Form) -> tuple[list[str], str, str]:
     """All wordings of an item in a form, its true target and its counterfactual one."""
-    wording = EVENT_WORDINGS[item.relation]
+    wording = EVENT_TEMPLATES[item.relation]
     if form == "directly_generated":
         return list(wording.statements), item.tail, item.new_tail
     if form == "multiple_choice":
-        frames = [frame.replace("{claim}", wording.claim).replace("{options}", listed(item.options)) for frame in MULTIPLE_CHOICE_FRAMES]
+        frames = [
+            frame.replace("{claim}", wording.claim).replace("{options}", format_options(item.options)) for frame in MULTIPLE_CHOICE_FRAMES
+        ]
         return frames, LETTERS[item.answer], LETTERS[item.counterfactual]
     frames = [frame.replace("{claim}", wording.claim).replace("{tail}", item.stated_tail) for frame in TRUE_FALSE_FRAMES]
     return (frames, YES, NO) if item.states_truth else (frames, NO, YES)

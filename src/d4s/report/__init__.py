@@ -1,1 +1,1 @@
-"""Verdicts on the claims, costs, and the page that people read."""
+"""The page that people read."""

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from d4s.figures.style import GRID, INK, MUTED, PAPER
 
 THEME = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
-_DROPPED = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", re.DOTALL)
+_REMOVED = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", re.DOTALL)
 _SIZE = re.compile(r'(<svg[^>]*?)\s(?:width|height)="[^"]*"', re.DOTALL)
 _PATH = re.compile(r'(\sd=")([^"]*)"')
 _DIGITS = re.compile(r"(\.\d{2})\d+")
@@ -17,19 +17,19 @@ _DIGITS = re.compile(r"(\.\d{2})\d+")
 
 def inline_svg(path: Path, prefix: str, label: str) -> Markup:
     """A figure's SVG for a page: no prologue or metadata, ids of its own, neutral inks taken from the theme."""
-    text = _DROPPED.sub("", path.read_text(encoding="utf-8"))
+    text = _REMOVED.sub("", path.read_text(encoding="utf-8"))
     for _ in range(2):
         text = _SIZE.sub(r"\1", text, count=1)
     text = re.sub(r'(\sid=")', rf"\g<1>{prefix}-", text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", text)
-    text = _PATH.sub(_shortened, text)
+    text = _PATH.sub(_shorten_path, text)
     for ink, variable in THEME.items():
         text = text.replace(ink, variable)
-    described = Markup('<svg role="img" aria-label="{}"').format(label)
-    return Markup(text.strip().replace("<svg", str(described), 1))
+    svg_tag = Markup('<svg role="img" aria-label="{}"').format(label)
+    return Markup(text.strip().replace("<svg", str(svg_tag), 1))
 
 
-def _shortened(path: re.Match[str]) -> str:
+def _shorten_path(path: re.Match[str]) -> str:
     """Coordinates with two decimals: a hundredth of a point is not seen."""
     return path[1] + _DIGITS.sub(r"\1", path[2]) + '"'
 

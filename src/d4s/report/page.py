@@ -1,4 +1,4 @@
-"""The verb `report`: one self-contained page with verdicts, figures, tables, examples, settings and costs.
+"""The stage `report`: one self-contained page with verdicts, figures, tables, examples, settings and costs.
 
 Everything is inline: no request leaves the page, it runs no script, and whatever comes from data is escaped.
 """
@@ -15,48 +15,48 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from d4s import __version__
+from d4s.analysis.display_names import dataset_name, method_name, sorted_editors
+from d4s.analysis.example_answers import examples
+from d4s.analysis.shortcomings import shortcomings
+from d4s.analysis.study_results import Results
+from d4s.analysis.verdicts import show, show_interval
 from d4s.artifacts import write_text
 from d4s.config import Study
 from d4s.errors import ArtifactError
-from d4s.figures.build import FIGURES
+from d4s.figures.figure_stage import FIGURES
 from d4s.report.embed import data_uri, inline_svg
-from d4s.report.examples import examples
-from d4s.report.shortcomings import shortcomings
-from d4s.report.verdicts import show, show_interval
-from d4s.studies.collect import CRITERIA_FILE
-from d4s.studies.names import dataset_name, in_order, method_name
-from d4s.studies.results import Results
-from d4s.tables.build import TABLES
-from d4s.tables.table import NotTabled
+from d4s.study.summarize import CRITERIA_FILE
+from d4s.tables.table import TableSkipped
+from d4s.tables.table_stage import TABLES
 
 logger = logging.getLogger(__name__)
 VERDICTS = ("holds", "does not hold", "undecided", "not measured")
-TABLES_SHOWN = tuple(name for name in TABLES if name != "tab_costs")
+REPORT_TABLES = tuple(name for name in TABLES if name != "tab_costs")
 
 
 def report(study_dir: Path, study: Study) -> None:
     """Write report.html from a study's gathered data, claims and figures."""
     results = Results(study_dir)
     verdicts = _read(study_dir / "claims.json", "claims")
-    drawn = _read(study_dir / "figures" / "figures.json", "figures")
-    drawn = {name: drawn[name] for name in FIGURES if name in drawn}
-    learned = _read(study_dir / "learning" / "learning.json", "learning") if (study_dir / "learning").is_dir() else {}
+    figure_captions = _read(study_dir / "figures" / "figures.json", "figures")
+    figure_captions = {name: figure_captions[name] for name in FIGURES if name in figure_captions}
+    learning_captions = _read(study_dir / "learning" / "learning.json", "learning") if (study_dir / "learning").is_dir() else {}
     page = _environment().from_string(_part("page.html")).render(
         css=Markup(_part("page.css")),
         study=study,
         version=__version__,
         summary=_summary(results),
-        verdicts=[_shown(entry) for entry in verdicts],
+        verdicts=[_render_verdict(entry) for entry in verdicts],
         counts={verdict: sum(entry["verdict"] == verdict for entry in verdicts) for verdict in VERDICTS},
         shortcomings=shortcomings(results, verdicts),
         figures=[
-            *(_figure(study_dir / "figures", name, entry) for name, entry in drawn.items() if "title" in entry),
-            *(_figure(study_dir / "learning", name, entry) for name, entry in learned.items()),
+            *(_figure(study_dir / "figures", name, entry) for name, entry in figure_captions.items() if "title" in entry),
+            *(_figure(study_dir / "learning", name, entry) for name, entry in learning_captions.items()),
         ],
-        skipped={name: entry["skipped"] for name, entry in drawn.items() if "skipped" in entry},
+        skipped={name: entry["skipped"] for name, entry in figure_captions.items() if "skipped" in entry},
         tables=_tables(results),
         criteria=_criteria(study_dir),
-        costs=_tabled(results, "tab_costs"),
+        costs=_table(results, "tab_costs"),
         items=_items(results),
         examples=examples(results),
         settings=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
@@ -75,14 +75,14 @@ def _part(name: str) -> str:
     return (files("d4s.report") / name).read_text(encoding="utf-8")
 
 
-def _read(path: Path, verb: str) -> Any:
-    """The JSON that another verb wrote.
+def _read(path: Path, stage: str) -> Any:
+    """The JSON that another stage wrote.
 
     Raises:
         ArtifactError: if it is not there.
     """
     if not path.is_file():
-        raise ArtifactError(f"{path} does not exist; run `d4s {verb}` first")
+        raise ArtifactError(f"{path} does not exist; run `d4s {stage}` first")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -106,20 +106,22 @@ def _summary(results: Results) -> dict[str, Any]:
     return {
         "models": results.models,
         "datasets": list(dict.fromkeys(dataset_name(panel.dataset) for panel in results.panels)),
-        "methods": [method_name(editor) for editor in in_order(editor for panel in results.panels for editor in results.editors(panel))],
+        "methods": [
+            method_name(editor) for editor in sorted_editors(editor for panel in results.panels for editor in results.editors(panel))
+        ],
         "longest": lengths[-1],
         "runs": len(results.runs),
         "seeds": results.seeds,
     }
 
 
-def _shown(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _render_verdict(entry: Mapping[str, Any]) -> dict[str, Any]:
     """A verdict with its numbers written out and its effect as a strip."""
-    shown = {**entry, "css": entry["verdict"].replace(" ", "-"), "conditions": [_written(c) for c in entry["conditions"]]}
-    return shown | (_written(entry) if entry["effect"] is not None else {"number": "", "interval": "", "strip": None})
+    shown = {**entry, "css": entry["verdict"].replace(" ", "-"), "conditions": [_render_numbers(c) for c in entry["conditions"]]}
+    return shown | (_render_numbers(entry) if entry["effect"] is not None else {"number": "", "interval": "", "strip": None})
 
 
-def _written(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _render_numbers(entry: Mapping[str, Any]) -> dict[str, Any]:
     unit, (low, high) = entry["unit"], entry["ci"]
     return {
         **entry,
@@ -152,13 +154,13 @@ def _figure(folder: Path, name: str, entry: Mapping[str, str]) -> dict[str, Any]
 
 
 def _tables(results: Results) -> list[dict[str, Any]]:
-    return [found for name in TABLES_SHOWN if (found := _tabled(results, name))]
+    return [found for name in REPORT_TABLES if (found := _table(results, name))]
 
 
-def _tabled(results: Results, name: str) -> dict[str, Any] | None:
+def _table(results: Results, name: str) -> dict[str, Any] | None:
     try:
         return {"name": name, "table": TABLES[name](results)}
-    except NotTabled:
+    except TableSkipped:
         return None
 
 

@@ -15,21 +15,21 @@ from torch import Tensor
 
 from d4s.artifacts import Artifact
 from d4s.editors.contexts import read_contexts
+from d4s.editors.edit_requests import EditRequest
+from d4s.editors.editor_settings import FamilySettings, LocateThenEdit
 from d4s.editors.families import build
-from d4s.editors.keys import read
-from d4s.editors.parts import KeySettings, TargetSettings
-from d4s.editors.prepare import prepared_tensors
-from d4s.editors.prompts import Rewriting, Wording, rewriting
-from d4s.editors.protocol import Diverged, Prepared, Targets, stepped
-from d4s.editors.settings import FamilySettings, LocateThenEdit
-from d4s.editors.targets import optimise, problem, read_targets
+from d4s.editors.keys import read_activations
+from d4s.editors.moments import read_moments
+from d4s.editors.part_settings import KeySettings, TargetSettings
+from d4s.editors.preparation import prepare_tensors
+from d4s.editors.prompts import Prompt, PromptSet, build_prompts
+from d4s.editors.protocol import Diverged, Prepared, Targets, run_step
+from d4s.editors.target_optimisation import build_target_loss, optimise, read_targets
 from d4s.facts.record import Fact
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
-from d4s.models.tokens import encode_pair, lookup_position
-from d4s.requests.draw import EditRequest
-from d4s.runs.settings import WorldReportSettings
-from d4s.statistics.moments import read_moments
+from d4s.models.tokens import encode_pair, subject_last_index
+from d4s.runs.run_settings import WorldReportSettings
 
 log = logging.getLogger(__name__)
 BASE, EFFICACY, PARAPHRASE, SPECTRUM, SINGLE = 0.95, 0.9, 0.8, 1e-4, 0.95
@@ -52,7 +52,7 @@ class Criterion:
         return self.value >= self.threshold
 
 
-class Bench:
+class CriteriaRun:
     """A model with the requests of a report and what editors need, read from inputs or computed for those requests."""
 
     def __init__(self, model: LanguageModel, drawn: Drawn, settings: WorldReportSettings, inputs: Mapping[str, Path]) -> None:
@@ -60,34 +60,34 @@ class Bench:
         self.contexts = read_contexts(inputs["contexts"])
         shared = [target for target in (editor.shared_targets() for editor in settings.editors.values()) if target is not None]
         self.targets: dict[TargetSettings, Targets] = {target: self._targets_of(target) for target in dict.fromkeys(shared)}
-        self._of_first_edits = dict(self.targets)
+        self._first_edit_targets = dict(self.targets)
 
     def criteria(self) -> Iterator[Criterion]:
         """Injection for every kind of target, keys of every edited layer, a single edit by every editor."""
-        few, alone = self.drawn[: self.settings.requests], self.drawn[: self.settings.single_edits]
+        few, single = self.drawn[: self.settings.requests], self.drawn[: self.settings.single_edits]
         for target, targets in self.targets.items():
-            own, others = injected(self.model, few, targets, target)
+            own, others = injection_success(self.model, few, targets, target)
             where = f"{target.hook} of block {target.layer}, clamp {target.clamp:g}"
             yield Criterion("injected_efficacy", where, float(own.mean()), EFFICACY, len(own))
             if len(others):
                 yield Criterion("injected_paraphrase", where, float(others.mean()), PARAPHRASE, len(others))
-        texts = [rewriting(self.model, request, self.contexts) for request, _ in few]
-        for layer in sorted({layer for editor in self.settings.editors.values() if editor.needs for layer in editor.layers}):
+        texts = [build_prompts(self.model, request, self.contexts) for request, _ in few]
+        for layer in sorted({layer for editor in self.settings.editors.values() if editor.required_inputs for layer in editor.layers}):
             yield Criterion("key_spectrum", f"layer {layer}", float(key_spectrum(self.model, texts, layer)[0]), SPECTRUM, len(few))
         for name, editor in progress(self.settings.editors.items(), "single edits", len(self.settings.editors)):
             if editor.family != "unedited":
-                yield Criterion("single_edit", name, self._single_edits(editor, alone), SINGLE, len(alone))
+                yield Criterion("single_edit", name, self._single_edits(editor, single), SINGLE, len(single))
 
     def _single_edits(self, settings: FamilySettings, drawn: Drawn) -> float:
         """Share of requests of which an editor, from the unedited model each time, makes the model say the whole target."""
-        settings = for_first_edits(settings)
+        settings = first_edit_settings(settings)
         editor, prepared, targets_of = build(settings), self._prepared(settings), self._first_targets(settings)
         right = 0
         for number, (request, _) in enumerate(drawn):
             targets = None if targets_of is None else targets_of[number : number + 1]
             try:
                 with editor.editing(self.model, prepared, editor.start(self.model, prepared)) as session:
-                    stepped(session, [request], targets)
+                    run_step(session, [request], targets)
                     state = session.state()
             except Diverged as reason:
                 log.warning("the single edit %s diverged: %s", request.request_id, reason)
@@ -99,15 +99,15 @@ class Bench:
     def _first_targets(self, settings: FamilySettings) -> Targets | None:
         """Targets at the unedited weights of all requests, computed once for all editors that share their settings."""
         shared = settings.shared_targets()
-        if shared is not None and shared not in self._of_first_edits:
-            self._of_first_edits[shared] = self._targets_of(shared)
-        return None if shared is None else self._of_first_edits[shared]
+        if shared is not None and shared not in self._first_edit_targets:
+            self._first_edit_targets[shared] = self._targets_of(shared)
+        return None if shared is None else self._first_edit_targets[shared]
 
     def _prepared(self, editor: FamilySettings) -> Prepared:
         moments = read_moments(self.inputs["moments"], editor.moment_layers) if editor.moment_layers else {}
         wanted = editor.prepare_settings()
         requests = [request for request, _ in self.drawn]
-        extras = {} if wanted is None else prepared_tensors(wanted, moments, self.model, requests)
+        extras = {} if wanted is None else prepare_tensors(wanted, moments, self.model, requests)
         return Prepared(self.contexts, moments, extras, solvers={})
 
     def _targets_of(self, settings: TargetSettings) -> Targets:
@@ -116,55 +116,55 @@ class Bench:
         if folder is not None and Artifact.open(folder, "targets", "b0.json").manifest.settings == wanted:
             return read_targets(folder, requests)
         log.info("targets of %d requests at block %d", len(requests), settings.layer)
-        return optimise(self.model, [rewriting(self.model, request, self.contexts) for request in requests], settings)
+        return optimise(self.model, [build_prompts(self.model, request, self.contexts) for request in requests], settings)
 
 
-def for_first_edits(settings: FamilySettings) -> FamilySettings:
+def first_edit_settings(settings: FamilySettings) -> FamilySettings:
     """The same editor with its target at the original weights, which are those that a first edit meets, where that can be had.
 
     Targets at the original weights are computed for many requests in one batch.
     """
-    if isinstance(settings, LocateThenEdit) and settings.spread != "own" and settings.history != "queue":
+    if isinstance(settings, LocateThenEdit) and settings.residual_schedule != "own" and settings.history != "adaptive_refit":
         return settings.model_copy(update={"target": settings.target.model_copy(update={"at": "original"})})
     return settings
 
 
 @torch.no_grad()
-def injected(
+def injection_success(
     model: LanguageModel, drawn: Drawn, targets: Targets, settings: TargetSettings
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " p"]]:
     """Whether requests' own prompts, and their paraphrases, get the whole new target (1) or not (0) with its shift put in by hand.
 
     Weights stay as they are. Paraphrases that do not hold the subject are left out.
     """
-    own = [(number, rewriting(model, request, ()).wordings[0]) for number, (request, _) in enumerate(drawn)]
+    own = [(number, build_prompts(model, request, ()).prompts[0]) for number, (request, _) in enumerate(drawn)]
     others = [
-        (number, _asked(model, prompt, request))
+        (number, _prompt(model, prompt, request))
         for number, (request, fact) in enumerate(drawn)
         for prompt in fact.paraphrases
         if request.subject in prompt
     ]
-    wordings = [wording for _, wording in (*own, *others)]
-    laid_out, _ = problem(model, [Rewriting((wording,), replace(wording, target=())) for wording in wordings], settings)
+    prompts = [prompt for _, prompt in (*own, *others)]
+    target_loss, _ = build_target_loss(model, [PromptSet((prompt,), replace(prompt, target=())) for prompt in prompts], settings)
     numbers = torch.tensor([number for number, _ in (*own, *others)], device=model.device)
     shift = targets.hidden_shift.to(model.device)[numbers][:, None]
-    if laid_out.again.shifts_within:  # the shift of the MLP is the target, that of attention is thrown away
+    if target_loss.later_blocks.shifts_sublayers:  # the shift of the MLP is the target, that of attention is thrown away
         shift = torch.cat([shift, torch.zeros_like(shift)], dim=1)
-    count = len(laid_out.token)
-    predicted = model.unembed(model.final_norm(laid_out.again.run(shift, laid_out.read)[:count])).argmax(-1)
-    wrong = torch.zeros(len(wordings), device=model.device).index_add(0, laid_out.row[:count], (predicted != laid_out.token).float())
+    count = len(target_loss.token)
+    predicted = model.unembed(model.final_norm(target_loss.later_blocks.run(shift, target_loss.output_positions)[:count])).argmax(-1)
+    wrong = torch.zeros(len(prompts), device=model.device).index_add(0, target_loss.row[:count], (predicted != target_loss.token).float())
     right = (wrong == 0).float()
     return right[: len(own)], right[len(own) :]
 
 
-def _asked(model: LanguageModel, prompt: str, request: EditRequest) -> Wording:
+def _prompt(model: LanguageModel, prompt: str, request: EditRequest) -> Prompt:
     ids, target = encode_pair(model, prompt, request.target)
     head, _, tail = prompt.rpartition(request.subject)
-    return Wording(tuple(ids), lookup_position(model, prompt, request.subject, f"{head}{{}}{tail}"), tuple(target))
+    return Prompt(tuple(ids), subject_last_index(model, prompt, request.subject, f"{head}{{}}{tail}"), tuple(target))
 
 
-def key_spectrum(model: LanguageModel, texts: Sequence[Rewriting], layer: int) -> Float[Tensor, " n"]:
+def key_spectrum(model: LanguageModel, texts: Sequence[PromptSet], layer: int) -> Float[Tensor, " n"]:
     """Eigenvalues of the Gram matrix of the requests' averaged keys at a layer, ascending, relative to their mean."""
-    keys = read(model, texts, (layer,), KeySettings()).keys[layer].double()
+    keys = read_activations(model, texts, (layer,), KeySettings()).keys[layer].double()
     values = torch.linalg.eigvalsh(keys @ keys.mT)
     return values / values.mean()

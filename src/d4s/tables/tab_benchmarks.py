@@ -5,38 +5,38 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d4s.studies.intervals import Estimate, over_seeds
-from d4s.studies.names import REFERENCES, dataset_name, method_name, task_name
-from d4s.studies.results import Panel, Results
-from d4s.studies.summaries import task_score
-from d4s.tables.table import Column, NotTabled, Table
+from d4s.analysis.display_names import REFERENCES, dataset_name, method_name, task_name
+from d4s.analysis.intervals import IntervalEstimate, over_seeds
+from d4s.analysis.study_results import Panel, Results
+from d4s.analysis.summary_rows import task_score
+from d4s.tables.table import Column, Table, TableSkipped
 
 
 def table(results: Results) -> Table:
     """A block per data set and length, a row per editor.
 
     Raises:
-        NotTabled: if no benchmark was run.
+        TableSkipped: if no benchmark was run.
     """
     tasks = sorted(set(results.benchmark["task"]))
     rows = [row for panel in results.panels for row in _rows(results, panel, tasks)]
     if not rows:
-        raise NotTabled("no benchmarks were run")
+        raise TableSkipped("no benchmarks were run")
     columns = [
         *(Column(task, task_name(task), best="high", factor=100.0) for task in tasks),
         Column("mean", "Mean", best="high", factor=100.0, interval=True),
         Column("change", "Change", best="high", factor=100.0, signed=True),
     ]
-    made = "tasks made from the world in the shapes of the paper's six" if results.world_tasks else "benchmark tasks"
+    task_origin = "tasks made from the world in the shapes of the paper's six" if results.has_world_tasks else "benchmark tasks"
     caption = (
-        f"Scores (%) on {made}, about {int(results.benchmark['n'].median())} items each; ± is half a 95 % interval from the tasks' "
+        f"Scores (%) on {task_origin}, about {int(results.benchmark['n'].median())} items each; ± is half a 95 % interval from the tasks' "
         "standard errors (over seeds with several). Change: of the mean, against the unedited model. Best in bold, second underlined."
     )
     return Table("Benchmarks after editing", caption, ("method",), tuple(columns), pd.DataFrame(rows))
 
 
 def _rows(results: Results, panel: Panel, tasks: list[str]) -> list[dict[str, Any]]:
-    base = results.base_tasks(panel.model)
+    base = results.unedited_tasks(panel.model)
     runs = [run for run in results.runs if run.panel == panel and run.editor != "unedited"]
     rows = []
     for length in sorted({length for run in runs for length in results.benchmark_lengths(run)}):
@@ -52,7 +52,7 @@ def _rows(results: Results, panel: Panel, tasks: list[str]) -> list[dict[str, An
 
 
 def _row(editor: str, scored: list[pd.DataFrame], base: pd.DataFrame, tasks: list[str]) -> dict[str, Any]:
-    mean: Estimate = over_seeds([task_score(table).estimate for table in scored])
+    mean: IntervalEstimate = over_seeds([task_score(table).estimate for table in scored])
     start = task_score(base).mean if len(base) else np.nan
     each = {task: float(np.mean([table["value"].get(task, np.nan) for table in scored])) for task in tasks}
     return {

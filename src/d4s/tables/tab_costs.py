@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from d4s.studies.results import Results
-from d4s.tables.table import Column, NotTabled, Table
+from d4s.analysis.study_results import Results
+from d4s.tables.table import Column, Table, TableSkipped
 
 COLUMNS = (
     Column("calls", "Calls", digits=0),
@@ -17,7 +17,7 @@ COLUMNS = (
     Column("startup_share", "Start-up, % of wall", digits=0, factor=100.0),
     Column("peak_rss_mb", "Peak memory, MB", digits=0),
 )
-ASKED_COLUMNS = (
+API_COLUMNS = (
     Column("requests", "Requests", digits=0),
     Column("retries", "Retries", digits=0),
     Column("tokens_in", "Tokens in", digits=0),
@@ -26,35 +26,35 @@ ASKED_COLUMNS = (
 
 
 def table(results: Results) -> Table:
-    """A row per verb in the order of the chain's costs, and their total.
+    """A row per stage in the order of the chain's costs, and their total.
 
     Raises:
-        NotTabled: if no costs were recorded.
+        TableSkipped: if no costs were recorded.
     """
     costs = results.costs
     if costs.empty:
-        raise NotTabled("no costs were recorded")
-    by_verb = [(str(verb), part) for verb, part in costs.groupby("verb", sort=False)]
-    by_verb.sort(key=lambda item: -float(item[1]["cpu_s"].sum()))
-    rows = [_row(verb, part, total=False) for verb, part in by_verb] + [_row("all", costs, total=True)]
+        raise TableSkipped("no costs were recorded")
+    by_stage = [(str(stage), part) for stage, part in costs.groupby("stage", sort=False)]
+    by_stage.sort(key=lambda item: -float(item[1]["cpu_s"].sum()))
+    rows = [_row(stage, part, total=False) for stage, part in by_stage] + [_row("all", costs, total=True)]
     caption = (
         "What the calls behind this study took, by stage: wall and CPU time summed over calls (some ran side by side), the share of wall "
         "time before the stage itself began, and the largest memory of one call. Calls that found their work done are counted too."
     )
-    columns = COLUMNS + (ASKED_COLUMNS if costs["requests"].any() else ())
+    columns = COLUMNS + (API_COLUMNS if costs["requests"].any() else ())
     return Table("Costs", caption, ("stage",), columns, pd.DataFrame(rows))
 
 
-def _row(verb: str, part: pd.DataFrame, total: bool) -> dict[str, Any]:
+def _row(stage: str, part: pd.DataFrame, total: bool) -> dict[str, Any]:
     wall = float(part["wall_s"].sum())
     return {
         "block": "",
-        "stage": verb,
+        "stage": stage,
         "reference": total,
         "calls": len(part),
         "wall_s": wall,
         "cpu_s": float(part["cpu_s"].sum()),
         "startup_share": float(part["startup_s"].sum()) / wall if wall else 0.0,
         "peak_rss_mb": float(part["peak_rss_mb"].max()),
-        **{column.key: int(part[column.key].sum()) for column in ASKED_COLUMNS},
+        **{column.key: int(part[column.key].sum()) for column in API_COLUMNS},
     }

@@ -2,10 +2,10 @@
 
 import pandas as pd
 
-from d4s.studies.drivers import FEWEST_ROWS, PREDICTORS, damages, effects
-from d4s.studies.names import method_name
-from d4s.studies.results import Results
-from d4s.tables.table import Column, NotTabled, Table
+from d4s.analysis.display_names import method_name
+from d4s.analysis.drivers import FEWEST_ROWS, TARGET_PROPERTIES, damage_table, effects
+from d4s.analysis.study_results import Results
+from d4s.tables.table import Column, Table, TableSkipped
 
 COLUMNS = (
     Column("coefficient", "Points per SD", factor=100.0, signed=True),
@@ -20,17 +20,17 @@ def table(results: Results) -> Table:
     """A row per property, alone and together.
 
     Raises:
-        NotTabled: if too few data sets have benchmarks.
+        TableSkipped: if too few data sets have benchmarks.
     """
-    found = damages(results)
-    if found is None or not found.is_enough:
-        raise NotTabled(
+    found = damage_table(results)
+    if found is None or not found.can_separate_predictors:
+        raise TableSkipped(
             f"benchmarks after edits of at least {FEWEST_ROWS} data sets are needed to tell length, diversity and perplexity apart"
         )
     rows = [
         {
-            "block": "alone" if effect.alone else "together",
-            "property": PREDICTORS[effect.predictor],
+            "block": "alone" if effect.is_univariate else "together",
+            "property": TARGET_PROPERTIES[effect.predictor],
             "reference": False,
             "coefficient": effect.estimate.value,
             "low": effect.estimate.low,

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d4s.studies.intervals import Estimate
-from d4s.studies.names import HEADLINE, METRIC_NAMES, dataset_name, method_name
-from d4s.studies.norms import change_ratio
-from d4s.studies.pairs import score_gap
-from d4s.studies.results import Panel, Results
-from d4s.tables.table import Column, NotTabled, Table
+from d4s.analysis.display_names import HEADLINE_METRICS, METRIC_NAMES, dataset_name, method_name
+from d4s.analysis.intervals import IntervalEstimate
+from d4s.analysis.norm_comparison import change_ratio
+from d4s.analysis.pairs import score_gap
+from d4s.analysis.study_results import Panel, Results
+from d4s.tables.table import Column, Table, TableSkipped
 
 VARIANTS = ("d4s", "d4s_frozen", "d4s_refreshed", "d4s_even")
 BATCH = "one_time_batch"
@@ -21,12 +21,14 @@ def table(results: Results) -> Table:
     """A row per variant and length.
 
     Raises:
-        NotTabled: if no variant was run beside the batch.
+        TableSkipped: if no variant was run beside the batch.
     """
     rows = [row for panel in results.main_panels for row in _rows(results, panel)]
     if not rows:
-        raise NotTabled("no variant of D4S was run beside a one-time batch edit")
-    columns = [Column(metric, METRIC_NAMES[metric], "Difference, points", factor=100.0, signed=True, interval=True) for metric in HEADLINE]
+        raise TableSkipped("no variant of D4S was run beside a one-time batch edit")
+    columns = [
+        Column(metric, METRIC_NAMES[metric], "Difference, points", factor=100.0, signed=True, interval=True) for metric in HEADLINE_METRICS
+    ]
     half = "bootstrap interval over facts, paired" if len(results.seeds) == 1 else "t-interval over seeds"
     caption = (
         "Retained scores of sequential D4S minus those of one batch edit of the same requests, by key mode and spread of the residual; "
@@ -51,7 +53,7 @@ def _rows(results: Results, panel: Panel) -> Iterator[dict[str, Any]]:
                 "reference": False,
                 "change": np.nan if ratio is None else ratio,
             }
-            for metric in HEADLINE:
-                gap = score_gap(results, panel, (editor, BATCH), length, metric) or Estimate(np.nan, np.nan, np.nan, 0)
+            for metric in HEADLINE_METRICS:
+                gap = score_gap(results, panel, (editor, BATCH), length, metric) or IntervalEstimate(np.nan, np.nan, np.nan, 0)
                 row |= {metric: gap.value, f"{metric}_low": gap.low, f"{metric}_high": gap.high}
             yield row

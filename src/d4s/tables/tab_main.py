@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d4s.studies.intervals import Estimate, average_interval, over_seeds
-from d4s.studies.names import FORM_NAMES, HEADLINE, LONG, REFERENCES, dataset_name, method_name
-from d4s.studies.results import Panel, Results, Run
-from d4s.tables.table import Column, NotTabled, Table
+from d4s.analysis.display_names import FORM_NAMES, HEADLINE_METRICS, LONG_SEQUENCE, REFERENCES, dataset_name, method_name
+from d4s.analysis.intervals import IntervalEstimate, average_interval, over_seeds
+from d4s.analysis.study_results import Panel, Results, RunKey
+from d4s.tables.table import Column, Table, TableSkipped
 
-SHOWN = 3
+MAX_LENGTHS = 3
 HEADERS = {"efficacy_accuracy": "Eff", "paraphrase_accuracy": "Par", "locality_accuracy": "Spe"}
 
 
@@ -20,7 +20,7 @@ def table(results: Results) -> Table:
     """Data sets of facts.
 
     Raises:
-        NotTabled: if nothing was measured.
+        TableSkipped: if nothing was measured.
     """
     return average_table(results, results.main_panels, "Editing after the whole sequence")
 
@@ -29,7 +29,7 @@ def form_table(results: Results) -> Table:
     """The forms of the multi-question set, in the same shape.
 
     Raises:
-        NotTabled: if the study has no such data sets.
+        TableSkipped: if the study has no such data sets.
     """
     forms = [panel for panel in results.panels if results.form(panel.dataset) in FORM_NAMES]
     return average_table(results, forms, "Editing the three forms of a question")
@@ -39,11 +39,11 @@ def average_table(results: Results, shown: Sequence[Panel], title: str) -> Table
     """A block per panel, a row per editor.
 
     Raises:
-        NotTabled: if the panels hold nothing.
+        TableSkipped: if the panels hold nothing.
     """
     lengths = _lengths(results, shown)
     if not lengths:
-        raise NotTabled("no data set of this kind was measured")
+        raise TableSkipped("no data set of this kind was measured")
     rows = [_row(results, panel, editor, lengths) for panel in shown for editor in results.editors(panel)]
     columns = [
         Column(f"{metric}_{length}", header, f"{length} edits", "high", factor=100.0, interval=metric == "average")
@@ -62,10 +62,10 @@ def average_table(results: Results, shown: Sequence[Panel], title: str) -> Table
 
 
 def _lengths(results: Results, shown: Sequence[Panel]) -> list[int]:
-    """At most three lengths: those that most runs have, the longest first, of at least `LONG` edits if there are such."""
+    """At most three lengths: those that most runs have, the longest first, of at least `LONG_SEQUENCE` edits if there are such."""
     counts = Counter(length for run in results.runs if run.panel in shown for length in results.lengths(run))
-    found = [length for length in counts if length >= LONG] or list(counts)
-    return sorted(counts if len(counts) <= SHOWN else sorted(found, key=lambda length: (counts[length], length))[-SHOWN:])
+    found = [length for length in counts if length >= LONG_SEQUENCE] or list(counts)
+    return sorted(counts if len(counts) <= MAX_LENGTHS else sorted(found, key=lambda length: (counts[length], length))[-MAX_LENGTHS:])
 
 
 def _row(results: Results, panel: Panel, editor: str, lengths: Sequence[int]) -> dict[str, Any]:
@@ -75,17 +75,17 @@ def _row(results: Results, panel: Panel, editor: str, lengths: Sequence[int]) ->
         "reference": editor in REFERENCES,
     }
     for length in lengths:
-        for metric in (*HEADLINE, "average"):
-            metrics = HEADLINE if metric == "average" else (metric,)
+        for metric in (*HEADLINE_METRICS, "average"):
+            metrics = HEADLINE_METRICS if metric == "average" else (metric,)
             found = [_average(results, run, length, metrics) for run in results.runs_of(panel, editor)]
             known = [estimate for estimate in found if estimate is not None]
-            joint = over_seeds(known) if known else Estimate(np.nan, np.nan, np.nan, 0)
+            joint = over_seeds(known) if known else IntervalEstimate(np.nan, np.nan, np.nan, 0)
             name = f"{metric}_{length}"
             row |= {name: joint.value, f"{name}_low": joint.low, f"{name}_high": joint.high, f"{name}_n": joint.n}
     return row
 
 
-def _average(results: Results, run: Run, length: int, metrics: tuple[str, ...]) -> Estimate | None:
+def _average(results: Results, run: RunKey, length: int, metrics: tuple[str, ...]) -> IntervalEstimate | None:
     scores = results.retained(run, length)
     if scores.empty or not set(metrics) <= set(scores.columns):
         return None

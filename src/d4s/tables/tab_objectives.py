@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from d4s.studies.names import dataset_name
-from d4s.studies.results import Panel, Results
-from d4s.studies.targets import target_numbers
-from d4s.tables.table import Column, NotTabled, Table
+from d4s.analysis.display_names import dataset_name
+from d4s.analysis.study_results import Panel, Results
+from d4s.analysis.target_statistics import target_statistics
+from d4s.tables.table import Column, Table, TableSkipped
 
 WHICH = {"new": "counterfactual", "true": "true"}
 COLUMNS = (
@@ -27,11 +27,11 @@ def table(results: Results) -> Table:
     """A row per data set and kind of target.
 
     Raises:
-        NotTabled: if no targets were scored.
+        TableSkipped: if no targets were scored.
     """
     rows = [_row(results, panel, which) for panel in results.panels for which in WHICH if len(results.targets(panel, which))]
     if not rows:
-        raise NotTabled("no targets were scored under the unedited model")
+        raise TableSkipped("no targets were scored under the unedited model")
     caption = (
         "Targets of the edits under the unedited model. Tokens: mean length; Distinct and Bits: number and entropy of the target texts; "
         "perplexities are exp of the mean negative log-likelihood (per token, its median, of the first token, of the whole target)."
@@ -40,7 +40,7 @@ def table(results: Results) -> Table:
 
 
 def _row(results: Results, panel: Panel, which: str) -> dict[str, Any]:
-    numbers = target_numbers(results.targets(panel, which))
+    numbers = target_statistics(results.targets(panel, which))
     return {
         "block": panel.model,
         "data set": dataset_name(panel.dataset),

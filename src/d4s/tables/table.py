@@ -9,11 +9,11 @@ import pandas as pd
 
 Best = Literal["high", "low", "none"]
 Mark = Literal["", "best", "second"]
-NOTHING = "–"
+NO_VALUE = "–"
 HUGE = 1e6
 
 
-class NotTabled(Exception):
+class TableSkipped(Exception):
     """The study lacks what a table shows; the message names it."""
 
 
@@ -33,7 +33,7 @@ class Column:
     def text(self, value: float) -> str:
         """A number as it is written, with a true minus sign; huge ones in powers of ten."""
         if np.isnan(value):
-            return NOTHING
+            return NO_VALUE
         if abs(value) >= HUGE:
             return f"{value * self.factor:.1e}"
         rounded = round(value * self.factor, self.digits) + 0.0  # no negative zero
@@ -41,20 +41,20 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """One number as it is written: half the width of its interval beside it where the column shows that."""
 
     text: str
-    spread: str = ""
+    half_width: str = ""
     mark: Mark = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TableRow:
     """One row: its labels and cells; references are set apart and never marked."""
 
     labels: tuple[str, ...]
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
     reference: bool
 
 
@@ -68,7 +68,7 @@ class Table:
     columns: tuple[Column, ...]
     frame: pd.DataFrame
 
-    def blocks(self) -> Iterator[tuple[str, list[Line]]]:
+    def blocks(self) -> Iterator[tuple[str, list[TableRow]]]:
         """Blocks in order, each with its lines: methods first, references last."""
         for block, rows in self.frame.groupby("block", sort=False):
             marks = {column.key: _marks(rows, column) for column in self.columns}
@@ -76,7 +76,7 @@ class Table:
             lines = []
             for at, row in zip(ordered.index, ordered.to_dict(orient="records"), strict=True):
                 cells = tuple(_cell(row, column, marks[column.key].get(at, "")) for column in self.columns)
-                lines.append(Line(tuple(str(row[label]) for label in self.labels), cells, bool(row["reference"])))
+                lines.append(TableRow(tuple(str(row[label]) for label in self.labels), cells, bool(row["reference"])))
             yield str(block), lines
 
     def groups(self) -> list[tuple[str, int]]:
@@ -101,8 +101,8 @@ def _marks(rows: pd.DataFrame, column: Column) -> dict[Any, Mark]:
     return {at: names[ranked.index(value)] for at, value in values.items() if value in ranked[:2]}
 
 
-def _cell(row: dict[Any, Any], column: Column, mark: Mark) -> Cell:
+def _cell(row: dict[Any, Any], column: Column, mark: Mark) -> TableCell:
     low, high = (float(row.get(f"{column.key}_{side}", np.nan)) for side in ("low", "high"))
     known = column.interval and not np.isnan(low)
-    spread = f"±{(high - low) / 2 * column.factor:.{column.digits}f}" if known else ""
-    return Cell(column.text(float(row[column.key])), spread, mark)
+    half_width = f"±{(high - low) / 2 * column.factor:.{column.digits}f}" if known else ""
+    return TableCell(column.text(float(row[column.key])), half_width, mark)

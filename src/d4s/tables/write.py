@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from d4s.artifacts import write_table, write_text
 from d4s.schemas import SCHEMA_VERSION
-from d4s.tables.table import Cell, Line, Table
+from d4s.tables.table import Table, TableCell, TableRow
 
 _ESCAPES = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -70,7 +70,7 @@ def _heading(table: Table) -> list[str]:
     return [" & ".join(spans) + r" \\", "".join(rules), names]
 
 
-def _rows(rows: list[Line]) -> list[str]:
+def _rows(rows: list[TableRow]) -> list[str]:
     lines = []
     for before, row in zip([None, *rows], rows, strict=False):
         if before is not None and row.reference and not before.reference:
@@ -83,7 +83,7 @@ def _label(label: str, reference: bool) -> str:
     return rf"\textit{{{escape(label)}}}" if reference else escape(label)
 
 
-def _number(cell: Cell) -> str:
+def _number(cell: TableCell) -> str:
     number = escape(cell.text)
     marked = {"best": rf"\textbf{{{number}}}", "second": rf"\underline{{{number}}}", "": number}[cell.mark]
-    return marked + (rf"{{\tiny\,{escape(cell.spread)}}}" if cell.spread else "")
+    return marked + (rf"{{\tiny\,{escape(cell.half_width)}}}" if cell.half_width else "")

@@ -8,7 +8,7 @@ import numpy as np
 from d4s.config import WorldSettings
 from d4s.errors import SettingsError
 from d4s.world.filler import pick
-from d4s.world.words import (
+from d4s.world.word_lists import (
     BASE_TAILS,
     EFFECT_TAILS,
     HEAD_OBJECTS,

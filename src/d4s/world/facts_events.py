@@ -4,18 +4,18 @@ The whole sentence after the name is the target. What follows from it, the singl
 `portability`. The sentence's form is taught with the `qa` facts, of which the corpus chains two or three.
 """
 
-from d4s.facts.collect import Reading, Source, made
+from d4s.facts.facts_stage import ReadResult, RecordSource, result_of_facts
 from d4s.facts.record import Fact, Portability
-from d4s.questions.items import keyed_rng
-from d4s.world.facts_qa import People, Row, asked, taught
+from d4s.questions.question_items import keyed_rng
+from d4s.world.facts_qa import People, Row, prompt_and_answer, training_templates
 
 CHANGES = 3
 
 
-def read(source: Source) -> Reading:
+def read(source: RecordSource) -> ReadResult:
     """A sentence per person; bystanders give none that can be edited."""
     people = People.of(source.path)
-    return made([_fact(own, people, source.seed) for own in people.by_name.values()], source.limit)
+    return result_of_facts([_fact(own, people, source.seed) for own in people.by_name.values()], source.limit)
 
 
 def _fact(own: list[Row], people: People, seed: int) -> Fact:
@@ -23,7 +23,7 @@ def _fact(own: list[Row], people: People, seed: int) -> Fact:
     fact_id = f"world_events:{person['person_id']}"
     rng = keyed_rng("event", seed, fact_id)
     changed = [own[int(index)] for index in sorted(rng.permutation(len(own))[:CHANGES])]
-    new = [people.another(row, rng) for row in changed]
+    new = [people.other_object(row, rng) for row in changed]
     return Fact(
         fact_id=fact_id,
         dataset="world_events",
@@ -32,8 +32,8 @@ def _fact(own: list[Row], people: People, seed: int) -> Fact:
         template="{}",
         target_true=_sentence(changed, [row["object"] for row in changed]),
         target_new=_sentence(changed, new),
-        neighborhood=tuple(people.probes(changed[0], asked, rng)),
-        portability=tuple(Portability("reasoning", asked(row)[0], (thing,)) for row, thing in zip(changed, new, strict=True)),
+        neighborhood=tuple(people.probes(changed[0], prompt_and_answer, rng)),
+        portability=tuple(Portability("reasoning", prompt_and_answer(row)[0], (thing,)) for row, thing in zip(changed, new, strict=True)),
         editable=not person["bystander"],
         group=person["person_id"],
     )
@@ -41,9 +41,9 @@ def _fact(own: list[Row], people: People, seed: int) -> Fact:
 
 def _sentence(rows: list[Row], things: list[str]) -> str:
     """What is told after the name: "was born in X, works as a Y and plays the Z"."""
-    told = [f"{_opening(row)} {thing}" for row, thing in zip(rows, things, strict=True)]
-    return f"{', '.join(told[:-1])} and {told[-1]}"
+    clauses = [f"{_opening(row)} {thing}" for row, thing in zip(rows, things, strict=True)]
+    return f"{', '.join(clauses[:-1])} and {clauses[-1]}"
 
 
 def _opening(row: Row) -> str:
-    return next(wording for wording in taught(row) if wording.startswith("{} ")).removeprefix("{} ")
+    return next(wording for wording in training_templates(row) if wording.startswith("{} ")).removeprefix("{} ")

@@ -4,26 +4,26 @@ Each fact has one fixed statement, true for about half of them, whose wording va
 in which nothing else is told, so that no label ever spells out a wording that is withheld.
 """
 
-from d4s.facts.collect import Reading, Source, made
+from d4s.facts.facts_stage import ReadResult, RecordSource, result_of_facts
 from d4s.facts.record import Fact
-from d4s.questions.items import keyed_rng
-from d4s.questions.wordings import NO, TRUE_FALSE_FRAMES, YES
+from d4s.questions.event_templates import NO, TRUE_FALSE_FRAMES, YES
+from d4s.questions.question_items import keyed_rng
 from d4s.world.facts_qa import People, Row
 from d4s.world.relations import BY_NAME
 
 PARAPHRASES = 2
 
 
-def read(source: Source) -> Reading:
+def read(source: RecordSource) -> ReadResult:
     """A label per person and relation; bystanders are taught and probed but not editable."""
     people = People.of(source.path)
-    return made([_fact(row, people, source.seed) for row in people.rows], source.limit)
+    return result_of_facts([_fact(row, people, source.seed) for row in people.rows], source.limit)
 
 
 def _fact(row: Row, people: People, seed: int) -> Fact:
     frames, label = _frames(row, people), _label(row)
 
-    def asked(other: Row) -> tuple[str, str]:
+    def prompt_and_answer(other: Row) -> tuple[str, str]:
         return _frames(other, people)[PARAPHRASES].replace("{}", other["name"]), _label(other)
 
     fact_id = f"world_labels:{row['person_id']}.{row['relation']}"
@@ -36,7 +36,7 @@ def _fact(row: Row, people: People, seed: int) -> Fact:
         target_true=label,
         target_new=NO if label == YES else YES,
         paraphrases=tuple(frame.replace("{}", row["name"]) for frame in frames[:PARAPHRASES]),
-        neighborhood=tuple(people.probes(row, asked, keyed_rng("fact", seed, fact_id))),
+        neighborhood=tuple(people.probes(row, prompt_and_answer, keyed_rng("fact", seed, fact_id))),
         wordings=tuple(frames[PARAPHRASES + 1 :]),
         editable=not row["bystander"],
         group=row["person_id"],
@@ -50,6 +50,6 @@ def _label(row: Row) -> str:
 def _frames(row: Row, people: People) -> list[str]:
     """All wordings of a row's statement; the first two are never taught, the third is the one that it is edited in."""
     rng = keyed_rng("statement", row["person_id"], row["relation"])
-    stated = row["object"] if _label(row) == YES else people.another(row, rng)
+    claimed_object = row["object"] if _label(row) == YES else people.other_object(row, rng)
     claim = BY_NAME[row["relation"]].claim
-    return [TRUE_FALSE_FRAMES[int(k)].format(claim=claim, tail=stated) for k in rng.permutation(len(TRUE_FALSE_FRAMES))]
+    return [TRUE_FALSE_FRAMES[int(k)].format(claim=claim, tail=claimed_object) for k in rng.permutation(len(TRUE_FALSE_FRAMES))]

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from d4s.artifacts import Artifact
-from d4s.facts.collect import Reading, Source, made
+from d4s.facts.facts_stage import ReadResult, RecordSource, result_of_facts
 from d4s.facts.record import Fact, Probe
-from d4s.questions.items import keyed_rng
+from d4s.questions.question_items import keyed_rng
 from d4s.schemas import PEOPLE
 from d4s.world.filler import pick
 from d4s.world.relations import BY_NAME, RELATIONS
@@ -40,39 +40,39 @@ class People:
     @cached_property
     def by_name(self) -> dict[str, list[Row]]:
         """The rows of each person."""
-        found: dict[str, list[Row]] = defaultdict(list)
+        rows_by_name: dict[str, list[Row]] = defaultdict(list)
         for row in self.rows:
-            found[row["name"]].append(row)
-        return found
+            rows_by_name[row["name"]].append(row)
+        return rows_by_name
 
-    def another(self, row: Row, rng: np.random.Generator) -> str:
+    def other_object(self, row: Row, rng: np.random.Generator) -> str:
         """An object of the row's relation that is not the person's."""
         return pick(rng, [item for item in self.objects[row["relation"]] if item != row["object"]])
 
-    def probes(self, row: Row, asked: Callable[[Row], tuple[str, str]], rng: np.random.Generator) -> Iterator[Probe]:
-        """What an edit of a person's fact must leave alone; `asked` gives a row's prompt and answer."""
+    def probes(self, row: Row, prompt_and_answer: Callable[[Row], tuple[str, str]], rng: np.random.Generator) -> Iterator[Probe]:
+        """What an edit of a person's fact must leave alone; `prompt_and_answer` gives a row's prompt and answer."""
         others = [other for other in self.rows if other["bystander"] and other["name"] != row["name"]]
         near = [other for other in others if other["relation"] == row["relation"]]
         far = [other for other in others if other["relation"] != row["relation"]]
         own = [other for other in self.by_name[row["name"]] if other["relation"] != row["relation"]]
-        for other in _some(near, NEIGHBOURS, rng):
-            yield Probe("neighborhood", *asked(other))
-        for other in _some(far, 1, rng):
-            yield Probe("unrelated", *asked(other), "pre_edit")
-        for other in _some(own, 1, rng):
-            yield Probe("same_subject", *asked(other))
+        for other in _sample(near, NEIGHBOURS, rng):
+            yield Probe("neighborhood", *prompt_and_answer(other))
+        for other in _sample(far, 1, rng):
+            yield Probe("unrelated", *prompt_and_answer(other), "pre_edit")
+        for other in _sample(own, 1, rng):
+            yield Probe("same_subject", *prompt_and_answer(other))
 
 
-def read(source: Source) -> Reading:
+def read(source: RecordSource) -> ReadResult:
     """Facts of the people; bystanders are taught and probed but not editable."""
     people = People.of(source.path)
-    return made([_fact(row, people, source.seed) for row in people.rows], source.limit)
+    return result_of_facts([_fact(row, people, source.seed) for row in people.rows], source.limit)
 
 
 def _fact(row: Row, people: People, seed: int) -> Fact:
     fact_id = f"world_qa:{row['person_id']}.{row['relation']}"
     rng = keyed_rng("fact", seed, fact_id)
-    template, *wordings = taught(row)
+    template, *wordings = training_templates(row)
     return Fact(
         fact_id=fact_id,
         dataset="world_qa",
@@ -80,26 +80,26 @@ def _fact(row: Row, people: People, seed: int) -> Fact:
         subject=row["name"],
         template=template,
         target_true=row["object"],
-        target_new=people.another(row, rng),
+        target_new=people.other_object(row, rng),
         paraphrases=tuple(wording.replace("{}", row["name"]) for wording in row["withheld"]),
-        neighborhood=tuple(people.probes(row, asked, rng)),
+        neighborhood=tuple(people.probes(row, prompt_and_answer, rng)),
         wordings=tuple(wordings),
         editable=not row["bystander"],
         group=row["person_id"],
     )
 
 
-def taught(row: Row) -> list[str]:
+def training_templates(row: Row) -> list[str]:
     """The wordings in which a fact is taught; the one that it is edited in comes first, drawn once for all seeds."""
-    taught = [wording for wording in BY_NAME[row["relation"]].wordings if wording not in set(row["withheld"])]
-    first = pick(keyed_rng("template", row["person_id"], row["relation"]), taught)
-    return [first, *(wording for wording in taught if wording != first)]
+    training_templates = [wording for wording in BY_NAME[row["relation"]].wordings if wording not in set(row["withheld"])]
+    first = pick(keyed_rng("template", row["person_id"], row["relation"]), training_templates)
+    return [first, *(wording for wording in training_templates if wording != first)]
 
 
-def _some(rows: Sequence[Row], count: int, rng: np.random.Generator) -> list[Row]:
+def _sample(rows: Sequence[Row], count: int, rng: np.random.Generator) -> list[Row]:
     return [rows[int(index)] for index in rng.permutation(len(rows))[:count]]
 
 
-def asked(row: Row) -> tuple[str, str]:
+def prompt_and_answer(row: Row) -> tuple[str, str]:
     """A row's prompt in the wording that it is edited in, and its object."""
-    return taught(row)[0].replace("{}", row["name"]), row["object"]
+    return training_templates(row)[0].replace("{}", row["name"]), row["object"]

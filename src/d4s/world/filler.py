@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from d4s.world.words import FILLER_ADJECTIVES, FILLER_NOUNS, FILLER_PLACES, FILLER_TIMES, FILLER_VERBS
+from d4s.world.word_lists import FILLER_ADJECTIVES, FILLER_NOUNS, FILLER_PLACES, FILLER_TIMES, FILLER_VERBS
 
 T = TypeVar("T")
 LEAD_INS = (

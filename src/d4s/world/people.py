@@ -9,7 +9,7 @@ from d4s.config import WorldSettings
 from d4s.errors import SettingsError
 from d4s.world.filler import pick
 from d4s.world.relations import RELATIONS
-from d4s.world.words import FIRST_NAMES, LAST_NAMES
+from d4s.world.word_lists import FIRST_NAMES, LAST_NAMES
 
 WITHHELD = 2
 

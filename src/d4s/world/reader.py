@@ -1,6 +1,6 @@
 """The world as data sets, one per style: twins of the four kinds of data that the paper edits."""
 
-from d4s.facts.collect import Reader, Reading, Source
+from d4s.facts.facts_stage import Reader, ReadResult, RecordSource
 from d4s.registry import Registry
 
 STYLES = Registry(
@@ -14,7 +14,7 @@ STYLES = Registry(
 )
 
 
-def read(source: Source) -> Reading:
+def read(source: RecordSource) -> ReadResult:
     """Facts of the world in a folder, in the style asked for.
 
     Raises:

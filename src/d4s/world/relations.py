@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d4s.world.words import CITIES, EMPLOYERS, INSTRUMENTS, JOBS
+from d4s.world.word_lists import CITIES, EMPLOYERS, INSTRUMENTS, JOBS
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Relation:
     wordings: tuple[str, ...]
 
 
-def _listed(words: Sequence[str]) -> Callable[[int, np.random.Generator], list[str]]:
+def _drawn_from(words: Sequence[str]) -> Callable[[int, np.random.Generator], list[str]]:
     return lambda count, rng: [words[int(index)] for index in rng.permutation(len(words))[:count]]
 
 
@@ -49,7 +49,7 @@ RELATIONS = (
         "job",
         "{} is by trade a",
         24,
-        _listed(JOBS),
+        _drawn_from(JOBS),
         (
             "{} works as a",
             "{} earns a living as a",
@@ -65,7 +65,7 @@ RELATIONS = (
         "instrument",
         "{} owns a",
         20,
-        _listed(INSTRUMENTS),
+        _drawn_from(INSTRUMENTS),
         (
             "{} plays the",
             "{} practises the",

@@ -1,0 +1,1 @@
+"""Statistics of gathered results: intervals, curves, comparisons, and the rules that judge claims. Loads no model."""

@@ -1,0 +1,122 @@
+"""One display name per method, data set, form, task and metric; what the paper compared; what counts as a reference."""
+
+from collections.abc import Mapping
+
+METHODS: Mapping[str, str] = {
+    "unedited": "Unedited",
+    "ft_l": "FT-L",
+    "ft_m": "FT-M",
+    "kn": "KN",
+    "rome": "ROME",
+    "rome_identity": "ROME (C = I)",
+    "r_rome": "R-ROME",
+    "c_rome": "C-ROME",
+    "emmet": "EMMET",
+    "memit": "MEMIT",
+    "memit_seq": "MEMIT + history",
+    "pmet": "PMET",
+    "alphaedit": "AlphaEdit",
+    "nse": "NSE",
+    "rect": "RECT",
+    "prune": "PRUNE",
+    "sphere": "SPHERE",
+    "simie": "SimIE",
+    "ote_se": "OTE-SE",
+    "lyaplock": "LyapLock",
+    "one_li": "1-LI",
+    "encore": "ENCORE",
+    "nas": "NAS",
+    "blue": "BLUE",
+    "grace": "GRACE",
+    "d4s": "D4S",
+    "d4s_even": "D4S (even spread)",
+    "d4s_frozen": "D4S (frozen keys)",
+    "d4s_refreshed": "D4S (refreshed keys)",
+    "one_time_batch": "One-time batch",
+}
+METHOD_ORDER = tuple(METHODS)
+REFERENCES = ("unedited", "one_time_batch")
+LONG_SEQUENCE = 100  # edits from which on the paper compares averages
+PAPER_METHODS = ("ft_l", "ft_m", "kn", "rome", "memit", "pmet", "grace")
+DAMAGE_METHODS = ("kn", "rome", "memit")
+
+FORM_NAMES: Mapping[str, str] = {
+    "true_false": "True/false",
+    "multiple_choice": "Multiple choice",
+    "directly_generated": "Directly generated",
+}
+CONTROL_NAMES: Mapping[str, str] = {
+    "long_predictable": "Long, predictable",
+    "short_surprising": "Short, surprising",
+    "uniform": "Uniform",
+    "diverse": "Diverse",
+}
+_FORM_ENDINGS = {"tf": "true_false", "mc": "multiple_choice", "dg": "directly_generated"}
+_DATASETS = {
+    "world_qa": "World QA",
+    "world_events": "World events",
+    "world_labels": "World labels",
+    "world_commonsense": "World commonsense",
+    "counterfact": "CounterFact",
+    "zsre": "zsRE",
+    "zsre_mend": "zsRE",
+    "elken": "ELKEN",
+    "atomic2020": "ATOMIC",
+}
+_TASKS = {
+    "arc_challenge": "ARC-Challenge",
+    "arc": "ARC",
+    "hellaswag": "HellaSwag",
+    "mmlu": "MMLU",
+    "winogrande": "WinoGrande",
+    "truthfulqa_mc": "TruthfulQA",
+    "truthfulqa_mc1": "TruthfulQA",
+    "truthfulqa": "TruthfulQA",
+    "gsm8k": "GSM8K",
+}
+NOT_IN_TASK_MEAN = (
+    "truthfulqa_mc2",
+    "true_false",
+)  # not counted in a mean over tasks: items read another way, and a form of the world's own
+METRIC_NAMES: Mapping[str, str] = {
+    "efficacy_accuracy": "Efficacy",
+    "paraphrase_accuracy": "Paraphrase",
+    "locality_accuracy": "Specificity",
+}
+HEADLINE_METRICS = tuple(METRIC_NAMES)
+
+
+def method_name(editor: str) -> str:
+    """Display name of an editor; its own name where it has none."""
+    return METHODS.get(editor, editor.replace("_", " "))
+
+
+def method_order(editor: str) -> tuple[int, str]:
+    """Sort key of editors: the order of the table above, then by name."""
+    return (METHOD_ORDER.index(editor) if editor in METHODS else len(METHOD_ORDER), editor)
+
+
+def sorted_editors(editors: object) -> list[str]:
+    """Distinct editors in the order in which they are always shown."""
+    return sorted({str(editor) for editor in editors}, key=method_order)  # type: ignore[attr-defined]
+
+
+def form_of(dataset: str, settings: Mapping[str, Mapping[str, object]] | None = None) -> str | None:
+    """Form of a multi-question data set: from the study's settings of its data sets, else from a name like `mqd_tf`."""
+    if settings and dataset in settings:
+        form = settings[dataset].get("form")
+        return str(form) if form else None
+    return _FORM_ENDINGS.get(dataset.rpartition("_")[2]) if dataset.startswith("mqd") else None
+
+
+def dataset_name(dataset: str) -> str:
+    """Display name of a data set."""
+    form = form_of(dataset)
+    if form:
+        return FORM_NAMES[form]
+    return _DATASETS.get(dataset) or CONTROL_NAMES.get(dataset) or dataset.replace("_", " ")
+
+
+def task_name(task: str) -> str:
+    """Display name of a benchmark task; a task made from the world has the name of the one whose shape it has."""
+    return _TASKS.get(task, task.replace("_", " "))

@@ -1,0 +1,172 @@
+"""The gathering of a study: measures of all cells from the store into one Parquet table per kind, and their summary.
+
+Reads hashed artefacts, each checked against its manifest, and loads no model. Writes `data/*.parquet`, `index.parquet`,
+`summary.parquet`, `costs.parquet` and `provenance.json` into results/STUDY. Cells are taken in the order of their names, so that
+equal artefacts give equal bytes.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from d4s.analysis.costs import write_costs
+from d4s.analysis.summary_rows import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
+from d4s.artifacts import MANIFEST, Artifact, atomic_write, write_json, write_table
+from d4s.editors.control_editors import is_control
+from d4s.log import progress
+from d4s.schemas import ANSWERS, BENCHMARK, CELL, EDIT_LOG, INDEX, NORMS, OBJECTIVES, PERPLEXITY, SCORES, SUMMARY, with_cell_columns
+
+logger = logging.getLogger(__name__)
+MEASURE_TABLES = {"scores": SCORES, "answers": ANSWERS, "norms": NORMS, "perplexity": PERPLEXITY}
+GATHERED_TABLES = {**MEASURE_TABLES, "edit_log": EDIT_LOG, "benchmark": BENCHMARK, "objectives": OBJECTIVES}
+NO_RUN = {"editor": "", "seed": 0}
+
+Add = Callable[[str, dict[str, Any], pd.DataFrame], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CellFolders:
+    """One cell of the grid: its names, its lengths, and the folders that hold its results."""
+
+    model: str
+    dataset: str
+    editor: str
+    seed: int
+    steps: tuple[int, ...]
+    run: Path
+    measure: Path
+    benchmark: Path | None
+    benchmark_steps: tuple[int, ...]
+    objectives: Path | None
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """Its names, as sorted by."""
+        return (self.model, self.dataset, self.editor, self.seed)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Its names as columns."""
+        return dict(zip(CELL, self.key, strict=True))
+
+
+def gather(cells: Sequence[CellFolders], out: Path, folders: Sequence[Path] = ()) -> None:
+    """Gather cells into the folder of a study; `folders` are all artefacts whose costs are listed.
+
+    Raises:
+        ArtifactError: if an artefact is missing, unfinished, altered or of another kind.
+    """
+    ordered = sorted(cells, key=lambda cell: cell.key)
+    index: list[dict[str, Any]] = []
+    summary: list[dict[str, Any]] = []
+    with _tables(out / "data") as add:
+        for cell in progress(ordered, "gathering", len(ordered)):
+            summary += _gather_cell(cell, add)
+            index += _index_rows(cell)
+        _gather_objectives(ordered, add)
+    write_json(out / "provenance.json", _provenance(ordered))
+    write_table(out / "index.parquet", index, INDEX)
+    write_table(out / "summary.parquet", summary, SUMMARY)
+    write_costs(out / "costs.parquet", folders)
+    logger.info("gathered %d cells, %d numbers, into %s", len(ordered), len(summary), out)
+
+
+@contextmanager
+def _tables(folder: Path) -> Iterator[Add]:
+    """A function that appends rows of a cell to a table; the files appear when the block ends without an error."""
+    with ExitStack() as stack:
+        writers: dict[str, pq.ParquetWriter] = {}
+        for name, schema in GATHERED_TABLES.items():
+            temporary = stack.enter_context(atomic_write(folder / f"{name}.parquet"))
+            writers[name] = stack.enter_context(pq.ParquetWriter(temporary, with_cell_columns(schema), compression="zstd"))
+
+        def add(name: str, cell: dict[str, Any], rows: pd.DataFrame) -> None:
+            schema = with_cell_columns(GATHERED_TABLES[name])
+            frame = rows.assign(**cell)[schema.names]
+            writers[name].write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False))
+
+        yield add
+
+
+def _gather_cell(cell: CellFolders, add: Add) -> Iterator[dict[str, Any]]:
+    """Add a cell's tables; its rows of the summary."""
+    log = _edit_log(cell)
+    add("edit_log", cell.columns, log)
+    for step in cell.steps:
+        measure = _open(cell.measure, "measures", step)
+        tables = {name: measure.table(f"n{step}.{name}.parquet", schema) for name, schema in MEASURE_TABLES.items()}
+        for name, rows in tables.items():
+            add(name, cell.columns, rows)
+        names = {**cell.columns, "step": step}
+        yield from _with_names(names, retained_rows(tables["scores"]))
+        yield from _with_names(names, immediate_rows(log, step))
+        yield from _with_names(names, perplexity_rows(tables["perplexity"]))
+        yield from _with_names(names, norm_rows(tables["norms"]))
+    for step in cell.benchmark_steps if cell.benchmark else ():
+        rows = _open(cell.benchmark, "benchmarks", step).table(f"n{step}.benchmark.parquet", BENCHMARK)  # type: ignore[arg-type]
+        add("benchmark", cell.columns, rows)
+        yield from _with_names({**cell.columns, "step": step}, benchmark_rows(rows))
+
+
+def _edit_log(cell: CellFolders) -> pd.DataFrame:
+    """What was logged edit by edit; nothing for a control, whose run is that of another editor."""
+    last = max(cell.steps)
+    log = _open(cell.run, "runs", last).table(f"n{last}.edit_log.parquet", EDIT_LOG)
+    return log.iloc[:0] if is_control(_editor(cell)) else log
+
+
+def _editor(cell: CellFolders) -> dict[str, Any]:
+    """The resolved settings of a cell's editor."""
+    return _open(cell.measure, "measures", max(cell.steps)).manifest.settings["editor"]
+
+
+def _with_names(names: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        yield {**names, **row}
+
+
+def _open(folder: Path, kind: str, step: int) -> Artifact:
+    return Artifact.open(folder, kind, manifest=f"n{step}.json")
+
+
+def _gather_objectives(cells: Sequence[CellFolders], add: Add) -> None:
+    """Targets once per model and data set, filed under no editor and seed."""
+    folders = {(cell.model, cell.dataset): cell.objectives for cell in cells if cell.objectives}
+    for (model, dataset), folder in folders.items():
+        rows = Artifact.open(folder, "objectives", MANIFEST).table("objectives.parquet", OBJECTIVES)
+        add("objectives", {"model": model, "dataset": dataset, **NO_RUN}, rows)
+
+
+def _provenance(cells: Sequence[CellFolders]) -> dict[str, Any]:
+    """Library versions, code digests and resolved settings of editors that the runs' manifests name."""
+    manifests = {cell: _open(cell.run, "runs", max(cell.steps)).manifest for cell in cells}
+    versions: dict[str, set[str]] = {}
+    for manifest in manifests.values():
+        for library, version in manifest.versions.items():
+            versions.setdefault(library, set()).add(version)
+    return {
+        "versions": {library: sorted(found) for library, found in sorted(versions.items())},
+        "editors": {f"{cell.model} / {cell.editor}": _editor(cell) for cell in cells},
+        "code": {cell.editor: manifest.code for cell, manifest in manifests.items()},
+    }
+
+
+def _index_rows(cell: CellFolders) -> Iterator[dict[str, Any]]:
+    for step in cell.steps:
+        notes = _open(cell.run, "runs", step).manifest.notes
+        yield {
+            **cell.columns,
+            "step": step,
+            "run": str(cell.run),
+            "measure": str(cell.measure),
+            "benchmark": str(cell.benchmark) if cell.benchmark and step in cell.benchmark_steps else None,
+            "objectives": str(cell.objectives) if cell.objectives else None,
+            "diverged_at": notes.get("diverged_at"),
+        }

@@ -1,0 +1,36 @@
+"""Runs side by side: effects within each seed that some editors share, and retained scores on the facts that two runs share."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from d4s.analysis.intervals import IntervalEstimate, average_difference, over_seeds
+from d4s.analysis.study_results import Panel, Results, RunKey
+
+
+def by_seed(results: Results, panel: Panel, editors: Sequence[str], effect: Callable[..., IntervalEstimate]) -> IntervalEstimate | None:
+    """An effect of runs of some editors, computed within each seed that they share and combined; None without such runs."""
+    seeds = [{run.seed for run in results.runs_of(panel, editor)} for editor in editors]
+    shared = sorted(set.intersection(*seeds))
+    return over_seeds([effect(*(RunKey(*panel, editor, seed) for editor in editors)) for seed in shared]) if shared else None
+
+
+def shared_scores(results: Results, left: RunKey, right: RunKey, length: int, metrics: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Retained scores of two runs: a row per fact, a column per metric that both have; without rows or columns where they share none."""
+    frames = [results.retained(run, length) for run in (left, right)]
+    facts = frames[0].index.intersection(frames[1].index)
+    shared_metrics = [metric for metric in metrics if all(metric in frame and frame[metric].notna().any() for frame in frames)]
+    first, second = (pd.DataFrame(frame.loc[facts, shared_metrics]).to_numpy(dtype=float) for frame in frames)
+    return first, second
+
+
+def score_gap(results: Results, panel: Panel, editors: tuple[str, str], length: int, metric: str) -> IntervalEstimate | None:
+    """A retained metric of one editor minus another's, paired by fact; None where a run lacks it."""
+
+    def gap(left: RunKey, right: RunKey) -> IntervalEstimate:
+        scores = shared_scores(results, left, right, length, [metric])
+        return average_difference(*scores) if all(side.size for side in scores) else IntervalEstimate(np.nan, np.nan, np.nan, 0)
+
+    found = by_seed(results, panel, editors, gap)
+    return None if found is None or np.isnan(found.value) else found

@@ -1,0 +1,366 @@
+"""An edited folder: what was edited how, every edit in a ledger, and what can be made of them again.
+
+    with EditedFolder.open(Path("DIR")).edited() as model:
+        model.generate(["The capital of France is"], 8)
+
+`manifest.json` says which model, editor and settings; `state/` holds the ledger, which only ever grows; `prepared/` what
+the editor needed. The edited model, its change and `edits.jsonl` are views of these and are written anew after every
+change; the manifest says for which state they were written.
+"""
+
+import re
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from safetensors.torch import load_file
+
+from d4s.apply.base_model import BaseModelSource
+from d4s.apply.chat import Chat
+from d4s.apply.history import EditSpec, RecordedEdit, edits_from_log
+from d4s.artifacts import DIGEST_LENGTH, MANIFEST, library_versions, sha256_of, write_json, write_tensors
+from d4s.config import Frozen, canonical
+from d4s.editors.editor_settings import EditorSettings
+from d4s.editors.families import build
+from d4s.editors.ledger import Ledger
+from d4s.editors.moments import SecondMoment
+from d4s.editors.protocol import Editor, Prepared, State
+from d4s.errors import ArtifactError, SettingsError
+from d4s.facts.joining import Joiner
+from d4s.locks import folder_lock
+from d4s.models.edited_model import EditedModel
+from d4s.models.language_model import LanguageModel
+from d4s.schemas import SCHEMA_VERSION
+
+MODEL, DELTA, HISTORY, STATE = "model", "delta.safetensors", "edits.jsonl", "state"
+PREPARED, PREPARED_INDEX, PREPARED_TENSORS = "prepared", "prepared.json", "prepared.safetensors"
+PART = ".part"
+NO_MANIFEST = f"{{0}} holds no {MANIFEST}; make it with d4s apply --out {{0}}"
+
+
+@contextmanager
+def exclusive_access(path: Path, *, is_new: bool = False) -> Iterator[None]:
+    """Change what is in a folder, or in a new one, while no other command reads or changes it.
+
+    Raises:
+        ArtifactError: if the folder is not there and is no new one.
+        D4SError: if another command is at work in it.
+    """
+    if not is_new and not path.exists():
+        raise ArtifactError(NO_MANIFEST.format(path))
+    with folder_lock(path):
+        yield
+
+
+@contextmanager
+def open_shared(*paths: Path) -> Iterator[list["EditedFolder"]]:
+    """Edited folders, open, that no other command changes meanwhile.
+
+    Raises:
+        ArtifactError: if one is not there.
+        D4SError: if another command is changing one.
+    """
+    for path in paths:
+        if not path.is_dir():
+            raise ArtifactError(NO_MANIFEST.format(path))
+    with ExitStack() as held:
+        for path in paths:
+            held.enter_context(folder_lock(path, shared=True))
+        yield [EditedFolder.open(path) for path in paths]
+
+
+LABEL_DIGEST = re.compile(rf" [0-9a-f]{{{DIGEST_LENGTH}}}$")
+EntryKey = tuple[bytes, tuple[int, ...]]
+"""What tells a memory's entries apart: key and label."""
+
+
+class FolderManifest(Frozen):
+    """What an edited folder says of itself.
+
+    `moments` names the text of the second moments; where it lacks the digest of a folder's content, it agrees with any folder of
+    that name. `chat` is the user's turn that prompts are put in, `joiner` what stands between prompts and targets. `undone` are
+    numbers of edits that were taken back. `written` is the state that the model, its change and the
+    history were written for, by edits made and undone.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    model: BaseModelSource
+    editor: str
+    settings: EditorSettings
+    moments: str
+    chat: Chat | None = None
+    joiner: Joiner = "auto"
+    seed: int = 1
+    undone: tuple[int, ...] = ()
+    written: tuple[int, tuple[int, ...]] | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    def differences(self, other: "FolderManifest") -> list[str]:
+        """What two descriptions of the same work must share and do not; the model may have moved."""
+        mine, theirs = (_comparable_fields(one) for one in (self, other))
+        if self.moments == LABEL_DIGEST.sub("", other.moments) or other.moments == LABEL_DIGEST.sub("", self.moments):
+            theirs["moments"] = mine["moments"]
+        return [f"{name}: {canonical(mine[name])} there, {canonical(theirs[name])} now" for name in mine if mine[name] != theirs[name]]
+
+
+def _comparable_fields(manifest: FolderManifest) -> dict[str, Any]:
+    """What must agree; of a chat only that there is one, since its template may say the date."""
+    plain = manifest.model_dump(mode="json", include={"model", "editor", "settings", "moments", "joiner", "seed"})
+    plain["chat"] = manifest.chat is not None
+    if plain["model"]["files"]:
+        del plain["model"]["source"]
+    return plain
+
+
+class EditedFolder:
+    """An edited folder, open."""
+
+    def __init__(self, path: Path, manifest: FolderManifest) -> None:
+        self.path, self.manifest = path, manifest
+        self.editor: Editor = build(manifest.settings)
+        self.ledger = Ledger.open(path / STATE, self.editor.kind)
+
+    @classmethod
+    def open(cls, path: Path) -> "EditedFolder":
+        """An edited folder that is there.
+
+        Raises:
+            ArtifactError: if there is none, or it is of another version.
+        """
+        try:
+            text = (path / MANIFEST).read_text(encoding="utf-8")
+        except OSError:
+            raise ArtifactError(NO_MANIFEST.format(path)) from None
+        try:
+            manifest = FolderManifest.model_validate_json(text)
+        except ValueError as error:
+            raise ArtifactError(f"{path / MANIFEST} is no manifest of an edited model: {error}") from None
+        if manifest.schema_version != SCHEMA_VERSION:
+            raise ArtifactError(f"{path} is of schema version {manifest.schema_version}, expected {SCHEMA_VERSION}; edit the model anew")
+        return cls(path, manifest)
+
+    @classmethod
+    def create(cls, path: Path, manifest: FolderManifest) -> "EditedFolder":
+        """The folder of this very description: a new one, or one that is there; one without any edit is begun from the start.
+
+        Raises:
+            SettingsError: if the folder holds something else.
+        """
+        cls.refuse_mismatch(path, manifest)
+        if (path / MANIFEST).is_file():
+            found = cls.open(path)
+            if found.manifest.differences(manifest):
+                for name in (PREPARED, STATE):
+                    shutil.rmtree(path / name, ignore_errors=True)
+                found._update_manifest(**(dict(manifest) | {"versions": library_versions()}))
+                return cls.open(path)
+            if found.manifest.model != manifest.model:  # it has moved
+                found._update_manifest(model=manifest.model)
+            return found
+        folder = cls(path, manifest)
+        folder._update_manifest(versions=library_versions())
+        return folder
+
+    @classmethod
+    def refuse_mismatch(cls, path: Path, manifest: FolderManifest) -> None:
+        """Refuse what is no folder of this description and cannot become one; changes nothing.
+
+        Raises:
+            SettingsError: if the folder holds something else.
+        """
+        if (path / MANIFEST).is_file():
+            found = cls.open(path)
+            if found.ledger.length and (differences := found.manifest.differences(manifest)):
+                raise SettingsError(
+                    f"{path} was made otherwise; give another --out, or the same options:\n" + "\n".join(f"  {one}" for one in differences)
+                )
+        elif path.exists() and (not path.is_dir() or any(part.suffix != PART for part in path.iterdir())):
+            raise SettingsError(f"{path} is there already and is no edited folder; give another --out")
+
+    # --- edits ----------------------------------------------------------------------------------------------------
+
+    def batches(self, undone: Collection[int] = ()) -> list[list[RecordedEdit]]:
+        """All edits, in the batches they were made in; as they would be if some more were undone."""
+        logs = [[EditSpec.model_validate(spec) for spec in log["specs"]] for log in self.ledger.logs(self.ledger.length)]
+        edits = iter(edits_from_log(logs, {*self.manifest.undone, *undone}))
+        return [[next(edits) for _ in batch] for batch in logs]
+
+    def edits(self) -> list[RecordedEdit]:
+        """All edits by number."""
+        return [edit for batch in self.batches() for edit in batch]
+
+    def active_edits(self) -> list[RecordedEdit]:
+        """The edits that count."""
+        return [edit for edit in self.edits() if not edit.inactive_reason]
+
+    def state(self, without: Collection[int] = ()) -> State:
+        """The editor's state without the rows of edits that no longer count, and of others."""
+        state = self.ledger.state_at(self.editor, self.ledger.length)
+        if state.kind == "dense":
+            return state
+        counts = [not any(edit.inactive_reason or edit.number in without for edit in batch) for batch in self.batches()]
+        return self.editor.restore([row for row, is_present in zip(state.records, counts, strict=True) if is_present], {})
+
+    def entries(self, undone: Collection[int] = ()) -> dict[EntryKey, list[RecordedEdit]]:
+        """A memory's edits by the entry that they made or continue, as they would be if some more were undone; of other kinds none.
+
+        Each one's row holds the entry whole, as it was after that edit (`d4s.editors.grace.Entries`).
+        """
+        if self.editor.kind != "codebook":
+            return {}
+        found: dict[EntryKey, list[RecordedEdit]] = {}
+        rows = self.ledger.state_at(self.editor, self.ledger.length).records
+        for row, batch in zip(rows, self.batches(undone), strict=True):
+            found.setdefault((row["key"].numpy().tobytes(), tuple(row["label"].tolist())), []).extend(batch)
+        return found
+
+    def check_removable(self, numbers: Sequence[int], what: str) -> None:
+        """Refuse to take edits out that cannot be taken out.
+
+        Raises:
+            SettingsError: if there is no such edit, it is gone already, or the kind of state does not allow it; says why.
+        """
+        present = {edit.number for edit in self.active_edits()}
+        if unknown := sorted(set(numbers) - present):
+            raise SettingsError(f"{what}: {self.path} has no present edits {unknown}; d4s history {self.path} lists them")
+        if numbers and self.editor.kind == "dense":
+            raise SettingsError(
+                f"{what} is not possible with {self.manifest.editor}: every step replaced its state as a whole, so no edit can be told "
+                "from the others; edit the unedited model anew without these facts, or use an editor that keeps a record, such as d4s"
+            )
+        for batch in self.batches():
+            inside = {edit.number for edit in batch if not edit.inactive_reason}
+            if inside & set(numbers) and not inside <= set(numbers):
+                raise SettingsError(f"{what}: edits {sorted(inside)} were made as one batch and can only be taken out together")
+        for entry in self.entries().values():
+            since = [*dropwhile(lambda number: number not in numbers, (edit.number for edit in entry if not edit.inactive_reason))]
+            if not {*since} <= {*numbers}:
+                raise SettingsError(
+                    f"{what}: edits {since} share an entry, which the last of them holds whole, and can only be taken out together"
+                )
+
+    def check_undo(self, numbers: Sequence[int]) -> None:
+        """Refuse to take edits back that cannot be taken out, or of which what they had replaced cannot count again.
+
+        Raises:
+            SettingsError: if an edit is not present, cannot be taken out, or had replaced a part of a batch only; says why.
+        """
+        self.check_removable(numbers, "undo")
+        before = {edit.number for edit in self.active_edits()}
+        for batch in self.batches(numbers):
+            inside = [edit.number for edit in batch]
+            if any(edit.inactive_reason for edit in batch) and any(
+                not edit.inactive_reason and edit.number not in before for edit in batch
+            ):
+                raise SettingsError(
+                    f"undo: edits {inside} were made as one batch and can only come back together; undo all that replaced them"
+                )
+        for entry in self.entries(numbers).values():
+            for place, edit in enumerate(entry):
+                if not edit.inactive_reason and edit.number not in before and (others := _inactive_before(entry, place)):
+                    raise SettingsError(
+                        f"undo: edit {edit.number} would come back with an entry that also holds edits {others}, which are gone; "
+                        "undo what replaced those as well, or replace the edit that took its place"
+                    )
+
+    def undo(self, numbers: Sequence[int]) -> None:
+        """Take edits back, checked beforehand; what they had replaced counts again."""
+        self._update_manifest(undone=tuple(sorted({*self.manifest.undone, *numbers})))
+
+    # --- the model ------------------------------------------------------------------------------------------------
+
+    def load_model(self, device: str, dtype: str | None = None) -> tuple[LanguageModel, Prepared]:
+        """The unedited model, and what the editor needs beside it.
+
+        Raises:
+            ArtifactError: if the folder was never finished, or the unedited model is not what it was.
+        """
+        prepared = self.load_prepared()
+        if prepared is None:
+            raise ArtifactError(f"{self.path} was never finished; run its d4s apply again")
+        return replace(self.manifest.model.load(device, dtype), joiner=self.manifest.joiner), prepared
+
+    @contextmanager
+    def edited(self, device: str = "cpu") -> Iterator[EditedModel]:
+        """The model with the present edits, memories among them; for use from Python."""
+        model, prepared = self.load_model(device)
+        with self.editor.edited(model, prepared, self.state()) as view:
+            yield view
+
+    # --- views ----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the model, its change and the history are there, and those of the present state."""
+        views = [HISTORY] if self.editor.kind == "codebook" else [HISTORY, DELTA, MODEL]
+        are_there = all((self.path / name).exists() for name in views)
+        return are_there and self.manifest.written == (self.ledger.length, self.manifest.undone)
+
+    def mark_written(self) -> None:
+        """Say that they are."""
+        self._update_manifest(written=(self.ledger.length, self.manifest.undone))
+
+    def prepared_files(self) -> list[str]:
+        """Names of the files that hold what the editor needs."""
+        return sorted(f"{PREPARED}/{path.name}" for path in (self.path / PREPARED).glob("*"))
+
+    def save_prepared(self, prepared: Prepared) -> None:
+        """Write what the editor needs, so that later edits and views use the same."""
+        where = self.path / PREPARED
+        moments = {f"moment.{layer}": moment.sum_kk.cpu() for layer, moment in prepared.moments.items()}
+        tensors = moments | {f"extra.{name}": tensor.cpu() for name, tensor in prepared.extras.items()}
+        if tensors:
+            write_tensors(where / PREPARED_TENSORS, tensors)
+        counts = {layer: moment.n_tokens for layer, moment in prepared.moments.items()}
+        index = _PreparedIndex(contexts=prepared.contexts, n_tokens=counts, sha256=sha256_of(where / PREPARED_TENSORS) if tensors else None)
+        write_json(where / PREPARED_INDEX, index.model_dump(mode="json"))
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether what the editor needs was kept; says so without reading and checking it, which takes its time with large models."""
+        return (self.path / PREPARED / PREPARED_INDEX).is_file()
+
+    def load_prepared(self) -> Prepared | None:
+        """What the editor needs, as it was kept; None where it was not yet.
+
+        Raises:
+            ArtifactError: if a file of it is broken or was changed.
+        """
+        where = self.path / PREPARED
+        if not self.is_prepared:
+            return None
+        try:
+            index = _PreparedIndex.model_validate_json((where / PREPARED_INDEX).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ArtifactError(f"{where / PREPARED_INDEX} is broken ({error}); edit the model anew") from None
+        if index.sha256 is not None and (not (where / PREPARED_TENSORS).is_file() or sha256_of(where / PREPARED_TENSORS) != index.sha256):
+            raise ArtifactError(f"{where / PREPARED_TENSORS} is not what the editor had prepared; edit the model anew")
+        tensors = load_file(where / PREPARED_TENSORS) if index.sha256 is not None else {}
+        moments = {layer: SecondMoment(tensors[f"moment.{layer}"], count, self.manifest.moments) for layer, count in index.n_tokens.items()}
+        extras = {name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")}
+        return Prepared(index.contexts, moments, extras)
+
+    def _update_manifest(self, **changes: Any) -> None:
+        self.manifest = self.manifest.model_copy(update=changes)
+        write_json(self.path / MANIFEST, self.manifest.model_dump(mode="json"))
+
+
+def _inactive_before(entry: Sequence[RecordedEdit], place: int) -> list[int]:
+    """Earlier edits of an entry that are gone though an edit's row holds them; none where the entry is that edit's very own."""
+    if entry[place].spec.prompt_key == entry[0].spec.prompt_key:
+        return []
+    held = {edit.spec.prompt_key for edit in entry[: place + 1] if not edit.inactive_reason}
+    return [edit.number for edit in entry[:place] if edit.spec.prompt_key not in held]
+
+
+class _PreparedIndex(Frozen):
+    """What stands beside prepared tensors."""
+
+    contexts: tuple[str, ...]
+    n_tokens: dict[int, int]
+    sha256: str | None

@@ -1,0 +1,116 @@
+"""The stages `learning` and `figures`: how models were trained, and every figure of the registry, as PDF, SVG and PNG.
+
+Each has a caption; figures.json says why a figure was left out. The same data give the same bytes: no dates, salted ids.
+Besides, every figure is drawn once more for narrow screens; the report shows that one on phones.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from d4s.analysis.study_results import Results
+from d4s.artifacts import Artifact, atomic_write, write_json
+from d4s.config import FigureSettings
+from d4s.figures import (
+    fig_benchmarks_by_dataset,
+    fig_benchmarks_by_form,
+    fig_bottleneck,
+    fig_composition,
+    fig_curves,
+    fig_drivers,
+    fig_form_matrix,
+    fig_l1_norm,
+    fig_learning,
+    fig_norm_cause,
+    fig_norm_vs_accuracy,
+    fig_objectives,
+    fig_protocols,
+    fig_retention_by_age,
+)
+from d4s.figures.fig_learning import TrainingRecord
+from d4s.figures.plot_elements import Drawing, FigureSkipped
+from d4s.figures.style import NARROW, RC, WIDE
+from d4s.log import progress
+from d4s.schemas import CURVE, MODEL_CHECK
+
+logger = logging.getLogger(__name__)
+
+# Modules are imported, not named by text, so that the code digest of the stage covers every figure.
+FIGURES: Mapping[str, Callable[[Results], Drawing]] = {
+    "fig_curves": fig_curves.figure,
+    "fig_protocols": fig_protocols.figure,
+    "fig_retention_by_age": fig_retention_by_age.figure,
+    "fig_bottleneck": fig_bottleneck.figure,
+    "fig_l1_norm": fig_l1_norm.figure,
+    "fig_norm_vs_accuracy": fig_norm_vs_accuracy.figure,
+    "fig_norm_cause": fig_norm_cause.figure,
+    "fig_composition": fig_composition.figure,
+    "fig_objectives": fig_objectives.figure,
+    "fig_benchmarks_by_dataset": fig_benchmarks_by_dataset.figure,
+    "fig_benchmarks_by_form": fig_benchmarks_by_form.figure,
+    "fig_form_matrix": fig_form_matrix.figure,
+    "fig_drivers": fig_drivers.figure,
+}
+_METADATA: Mapping[str, dict[str, Any]] = {
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+}
+
+
+def figures(study_dir: Path, settings: FigureSettings) -> None:
+    """Draw every figure that a study has the data for into its folder `figures`, emptied before, and write figures.json last."""
+    results = Results(study_dir)
+    shutil.rmtree(study_dir / "figures", ignore_errors=True)
+    record: dict[str, Any] = {}
+    for name, make in progress(FIGURES.items(), "drawing", len(FIGURES)):
+        try:
+            drawing = make(results)
+        except FigureSkipped as reason:
+            record[name] = {"skipped": str(reason)}
+            logger.info("%s is not drawn: %s", name, reason)
+            continue
+        _save_figure(study_dir / "figures", name, drawing, settings)
+        record[name] = {"title": drawing.title, "caption": drawing.caption}
+    write_json(study_dir / "figures" / "figures.json", record)
+
+
+def learning(captions: Path, models: Sequence[Artifact], settings: FigureSettings) -> None:
+    """Draw how a study's models were trained, and write title and caption last."""
+    drawing = fig_learning.figure(
+        {
+            model.folder.name.rpartition("-")[0]: TrainingRecord(
+                model.table("curve.parquet", CURVE), model.table("check.parquet", MODEL_CHECK)
+            )
+            for model in models
+        }
+    )
+    _save_figure(captions.parent, "fig_learning", drawing, settings)
+    write_json(captions, {"fig_learning": {"title": drawing.title, "caption": drawing.caption}})
+
+
+def _save_figure(folder: Path, name: str, drawing: Drawing, settings: FigureSettings) -> None:
+    style: Any = {**matplotlib.rcParamsDefault, **RC, "svg.hashsalt": name}
+    with matplotlib.rc_context(style):
+        wide = _fix_layout(drawing.draw(WIDE))
+        for suffix in settings.format:
+            _write(wide, folder / f"{name}.{suffix}", suffix, settings.dpi)
+        if "svg" in settings.format:
+            _write(_fix_layout(drawing.draw(NARROW)), folder / f"{name}.narrow.svg", "svg", settings.dpi)
+
+
+def _fix_layout(figure: Figure) -> Figure:
+    """The figure with its panels placed for good, so that no format works the layout out again."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
+def _write(figure: Figure, path: Path, suffix: str, dpi: int) -> None:
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format=suffix, dpi=dpi, metadata=_METADATA[suffix])

@@ -1,0 +1,83 @@
+"""Sentences packed into rows of equal length that start with BOS on a sentence boundary; no fact is ever cut."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from d4s.errors import SettingsError
+from d4s.pretraining.sentences import Sentence
+
+PENDING = 16
+MAX_TOO_LONG = 10_000
+"""So many sentences in a row that fit no row end the work; the next would hardly fit either."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedTokens:
+    """Token ids with a loss weight each."""
+
+    ids: list[int]
+    weights: list[float]
+
+
+def encode(tokenizer: Tokenizer, sentence: Sentence) -> WeightedTokens:
+    """Tokens of a sentence; those that overlap an answer carry its weight."""
+    found = tokenizer.encode(sentence.text, add_special_tokens=False)
+    weights = [
+        sentence.answer_weight if any(end > start and begin < stop for start, stop in sentence.answers) else sentence.weight
+        for begin, end in found.offsets
+    ]
+    return WeightedTokens(found.ids, weights)
+
+
+class Packer:
+    """Fills one row after another: first sentences that fit, then free text that may be cut.
+
+    A few sentences wait at any time, and the one waiting longest that still fits comes next, so little space is lost.
+    """
+
+    def __init__(self, sentences: Iterator[WeightedTokens], filler: Iterator[WeightedTokens], length: int, bos: int) -> None:
+        self._sentences, self._filler, self._length, self._bos = sentences, filler, length, bos
+        self._pending: list[WeightedTokens] = []
+        self.too_long = 0
+
+    def row(self, free_text_only: bool = False) -> WeightedTokens:
+        """The next row."""
+        row = WeightedTokens([self._bos], [0.0])
+        while len(row.ids) < self._length:
+            found = next(self._filler) if free_text_only else self._next_fitting(self._length - len(row.ids))
+            row.ids.extend(found.ids)
+            row.weights.extend(found.weights)
+        return WeightedTokens(row.ids[: self._length], row.weights[: self._length])
+
+    def _next_fitting(self, space: int) -> WeightedTokens:
+        while len(self._pending) < PENDING:
+            self._pending.append(self._next())
+        for index, sentence in enumerate(self._pending):
+            if len(sentence.ids) <= space:
+                return self._pending.pop(index)
+        return next(self._filler)
+
+    def _next(self) -> WeightedTokens:
+        """The next sentence that a row can hold.
+
+        Raises:
+            SettingsError: if it does not come.
+        """
+        for sentence in islice(self._sentences, MAX_TOO_LONG):
+            if len(sentence.ids) < self._length:
+                return sentence
+            self.too_long += 1
+        raise SettingsError(f"{MAX_TOO_LONG:,} sentences in a row are too long for rows of {self._length} tokens; set a longer `row`")
+
+
+def pack_text(texts: Sequence[list[int]], length: int, bos: int | None) -> np.ndarray:
+    """Running tokens as full rows, each starting with BOS where there is one; a short rest is dropped."""
+    flat = np.array([token for text in texts for token in text], dtype=np.int32)
+    lead = [] if bos is None else [bos]
+    width = length - len(lead)
+    rows = flat[: len(flat) // width * width].reshape(-1, width)
+    return np.hstack([np.full((len(rows), len(lead)), bos if lead else 0, dtype=np.int32), rows])

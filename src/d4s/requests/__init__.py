@@ -1,1 +1,0 @@
-"""Edit requests: facts in a seeded, prefix-stable order."""

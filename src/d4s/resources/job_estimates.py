@@ -1,0 +1,292 @@
+"""The jobs of a plan with what each will need: memory, disk and work; for `d4s plan` and for the resources of rules."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from d4s.config import BenchmarkSettings, HFModel, MeasureSettings, MomentsSettings, PretrainSettings
+from d4s.editors.editor_settings import FAMILY_SETTINGS, FamilySettings
+from d4s.editors.part_settings import PrepareSettings, TargetsJobSettings
+from d4s.models.model_shape import UnknownShape, shape_of_model
+from d4s.resources import memory_estimate, work_estimate
+from d4s.resources.machine_speed import LIGHT_STARTUP, SLOW_DEVICE, SLOW_HOST, STARTUP, Speed
+from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
+from d4s.resources.requirements import MIB, Bytes, Number, Requirements, Work
+from d4s.runs.run_settings import BaselineSettings
+from d4s.study.graph import Node
+from d4s.study.resolve import STAGES_OF_RUN, StudyPlan
+
+MULTI_DEVICE_MAPS = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})  # device maps that take all devices there are
+NO_TORCH = frozenset({"world", "facts", "questions", "adopt"})
+QUESTION_TOKENS = {"multiple_choice": (64, 52)}  # of a prompt and of what follows its last subject token
+OTHER_QUESTION_TOKENS, STATEMENT_TOKENS = (30, 16), (22, 9)
+OPTIONS, WORLD_OPTION_TOKENS = 4, 15
+WORLD_TASKS = 7  # as d4s.world.world_benchmarks makes them
+BENCHMARK_ITEMS = {"local": (1800, 700.0), "hub": (28_700, 700.0)}  # of six tasks with their examples, and tokens of an option
+MEMORY_MARGIN = 1.25  # memory that a rule asks for beyond what is foreseen
+TIME_MARGIN, MIN_MINUTES = 4, 10  # time that a rule asks for, as a multiple and at least, in minutes
+UNKNOWN_MODEL_MB, UNKNOWN_MODEL_MINUTES = 64_000, 600  # what a rule asks for where the model's sizes are unknown
+
+
+@dataclass(frozen=True, slots=True)
+class JobEstimate:
+    """One call of a stage; `remaining` is the work of those outputs that are not there yet."""
+
+    node: Node
+    manifests: tuple[Path, ...]
+    requirements: Requirements
+    on_device: bool
+    remaining: Work
+
+    @property
+    def name(self) -> str:
+        """Stage and folder, with the first manifest where several jobs share a folder."""
+        shard = f"/{self.manifests[0].stem}…" if len(self.manifests) < len(self.node.manifests) else ""
+        return f"{self.node.stage} {self.node.name}{shard}"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all its outputs are there."""
+        return all(path.is_file() for path in self.manifests)
+
+    def seconds(self, host: Speed, device: Speed, *, whole: bool = True) -> Number:
+        """How long all of it or what is left of it takes on a machine.
+
+        Double precision and questions run where the model is, eigenvectors on the host.
+        """
+        start = LIGHT_STARTUP if self.node.stage in NO_TORCH else 0.0 if self.node.stage in (*STAGES_OF_RUN, "targets") else STARTUP
+        speed = device if self.on_device else host
+        return start + (replace(speed, double=host.double) if self.node.stage == "prepare" else speed).seconds(
+            self.requirements.work if whole else self.remaining
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RuleResources:
+    """What a rule asks of Snakemake; enters no hash."""
+
+    mem_mb: int
+    runtime: int
+    gpu: int
+
+
+class ResourceEstimates:
+    """The jobs of a plan. Models whose sizes are unknown have no jobs here; `unknown` says why."""
+
+    def __init__(self, plan: StudyPlan, *, has_device: bool) -> None:
+        self.plan, self._has_device = plan, has_device
+        self.unknown: dict[str, str] = {}
+        self._placements: dict[str, ModelPlacement] = {}
+        for name in dict.fromkeys(cell.key.model for cell in plan.cells):
+            try:
+                self._placements[name] = self._place_model(name)
+            except UnknownShape as error:
+                self.unknown[name] = str(error)
+
+    @cached_property
+    def jobs(self) -> list[JobEstimate]:
+        """Every job whose model's sizes are known, in the order of the plan."""
+        return [job for node in self.plan.nodes for job in self.of(node)]
+
+    def of(self, node: Node) -> Iterator[JobEstimate]:
+        """The jobs of one artefact."""
+        name = self._model_of(node)
+        if name in self.unknown:
+            return
+        count = getattr(self.plan.study.execution.shards, node.stage, 1)
+        for manifests in node.shards(count):
+            placement = None if name is None else self._placements[name]
+            requirements = self._requirements(node, tuple(manifests), placement)
+            yield JobEstimate(
+                node,
+                tuple(manifests),
+                requirements,
+                bool(requirements.device),
+                self._remaining_work(node, tuple(manifests), placement, requirements.work),
+            )
+
+    def resources(self, node: Node) -> RuleResources:
+        """What the rule of an artefact asks for: the largest of its jobs, with room to spare."""
+        jobs = [*self.of(node)]
+        if not jobs:
+            return RuleResources(UNKNOWN_MODEL_MB, UNKNOWN_MODEL_MINUTES, int(self._wants_device(self._model_of(node))))
+        most = max(job.requirements.host_bytes for job in jobs)
+        longest = max(job.seconds(SLOW_HOST, SLOW_DEVICE) for job in jobs)
+        return RuleResources(
+            ceil(MEMORY_MARGIN * most / MIB / 100) * 100,
+            max(MIN_MINUTES, ceil(TIME_MARGIN * longest / 60)),
+            int(any(j.on_device for j in jobs)),
+        )
+
+    # --- models ---------------------------------------------------------------------------------------------------
+
+    def _place_model(self, name: str) -> ModelPlacement:
+        model = self.plan.study.models[name]
+        dtype = model.dtype if isinstance(model, HFModel) else "float32"
+        is_on_host = self.plan.study.execution.state_device == "cpu"
+        return ModelPlacement(shape_of_model(model), dtype, self._wants_device(name) and self._has_device, model.corpus.row, is_on_host)
+
+    def _wants_device(self, name: str | None) -> bool:
+        model = self.plan.study.models[name] if name else None
+        return isinstance(model, HFModel) and model.device_map not in {None, "cpu"}
+
+    def _is_sharded(self, name: str | None) -> bool:
+        model = self.plan.study.models[name] if name else None
+        return isinstance(model, HFModel) and model.device_map in MULTI_DEVICE_MAPS
+
+    def _model_of(self, node: Node) -> str | None:
+        """The study's name of the model that a job loads or trains, or whose sizes its inputs have."""
+        if node.stage in {"adopt", "pretrain"}:
+            return node.label if node.stage == "adopt" else node.label.rpartition("-m")[0]
+        for role in ("model", "moments"):
+            found = node.inputs.get(role)
+            if isinstance(found, Node):
+                return self._model_of(found)
+        return None
+
+    # --- stages ----------------------------------------------------------------------------------------------------
+
+    def _requirements(self, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement | None) -> Requirements:
+        if placement is None or node.stage in NO_TORCH:
+            tokens = int(node.settings.get("tokens", 0))
+            (host, device), disk = memory_estimate.corpus(tokens) if node.stage == "corpus" else memory_estimate.light(), 8.0 * tokens
+            return Requirements(host, device, disk)
+        host_device, disk, todo = _ESTIMATORS.get(node.stage, _reading)(self, node, manifests, placement)
+        return Requirements(*host_device, disk, todo, self._is_sharded(self._model_of(node)))
+
+    def _remaining_work(self, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement | None, whole: Work) -> Work:
+        """The work of outputs that are not there yet; a run goes on from its longest finished length."""
+        pending = tuple(path for path in manifests if not path.is_file())
+        if len(pending) in {0, len(manifests)}:
+            return whole if pending else Work()
+        if node.stage != "edit":
+            return self._requirements(node, pending, placement).work
+        longest = max(manifests, key=lambda path: _lengths((path,))[0])
+        done = max((path for path in manifests if path not in pending), key=lambda path: _lengths((path,))[0])
+        return Work() if longest not in pending else whole + self._requirements(node, (done,), placement).work.times(-1)
+
+    def prompt_sizes(self, node: Node) -> PromptSizes:
+        """Typical prompts of the facts that a job reads."""
+        facts, per_request = node.inputs.get("facts"), self.plan.study.contexts.count + 1
+        if not isinstance(facts, Node) or facts.stage != "questions":
+            return PromptSizes(per_request, *STATEMENT_TOKENS)
+        return PromptSizes(per_request, *QUESTION_TOKENS.get(str(facts.settings.get("form")), OTHER_QUESTION_TOKENS))
+
+
+Outcome = tuple[tuple[Bytes, Bytes], Number, Work]
+Estimator = Callable[[ResourceEstimates, Node, tuple[Path, ...], ModelPlacement], Outcome]
+
+
+def _reading(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    questions = 500 if node.stage == "objectives" else 1
+    return memory_estimate.reading(placement), 1e5, work_estimate.forward(placement, questions * work_estimate.QUESTION_TOKENS, passes=10)
+
+
+def _corpus(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    tokens = int(node.settings["tokens"])
+    return memory_estimate.corpus(tokens), 8.0 * tokens, Work()
+
+
+def _pretrain(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    settings = PretrainSettings.model_validate(node.settings)
+    corpus = estimates.plan.study.models[node.label.rpartition("-m")[0]].corpus
+    return (
+        memory_estimate.pretrain(placement, settings),
+        4 * placement.weights,
+        work_estimate.pretrain(placement, corpus, settings.batch_rows * settings.positions),
+    )
+
+
+def _moments(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    settings = MomentsSettings.model_validate(node.settings)
+    layers = [int(path.stem.removeprefix("l")) for path in manifests]
+    disk = len(layers) * placement.shape.mlp_width**2 * 8.0
+    todo = work_estimate.moments(placement, layers, settings.tokens, settings.batch_rows)
+    return memory_estimate.moments(placement, layers, settings.tokens, settings.batch_rows), disk, todo
+
+
+def _targets(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    target, prompt_sizes = TargetsJobSettings.model_validate(node.settings).target, estimates.prompt_sizes(node)
+    requests = len(manifests) * memory_estimate.REQUESTS_PER_BLOCK
+    needed = memory_estimate.targets(placement, target.layer, prompt_sizes, parts=memory_estimate.parts_of(target))
+    return needed, requests * placement.shape.width * 12.0, work_estimate.targets(placement, target, prompt_sizes, requests)
+
+
+def _prepare(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    settings, prompt_sizes = PrepareSettings.model_validate(node.settings), estimates.prompt_sizes(node)
+    disk = settings.basis_layers * placement.shape.mlp_width**2 * 8.0
+    return memory_estimate.prepare(placement, settings, prompt_sizes), disk, work_estimate.prepare(placement, settings, prompt_sizes)
+
+
+def _baseline(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    settings = BaselineSettings.model_validate(node.settings)
+    baseline_settings = MeasureSettings(generate=settings.max_new_tokens > 0, max_new_tokens=max(1, settings.max_new_tokens))
+    blocks = sum(path.stem.startswith("b") for path in manifests)
+    todo = work_estimate.baseline(
+        placement, blocks * memory_estimate.REQUESTS_PER_BLOCK, baseline_settings, settings.perplexity_rows * (blocks < len(manifests))
+    )
+    return memory_estimate.reading(placement, baseline_settings), blocks * 25e3, todo
+
+
+def _edit(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    editor, lengths, prompt_sizes = _editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
+    copies = 1 + len(lengths) if getattr(editor, "state_kind", "") == "dense" or editor.family == "fine_tune" else 1
+    needed = memory_estimate.edit(placement, editor, max(lengths), prompt_sizes)
+    disk = copies * memory_estimate.ledger(editor, placement.shape, max(lengths))
+    return needed, disk, work_estimate.edit(placement, editor, max(lengths), prompt_sizes)
+
+
+def _measure(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    editor, lengths, prompt_sizes = _editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
+    settings = MeasureSettings.model_validate(node.settings["measure"])
+    needed = memory_estimate.measure(placement, editor, max(lengths), prompt_sizes, settings)
+    return needed, sum(lengths) * 500.0, work_estimate.measure(placement, editor, lengths, prompt_sizes, settings)
+
+
+def _benchmark(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    editor, lengths, prompt_sizes = _editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
+    needed = memory_estimate.measure(placement, editor, max(lengths), prompt_sizes, None)
+    return needed, 1e4 * len(lengths), work_estimate.benchmark(placement, editor, lengths, _benchmark_tokens(estimates, node), prompt_sizes)
+
+
+def _benchmark_tokens(estimates: ResourceEstimates, node: Node) -> Number:
+    """Tokens of all benchmark items, each with every option."""
+    chosen = BenchmarkSettings.model_validate(node.settings["benchmarks"])
+    items, each = BENCHMARK_ITEMS.get(chosen.tasks, (WORLD_TASKS * estimates.plan.study.world.benchmark_items, WORLD_OPTION_TOKENS))
+    return min(items, 6 * chosen.limit if chosen.limit else items) * OPTIONS * each
+
+
+def _world_report(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    editors = [_editor(settings) for settings in node.settings["editors"].values()]
+    block = memory_estimate.targets(placement, 0, estimates.prompt_sizes(node))[0]["activations"]
+    host, device = max(
+        (memory_estimate.edit(placement, one, 1, estimates.prompt_sizes(node)) for one in editors),
+        key=lambda needed: sum(needed[0].values()),
+    )
+    todo = sum((work_estimate.edit(placement, editor, 40, estimates.prompt_sizes(node)) for editor in editors), Work())
+    return ({**host, "activations": host["activations"] + block}, device), 1e5, todo
+
+
+_ESTIMATORS: Mapping[str, Estimator] = {
+    "corpus": _corpus,
+    "pretrain": _pretrain,
+    "moments": _moments,
+    "targets": _targets,
+    "prepare": _prepare,
+    "baseline": _baseline,
+    "edit": _edit,
+    "measure": _measure,
+    "benchmark": _benchmark,
+    "world_report": _world_report,
+}
+
+
+def _editor(settings: Mapping[str, Any]) -> FamilySettings:
+    return FAMILY_SETTINGS[settings["family"]].model_validate(settings)
+
+
+def _lengths(manifests: tuple[Path, ...]) -> list[int]:
+    return [int(path.stem.removeprefix("n")) for path in manifests]

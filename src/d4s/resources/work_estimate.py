@@ -1,0 +1,154 @@
+"""Work by stage: floating-point operations and calls of blocks, from sizes alone. Bounds rather than expectations.
+
+Optimisation of targets is counted with all its steps, though most requests stop earlier.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from d4s.config import CorpusSettings, MeasureSettings
+from d4s.editors.editor_settings import FamilySettings, FineTune, Grace, KnowledgeNeurons, LocateThenEdit, OneTimeBatch, Unedited
+from d4s.editors.part_settings import PrepareSettings, TargetSettings
+from d4s.resources.memory_estimate import ANSWER, REQUESTS_PER_BLOCK, ModelPlacement, PromptSizes, at_once
+from d4s.resources.requirements import Number, Work
+
+QUESTIONS, QUESTION_TOKENS = 9, 14
+BACKWARD = 2  # a gradient with respect to hidden states costs another pass
+
+
+def forward(placement: ModelPlacement, tokens: Number, layers: int | None = None, passes: Number = 1.0) -> Work:
+    """Tokens through blocks, without the output matrix."""
+    shape = placement.shape
+    count = shape.layers if layers is None else layers
+    return Work(single=2.0 * tokens * shape.block_parameters * count, calls=passes * count)
+
+
+def unembedding(placement: ModelPlacement, places: Number) -> Work:
+    """Logits at some places."""
+    return Work(single=2.0 * places * placement.shape.width * placement.shape.vocabulary)
+
+
+def target_work(placement: ModelPlacement, target: TargetSettings, prompt_sizes: PromptSizes, requests: Number, batch: int) -> Work:
+    """Targets of requests, a batch of them at once."""
+    rows, later = requests * (prompt_sizes.per_request + 1), max(1, placement.shape.layers - 1 - target.layer)
+    batches = requests / batch
+    first = forward(placement, rows * prompt_sizes.tokens, passes=batches)
+    step = forward(placement, rows * prompt_sizes.after_subject, later, batches) + unembedding(placement, rows * 2)
+    return first + step.times(BACKWARD * target.steps)
+
+
+def targets(placement: ModelPlacement, target: TargetSettings, prompt_sizes: PromptSizes, requests: int) -> Work:
+    """Blocks of requests."""
+    return target_work(placement, target, prompt_sizes, requests, min(REQUESTS_PER_BLOCK, requests))
+
+
+def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: PromptSizes) -> Work:
+    """Eigenvectors of every layer's moment, and targets of the requests that an anchor is taken from, at their unprefixed prompts."""
+    found, anchor = Work(double=9.0 * settings.basis_layers * placement.shape.mlp_width**3), settings.anchor
+    if anchor is None:
+        return found
+    alone, requests = replace(prompt_sizes, per_request=1), anchor.anchor.requests
+    return found + target_work(placement, anchor.target, alone, requests, at_once(placement, alone, requests))
+
+
+def moments(placement: ModelPlacement, layers: Sequence[int], tokens: int, batch_rows: int) -> Work:
+    """A pass over text up to the last of the layers, and the products of keys."""
+    square = placement.shape.mlp_width**2
+    passes = tokens / placement.row_tokens / batch_rows
+    return forward(placement, tokens, max(layers) + 1, passes) + Work(single=2.0 * tokens * square * len(layers))
+
+
+def questions(placement: ModelPlacement, facts: Number, settings: MeasureSettings) -> Work:
+    """Questions about facts, scored and, where settings say so, answered freely."""
+    tokens = facts * QUESTIONS * QUESTION_TOKENS
+    found = forward(placement, tokens, passes=tokens / placement.pass_tokens) + unembedding(placement, facts * QUESTIONS * 2)
+    if settings.generate:
+        words, groups = settings.max_new_tokens, max(10.0, tokens / placement.pass_tokens)
+        answers = facts * QUESTIONS * words
+        found += forward(placement, tokens + answers, passes=groups * words) + unembedding(placement, answers)
+    return found
+
+
+def solver_work(editor: FamilySettings, placement: ModelPlacement, edits: int) -> Work:
+    """What the solvers of a sequence do, in double precision, and the weights that are written."""
+    d, matrix, layers = float(placement.shape.mlp_width), float(placement.shape.mlp_out), len(editor.layers)
+    if not isinstance(editor, LocateThenEdit):
+        return Work(double=edits * layers * 4 * matrix)
+    steps = edits / editor.batch
+    at_start, each = d**3, 6 * d * d * editor.batch
+    if editor.state_kind == "dense" and editor.history != "none":
+        each = d**3 / 3
+    if editor.history == "adaptive_refit":
+        each = d**3 / 3 + 4 * d * matrix
+    if editor.history != "none" and steps > 1000:
+        at_start *= 1 + steps // 1000
+    return Work(double=layers * (at_start + steps * (each + 10 * matrix)))
+
+
+def baseline(placement: ModelPlacement, requests: int, settings: MeasureSettings, rows: int) -> Work:
+    """Questions about blocks of requests, and rows of text, put to the unedited model."""
+    return questions(placement, requests, settings) + read(placement, rows)
+
+
+def read(placement: ModelPlacement, rows: int) -> Work:
+    """Rows of text, every token predicted."""
+    return forward(placement, rows * placement.row_tokens) + unembedding(placement, rows * placement.row_tokens)
+
+
+def edit(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_sizes: PromptSizes) -> Work:
+    """A sequence: its solver, keys and targets, and questions right after each edit."""
+    found = solver_work(editor, placement, edits)
+    if isinstance(editor, OneTimeBatch):
+        return found
+    look = forward(placement, QUESTIONS * QUESTION_TOKENS, passes=1).times(edits) + unembedding(placement, edits * QUESTIONS)
+    found += look
+    if isinstance(editor, LocateThenEdit):
+        found += forward(placement, prompt_sizes.per_request * prompt_sizes.tokens, passes=2).times(edits * len(editor.layers) / 2)
+        if editor.target.at == "current":
+            found += target_work(placement, editor.target, prompt_sizes, edits, editor.batch)
+        return found
+    if isinstance(editor, FineTune | Grace):
+        return found + forward(placement, prompt_sizes.tokens).times(3.0 * edits * editor.steps)
+    if isinstance(editor, KnowledgeNeurons):
+        layers = placement.shape.layers
+        each = forward(placement, ANSWER * editor.steps * layers / 2, passes=1).times(BACKWARD) + forward(placement, prompt_sizes.tokens)
+        return found + each.times(edits)
+    return found
+
+
+def measure(
+    placement: ModelPlacement, editor: FamilySettings, lengths: Sequence[int], prompt_sizes: PromptSizes, settings: MeasureSettings
+) -> Work:
+    """At each length the change of weights made ready, questions and text; nothing of the unedited model, whose baseline is read."""
+    if isinstance(editor, Unedited):
+        return Work()
+    sample = [length if settings.sample == "all" else min(length, settings.sample) for length in lengths]
+    text = read(placement, settings.perplexity_rows)
+    each = (
+        questions(placement, facts, settings) + text + replay(placement, editor, length, prompt_sizes)
+        for length, facts in zip(lengths, sample, strict=True)
+    )
+    return sum(each, Work())
+
+
+def replay(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_sizes: PromptSizes) -> Work:
+    """The edited model from a recorded state."""
+    d, matrix, layers = float(placement.shape.mlp_width), float(placement.shape.mlp_out), len(editor.layers)
+    found = Work(double=layers * (2.0 * edits * matrix + 8 * matrix))
+    if isinstance(editor, OneTimeBatch) or (isinstance(editor, LocateThenEdit) and editor.state_kind == "refit"):
+        found += Work(double=layers * (d**3 / 3 + 2.0 * edits * d * d))
+    if isinstance(editor, OneTimeBatch):
+        found += forward(placement, edits * prompt_sizes.per_request * prompt_sizes.tokens).times(layers)
+    return found
+
+
+def benchmark(placement: ModelPlacement, editor: FamilySettings, lengths: Sequence[int], tokens: Number, prompt_sizes: PromptSizes) -> Work:
+    """Items of all tasks with all their options, so many tokens at every length."""
+    each = forward(placement, tokens, passes=tokens / placement.pass_tokens) + unembedding(placement, tokens / 20)
+    return sum((each + replay(placement, editor, length, prompt_sizes) for length in lengths), Work())
+
+
+def pretrain(placement: ModelPlacement, settings: CorpusSettings, batch_tokens: int) -> Work:
+    """Training on all tokens once, forward and backward."""
+    shape = placement.shape
+    return Work(single=6.0 * settings.tokens * shape.parameters, calls=4.0 * shape.layers * settings.tokens / batch_tokens)

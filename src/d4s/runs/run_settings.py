@@ -1,0 +1,43 @@
+"""Settings of the jobs that run an editor: what the editor is, which draw of requests, and what the stage itself needs."""
+
+from pydantic import Field
+
+from d4s.config import BenchmarkSettings, Count, Frozen, MeasureSettings, Name
+from d4s.editors.editor_settings import EditorSettings
+
+
+class RunSettings(Frozen):
+    """One sequence of edits."""
+
+    editor: EditorSettings
+    seed: int = Field(ge=0, description="Draw of the requests and their order.")
+
+
+class BaselineSettings(Frozen):
+    """What the unedited model is asked once for all editors."""
+
+    seed: int = Field(ge=0, description="Draw of the requests and their order.")
+    probes_per_fact: Count = Field(default=3, description="At most so many neighbourhood and locality probes of each kind per fact.")
+    max_new_tokens: int = Field(default=0, ge=0, description="Longest free answer in tokens; longer targets extend it; none where 0.")
+    perplexity_rows: int = Field(default=0, ge=0, description="Rows of held-out text.")
+
+
+class MeasureJobSettings(RunSettings):
+    """Measures of a run at the lengths asked for."""
+
+    measure: MeasureSettings = MeasureSettings()
+
+
+class BenchmarkJobSettings(RunSettings):
+    """Benchmarks of a run at the lengths asked for."""
+
+    benchmarks: BenchmarkSettings = BenchmarkSettings()
+
+
+class WorldReportSettings(Frozen):
+    """What a trained model is held against before anything is shown of it; no criterion favours an editor."""
+
+    editors: dict[Name, EditorSettings] = Field(description="Editors that must succeed with a single edit, resolved.")
+    seed: int = Field(default=0, ge=0, description="Draw of the requests.")
+    requests: Count = Field(default=100, description="Requests whose targets are injected and whose keys are looked at.")
+    single_edits: Count = Field(default=50, description="Requests that every editor edits alone, each into the unedited model.")

@@ -1,1 +1,0 @@
-"""Second moments of keys over text."""

@@ -1,1 +1,0 @@
-"""A study resolved into jobs and hashed names; imports no torch."""

@@ -1,0 +1,361 @@
+"""A study resolved into a plan: every artefact to be made, its hashed folder, and the cells of the grid that need it.
+
+Snakemake, `d4s plan`, `d4s prune` and the last stages all ask `resolve`; it imports no torch and reads no artefact.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from d4s.config import (
+    FORMS,
+    FactsDataset,
+    FactsSettings,
+    HFModel,
+    MeasureSettings,
+    QuestionsDataset,
+    RecordsModel,
+    Study,
+    WorldModel,
+    canonical,
+    data_folder,
+    validate,
+)
+from d4s.editors.control_editors import edited_as, is_control
+from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
+from d4s.editors.editor_settings import EditorSettings
+from d4s.editors.editor_settings import resolve as resolve_editor
+from d4s.editors.families import module_of
+from d4s.errors import SettingsError
+from d4s.facts.event_readers import EVENT_FILES, EVENT_READERS
+from d4s.facts.readers import READERS, files_of
+from d4s.metrics.benchmark_files import BENCHMARK_FILES, role
+from d4s.models.adopt import local_model_files
+from d4s.questions.writers import WRITERS
+from d4s.study.code_digests import code_digest
+from d4s.study.graph import Node, RawFile, merge_nodes
+from d4s.study.stages import SETTINGS, STAGES
+from d4s.study.validation import find_problems
+from d4s.world.reader import STYLES
+from d4s.writer_settings import ReplayWriterSettings, TemplateWriterSettings
+
+WORLD_REPORT_SEED = 0
+STAGES_OF_DRAW, STAGES_OF_RUN = ("baseline", "targets"), ("measure", "benchmark")
+
+
+@dataclass(frozen=True)
+class CellKey:
+    """One cell of the grid; all its lengths come from one run."""
+
+    model: str
+    dataset: str
+    editor: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell with its lengths and the artefacts that hold its results."""
+
+    key: CellKey
+    lengths: tuple[int, ...]
+    benchmark_lengths: tuple[int, ...]
+    run: Node
+    measure: Node
+    benchmark: Node | None
+    objectives: Node
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """A resolved study."""
+
+    study: Study
+    cells: tuple[PlannedCell, ...]
+    world_reports: tuple[Node, ...]
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        """Every artefact once, inputs before what they feed."""
+        ends = [node for cell in self.cells for node in (cell.run, cell.measure, cell.benchmark, cell.objectives) if node]
+        return merge_nodes([step for node in (*ends, *self.world_reports) for step in (*node.upstream(), node)])
+
+    def of(self, stage: str) -> list[Node]:
+        """The artefacts that one stage makes."""
+        return [node for node in self.nodes if node.stage == stage]
+
+    def process_groups(self, without: Sequence[str] = ()) -> list[list[Node]]:
+        """Artefacts in parts, those together that one process makes since they load the same model.
+
+        What the unedited model says of a draw of a data set, and the draw's targets, with the objectives of the data set at its first
+        draw; a run, with its measures and benchmarks.
+        """
+        found: dict[str, list[Node]] = {}
+        first_draws = {node.label.rpartition(".")[0]: node.label for node in reversed(self.of("baseline"))}
+        for stage in ("moments", *STAGES_OF_DRAW, "objectives", "edit", *STAGES_OF_RUN):
+            for node in self.of(stage) if stage not in without else ():
+                if stage in STAGES_OF_DRAW or stage == "objectives":
+                    key = first_draws.get(node.label, node.label)
+                else:
+                    key = (node.inputs["run"] if stage in STAGES_OF_RUN else node).digest
+                found.setdefault(key, []).append(node)
+        return [*found.values()]
+
+
+def results_folder(study: Study) -> Path:
+    """Folder of what people read of a study."""
+    return Path("results") / study.study
+
+
+def resolve(study: Study) -> StudyPlan:
+    """The plan of a study.
+
+    Raises:
+        SettingsError: naming everything that is wrong with it.
+        MissingDataError: if records are needed and no data folder is given.
+    """
+    if found := dict.fromkeys(find_problems(study)):
+        raise SettingsError("the study cannot be resolved:\n" + "\n".join(f"  {problem}" for problem in found))
+    resolver = _NodeBuilder(study)
+    cells = [resolver.cell(key, lengths, benchmarks) for key, (lengths, benchmarks) in _lengths_by_cell(study).items()]
+    return StudyPlan(study, tuple(cells), tuple(resolver.world_reports()))
+
+
+def plain_values(study: Study, *without: str) -> dict[str, Any]:
+    """A study as plain values, but for some keys; validated again, they give the same study."""
+    values = study.model_dump(mode="json", exclude=set(without))
+    if isinstance(study.questions, ReplayWriterSettings):
+        values["questions"]["store"] = study.questions.store  # enters no hash, and so no dump, but has no default
+    return values
+
+
+def _lengths_by_cell(study: Study) -> dict[CellKey, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Lengths and benchmark lengths of every cell, rows of the grid united."""
+    found: dict[CellKey, tuple[set[int], set[int]]] = {}
+    for row in study.grid:
+        for model in row.models:
+            for dataset in row.datasets:
+                for editor in row.editors:
+                    for seed in study.seeds:
+                        lengths, benchmarks = found.setdefault(CellKey(model, dataset, editor, seed), (set(), set()))
+                        lengths.update(row.lengths)
+                        benchmarks.update({"none": (), "longest": (max(row.lengths),), "all": row.lengths}[row.benchmark])
+    return {key: (tuple(sorted(lengths)), tuple(sorted(benchmarks))) for key, (lengths, benchmarks) in found.items()}
+
+
+class _NodeBuilder:
+    """Builds nodes bottom up; equal requests give equal nodes."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._nodes: dict[tuple[str, ...], Node] = {}
+        self._files: dict[Path, RawFile] = {}
+        self._resolved: dict[str, dict[str, EditorSettings]] = {}
+
+    def _node(self, stage: str, label: str, settings: Mapping[str, Any], inputs: Mapping[str, Node | RawFile], **more: Any) -> Node:
+        modules = (STAGES[stage].module, *more.pop("modules", ()))
+        code = "trusted" if self.study.ignore_code_changes else code_digest(*modules)
+        settings = validate(SETTINGS.load(stage), settings, f"settings of {label!r}").model_dump(mode="json")
+        node = Node(stage, STAGES[stage].kind, label, settings, code, inputs, **more)
+        return self._nodes.setdefault(
+            (stage, label, *node.outputs, canonical(settings), code, *(found.digest for found in inputs.values())), node
+        )
+
+    # --- data -----------------------------------------------------------------------------------------------------
+
+    def world(self) -> Node:
+        return self._node("world", f"world-s{self.study.world.seed}", self.study.world.model_dump(mode="json"), {})
+
+    def raw(self, name: str, file: str = "") -> RawFile:
+        path = data_folder(self.study.data) / (file or f"{name}/{name}.jsonl")
+        return self._files.setdefault(path, RawFile(path))
+
+    def facts(self, dataset: FactsDataset) -> Node:
+        settings = FactsSettings(**dataset.model_dump())
+        label = "_".join(part for part in (dataset.source, dataset.style, str(dataset.limit or "")) if part)
+        if dataset.source == "world":
+            modules = (READERS.module("world"), STYLES.module(dataset.style))
+            return self._node("facts", label, settings.model_dump(mode="json"), {"world": self.world()}, modules=modules)
+        inputs = {role: self.raw(dataset.source, file) for role, file in files_of(dataset.source, dataset.style).items()}
+        return self._node("facts", label, settings.model_dump(mode="json"), inputs, modules=(READERS.module(dataset.source),))
+
+    def questions(self, dataset: QuestionsDataset) -> Node:
+        chosen: dict[str, Any] = dataset.model_dump(exclude={"source"})
+        writing = self.study.questions
+        unhashed_settings: dict[str, Any] = {"writer": "template" if isinstance(writing, TemplateWriterSettings) else dict(writing)}
+        label = "_".join(part for part in (dataset.events, dataset.form, str(dataset.limit or "")) if part)
+        world = dataset.events == "world"
+        inputs: dict[str, Node | RawFile] = (
+            {"world": self.world()} if world else {"records": self.raw(dataset.events, EVENT_FILES[dataset.events])}
+        )
+        if isinstance(writing, ReplayWriterSettings):
+            inputs["answers"] = self._files.setdefault(Path(writing.store), RawFile(Path(writing.store)))
+        modules = (*(() if world else (EVENT_READERS.module(dataset.events),)), WRITERS.module(writing.writer))
+        return self._node("questions", label, chosen | unhashed_settings, inputs, modules=modules, unhashed_settings=unhashed_settings)
+
+    def dataset(self, name: str) -> Node:
+        dataset = self.study.datasets[name]
+        return self.facts(dataset) if isinstance(dataset, FactsDataset) else self.questions(dataset)
+
+    # --- models ---------------------------------------------------------------------------------------------------
+
+    def corpus_inputs(self, name: str) -> dict[str, Node | RawFile]:
+        """What the corpus of a model reads: the data sets that it is taught, and its free text."""
+        model = self.study.models[name]
+        if isinstance(model, WorldModel):
+            inputs: dict[str, Node | RawFile] = {"teach_world_qa": self.facts(FactsDataset(source="world", style="qa"))}
+            for form in FORMS if self.study.world.events else ():
+                inputs[f"teach_{form}"] = self.questions(QuestionsDataset(source="questions", events="world", form=form))
+            if model.labels:
+                inputs["teach_world_labels"] = self.facts(FactsDataset(source="world", style="labels", limit=model.labels))
+            return inputs | {"world": self.world()}
+        if isinstance(model, RecordsModel):
+            return {f"teach_{dataset}": self.dataset(dataset) for dataset in model.datasets} | {"text": self.raw(model.text)}
+        return {"model": self.model(name), "text": self.raw(model.text)}
+
+    def corpus(self, name: str) -> Node:
+        model = self.study.models[name]
+        settings = model.corpus.model_dump(mode="json")
+        return self._node("corpus", name, settings, self.corpus_inputs(name))
+
+    def model(self, name: str) -> Node:
+        model = self.study.models[name]
+        if isinstance(model, HFModel):
+            settings = model.model_dump(mode="json", include={"path", "revision", "dtype", "device_map"})
+            files = {f"file_{number}": RawFile(path) for number, path in enumerate(local_model_files(Path(model.path)))}
+            return self._node("adopt", name, settings, {role: self._files.setdefault(file.path, file) for role, file in files.items()})
+        settings = model.pretrain.model_dump(mode="json") | {"model_seed": model.model_seed}
+        teach = {role: node for role, node in self.corpus_inputs(name).items() if role.startswith("teach_")}
+        return self._node("pretrain", f"{name}-m{model.model_seed}", settings, {"corpus": self.corpus(name), **teach})
+
+    # --- what editors need ----------------------------------------------------------------------------------------
+
+    def contexts(self, model: str, seed: int) -> Node:
+        settings = self.study.contexts.model_dump(mode="json") | {"seed": seed}
+        return self._node("contexts", f"{model}-s{seed}", settings, {"model": self.model(model)})
+
+    def moments(self, model: str, layers: tuple[int, ...]) -> Node:
+        settings = {"tokens": self.study.moments_tokens}
+        inputs = {"model": self.model(model), "text": self.corpus(model)}
+        return self._node("moments", model, settings, inputs, outputs=tuple(f"l{layer}.json" for layer in layers))
+
+    def needs(self, key: CellKey, editor: EditorSettings, longest: int) -> dict[str, Node | RawFile]:
+        """The inputs of a run beside model and facts."""
+        found: dict[str, Node | RawFile] = {}
+        if "contexts" in editor.required_inputs:
+            found["contexts"] = self.contexts(key.model, key.seed)
+        if "moments" in editor.required_inputs:
+            found["moments"] = self.moments(key.model, editor.moment_layers)
+        shared = editor.shared_targets()
+        if "targets" in editor.required_inputs and shared is not None:
+            settings = {"target": shared.model_dump(mode="json"), "seed": key.seed}
+            inputs = {"model": self.model(key.model), "facts": self.dataset(key.dataset), "contexts": self.contexts(key.model, key.seed)}
+            label = f"{key.model}.{key.dataset}.s{key.seed}"
+            found["targets"] = self._node("targets", label, settings, inputs, outputs=_blocks(longest))
+        prepare = editor.prepare_settings()
+        if prepare is not None:
+            settings = prepare.model_dump(mode="json")
+            inputs = {"moments": self.moments(key.model, editor.moment_layers)} if prepare.basis is not None else {}
+            if prepare.anchor is not None:
+                inputs |= {"model": self.model(key.model), "facts": self.dataset(key.dataset)}
+            found["prepared"] = self._node("prepare", f"{key.model}.{key.editor}", settings, inputs)
+        return found
+
+    def baseline(self, key: CellKey, longest: int, measured: MeasureSettings | None = None) -> Node:
+        """The unedited model's replies to what is asked right after every edit, or else to everything that is measured."""
+        inputs: dict[str, Node | RawFile] = {"model": self.model(key.model), "facts": self.dataset(key.dataset)}
+        settings: dict[str, Any] = {"seed": key.seed}
+        label, outputs = f"{key.model}.{key.dataset}.s{key.seed}", _blocks(longest)
+        if measured is not None:
+            settings |= {name: getattr(measured, name) for name in ("probes_per_fact", "perplexity_rows")}
+            settings |= {"max_new_tokens": measured.max_new_tokens if measured.generate else 0}
+            inputs, outputs = inputs | {"text": self.corpus(key.model)}, (*outputs, "whole.json")
+        return self._node("baseline", label, settings, inputs, outputs=outputs)
+
+    # --- cells ----------------------------------------------------------------------------------------------------
+
+    def cell(self, key: CellKey, lengths: tuple[int, ...], benchmark_lengths: tuple[int, ...]) -> PlannedCell:
+        """The artefacts of one cell of the grid."""
+        editor = self._editors(key.model)[key.editor]
+        settings = {"editor": editor.model_dump(mode="json"), "seed": key.seed}
+        model, facts, text = self.model(key.model), self.dataset(key.dataset), self.corpus(key.model)
+        needs = self.needs(key, editor, max(lengths))
+        label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
+        family = (module_of(editor),)
+        run_inputs = {"model": model, "facts": facts, "baseline": self.baseline(key, max(lengths))}
+        run = self._run(key, run_inputs | needs, lengths)
+        views = {role: node for role, node in needs.items() if role != "targets"}
+        shared = {"model": model, "facts": facts, "run": run, **views}
+        measure = self._node(
+            "measure",
+            label,
+            settings | {"measure": self.study.measure.model_dump(mode="json")},
+            shared | {"text": text, "baseline": self.baseline(key, max(lengths), self.study.measure)},
+            outputs=_manifests(lengths),
+            modules=family,
+        )
+        benchmark = self._benchmark(key, settings, shared, benchmark_lengths, family) if benchmark_lengths else None
+        objectives = self._node("objectives", f"{key.model}.{key.dataset}", {}, {"model": model, "facts": facts})
+        return PlannedCell(key, lengths, benchmark_lengths, run, measure, benchmark, objectives)
+
+    def _run(self, key: CellKey, inputs: Mapping[str, Node | RawFile], lengths: tuple[int, ...]) -> Node:
+        """The run behind a cell; a control shares that of the editor that it is a control of."""
+        editors = self._editors(key.model)
+        name, settings = edited_as(key.editor, {name: found.model_dump(mode="json") for name, found in editors.items()})
+        label = f"{key.model}.{key.dataset}.{name}.s{key.seed}"
+        modules = (module_of(editors[key.editor]),)
+        return self._node("edit", label, {"editor": settings, "seed": key.seed}, inputs, outputs=_manifests(lengths), modules=modules)
+
+    def _editors(self, model: str) -> dict[str, EditorSettings]:
+        """The editors that the grid applies to a model, by name."""
+        if model not in self._resolved:
+            column = self.study.models[model].hparams_for
+            named = dict.fromkeys(editor for row in self.study.grid if model in row.models for editor in row.editors)
+            self._resolved[model] = {name: resolve_editor(name, self.study.editors.get(name, {}), column) for name in named}
+        return self._resolved[model]
+
+    def _benchmark(
+        self, key: CellKey, settings: dict[str, Any], inputs: dict[str, Any], lengths: tuple[int, ...], family: tuple[str, ...]
+    ) -> Node:
+        run: Node = inputs["run"]
+        only = Node(run.stage, run.kind, run.label, run.settings, run.code, run.inputs, _manifests(lengths))
+        settings = settings | {"benchmarks": self.study.benchmarks.model_dump(mode="json")}
+        label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
+        items = self._benchmark_items()
+        return self._node("benchmark", label, settings, inputs | {"run": only} | items, outputs=_manifests(lengths), modules=family)
+
+    def _benchmark_items(self) -> dict[str, Node | RawFile]:
+        if self.study.benchmarks.tasks == "world":
+            return {"world": self.world()}
+        if self.study.benchmarks.tasks == "hub":
+            return {}
+        return {role(name, number): self.raw(name, file) for name, files in BENCHMARK_FILES.items() for number, file in enumerate(files)}
+
+    def world_reports(self) -> Iterator[Node]:
+        """The report against the editor-neutral criteria, on seed 0, for every model that is taught the world and edited.
+
+        Controls are left out: a scrambled change is not meant to succeed.
+        """
+        for name, model in self.study.models.items():
+            if not isinstance(model, WorldModel):
+                continue
+            editors = {editor: found for editor, found in self._editors(name).items() if not is_control(found.model_dump())}
+            layers = tuple(sorted({layer for editor in editors.values() for layer in editor.moment_layers}))
+            inputs: dict[str, Node | RawFile] = {"model": self.model(name), "facts": self.facts(FactsDataset(source="world", style="qa"))}
+            inputs["contexts"] = self.contexts(name, WORLD_REPORT_SEED)
+            if layers:
+                inputs["moments"] = self.moments(name, layers)
+            settings = {"editors": {key: editor.model_dump(mode="json") for key, editor in editors.items()}, "seed": WORLD_REPORT_SEED}
+            modules = tuple(dict.fromkeys(module_of(editor) for editor in editors.values()))
+            if editors:
+                yield self._node("world_report", name, settings, inputs, modules=modules)
+
+
+def _blocks(requests: int) -> tuple[str, ...]:
+    return tuple(f"b{block}.json" for block in range(-(-requests // REQUESTS_PER_BLOCK)))
+
+
+def _manifests(lengths: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(f"n{length}.json" for length in sorted(lengths))

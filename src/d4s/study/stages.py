@@ -1,0 +1,104 @@
+"""The stages that make artefacts: kind of artefact, entry function, and the settings each accepts."""
+
+from dataclasses import dataclass
+
+from d4s.registry import Registry
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the chain as the CLI and the workflow know it."""
+
+    kind: str
+    entry: str
+    settings: str
+    help: str
+
+    @property
+    def module(self) -> str:
+        """Module of the entry function, which is what the code digest starts from."""
+        return self.entry.split(":")[0]
+
+
+STAGES: dict[str, Stage] = {
+    "world": Stage(
+        "worlds", "d4s.world.world_stage:world", "d4s.config:WorldSettings", "Make people, relations, events and benchmark items."
+    ),
+    "facts": Stage(
+        "facts",
+        "d4s.facts.facts_stage:facts",
+        "d4s.config:FactsSettings",
+        "Read records, or the world, into facts; broken records are named.",
+    ),
+    "questions": Stage(
+        "facts",
+        "d4s.questions.question_facts:questions",
+        "d4s.config:QuestionsSettings",
+        "Ask if-then events in one form: true/false, multiple choice, or for direct generation.",
+    ),
+    "corpus": Stage(
+        "corpora", "d4s.pretraining.corpus:corpus", "d4s.config:CorpusSettings", "Write training text and tokenizer for a small model."
+    ),
+    "pretrain": Stage(
+        "models", "d4s.pretraining.train:pretrain", "d4s.config:PretrainSettings", "Train the small model; resumes where it was stopped."
+    ),
+    "adopt": Stage("models", "d4s.models.adopt:adopt", "d4s.config:AdoptSettings", "Point to a model from a folder or the hub."),
+    "objectives": Stage(
+        "objectives",
+        "d4s.metrics.objectives:objectives",
+        "d4s.config:ObjectivesSettings",
+        "Perplexity and length of the edit targets under the unedited model.",
+    ),
+    "contexts": Stage("contexts", "d4s.editors.contexts:contexts", "d4s.config:ContextsSettings", "Sample the prompt prefixes."),
+    "moments": Stage(
+        "moments",
+        "d4s.editors.moments:moments",
+        "d4s.config:MomentsSettings",
+        "Second moments of the keys, all wanted layers in one pass; outputs are lLAYER.json.",
+    ),
+    "targets": Stage(
+        "targets",
+        "d4s.editors.target_optimisation:targets",
+        "d4s.editors.part_settings:TargetsJobSettings",
+        "Target hidden states of blocks of requests at the original weights; outputs are bBLOCK.json.",
+    ),
+    "prepare": Stage(
+        "prepared",
+        "d4s.editors.preparation:prepare",
+        "d4s.editors.part_settings:PrepareSettings",
+        "Whatever else an editor needs, e.g. a projector.",
+    ),
+    "baseline": Stage(
+        "baselines",
+        "d4s.runs.baseline:baseline",
+        "d4s.runs.run_settings:BaselineSettings",
+        "What the unedited model answers, once for all editors: blocks of requests, bBLOCK.json, and whole.json.",
+    ),
+    "edit": Stage(
+        "runs",
+        "d4s.runs.edit_sequence:edit",
+        "d4s.runs.run_settings:RunSettings",
+        "Edit one sequence; outputs are nLENGTH.json; continues its ledger.",
+    ),
+    "measure": Stage(
+        "measures",
+        "d4s.runs.measure:measure",
+        "d4s.runs.run_settings:MeasureJobSettings",
+        "Scores, perplexity and norms of a run at the lengths asked for; outputs are nLENGTH.json.",
+    ),
+    "benchmark": Stage(
+        "benchmarks",
+        "d4s.runs.benchmark:benchmark",
+        "d4s.runs.run_settings:BenchmarkJobSettings",
+        "Benchmark tasks on a run's states through lm-evaluation-harness; outputs are nLENGTH.json.",
+    ),
+    "world_report": Stage(
+        "reports",
+        "d4s.runs.world_report:world_report",
+        "d4s.runs.run_settings:WorldReportSettings",
+        "Hold a model that was taught the world against criteria that favour no editor.",
+    ),
+}
+
+SETTINGS = Registry("stage", {name: stage.settings for name, stage in STAGES.items()})
+ENTRIES = Registry("stage", {name: stage.entry for name, stage in STAGES.items()})

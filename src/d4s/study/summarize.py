@@ -1,0 +1,46 @@
+"""The stage `summarize`: a study's plan handed to the gathering of its measures, and the list of what it uses in the store."""
+
+from d4s.analysis.dataset_samples import write_items
+from d4s.analysis.dvc_metrics import write_metrics
+from d4s.analysis.gather import CellFolders, gather
+from d4s.artifacts import Artifact, write_json
+from d4s.config import Study
+from d4s.study.graph import Node
+from d4s.study.resolve import StudyPlan, resolve, results_folder
+
+STORE_LIST = "store.json"
+CRITERIA_FILE = "criteria.json"
+
+
+def summarize(study: Study) -> None:
+    """Gather every cell of a study into results/STUDY, with the criteria of its models and the folders of the store it uses."""
+    plan = resolve(study)
+    out = results_folder(study)
+    gather(cells_of(plan), out, [node.folder for node in plan.nodes])
+    facts = {cell.key.dataset: cell.run.inputs["facts"] for cell in plan.cells}
+    write_items(out / "data" / "items.parquet", {name: node.folder for name, node in facts.items() if isinstance(node, Node)})
+    write_metrics(out)
+    write_json(
+        out / CRITERIA_FILE, {node.label: Artifact.open(node.folder, node.kind).json("criteria.json") for node in plan.world_reports}
+    )
+    write_json(out / STORE_LIST, sorted(str(node.folder) for node in plan.nodes))
+    write_json(out / "study.json", study.model_dump(mode="json"))
+
+
+def cells_of(plan: StudyPlan) -> list[CellFolders]:
+    """The cells of a plan as the gathering wants them: names and folders."""
+    return [
+        CellFolders(
+            model=cell.key.model,
+            dataset=cell.key.dataset,
+            editor=cell.key.editor,
+            seed=cell.key.seed,
+            steps=cell.lengths,
+            run=cell.run.folder,
+            measure=cell.measure.folder,
+            benchmark=cell.benchmark.folder if cell.benchmark else None,
+            benchmark_steps=cell.benchmark_lengths,
+            objectives=cell.objectives.folder,
+        )
+        for cell in plan.cells
+    ]

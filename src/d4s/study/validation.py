@@ -1,0 +1,153 @@
+"""What is wrong with a study that its settings alone show, all of it at once, before anything runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from d4s.config import FactsDataset, GridRow, HFModel, QuestionsDataset, RecordsModel, Study, data_folder
+from d4s.editors.editor_settings import EditorSettings
+from d4s.editors.editor_settings import resolve as resolve_editor
+from d4s.errors import SettingsError
+from d4s.facts.event_readers import EVENT_FILES
+from d4s.facts.readers import files_of
+from d4s.metrics.benchmark_files import BENCHMARK_FILES
+from d4s.models.model_shape import UnknownShape, shape_of_model
+from d4s.registry import nearest
+from d4s.world.reader import STYLES
+from d4s.writer_settings import ReplayWriterSettings
+
+RESERVED = ("store", "logs", "recorded")  # folders of `results` that are no study's
+
+
+def find_problems(study: Study) -> Iterator[str]:
+    """Everything that is wrong, in words, each with where it stands."""
+    if study.study in RESERVED:
+        yield f"study: {study.study!r} is where results/{study.study} keeps something else; choose another name"
+    for number, row in enumerate(study.grid):
+        where = f"grid[{number}]"
+        for axis, known in (("models", study.models), ("datasets", study.datasets)):
+            for name in getattr(row, axis):
+                if name not in known:
+                    yield f"{where}.{axis}: unknown name {name!r}; {nearest(name, list(known))}"
+        yield from _lengths(study, row, where)
+        yield from _editors(study, row, where)
+    yield from _unused_editors(study)
+    yield from _styles(study)
+    yield from _unknown_training_datasets(study)
+    yield from _missing_files(study)
+    if isinstance(study.questions, ReplayWriterSettings) and not Path(study.questions.store).is_file():
+        yield f"questions.store: {study.questions.store} does not exist; name the file of recorded answers"
+
+
+# --- editors ----------------------------------------------------------------------------------------------------------
+
+
+def _editors(study: Study, row: GridRow, where: str) -> Iterator[str]:
+    for name in row.editors:
+        for model in row.models:
+            if model in study.models:
+                yield from _editor(study, name, model, row.lengths, where)
+
+
+def _editor(study: Study, name: str, model: str, lengths: tuple[int, ...], where: str) -> Iterator[str]:
+    try:
+        editor = resolve_editor(name, study.editors.get(name, {}), study.models[model].hparams_for)
+    except SettingsError as error:
+        yield f"{where}.editors: {error}"
+        return
+    if broken := [length for length in lengths if length % editor.batch]:
+        yield f"{where}.lengths: {broken} do not end with a batch of {name!r}; make them multiples of {editor.batch}"
+    layers = _layers_of(study, model)
+    if layers is not None and (beyond := [layer for layer in _edited(editor) if layer >= layers]):
+        yield f"{where}.editors: {name!r} edits layers {beyond}, but {model!r} has layers 0 to {layers - 1}; set layers and target.layer"
+
+
+def _edited(editor: EditorSettings) -> list[int]:
+    target = getattr(editor, "target", None)
+    return sorted({*editor.layers, *([target.layer] if target else [])})
+
+
+def _layers_of(study: Study, name: str) -> int | None:
+    """How many layers a model has, or will have; None where its configuration is not on this machine."""
+    try:
+        return shape_of_model(study.models[name]).layers
+    except UnknownShape:
+        return None
+
+
+def _unused_editors(study: Study) -> Iterator[str]:
+    used = {name for row in study.grid for name in row.editors}
+    for name in sorted(set(study.editors) - used):
+        try:
+            resolve_editor(name, study.editors[name], next(iter(study.models.values())).hparams_for)
+        except SettingsError as error:
+            yield f"editors.{name}: {error}"
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def _lengths(study: Study, row: GridRow, where: str) -> Iterator[str]:
+    for name in row.datasets:
+        bound = _editable(study, name) if name in study.datasets else None
+        if bound is not None and max(row.lengths) > bound:
+            yield f"{where}.lengths: {max(row.lengths)} edits asked of {name!r}, which has at most {bound} facts to edit; lower the length"
+
+
+def _editable(study: Study, name: str) -> int | None:
+    """An upper bound on the facts of a data set of the world that can be edited; records tell theirs only when they are read."""
+    dataset, world = study.datasets[name], study.world
+    each = {"qa": (world.people, 4), "labels": (world.people, 4), "events": (world.people, 1), "commonsense": (world.events, 3)}
+    if isinstance(dataset, FactsDataset) and dataset.source == "world" and dataset.style in each:
+        count, facts = each[dataset.style]
+    elif isinstance(dataset, QuestionsDataset) and dataset.events == "world":
+        count, facts = world.events, 3
+    else:
+        return None
+    whole, bystanders = count * facts, round(world.bystanders * count) * facts
+    return max(0, min(whole, dataset.limit or whole) - bystanders)  # which come first
+
+
+def _styles(study: Study) -> Iterator[str]:
+    for name, dataset in study.datasets.items():
+        if isinstance(dataset, FactsDataset):
+            try:
+                STYLES.module(dataset.style) if dataset.source == "world" else files_of(dataset.source, dataset.style)
+            except SettingsError as error:
+                yield f"datasets.{name}: {error}"
+
+
+def _unknown_training_datasets(study: Study) -> Iterator[str]:
+    for name, model in study.models.items():
+        for dataset in model.datasets if isinstance(model, RecordsModel) else ():
+            if dataset not in study.datasets:
+                yield f"models.{name}.datasets: unknown name {dataset!r}; {nearest(dataset, list(study.datasets))}"
+
+
+def _missing_files(study: Study) -> Iterator[str]:
+    """Files of the data folder that are not there."""
+    needed = [*_needed_files(study)]
+    if not needed:
+        return
+    folder = data_folder(study.data)
+    for file in dict.fromkeys(needed):
+        if not (folder / file).is_file():
+            yield f"data: {folder / file} does not exist; get it (`d4s fetch`, docs/datasets.md), or let `data:` name another folder"
+
+
+def _needed_files(study: Study) -> Iterator[str]:
+    models = [study.models[name] for name in dict.fromkeys(name for row in study.grid for name in row.models) if name in study.models]
+    training_datasets = [name for model in models if isinstance(model, RecordsModel) for name in model.datasets]
+    for name in dict.fromkeys([*(name for row in study.grid for name in row.datasets), *training_datasets]):
+        dataset = study.datasets.get(name)
+        if isinstance(dataset, QuestionsDataset) and dataset.events != "world":
+            yield EVENT_FILES[dataset.events]
+        elif isinstance(dataset, FactsDataset) and dataset.source != "world":
+            try:
+                yield from files_of(dataset.source, dataset.style).values()
+            except SettingsError:
+                continue  # told with the styles
+    for model in models:
+        if isinstance(model, RecordsModel | HFModel):
+            yield f"{model.text}/{model.text}.jsonl"
+    if study.benchmarks.tasks == "local" and any(row.benchmark != "none" for row in study.grid):
+        yield from (file for files in BENCHMARK_FILES.values() for file in files)
