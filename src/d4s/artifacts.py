@@ -161,9 +161,7 @@ def is_artifact(folder: Path) -> bool:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ArtifactError(
-            f"{path} is no JSON ({error}); remove it if another program wrote it, else restore it"
-        ) from None
+        raise ArtifactError(f"{path} is no JSON ({error}); remove it if another program wrote it, else restore it") from None
     return (
         isinstance(found, dict) and {one.name for one in fields(Manifest) if one.default is one.default_factory is MISSING} <= found.keys()
     )
