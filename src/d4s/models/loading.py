@@ -31,7 +31,7 @@ def load(
     Without `dtype` it has the precision that it was adopted in, else float32.
 
     Raises:
-        ArtifactError: if it is missing, torn, altered, without safetensors, not a model and tokenizer that fit each other, or would
+        ArtifactError: if it is missing, truncated, altered, without safetensors, not a model and tokenizer that fit each other, or would
             run code of its own (`d4s.pretrained` says what is refused).
         SettingsError: if the dtype is unknown, or the architecture has no adapter and inspection finds none.
     """

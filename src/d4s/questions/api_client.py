@@ -53,7 +53,7 @@ TRANSIENT_STATUSES = frozenset({408, 409, 429})
 
 
 class AnswerSource(Protocol):
-    """A source of answers to requests; `None` where there is no answer and none can be had."""
+    """A source of answers to requests; `None` where there is no answer and no way to get one."""
 
     async def ask(self, request: Mapping[str, Any], question: str) -> ModelAnswer | None:
         """The answer to a request, as one attempt at a question."""

@@ -1,4 +1,4 @@
-"""Checks of questions, whoever wrote them; issues are worded so that a writer can be given them as reasons."""
+"""Checks of questions by any writer; issues are worded so that a writer can be given them as reasons."""
 
 import re
 from collections.abc import Iterator, Sequence
