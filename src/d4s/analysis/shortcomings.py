@@ -12,10 +12,11 @@ from d4s.analysis.study_results import Panel, Results
 COLLAPSE_RATIO = 10.0
 
 
-def shortcomings(results: Results, verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The sentences, most important first."""
+def shortcomings(results: Results, verdicts: Sequence[Mapping[str, Any]], criteria: Mapping[str, Any] | None = None) -> list[str]:
+    """The sentences, most important first; `criteria` is the content of criteria.json, by model."""
     return [
         *_failed_claims(verdicts),
+        *_failed_criteria(criteria or {}),
         *_collapses(results),
         *_identical_methods(results),
         *_best_elsewhere(results),
@@ -29,6 +30,14 @@ def _failed_claims(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             failed = [condition["name"] for condition in entry["conditions"] if condition["verdict"] == "does not hold"]
             more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
             yield f"{entry['id']} does not hold: “{entry['statement']}” fails for {'; '.join(failed[:3])}{more}."
+
+
+def _failed_criteria(criteria: Mapping[str, Any]) -> Iterator[str]:
+    for model, checked in criteria.items():
+        for row in checked["criteria"]:
+            if not row["passed"]:
+                name = str(row["criterion"]).replace("_", " ")
+                yield f"The model {model} fails a criterion: {name} ({row['subject']}) is {row['value']:.3g}, below {row['threshold']:g}."
 
 
 def _collapses(results: Results) -> Iterator[str]:

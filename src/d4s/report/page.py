@@ -48,7 +48,7 @@ def report(study_dir: Path, study: Study) -> None:
         summary=_summary(results),
         verdicts=[_render_verdict(entry) for entry in verdicts],
         counts={verdict: sum(entry["verdict"] == verdict for entry in verdicts) for verdict in VERDICTS},
-        shortcomings=shortcomings(results, verdicts),
+        shortcomings=shortcomings(results, verdicts, _criteria(study_dir)),
         figures=[
             *(_figure(study_dir / "figures", name, entry) for name, entry in figure_captions.items() if "title" in entry),
             *(_figure(study_dir / "learning", name, entry) for name, entry in learning_captions.items()),
