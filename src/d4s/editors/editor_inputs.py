@@ -1,4 +1,7 @@
-"""What an editor needs beside model and requests, read from its artefacts."""
+"""What an editor needs beside model and requests, read from its artefacts.
+
+Terms and symbols: docs/notation.md.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

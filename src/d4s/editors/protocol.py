@@ -1,4 +1,7 @@
-"""The contract of an editor: what it needs, its state as a value, a session that edits, and the edited model."""
+"""The contract of an editor: what it needs, its state as a value, a session that edits, and the edited model.
+
+Terms and symbols: docs/notation.md.
+"""
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager

@@ -1,4 +1,7 @@
-"""Requests with their targets as tensors of a state's record, for editors that read or solve them again later."""
+"""Requests with their targets as tensors of a state's record, for editors that read or solve them again later.
+
+Terms and symbols: docs/notation.md.
+"""
 
 from collections.abc import Sequence
 

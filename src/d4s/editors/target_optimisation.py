@@ -7,6 +7,8 @@ For a request with p prompts and a shift δ of the hooked vector h (of the unpre
 with ‖δ‖ clamped to a multiple of ‖h‖ after every update. PMET shifts the MLP's and the attention's share of the block's
 output at once, each with its own clamp and decay, and keeps the MLP's. Requests are independent: many are optimised in one batch, each
 stopping on its own. At the original weights the `targets` stage does this in blocks of requests, before any edit.
+
+Terms and symbols: docs/notation.md.
 """
 
 import logging
