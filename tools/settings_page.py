@@ -45,8 +45,8 @@ grid:
 INTRODUCTION = """\
 # Settings of a study
 
-A study is one YAML file: `params.yaml`, or one of `grids/`. It says which models, data sets, editors, numbers of edits and
-seeds are combined, and how the outcome is measured and shown. A complete one is as short as this:
+A study is one YAML file: `params.yaml`, or one of `grids/`. It combines models, data sets, editors, numbers of edits and
+seeds, and sets what is measured and drawn. This is a complete study:
 
 ```yaml
 {example}```
@@ -54,14 +54,14 @@ seeds are combined, and how the outcome is measured and shown. A complete one is
 Run it with `make reproduce CONFIG=FILE`, with `snakemake --cores all --configfile FILE`, or copy it over `params.yaml`, which is
 the file that `dvc repro` and plain `snakemake` read. `d4s plan --study FILE` estimates what it needs.
 
-* **Little has to be written.** A key that is left out has the default shown here; only `study`, `models`, `datasets` and `grid`
+* **Defaults.** A key that is left out has the default shown here; only `study`, `models`, `datasets` and `grid`
   have none.
-* **Nothing is guessed.** An unknown key or name, a wrong type or a value out of range is refused before anything runs, all of them
+* **Errors.** An unknown key or name, a wrong type or a value out of range is refused before anything runs, all of them
   at once, with the nearest known name.
-* **Change anything, run again.** Each artefact lies under a name that is a hash of the settings that made it. What a change does not
-  touch is found again; only the rest is computed (see [the pipeline](pipeline.md)).
-* **Lists combine, tables define.** The axes of the grid are lists of names; `models`, `datasets` and `editors` are tables that say
-  what a name means. A file given by `--configfile` stands in the place of `params.yaml`; `--config` changes single values of
+* **Changes.** The name of each artefact is a hash of its settings, so a change computes only the artefacts that depend on it
+  (see [the pipeline](pipeline.md)).
+* **Lists and tables.** The axes of the grid are lists of names; `models`, `datasets` and `editors` are tables that define
+  the names. A file given by `--configfile` replaces `params.yaml`; `--config` changes single values of
   either: `--config 'seeds=[1]'`.
 
 An editor with a YAML language server completes and checks these keys while you type, by the JSON schema beside this page: let
@@ -97,7 +97,7 @@ grid:
 EDITORS_EXAMPLE = """\
 editors:
   memit_even: {preset: memit, residual_schedule: even}                         # a preset with one part exchanged
-  memit_rewound: {preset: memit, history: refit, target: {at: original}}
+  memit_refit: {preset: memit, history: refit, target: {at: original}}
 """
 
 EDITORS = """\
