@@ -251,7 +251,7 @@ def _checks(name: str) -> list[str]:
     """Links to the oracle tests that speak of a preset, or to those of its family, where it has some of its own."""
     if found := [test.split("::") for test, texts in _tests().items() if name in texts]:
         return [f"[`{test}`](../{path})" for path, test in found]
-    of_family = f"tests/unit/test_{Path(_source(PRESETS[name].family)).name}"
+    of_family = f"tests/unit/editors/test_{Path(_source(PRESETS[name].family)).name}"
     return [linked(of_family)] if (ROOT / of_family).is_file() else []
 
 

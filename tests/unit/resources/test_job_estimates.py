@@ -24,7 +24,7 @@ from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
 from d4s.resources.requirements import GIB, MIB, STUDY_REMEDIES, Requirements, Work
 from d4s.study.resolve import resolve as resolve_study
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 UNTIED = {"tie_word_embeddings": False}
 CONFIGS = {
     "gpt2-xl": GPT2Config(n_layer=48, n_embd=1600, n_head=25, n_positions=1024, vocab_size=50257),

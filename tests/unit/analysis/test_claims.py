@@ -331,5 +331,5 @@ def test_several_seeds_are_judged_by_intervals_over_seeds(tmp_path: Path) -> Non
 
 
 def test_every_rule_has_a_section_in_the_documentation() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "claims.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "claims.md").read_text(encoding="utf-8")
     assert [claim.claim_id for claim in CLAIMS if f"## {claim.claim_id} · " not in text] == []

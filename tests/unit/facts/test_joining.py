@@ -17,7 +17,7 @@ from d4s.models.tokens import encode, encode_pair, encode_prompts
 from d4s.models.views import LiveModel
 from tests.tiny import TEMPLATES, bpe_tokenizer, metaspace_tokenizer, tiny_model
 
-SOURCES = Path(__file__).parents[2] / "src" / "d4s"
+SOURCES = Path(__file__).parents[3] / "src" / "d4s"
 SPACED = (
     *TEMPLATES, "Where does Ada live ?", "Ada said:", "the price is $", "Ada lives at 5", "the home of 🦊", "the town (Oslo)",  # plain
     '{} is called "Ada"', "what she calls 'home'", "it is “home”", "er sagt „ja“", "il dit « oui »", "the Smiths'", "l'eau de l’",  # closed

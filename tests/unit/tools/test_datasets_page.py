@@ -9,7 +9,7 @@ from d4s.facts.readers import READERS, STYLE_FILES
 from tools import datasets_page
 from tools.datasets_page import BEGIN, END, HEAD, PAGE, sources, table
 
-DATA = Path(__file__).resolve().parents[1] / "fixtures" / "data"
+DATA = Path(__file__).resolve().parents[2] / "fixtures" / "data"
 ROW = re.compile(r"^\| (`.*) \| (ours|read|unverified) \|$", re.MULTILINE)
 
 

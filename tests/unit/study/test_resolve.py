@@ -17,7 +17,7 @@ from d4s.study.overview import overview
 from d4s.study.prune import prune, unused
 from d4s.study.resolve import StudyPlan, _NodeBuilder, resolve
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def _study(**changes: Any) -> dict[str, Any]:

@@ -241,7 +241,7 @@ run({name: folder / name for name in names}, Path(sys.argv[3]), sys.argv[4], 10)
 def test_a_killed_process_goes_on_to_the_same_bytes(inputs: dict[str, Path], tmp_path: Path) -> None:
     run(inputs, tmp_path / "straight" / "run", "ft_m", 10)
     killed = tmp_path / "killed" / "run"
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     command = [sys.executable, "-c", KILLED, str(root), str(inputs["model"].parent), str(killed), "ft_m"]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"})
     ledger = killed / FILE

@@ -25,7 +25,7 @@ from d4s.resources.progress import STALE_AFTER, ProgressMonitor, Step, percent, 
 from d4s.resources.requirements import GIB
 from d4s.study.resolve import resolve
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SPEED = Speed(single=5e10, double=3e10, call=1e-4)
 
 

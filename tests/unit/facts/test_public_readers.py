@@ -21,7 +21,7 @@ from d4s.study.graph import RawFile
 from d4s.study.resolve import resolve
 from tests.samples import write_lines
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT / "tests" / "fixtures" / "data"
 NAMES = [name for name in READERS if name != "world"]
 EVERY = [(name, style) for name in NAMES for style in STYLE_FILES.get(name, ("",))]

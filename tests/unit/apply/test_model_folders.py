@@ -23,7 +23,7 @@ from d4s.models.loading import load
 from tests.applying import FACTS, applied, fact_file, saved_model
 from tests.tiny import bpe_tokenizer, tiny_model, word_tokenizer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CODE = "from pathlib import Path\nPath(__file__).with_name('ran').touch()\nraise SystemExit(3)\n"
 
 

@@ -22,7 +22,7 @@ from d4s.pretraining.tokenizer_training import bos_of, word_tokenizer
 from d4s.schemas import FACTS
 from tests.corpora import articles_file, fact, written
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BPE = TokenizerSettings(kind="bpe", vocabulary=400)
 
 

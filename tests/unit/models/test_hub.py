@@ -99,6 +99,6 @@ def test_check_reads_what_a_pointer_points_to_whole(tmp_path: Path, monkeypatch:
 
 
 def test_every_hub_model_of_a_shipped_study_is_pinned_to_a_commit() -> None:
-    studies = [yaml.safe_load(path.read_text()) for path in (Path(__file__).parents[2] / "grids").glob("*.yaml")]
+    studies = [yaml.safe_load(path.read_text()) for path in (Path(__file__).parents[3] / "grids").glob("*.yaml")]
     models = [model for study in studies for model in study["models"].values() if model["source"] == "hf"]
     assert len(models) == 7 and all(COMMIT.fullmatch(model["revision"]) for model in models)

@@ -22,7 +22,7 @@ from d4s.resources.progress import RunningStep, StudyProgress
 from d4s.study.snakemake_process import end, failed_jobs, failure_report, warnings
 from tests.workflow.conftest import TINY
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 JOB_FAILED = """\
 [Sun Nov 29 23:56:45 2026]
 localrule pretrain:

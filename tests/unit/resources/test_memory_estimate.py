@@ -32,7 +32,7 @@ from d4s.resources.requirements import GIB, MOVABLE_PARTS, STUDY_REMEDIES, Requi
 from d4s.study.resolve import resolve as resolve_study
 from tests.applying import fact_file, options, saved_model
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = Shape(12, 768, 3072, 12, 12, 64, 50_257, 1024, is_gated=False, is_tied=True)
 HOST, DEVICE, AWAY = (
     ModelPlacement(SMALL),
