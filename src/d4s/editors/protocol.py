@@ -61,6 +61,10 @@ class Targets:
         """Targets of one group of requests after another."""
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in TARGET_FIELDS})
 
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The same by name, on the CPU, as files hold them."""
+        return {name: getattr(self, name).cpu() for name in TARGET_FIELDS}
+
 
 TARGET_FIELDS = ("hidden_shift", "hidden", "mlp_output", "probability_before", "probability_after", "steps")
 
