@@ -18,7 +18,7 @@ MAX_ROWS = 50
 
 def announce(plan: EditPlan) -> None:
     """Say what is about to happen."""
-    manifest, model = plan.folder.manifest, plan.model
+    manifest, model = plan.folder.manifest, plan.folder.model
     settings = manifest.settings
     table = Table(show_header=False, width=WIDTH, title="what will happen", title_justify="left")
     table.add_column(no_wrap=True)

@@ -202,9 +202,7 @@ def optimise(model: LanguageModel, batch: Sequence[PromptSet], settings: TargetS
     return Targets.concatenate(parts)[torch.tensor(order).argsort()]
 
 
-def optimise_requests(
-    model: LanguageModel, requests: Sequence[EditRequest], prefixes: Sequence[str], settings: TargetSettings
-) -> Targets:
+def optimise_requests(model: LanguageModel, requests: Sequence[EditRequest], prefixes: Sequence[str], settings: TargetSettings) -> Targets:
     """Targets of requests, at their unprefixed prompts and behind prefixes, on the model as it is now."""
     return optimise(model, [build_prompts(model, request, prefixes) for request in requests], settings)
 
