@@ -234,13 +234,13 @@ def refuse_unsupported(folder: EditedFolder, specs: Sequence[EditSpec]) -> None:
         SettingsError: if earlier edits cannot be replaced, targets cannot be averaged or are too long beside new paraphrases,
             or an answer is missing; says why.
     """
-    if folder.manifest.settings.family == "knowledge_neurons" and (open_ended := [spec.prompt for spec in specs if not spec.target_true]):
+    if folder.settings.family == "knowledge_neurons" and (open_ended := [spec.prompt for spec in specs if not spec.target_true]):
         raise SettingsError(
             f"{folder.manifest.editor} looks for the neurons of the present answer: target_true is missing for {open_ended}"
         )
     folder.check_removable([old for spec in specs for old in spec.replaces], "replacing an edit")
     means = [spec for spec in specs if spec.averaged_targets]
-    if means and folder.manifest.settings.shared_targets() is None:
+    if means and folder.settings.shared_targets() is None:
         raise SettingsError(
             f"averaging is not possible with {folder.manifest.editor}: it has no targets at the original weights to be averaged; "
             "use --on-conflict replace, or an editor such as d4s"
@@ -260,9 +260,9 @@ def _write_rejects(folder: EditedFolder, rejects: Sequence[Reject]) -> None:
 
 
 def prepare_folder(folder: EditedFolder, text: TextSource, specs: Sequence[EditSpec]) -> None:
-    """Compute and keep what the folder's editor needs, unless it is kept already."""
+    """Compute and save what the folder's editor needs, unless it is saved already."""
     if not folder.is_prepared:
-        folder.keep_prepared(prepare(folder.model, folder.settings, text, folder.manifest.seed, _requests(folder, specs)))
+        folder.save_prepared(prepare(folder.model, folder.settings, text, folder.manifest.seed, _requests(folder, specs)))
 
 
 def append_edits(folder: EditedFolder, specs: Sequence[EditSpec], evaluate: EvaluateEdits | None = None) -> Outcome:

@@ -73,7 +73,7 @@ def merge(first: Path, second: Path, out: Path, *, prefer_second: bool, device: 
         dropped, repeated = _overlap(one, other, prefer_second=prefer_second)
         one.load()
         merged = EditedFolder.create(part, one.manifest.model_copy(update={"undone": (), "written": None}), one.prompts)
-        merged.keep_prepared(one.prepared)
+        merged.save_prepared(one.prepared)
         for folder, excluded in ((one, dropped), (other, repeated)):
             _copy_batches(merged.ledger, folder, excluded)
         return refresh(merged)

@@ -320,22 +320,22 @@ class EditedFolder(EditSequence):
 
     @property
     def is_prepared(self) -> bool:
-        """Whether what the editor needs is kept; says so without reading and checking it, which takes its time with large models."""
-        return prepared_parts.is_kept(self.path / PREPARED)
+        """Whether what the editor needs was saved; says so without reading and checking it, which takes its time with large models."""
+        return prepared_parts.has_prepared(self.path / PREPARED)
 
     def prepared_files(self) -> list[str]:
         """Names of the files that hold what the editor needs."""
         return sorted(f"{PREPARED}/{path.name}" for path in (self.path / PREPARED).glob("*"))
 
-    def keep_prepared(self, prepared: Prepared) -> None:
+    def save_prepared(self, prepared: Prepared) -> None:
         """Write what the editor needs, so that later edits and views use the same."""
-        prepared_parts.keep(self.path / PREPARED, prepared)
+        prepared_parts.save_prepared(self.path / PREPARED, prepared)
         self.prepared = prepared
 
     def _read_prepared(self) -> Prepared:
         if not self.is_prepared:
             raise ArtifactError(f"{self.path} was never finished; run its d4s apply again")
-        return prepared_parts.read_kept(self.path / PREPARED, self.manifest.moments)
+        return prepared_parts.read_prepared(self.path / PREPARED, self.manifest.moments)
 
     # --- views ----------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from d4s.editors.moments import SecondMoment, check_token_count, collect_moments
 from d4s.editors.protocol import Prepared
 from d4s.errors import D4SError, SettingsError
 from d4s.models.language_model import LanguageModel
-from d4s.runs.prepared_parts import complete
+from d4s.runs.prepared_parts import assemble_prepared
 
 log = logging.getLogger(__name__)
 SELF = "self"
@@ -92,4 +92,4 @@ def prepare(model: LanguageModel, settings: FamilySettings, source: TextSource, 
         rows = evenly_spaced_rows(rows, source.tokens)
         check_token_count(rows.numel(), max(map(model.d_in, layers)))
         moments = collect_moments(model, rows, layers, ROWS_PER_PASS, label)
-    return complete(settings, contexts, moments, model, requests)
+    return assemble_prepared(settings, contexts, moments, model, requests)

@@ -51,7 +51,7 @@ def _memory(steps: Sequence[tuple[str, Requirements]]) -> str:
 
 
 def _computations(plan: EditPlan) -> list[str]:
-    settings, is_new = plan.folder.manifest.settings, not plan.folder.is_prepared
+    settings, is_new = plan.folder.settings, not plan.folder.is_prepared
     if not plan.specs:
         return [] if plan.folder.is_written else ["what is written"]
     parts = {

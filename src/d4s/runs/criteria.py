@@ -28,7 +28,7 @@ from d4s.facts.record import Fact
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import encode_pair, subject_last_index
-from d4s.runs.prepared_parts import complete
+from d4s.runs.prepared_parts import assemble_prepared
 from d4s.runs.run_settings import WorldReportSettings
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class CriteriaRun:
 
     def _prepared(self, editor: FamilySettings) -> Prepared:
         moments = read_moments(self.inputs["moments"], editor.moment_layers) if editor.moment_layers else {}
-        parts = complete(editor, self.contexts, moments, self.model, [request for request, _ in self.drawn])
+        parts = assemble_prepared(editor, self.contexts, moments, self.model, [request for request, _ in self.drawn])
         return replace(parts, solvers={})
 
     def _targets_of(self, settings: TargetSettings) -> Targets:

@@ -47,8 +47,8 @@ class PendingEdits:
 
 LogBatch = Callable[[Session, PendingEdits, StepLog], Mapping[str, Any]]
 """What the ledger logs of a batch; the session's model is as the batch left it."""
-Between = Callable[[int, int], PendingEdits]
-"""The edits of a sequence behind its first `start`, up to its first `stop`."""
+EditsBetween = Callable[[int, int], PendingEdits]
+"""Edits `start` + 1 to `stop` of a sequence, for a `start` and a `stop`."""
 
 
 class EditSequence(ABC):
@@ -75,12 +75,12 @@ class EditSequence(ABC):
 
     @abstractmethod
     def _read_prepared(self) -> Prepared:
-        """The same, read."""
+        """Prefixes, second moments and the editor's own tensors, from where they are stored."""
 
     def optimise_targets(self, requests: Sequence[EditRequest]) -> Targets | None:
         """Targets at the original weights, one row per request; None if the editor takes none from there.
 
-        They stay on disk until they are edited, and those on disk are not optimised again.
+        They stay on disk until `extend` has returned, and those on disk are not optimised again.
         """
         shared = self.settings.shared_targets()
         if shared is None or not requests:
@@ -88,14 +88,14 @@ class EditSequence(ABC):
         return self._target_cache.load_or_optimise(self.model, requests, self.prepared.contexts, shared)
 
     def extend(self, pending: PendingEdits, log_batch: LogBatch, *, start: State | None = None, save_at: Collection[int] = ()) -> str:
-        """Edit what is pending behind the end of the ledger; returns why a batch diverged, or an empty text.
+        """Edit batch after batch, each in the ledger before the next; returns why a batch diverged, or an empty text.
 
-        The state after the last batch in the ledger is on disk when this returns.
+        Batches from that one on are not edited. The state after the last batch in the ledger is on disk when this returns.
 
         Args:
-            pending: requests, numbered from the end of the ledger on.
+            pending: the edits that follow those in the ledger.
             log_batch: what the ledger logs of each batch.
-            start: the state that the first batch is edited into; that at the end of the ledger if omitted.
+            start: the state before the first batch; that at the end of the ledger if omitted.
             save_at: lengths at which a copy of a dense state is kept.
         """
         first = self.ledger.length
@@ -105,7 +105,7 @@ class EditSequence(ABC):
                 last = self.ledger.length
                 log.warning("%s: edit %d diverged (%s); the last finite state is kept", self._folder, last + 1, reason)
                 if (saved := self.ledger.nearest_state(last)) < last:
-                    with self._edited_again(saved, last, lambda start, stop: pending[start - first : stop - first]) as session:
+                    with self._repeat_edits(saved, last, lambda start, stop: pending[start - first : stop - first]) as session:
                         self.ledger.save_latest(session)
         except BaseException:
             self.ledger.drop_unsaved()
@@ -114,6 +114,7 @@ class EditSequence(ABC):
         return reason
 
     def _edit_batches(self, pending: PendingEdits, log_batch: LogBatch, start: State | None, save_at: Collection[int]) -> str:
+        """The loop; returns why a batch diverged, or an empty text."""
         first = self.ledger.length
         begin = self.ledger.state_at(self.editor, first) if start is None else start
         with self.editor.editing(self.model, self.prepared, begin) as session:
@@ -129,18 +130,18 @@ class EditSequence(ABC):
                 self.ledger.save_latest(session)
         return ""
 
-    def save_state(self, length: int, between: Between) -> None:
-        """Keep a copy of the dense state after the first `length` edits; those behind the nearest state on disk are edited again."""
+    def save_state(self, length: int, between: EditsBetween) -> None:
+        """Save a copy of the dense state after the first `length` edits, of which those after the nearest state on disk are repeated."""
         saved = self.ledger.nearest_state(length)
         if saved == length:
             self.ledger.save_dense(length, self.ledger.state_at(self.editor, length).dense)
             return
-        with self._edited_again(saved, length, between) as session:
+        with self._repeat_edits(saved, length, between) as session:
             self.ledger.save_dense(length, session.state().dense)
 
     @contextmanager
-    def _edited_again(self, start: int, stop: int, between: Between) -> Iterator[Session]:
-        """A session after the first `stop` edits, from the state on disk after the first `start`; nothing is recorded."""
+    def _repeat_edits(self, start: int, stop: int, between: EditsBetween) -> Iterator[Session]:
+        """A session after the first `stop` edits, from the state on disk after the first `start`; repeated edits are not recorded again."""
         with self.editor.editing(self.model, self.prepared, self.ledger.state_at(self.editor, start)) as session:
             for batch in between(start, stop).batches(self.settings.batch):
                 session.step(batch.requests, batch.targets)

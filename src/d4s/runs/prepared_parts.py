@@ -1,4 +1,4 @@
-"""What an editor needs beside model and requests: completed from second moments, kept in a folder, or read from artefacts of a study."""
+"""What an editor needs beside model and requests: assembled from second moments, read from artefacts of a study, or saved in a folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ ROLES: Mapping[InputKind, str] = {"contexts": "contexts", "moments": "moments", 
 INDEX, TENSORS = "prepared.json", "prepared.safetensors"
 
 
-def complete(
+def assemble_prepared(
     settings: FamilySettings,
     contexts: tuple[str, ...],
     moments: Mapping[int, SecondMoment],
@@ -63,12 +63,12 @@ class _Index(Frozen):
     sha256: str | None
 
 
-def is_kept(folder: Path) -> bool:
-    """Whether a folder keeps what an editor needs; neither read nor checked, which takes its time with large models."""
+def has_prepared(folder: Path) -> bool:
+    """Whether what an editor needs was saved in a folder; nothing is read or checked, which takes its time with large models."""
     return (folder / INDEX).is_file()
 
 
-def keep(folder: Path, prepared: Prepared) -> None:
+def save_prepared(folder: Path, prepared: Prepared) -> None:
     """Write what an editor needs into a folder, so that later edits and views use the same."""
     moments = {f"moment.{layer}": moment.sum_kk.cpu() for layer, moment in prepared.moments.items()}
     tensors = moments | {f"extra.{name}": tensor.cpu() for name, tensor in prepared.extras.items()}
@@ -79,8 +79,8 @@ def keep(folder: Path, prepared: Prepared) -> None:
     write_json(folder / INDEX, index.model_dump(mode="json"))
 
 
-def read_kept(folder: Path, source: str) -> Prepared:
-    """What an editor needs, as a folder keeps it; `source` names the text of the second moments.
+def read_prepared(folder: Path, source: str) -> Prepared:
+    """What an editor needs, as it was saved in a folder; `source` names the text of the second moments.
 
     Raises:
         ArtifactError: if a file of it is broken or was changed.
