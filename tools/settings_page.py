@@ -52,7 +52,7 @@ seeds are combined, and how the outcome is measured and shown. A complete one is
 {example}```
 
 Run it with `make reproduce CONFIG=FILE`, with `snakemake --cores all --configfile FILE`, or copy it over `params.yaml`, which is
-the file that `dvc repro` and plain `snakemake` read. `d4s plan --study FILE` says beforehand what it needs.
+the file that `dvc repro` and plain `snakemake` read. `d4s plan --study FILE` estimates what it needs.
 
 * **Little has to be written.** A key that is left out has the default shown here; only `study`, `models`, `datasets` and `grid`
   have none.

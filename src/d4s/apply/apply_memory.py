@@ -41,7 +41,7 @@ def estimate_loading(source: str, revision: str, dtype: str, device: str) -> Ite
 
 
 def estimate_editing(folder: EditedFolder, text: TextSource, facts: int) -> Iterator[tuple[str, Requirements]]:
-    """What is to be done for so many facts beside the edits that are there: second moments, targets, and the edits."""
+    """Requirements of new facts beyond the existing edits: second moments, targets, and the edits."""
     settings, model = folder.settings, folder.model
     placement = ModelPlacement(
         shape_of(model.network.config.to_dict()), folder.manifest.model.dtype, model.device.type != "cpu", LONGEST_ROW

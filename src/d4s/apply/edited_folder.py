@@ -4,7 +4,7 @@
         model.generate(["The capital of France is"], 8)
 
 `manifest.json` says which model, editor and settings; `state/` holds the ledger, which only ever grows; `prepared/` what
-the editor needed. The edited model, its change and `edits.jsonl` are views of these and are written anew after every
+the editor needed. The edited model, its change and `edits.jsonl` are views of these and are written again after every
 change; the manifest says for which state they were written.
 """
 
@@ -153,7 +153,7 @@ class EditedFolder(EditSequence):
         except ValueError as error:
             raise ArtifactError(f"{path / MANIFEST} is no manifest of an edited model: {error}") from None
         if manifest.schema_version != SCHEMA_VERSION:
-            raise ArtifactError(f"{path} is of schema version {manifest.schema_version}, expected {SCHEMA_VERSION}; edit the model anew")
+            raise ArtifactError(f"{path} is of schema version {manifest.schema_version}, expected {SCHEMA_VERSION}; edit the model again")
         return cls(path, manifest, prompts, device=device, dtype=dtype)
 
     @classmethod
@@ -243,7 +243,7 @@ class EditedFolder(EditSequence):
         if numbers and self.editor.kind == "dense":
             raise SettingsError(
                 f"{what} is not possible with {self.manifest.editor}: every step replaced its state as a whole, so no edit can be told "
-                "from the others; edit the unedited model anew without these facts, or use an editor that keeps a record, such as d4s"
+                "from the others; edit the unedited model again without these facts, or use an editor that keeps a record, such as d4s"
             )
         for batch in self.batches():
             inside = {edit.number for edit in batch if not edit.inactive_reason}
@@ -281,7 +281,7 @@ class EditedFolder(EditSequence):
                     )
 
     def undo(self, numbers: Sequence[int]) -> None:
-        """Take edits back, checked beforehand; what they had replaced counts again."""
+        """Undo edits, checked first; the edits that they replaced are present again."""
         self._update_manifest(undone=tuple(sorted({*self.manifest.undone, *numbers})))
 
     # --- the model ------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def _facts(dataset: str, line: RecordLine[RawCounterFact], wordings: RelationTem
 
 
 def _bystanders(fact: Fact, kind: str, prompts: Sequence[str], pool: Sequence[str], existing: set[tuple[str, str]]) -> Iterator[Fact]:
-    """Facts about the first subjects that prompts speak of, as far as nothing is taught about them already."""
+    """Facts about the first subjects of prompts, unless they are training facts already."""
     old, new = (fact.target_true, fact.target_new) if kind == "n" else (fact.target_new, fact.target_true)
     matches = [found for prompt in prompts if (found := parse_prompt(prompt, pool))]
     first = {subject: template for template, subject in reversed(matches)}

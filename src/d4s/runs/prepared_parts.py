@@ -88,9 +88,9 @@ def read_prepared(folder: Path, source: str) -> Prepared:
     try:
         index = _Index.model_validate_json((folder / INDEX).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ArtifactError(f"{folder / INDEX} is broken ({error}); edit the model anew") from None
+        raise ArtifactError(f"{folder / INDEX} is broken ({error}); edit the model again") from None
     if index.sha256 is not None and (not (folder / TENSORS).is_file() or sha256_of(folder / TENSORS) != index.sha256):
-        raise ArtifactError(f"{folder / TENSORS} is not what the editor had prepared; edit the model anew")
+        raise ArtifactError(f"{folder / TENSORS} is not what the editor had prepared; edit the model again")
     tensors = load_file(folder / TENSORS) if index.sha256 is not None else {}
     moments = {layer: SecondMoment(tensors[f"moment.{layer}"], count, source) for layer, count in index.n_tokens.items()}
     extras = {name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")}
