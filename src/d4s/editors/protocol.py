@@ -64,6 +64,14 @@ class Targets:
         """Targets of one group of requests after another."""
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in TARGET_FIELDS})
 
+    def mean(self) -> "Targets":
+        """One target, the mean of all."""
+        return Targets(**{name: getattr(self, name).mean(0, keepdim=True) for name in TARGET_FIELDS})
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The same by name, on the CPU, as files hold them."""
+        return {name: getattr(self, name).cpu() for name in TARGET_FIELDS}
+
 
 TARGET_FIELDS = ("hidden_shift", "hidden", "mlp_output", "probability_before", "probability_after", "steps")
 
