@@ -171,4 +171,4 @@ def test_nobody_else_joins_a_target_to_a_prompt() -> None:
     assert spaced_targets('x = f"{prompt} {fact.target_new}"') and spaced_targets('x = f" {part.answer}"')
     found = {path.name for path in SOURCES.rglob("*.py") if spaced_targets(path.read_text(encoding="utf-8"))}
     # a record's sentence is taken apart, a server's answer told, and what was asked is printed beside the answer
-    assert found == {"ripple.py", "download.py", "edits.py"}
+    assert found == {"rippleedits.py", "download.py", "edit_commands.py"}
