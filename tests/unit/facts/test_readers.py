@@ -10,11 +10,11 @@ from d4s.errors import RecordError, SettingsError
 from d4s.facts.atomic import WORDINGS, read_events
 from d4s.facts.counterfact import read as read_counterfact
 from d4s.facts.facts_stage import ReadResult, RecordSource
-from d4s.facts.reader_conformance import check_reader
 from d4s.facts.readers import READERS
 from d4s.facts.record import Probe
 from d4s.facts.zsre import cluster_templates
 from d4s.facts.zsre import read as read_zsre
+from d4s.testing.reader_conformance import check_reader
 from tests.samples import WANTS, atomic, counterfact, write_lines, zsre
 
 

@@ -7,7 +7,6 @@ from d4s.artifacts import Artifact, StageJob
 from d4s.config import CorpusSettings
 from d4s.facts.counterfact import read as read_counterfact
 from d4s.facts.facts_stage import RecordSource, facts
-from d4s.facts.reader_conformance import fact_complaints
 from d4s.facts.record import Fact
 from d4s.facts.zsre import read as read_zsre
 from d4s.pretraining.training_facts import (
@@ -18,6 +17,7 @@ from d4s.pretraining.training_facts import (
     read_training_facts,
     write_training_facts,
 )
+from d4s.testing.reader_conformance import fact_complaints
 from tests.samples import counterfact, facts_job, write_lines, zsre
 
 
