@@ -158,7 +158,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 .PHONY: format
-format: setup  ## mend what ruff and snakefmt can mend
+format: setup  ## fix what ruff and snakefmt can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow

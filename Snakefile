@@ -24,7 +24,7 @@ onstart:
         for folder in KINDS:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WorkflowError(f"results cannot be written: {error}; mend that and run the same command again")
+        raise WorkflowError(f"results cannot be written: {error}; fix that and run the same command again")
     if closed := [str(folder) for folder in (Path("results"), *KINDS) if not os.access(folder, os.W_OK)]:
         raise WorkflowError(f"results cannot be written: {closed[0]} is closed; open it and run the same command again")
 

@@ -37,7 +37,7 @@ def test_targets(measure: Measure, vocab: int, steps: int) -> None:
     torch.testing.assert_close(shifts[list(expected)], torch.stack(list(expected.values())), rtol=1e-3, atol=1e-4)
     measure.row(
         "Targets",
-        f"{REQUESTS} targets, 12 layers × 768, block {LAYER}, {steps} steps, 6 wordings and the essence, {vocab} tokens in the vocabulary",
+        f"{REQUESTS} targets, 12 layers × 768, block {LAYER}, {steps} steps, 6 prompts and the KL prompt, {vocab} tokens in the vocabulary",
         "one request and one text at a time, whole forward pass, all logits",
         ratios,
         "×",

@@ -78,7 +78,7 @@ class Faulty:
 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
-    monkeypatch.setattr(api_client, "PAUSE_S", 0.01)
+    monkeypatch.setattr(api_client, "MIN_BACKOFF_S", 0.01)
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
     monkeypatch.setenv(api_client.KEY_VARIABLE, SECRET)
     with HTTPServer(threaded=True) as server:

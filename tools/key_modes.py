@@ -34,25 +34,30 @@ PAGE = ROOT / "docs" / "key_modes.md"
 LENGTHS = (10, 50, 110, 210, 310)  # none a multiple of the edits between two refreshes but for 50, so that refreshed keys are seen ageing
 MODES = {
     "as released": {"preset": "d4s"},
-    "as released, even spread": {"preset": "d4s_even"},
+    "as released, even schedule": {"preset": "d4s_even"},
     "frozen keys": {"preset": "d4s_frozen"},
-    "frozen keys, even spread": {"preset": "d4s_frozen", "residual_schedule": "even"},
+    "frozen keys, even schedule": {"preset": "d4s_frozen", "residual_schedule": "even"},
     "residuals re-measured": {"preset": "d4s", "residual_schedule": "remeasured"},
     "residuals re-measured, keys refreshed every 50 edits": {"preset": "d4s_refreshed"},
 }
 HEAD = """# How far is D4S from one batch of the same requests?
 
-D4S turns a sequence of edits into one least-squares problem. On its first edited layer that is exact: keys and residuals there are
-those of the original model, whatever was edited before. On deeper layers the keys of early edits were read while the layers below
-were edited less than they are now, and the released shares of the residual add up to more than the whole. The table says what that
-does on the embedded model (`{dataset}`, seed {seed}, weight of the second moment as tuned for D4S): the distance of the change of each
-layer's weight to that of the one-time batch, relative to the batch's, in the Frobenius norm. Written by `python -m tools.key_modes`
-after the default study.
+The table shows how far the weights of D4S are from those of one batch edit of the same requests, by key mode and residual schedule. After
+the default study, measure it again with
 
-Layer 0 is exact however keys are read. On the deeper layers three things can be read off: re-measuring what is missing is close to
-the batch at first and drifts as keys grow old; refreshing the keys brings it back to the batch at every refresh; and frozen keys,
-which make the result independent of the order of edits, are the farthest from it, since the batch itself reads deeper keys after
-shallower layers were edited.
+```sh
+python -m tools.key_modes     # writes this page
+```
+
+D4S turns a sequence of edits into one least-squares problem. On its first edited layer that is exact: keys and residuals there are those
+of the original model, independent of earlier edits. On deeper layers the keys of early edits were read while the layers below had fewer
+edits than now, and the released weights of the residual add up to more than one. The table has the distance of each layer's change from
+that of the one-time batch, relative to the batch's, in the Frobenius norm, on the embedded model (`{dataset}`, seed {seed}, preservation
+weight as tuned for D4S).
+
+Layer 0 is exact in every key mode. On the deeper layers, re-measured residuals are close to the batch at first and drift as keys age;
+refreshing the keys gives the batch at every refresh; and frozen keys, which make the result independent of the order of edits, are
+farthest from it, since the batch itself reads deeper keys after shallower layers were edited.
 
 | keys and residuals | edits | {layers} |
 |---|---|{rules}|

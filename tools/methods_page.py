@@ -43,7 +43,7 @@ A method "after" a paper is built from descriptions at second hand. Values of ev
 
 Top to bottom, in the papers' symbols, with the function that computes each line. Both edit the output matrices *W* of the MLPs of layers
 *l₀ … l_{L−1}*. They differ in lines 2, 5 and 7: MEMIT measures on the model as edited so far and forgets its earlier edits; D4S measures
-on the unedited model and keeps two sums over all edits, from which *W* is solved anew.
+on the unedited model and keeps two sums over all edits, from which *W* is refitted.
 
 """
 
@@ -79,7 +79,7 @@ ALGORITHM: Sequence[tuple[str, Mapping[str, str]]] = (
 )
 """MEMIT and D4S, line by line, each with the functions that compute it."""
 AFTERWARDS = """
-The sums of line 7 are never inverted anew: the inverse of λ*C* + Σ *k kᵀ* is updated by the new keys, and the step that this takes from the
+The sums of line 7 are not inverted at each step: the inverse of λ*C* + Σ *k kᵀ* is updated by the new keys, and the step from the
 old Δ to the new one is the same solution
 ([`least_squares.py`](../src/d4s/editors/least_squares.py); [why](decisions/0002-states-as-values.md)).
 Once, before any edit: λ*C* from text ([`collect_moments`](../src/d4s/editors/moments.py)) and its factor
@@ -99,7 +99,7 @@ PARTS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("keys.average", "unprefixed"): ("*k = k(unprefixed prompt)*", KEYS),
     ("keys.mode", "progressive"): ("keys of a layer are read with the layers below already edited", LOOP),
     ("keys.mode", "frozen"): ("keys are read on the unedited model", LOOP),
-    ("keys.mode", "refreshed"): ("as progressive; from time to time those of all edits are read anew", LOOP),
+    ("keys.mode", "refreshed"): ("as progressive; from time to time those of all edits are read again", LOOP),
     ("keys.shared_key", "true"): ("the averaged key in the denominator too; the target counts from the averaged output", KEYS),
     ("residual_schedule", "remeasured"): ("*share = 1 / (L − i)* of the residual measured after each layer", SPREAD),
     ("residual_schedule", "static"): ("*share = 1 / (L − i)* of the residual measured once; adds up to *1 + 1/2 + … + 1/L*", SPREAD),

@@ -45,7 +45,7 @@ class StoredArtifact:
         return min(min(call["startup_s"], call["cpu_s"]) for call in self.calls)
 
     def sharded(self, count: int) -> float:
-        """Seconds until the last of so many shards is done: each starts anew and takes its whole parts.
+        """Seconds until the last of a number of shards is done: each starts an interpreter and takes its whole parts.
 
         A single call is what was measured; only what follows its start is divided.
         """

@@ -1,7 +1,7 @@
 """Write the tables of docs/settings.md, and docs/settings.schema.json beside it, from the settings models: python -m tools.settings_page.
 
-`--check` writes nothing and fails where a file differs. What keys mean stands in their descriptions, what models are in their
-docstrings; ranges and patterns of values are in the schema.
+`--check` writes nothing and fails where a file differs. Keys are documented by their descriptions, models by their
+docstrings; the schema also has ranges and patterns of values.
 """
 
 import argparse

@@ -18,20 +18,25 @@ PAGE = ROOT / "docs" / "tuning.md"
 SCORES = ("efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")
 HEAD = """# Tuning of the editors on the embedded model
 
-Every editor was given the same budget, at most six trials on seed 0 alone, judged by one number for all of them: the mean of retained
-efficacy, paraphrase and specificity (`efficacy_accuracy`, `paraphrase_accuracy`, `locality_accuracy`) after 100 edits of `world_qa`.
-Only trials whose single edits succeed were eligible (at least 0.95 of 50 edits, each made alone, as the world report asks of every
-editor; where no trial of an editor does, all are): a method that hardly edits forgets nothing. The best eligible trial is the
-editor's column `mini` in `src/d4s/editors/hparams.py` and `presets.py`; everything shown elsewhere uses seeds from 1 on. The trials are
-the study `grids/tuning.yaml`, and this page is written from its results by `python -m tools.tuning_page`.
+This page lists every trial by which the editors were tuned, with the chosen ones in bold. Run the trials again with
 
-MEMIT's kin share one list of trials, five weights of the second moment. The others vary what they have: ROME the clamp of the
-target's shift and the layer, fine-tuning the rate and the bound, AlphaEdit the threshold and the weight of its free directions, PMET clamp
-and weight, NSE weight, rounds and neurons, GRACE radius and layer, KN the threshold. What is not named in a trial is as in the preset.
-Other presets take the values of the method that they are made from.
-FT-L and FT-M differ in which token predicts the target; every `world_qa` target is one token, where the two are the same.
-The best trials are **bold**, and kept but for one: the one-time batch is a reference and no competitor, and has the weight of D4S (trial 2,
-level with its best), so that the two solve the same problem.
+```sh
+snakemake --cores all --configfile grids/tuning.yaml && python -m tools.tuning_page     # writes this page
+```
+
+Every editor had the same budget, at most six trials on seed 0 alone, and one criterion for all: the mean of retained
+efficacy, paraphrase and specificity (`efficacy_accuracy`, `paraphrase_accuracy`, `locality_accuracy`) after 100 edits of `world_qa`.
+Only trials whose single edits succeed were eligible (at least 0.95 of 50 edits, each made alone, the criterion of the world report;
+where no trial of an editor meets it, all are): a method that hardly edits forgets nothing. The best eligible trial is the
+editor's column `mini` in `src/d4s/editors/hparams.py` and `presets.py`; all other results use seeds from 1 on.
+
+Methods derived from MEMIT share one list of trials, five preservation weights. The others vary their own settings: ROME the clamp of the
+hidden shift and the layer, fine-tuning the rate and the bound, AlphaEdit the threshold and the weight within its null space, PMET clamp
+and weight, NSE weight, rounds and neurons, GRACE radius and layer, KN the threshold. Settings not named in a trial are those of the preset.
+Other presets use the values of the method from which they derive.
+FT-L and FT-M differ in which token predicts the target; every `world_qa` target is one token, where the two are equal.
+The best trials are **bold** and were chosen, with one exception: the one-time batch is a reference and has the weight of D4S (trial 2,
+equal to its best), so that the two solve the same problem.
 
 | editor | trial | what was changed | single edits | efficacy | paraphrase | specificity | mean | perplexity ratio |
 |---|---|---|---|---|---|---|---|---|---|

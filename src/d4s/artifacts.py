@@ -1,8 +1,8 @@
-"""Artefacts on disk: atomic writes, content hashes, manifests that say what a file is, and reads that check it.
+"""Artefacts on disk: atomic writes, content hashes, manifests, and reads that check what they read.
 
 An artefact is a folder whose readable name ends in the digest of everything that made it. A manifest lists the settings,
 the code and input digests, the library versions and the sha256 of every file; reading goes through `Artifact`, which
-refuses what is truncated, foreign or of another schema by name. Only safetensors, JSON and Parquet; no pickle.
+refuses files that are truncated, altered or of another schema. Only safetensors, JSON and Parquet; no pickle.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
-POINTER = "pointer.json"  # in the artefact of a model from elsewhere: where it is
+POINTER = "pointer.json"  # in the artefact of an adopted model: where the model is and how it is loaded
 KEPT_FOLDER = "kept"
 DIGEST_LENGTH = 10
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "lm_eval", "snakemake", "dvc")
@@ -44,14 +44,14 @@ def sha256_of(path: Path) -> str:
 
 
 def digest_of(kind: str, settings: Any, inputs: Mapping[str, str], code: str) -> str:
-    """Digest that names an artefact: its kind, settings, the digests of its inputs by role, and its code digest."""
+    """The digest that names an artefact: of its kind, settings, the digests of its inputs by role, and its code digest."""
     text = canonical({"kind": kind, "settings": settings, "inputs": dict(inputs), "code": code, "schema": SCHEMA_VERSION})
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that is flushed and renamed to it when the block ends without an error."""
+    """Yields a temporary path beside `path`, flushed and renamed to it when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -131,7 +131,7 @@ def library_versions() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What an artefact says of itself."""
+    """What an artefact records of itself: how it was made, and the sha256 of every file."""
 
     kind: str
     name: str
@@ -150,10 +150,10 @@ class Manifest:
 
 
 def is_artifact(folder: Path) -> bool:
-    """Whether a folder's manifest.json is one of this package's; other programs give that name to files of theirs.
+    """Whether a folder's manifest.json is one of this package; other programs use that name too.
 
     Raises:
-        ArtifactError: if there is one that is no JSON, so that nobody can tell.
+        ArtifactError: if there is one that is no JSON.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -161,9 +161,7 @@ def is_artifact(folder: Path) -> bool:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ArtifactError(
-            f"{path} is no JSON ({error}); where another program wrote it take it out of the folder, else put the whole one back"
-        ) from None
+        raise ArtifactError(f"{path} is no JSON ({error}); remove it if another program wrote it, else restore it") from None
     return (
         isinstance(found, dict) and {one.name for one in fields(Manifest) if one.default is one.default_factory is MISSING} <= found.keys()
     )
@@ -171,7 +169,7 @@ def is_artifact(folder: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class StageJob(Generic[S]):
-    """What a stage is asked to make: validated settings, inputs by role, the folder, and the manifests wanted there."""
+    """What a stage works on: validated settings, inputs by role, its folder, and the manifests it must write."""
 
     kind: str
     settings: S
@@ -182,27 +180,27 @@ class StageJob(Generic[S]):
     digest: str = ""
     input_digests: Mapping[str, str] = field(default_factory=dict)
     usage: Counter[str] = field(default_factory=Counter)
-    """What this call asked of a language model: requests, retries, tokens_in, tokens_out; empty where it asked nobody."""
+    """Requests to a language model in this call: requests, retries, tokens_in, tokens_out; empty where none was sent."""
     input_cache: dict[Any, Any] = field(default_factory=dict)
-    """What the stages of one process have read through `read_once`."""
+    """Results of `read_once`, shared by the stages of one process."""
 
     def path(self, name: str) -> Path:
         """Where a file of the artefact goes."""
         return self.folder / name
 
     def artifact(self, role: str, kind: str) -> "Artifact":
-        """The artefact given as input under a role, checked."""
+        """The artefact given as input under a role, its manifest checked."""
         return Artifact.open(self.inputs[role], kind)
 
     def read_once(self, role: str, read: Callable[[Path], T]) -> T:
-        """What `read` makes of an input, read once for all stages that one process makes. Nobody may change it."""
+        """The result of `read` on an input, computed once for all stages of one process; callers must not change it."""
         key = read, self.inputs[role]
         if key not in self.input_cache:
             self.input_cache[key] = read(self.inputs[role])
         return self.input_cache[key]
 
     def write_manifest(self, files: Sequence[str], manifest: str = MANIFEST, **notes: Any) -> None:
-        """Write a manifest over files of the folder; the last act of a stage (for each manifest wanted)."""
+        """Write a manifest over files of the folder; the last act of a stage, once per required manifest."""
         settings: Any = self.settings
         Manifest(
             kind=self.kind,
@@ -248,17 +246,17 @@ class StageJob(Generic[S]):
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A checked view of an artefact's folder through one of its manifests."""
+    """A folder of an artefact, read through one of its manifests."""
 
     folder: Path
     manifest: Manifest
 
     @classmethod
     def open(cls, folder: Path, kind: str, manifest: str = MANIFEST) -> "Artifact":
-        """Open a folder that must hold an artefact of a kind.
+        """The artefact in a folder, which must be of the given kind.
 
         Raises:
-            ArtifactError: if it is missing, torn, of another kind or version, or not what its folder's name says.
+            ArtifactError: if it is missing, truncated, of another kind or version, or its folder was renamed.
         """
         path = folder / manifest
         try:
@@ -279,7 +277,7 @@ class Artifact:
 
     @classmethod
     def open_parts(cls, folder: Path, kind: str, manifests: Sequence[str]) -> list["Artifact"]:
-        """Open several parts of an artefact, which different jobs may have made.
+        """Several parts of one artefact; different jobs may have made them.
 
         Raises:
             ArtifactError: if one is missing or broken, or if they were not all made from the same settings, inputs and code.
@@ -291,7 +289,7 @@ class Artifact:
         return parts
 
     def path(self, name: str) -> Path:
-        """A file of the artefact, its content checked against the manifest.
+        """The path of a file of the artefact, after comparing its content with the manifest.
 
         Raises:
             ArtifactError: if it is missing, unlisted or altered.
@@ -304,15 +302,15 @@ class Artifact:
         return path
 
     def table(self, name: str, schema: pa.Schema) -> pd.DataFrame:
-        """A Parquet file of the artefact, checked."""
+        """A Parquet file of the artefact as a frame, checked."""
         return read_table(self.path(name), schema)
 
     def tensors(self, name: str) -> dict[str, "Tensor"]:
-        """A safetensors file of the artefact, checked."""
+        """The tensors of a safetensors file of the artefact, checked."""
         from safetensors.torch import load_file
 
         return load_file(self.path(name))
 
     def json(self, name: str) -> Any:
-        """A JSON file of the artefact, checked."""
+        """The value in a JSON file of the artefact, checked."""
         return json.loads(self.path(name).read_text(encoding="utf-8"))

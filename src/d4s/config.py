@@ -1,7 +1,7 @@
 """The settings of a study: frozen pydantic models with a description per key; unknown keys are refused.
 
-A stage receives exactly the sub-tree it uses (`*Settings`); `Study` is what people write in `params.yaml`. Settings of
-editors stand in `d4s.editors.editor_settings`, resolved by `d4s.studies`. Nothing here imports torch.
+A stage receives exactly the sub-tree it uses (`*Settings`); `Study` is the content of `params.yaml`. Settings of
+editors are in `d4s.editors.editor_settings`, resolved by `d4s.study`. Nothing here imports torch.
 """
 
 import json
@@ -26,7 +26,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
 class Frozen(BaseModel):
-    """Parent of every settings model: immutable, strict about unknown keys."""
+    """Parent of all settings models: immutable, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -35,7 +35,7 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def describe(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    """One message that names every problem of a validation error with its place, what came and the nearest key."""
+    """One message with every problem of a validation error: its place, what was found, and the nearest key."""
     lines = []
     for item in error.errors():
         place = ".".join(str(part) for part in item["loc"]) or "(top level)"
@@ -66,7 +66,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def validate(model: type[S], settings: Any, where: str) -> S:
-    """Settings as a model.
+    """Settings as an instance of `model`, checked.
 
     Raises:
         SettingsError: naming every problem at once.
@@ -81,7 +81,7 @@ def validate(model: type[S], settings: Any, where: str) -> S:
 
 
 class WorldSettings(Frozen):
-    """The made-up world that the embedded model learns: people, their relations, if-then events, benchmark items."""
+    """The made-up world that the embedded model is trained on: people, their relations, if-then events, benchmark items."""
 
     seed: int = Field(default=0, ge=0, description="Seed of names, relations, events and benchmark items.")
     people: Count = Field(default=375, description="Number of people; each has one object per relation.")
@@ -100,7 +100,7 @@ class FactsSettings(Frozen):
         default="",
         description="Which reading of the source (zsre: `alt` or `answers`; world: `qa`, `events`, `labels`, `commonsense`).",
     )
-    limit: Count | None = Field(default=None, description="Keep the first so many records that pass; all when omitted.")
+    limit: Count | None = Field(default=None, description="Keep this number of records that pass, the first ones; all when omitted.")
     skip_bad: bool = Field(default=False, description="Set broken records aside in rejects.parquet instead of refusing the file.")
     seed: int = Field(default=0, ge=0, description="Seed of draws made while reading (e.g. counterfactual tails).")
 
@@ -111,7 +111,7 @@ class QuestionsSettings(Frozen):
     events: Literal["world", "atomic2020", "atomic2019"] = Field(default="world", description="Where the if-then events come from.")
     form: Form | Control = Field(description="Which of the three forms of the same event, or which control of the generated one.")
     writer: Literal["template"] | ModelWriterSettings = Field(default="template", description="Who words the questions.")
-    limit: Count | None = Field(default=None, description="Keep the first so many events; all when omitted.")
+    limit: Count | None = Field(default=None, description="Keep this number of events, the first ones; all when omitted.")
     seed: int = Field(default=0, ge=0, description="Seed of counterfactual tails, distractors, positions and wordings.")
 
 
@@ -125,13 +125,13 @@ class TokenizerSettings(Frozen):
 
 
 class CorpusSettings(Frozen):
-    """Mixture of the training text; shares are of sentences."""
+    """Mixture of the training text; shares are counted in sentences."""
 
     tokenizer: TokenizerSettings = TokenizerSettings()
-    tokens: Count = Field(default=1_450_000, description="Tokens of training text.")
+    tokens: Count = Field(default=1_250_000, description="Tokens of training text.")
     row: Count = Field(default=64, description="Tokens per row; rows start with BOS on a sentence boundary.")
     filler: Fraction = Field(default=0.15, description="Share of sentences (or of rows, for running text) without any fact.")
-    chained: Fraction = Field(default=0.5, description="Share of fact sentences that tell several facts of one subject.")
+    chained: Fraction = Field(default=0.5, description="Share of fact sentences that state several facts of one subject.")
     lead_ins: Fraction = Field(default=0.3, description="Share of sentences with other words before them.")
     shares: dict[str, float] = Field(
         default={"world_qa": 1.2, "true_false": 1.3}, description="Relative weight of each data set's facts; 1 when omitted."
@@ -171,26 +171,23 @@ class AdoptSettings(Frozen):
 
 
 class ContextsSettings(Frozen):
-    """Prefixes sampled from the unedited model that make keys and targets robust to what stands before a prompt."""
+    """Prefixes sampled from the unedited model, so that keys and targets do not depend on one text before a prompt."""
 
     count: int = Field(default=3, ge=0, description="Prefixes beside the unprefixed prompt.")
     tokens: Count = Field(default=8, description="Tokens per prefix.")
-    top_k: Count = Field(default=5, description="Each token is drawn from so many likeliest ones.")
+    top_k: Count = Field(default=5, description="Each token is drawn from this number of likeliest ones (top-k).")
     seed: int = Field(default=1, ge=0, description="Seed of the draw.")
 
 
 class MomentsSettings(Frozen):
-    """Second moments of the keys over text.
-
-    Layers are no setting: they arrive as the outputs asked for (`lLAYER.json`), all computed in one pass.
-    """
+    """Second moments of the keys over text. Layers are given as outputs (`lLAYER.json`), all computed in one pass."""
 
     tokens: Count = Field(default=65_536, description="Tokens of text to read.")
     batch_rows: Count = Field(default=64, description="Rows per pass through the model.")
 
 
 class ObjectivesSettings(Frozen):
-    """Objectives have nothing to set: model and facts say it all."""
+    """Objectives have no settings: model and facts determine them."""
 
 
 class MeasureSettings(Frozen):
@@ -200,7 +197,7 @@ class MeasureSettings(Frozen):
     generate: bool = Field(default=True, description="Also let the model answer freely and compare exactly.")
     max_new_tokens: Count = Field(default=12, description="Longest free answer in tokens; longer targets extend it.")
     perplexity_rows: Count = Field(default=96, description="Rows of held-out text.")
-    probes_per_fact: Count = Field(default=3, description="At most so many neighbourhood and locality probes of each kind per fact.")
+    probes_per_fact: Count = Field(default=3, description="Largest number of neighbourhood and locality probes of each kind per fact.")
 
 
 class BenchmarkSettings(Frozen):
@@ -209,7 +206,7 @@ class BenchmarkSettings(Frozen):
     tasks: Literal["world", "local", "hub"] = Field(
         default="world", description="The world's tasks, the six real ones from the data folder, or the harness's own from the hub."
     )
-    limit: Count | None = Field(default=None, description="Use the first so many items of each task; all when omitted.")
+    limit: Count | None = Field(default=None, description="Use this number of items of each task, the first ones; all when omitted.")
     fewshot: dict[Literal["arc_challenge", "hellaswag", "mmlu", "winogrande", "gsm8k"], Annotated[int, Field(ge=0)]] = Field(
         default={}, description="Examples before a question of a real task, where not 25, 10, 5, 5 and 5 in this order."
     )
@@ -225,26 +222,26 @@ class BenchmarkSettings(Frozen):
 
 
 class WorldModel(Frozen):
-    """A small model taught the world's people and events."""
+    """A small model trained on the world's people and events."""
 
     source: Literal["world"] = "world"
     hparams_for: Name = Field(
         default="mini", description="Kind of model whose hyperparameters the editors take (see `d4s.editors.presets`)."
     )
-    labels: int = Field(default=0, ge=0, description="Also teach so many yes/no statements about people (style `labels`).")
+    labels: int = Field(default=0, ge=0, description="Number of yes/no statements about people to train on as well (style `labels`).")
     model_seed: int = Field(default=0, ge=0, description="Seed of the initial weights and of the order of training.")
     corpus: CorpusSettings = CorpusSettings()
     pretrain: PretrainSettings = PretrainSettings()
 
 
 class RecordsModel(Frozen):
-    """A small model taught real records and running text."""
+    """A small model trained on real records and running text."""
 
     source: Literal["records"] = "records"
     hparams_for: Name = Field(
         default="mini", description="Kind of model whose hyperparameters the editors take (see `d4s.editors.presets`)."
     )
-    datasets: tuple[Name, ...] = Field(description="Names of the data sets that it is taught.")
+    datasets: tuple[Name, ...] = Field(description="Names of the data sets that it is trained on.")
     text: Name = Field(default="wikitext2_raw_test", description="Running text in the data folder.")
     model_seed: int = Field(default=0, ge=0, description="Seed of the initial weights and of the order of training.")
     corpus: CorpusSettings = CorpusSettings(tokenizer=TokenizerSettings(kind="bpe"), filler=0.2, lead_ins=0.3, text_weight=0.7)
@@ -274,7 +271,7 @@ class FactsDataset(Frozen):
 
     source: str = Field(description="Name of a reader: `world`, `counterfact`, `zsre_mend`, … (see `d4s.facts.readers`).")
     style: str = Field(default="", description="Reading of the source where it has several.")
-    limit: Count | None = Field(default=None, description="Keep the first so many records that pass; all when omitted.")
+    limit: Count | None = Field(default=None, description="Keep this number of records that pass, the first ones; all when omitted.")
     skip_bad: bool = Field(default=False, description="Set broken records aside in rejects.parquet instead of refusing the file.")
     seed: int = Field(default=0, ge=0, description="Seed of draws made while reading.")
 
@@ -285,7 +282,7 @@ class QuestionsDataset(Frozen):
     source: Literal["questions"]
     events: Literal["world", "atomic2020", "atomic2019"] = Field(default="world", description="Where the if-then events come from.")
     form: Form | Control = Field(description="Which of the three forms of the same event, or which control of the generated one.")
-    limit: Count | None = Field(default=None, description="Keep the first so many events; all when omitted.")
+    limit: Count | None = Field(default=None, description="Keep this number of events, the first ones; all when omitted.")
     seed: int = Field(default=0, ge=0, description="Seed of counterfactual tails, distractors, positions and wordings.")
 
 
@@ -295,7 +292,7 @@ class GridRow(Frozen):
     models: tuple[Name, ...] = Field(min_length=1, description="Names from `models`.")
     datasets: tuple[Name, ...] = Field(min_length=1, description="Names from `datasets`.")
     editors: tuple[Name, ...] = Field(min_length=1, description="Names from `editors`, or presets.")
-    lengths: tuple[Count, ...] = Field(min_length=1, description="Numbers of edits after which is measured; one run serves them all.")
+    lengths: tuple[Count, ...] = Field(min_length=1, description="Numbers of edits after which is measured; all come from one run.")
     benchmark: Literal["none", "longest", "all"] = Field(default="none", description="At which lengths the benchmarks run.")
 
     @model_validator(mode="after")
@@ -315,14 +312,14 @@ class FigureSettings(Frozen):
 
 
 class ShardSettings(Frozen):
-    """Numbers of jobs that share the work on one artefact; its files are the same bit for bit for any number."""
+    """Numbers of jobs that share the work on one artefact; its files are the same for any number."""
 
     targets: Count = Field(default=1, description="Jobs that share the blocks of targets of one request list.")
     moments: Count = Field(default=1, description="Jobs that share the layers whose moments are taken; each of them reads the text.")
 
 
 class ExecutionSettings(Frozen):
-    """How work is spread and where it is done; enters no result and no hash."""
+    """How and where work is done; enters no result and no hash."""
 
     shards: ShardSettings = ShardSettings()
     state_device: Literal["auto", "cpu"] = Field(
@@ -343,7 +340,7 @@ Dataset = Annotated[
 
 
 class Study(Frozen):
-    """A complete study: what `params.yaml` holds."""
+    """A complete study: the content of `params.yaml`."""
 
     study: Name = Field(description="Name of the study; what people read goes to results/STUDY/.")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
@@ -375,7 +372,7 @@ def load_study(path: Path) -> Study:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # a date that is none, or bytes that are no text, are ValueErrors
+    except (OSError, ValueError, yaml.YAMLError) as error:  # an impossible date, or bytes that are no text, are ValueErrors
         raise SettingsError(f"{path} cannot be read as YAML: {error}") from None
     if not isinstance(content, Mapping):
         raise SettingsError(f"{path} holds {type(content).__name__}, expected a mapping of settings")
@@ -383,7 +380,7 @@ def load_study(path: Path) -> Study:
 
 
 def data_folder(setting: str | None) -> Path:
-    """The folder with data sets: the setting, or else the variable `D4S_DATA`.
+    """The folder with data sets: the setting, else the variable `D4S_DATA`.
 
     Raises:
         MissingDataError: if neither names an existing folder.

@@ -1,8 +1,8 @@
-"""Digests of large files from outside, computed once: weights would else be read whole at every look at a study and at every load.
+"""Cached sha256 digests of large files, so that weights are not read whole at every plan and every load.
 
-A digest is kept in the user's cache folder under the file's path, with the size, inode and times of last change that the file
-had. Where these are the same, the content is taken to be: what writes past the file system, such as a failing disk, is not
-seen. `sha256_of` always reads, and so does `d4s check`.
+A digest is cached in the user's cache folder under the file's path, with the size, inode and times of the file. Where these are
+unchanged, so is the content, by assumption: a change below the file system, such as a failing disk, is not noticed.
+`sha256_of` always reads the file, and so does `d4s check`.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ from d4s.artifacts import sha256_of, write_json
 
 log = logging.getLogger(__name__)
 MIN_CACHED_BYTES = 2**20
-"""Bytes that are read as fast as they are looked up."""
+"""Smaller files are read, not cached: that takes no longer."""
 MIN_AGE_NS = 2 * 10**9
-"""A file that changed less than this ago may change again without its times showing it: two seconds are FAT's tick."""
+"""A file changed more recently than this (ns) is not cached: two seconds are the resolution of times on FAT."""
 
 
 def cached_sha256(path: Path) -> str:
-    """Hex digest of a file's content: the one kept for it if the file is as it was then, else computed and kept."""
+    """Hex digest of a file's content: the cached one if size, inode and times are unchanged, else computed and cached."""
     if path.stat().st_size < MIN_CACHED_BYTES:
         return sha256_of(path)
     place = str(path.resolve())
@@ -40,18 +40,18 @@ def cached_sha256(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where digests are kept: a file for each, so that any number of processes may read and write them at the same time."""
+    """The folder of cached digests, one file each, so that processes may read and write them at the same time."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "d4s" / "digests"
 
 
 def _state(stream: BinaryIO) -> dict[str, int]:
-    """What changes with a file's content. `ctime` is set by whatever sets the other times back, such as `cp -p` and `rsync`."""
+    """Size, inode and times of an open file. `ctime` also changes where `cp -p` or `rsync` set the other times back."""
     found = os.fstat(stream.fileno())
     return {"size": found.st_size, "inode": found.st_ino, "mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns}
 
 
 def _read(entry: Path) -> dict[str, str | int]:
-    """What is kept of a file; nothing where it cannot be read, since it can be computed again."""
+    """A cache entry; empty where it cannot be read."""
     try:
         found = json.loads(entry.read_text(encoding="utf-8"))
     except (OSError, ValueError):

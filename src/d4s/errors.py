@@ -1,14 +1,14 @@
-"""The errors a user can meet. Each is one sentence: what is wrong, what came, what was expected, what to do."""
+"""Errors that a user can meet. Each is one sentence: what is wrong, what was found, what was expected, what to do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_LISTED = 20
-"""Defects that the message of an error names."""
+"""Defects listed in the message of an error."""
 
 
 class D4SError(Exception):
-    """Parent of every error that is about files, settings or records rather than about a caller's code."""
+    """Parent of all errors about files, settings or records, as opposed to errors in a caller's code."""
 
 
 class SettingsError(D4SError):
@@ -20,7 +20,7 @@ class ArtifactError(D4SError):
 
 
 class MissingAnswersError(D4SError):
-    """A replay that needs recorded answers which the store does not hold; carries all that are known to be missing."""
+    """Recorded answers that a replay needs and the store does not hold; `requests` lists all that are known to be missing."""
 
     def __init__(self, requests: Sequence[str]) -> None:
         self.requests = tuple(requests)
@@ -29,16 +29,16 @@ class MissingAnswersError(D4SError):
 
 
 class MissingDataError(D4SError):
-    """A data set that no setting and no `D4S_DATA` points to."""
+    """A data set that neither a setting nor `D4S_DATA` leads to."""
 
 
 class FetchError(D4SError):
-    """A download or an archive that failed or was refused; whatever lay there before is still there."""
+    """A download or an archive that failed or was refused; files that were there before are unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordProblem:
-    """One defect of one record: where it is, what came and what was expected."""
+    """One defect of one record: where it is, what was found and what was expected."""
 
     file: str
     line: int
@@ -51,9 +51,9 @@ class RecordProblem:
 
 
 class RecordError(D4SError):
-    """A file of records with defects; carries all of them at once, tells the first ones, and says what can be done about them."""
+    """A file of records with defects: `problems` holds all of them, the message the first ones and what to do."""
 
-    def __init__(self, problems: Sequence[RecordProblem], remedy: str = "mend them") -> None:
+    def __init__(self, problems: Sequence[RecordProblem], remedy: str = "fix them") -> None:
         self.problems = tuple(problems)
         lines = "\n".join(f"  {problem}" for problem in self.problems[:MAX_LISTED])
         more = len(self.problems) - MAX_LISTED

@@ -1,4 +1,4 @@
-"""One command at a time in a folder, any number where all of them only read; and new folders that are made whole or not at all."""
+"""Locks: one command at a time in a folder, or any number that only read; and new folders that appear whole or not at all."""
 
 import fcntl
 import os
@@ -14,13 +14,13 @@ from d4s.errors import D4SError, SettingsError
 
 @contextmanager
 def folder_lock(folder: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold a folder's lock while something is done in it; given up in any case when the process ends.
+    """Hold a folder's lock during the block; the system releases it when the process ends.
 
-    A folder that is not there yet is made with its parents, and what was made is removed again where nothing came into it.
-    A `shared` lock goes together with others of its kind.
+    A folder that does not exist is made with its parents, and removed again if it is still empty afterwards. `shared` locks
+    exclude exclusive ones, not each other.
 
     Raises:
-        D4SError: if another process holds a lock that this one does not go together with.
+        D4SError: if another process holds a lock that excludes this one.
     """
     created = [place for place in (folder, *folder.parents) if not place.exists()]
     handle = _acquire(folder, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
@@ -36,9 +36,9 @@ def folder_lock(folder: Path, *, shared: bool = False) -> Iterator[None]:
 
 
 def _acquire(folder: Path, kind: int) -> int | None:
-    """A handle that holds the lock of the folder which has this name now; None where another process holds it.
+    """A handle on the lock of the folder that has this name now; None where another process holds it.
 
-    Whoever held it before may have removed the folder or put another in its place.
+    The previous holder may have removed the folder or replaced it by another.
     """
     while True:
         if not folder.exists():
@@ -58,19 +58,19 @@ def _acquire(folder: Path, kind: int) -> int | None:
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Where to make a folder that takes the place of `out` when the block ends without an error; nobody else makes `out` meanwhile.
+    """A temporary folder that is renamed to `out` when the block ends without an error; `out` is locked meanwhile.
 
     Raises:
-        SettingsError: if there is something in `out` already.
+        SettingsError: if `out` exists and is not empty.
         D4SError: if another command is making it.
     """
     _refuse_present(out)
-    out = out.resolve()  # an empty folder gives up its name to another one, a link to it does not
+    out = out.resolve()  # an empty folder can be replaced by another one, a link to it cannot
     with folder_lock(out):
-        _refuse_present(out)  # whoever held the lock may have made it
+        _refuse_present(out)  # the previous holder of the lock may have made it
         named = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{32}}\.part")
         for leftover in [path for path in out.parent.iterdir() if named.fullmatch(path.name)]:
-            shutil.rmtree(leftover)  # by a process that was killed: a living one would hold the lock
+            shutil.rmtree(leftover)  # left by a process that was killed: a running one would hold the lock
         part = out.with_name(f".{out.name}.{uuid4().hex}.part")
         try:
             part.mkdir()

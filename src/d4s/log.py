@@ -1,7 +1,7 @@
-"""Logging set-up, and how loops tell how far they are: by a bar for people, and by a note where `d4s run` asks for notes.
+"""Logging set-up, and progress of loops: a bar on a terminal, and notes that `d4s run` reads.
 
-A note is a small JSON file, one for each process at work, in the folder that the environment names: jobs may run on other
-machines of a cluster. It is written at most once a second and is gone when its job ends.
+A note is a small JSON file, one per running process, in the folder that an environment variable names, so that jobs on other
+machines of a cluster can be followed. It is written at most once a second and removed when its job ends.
 """
 
 import json
@@ -19,12 +19,12 @@ from typing import TypeVar
 T = TypeVar("T")
 Number = int | float
 
-NOTES = "D4S_PROGRESS"  # the environment variable that names the folder of notes
-WRITE_INTERVAL_S = 1.0  # seconds from note to note
+NOTES = "D4S_PROGRESS"  # environment variable with the folder of notes
+WRITE_INTERVAL_S = 1.0  # seconds between two notes
 
 
 def setup_logging(verbose: bool = False) -> None:
-    """Send log records to stderr: phases at INFO, steps at DEBUG when asked for."""
+    """Send log records to stderr: INFO and above, DEBUG too with `verbose`."""
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(asctime)s %(name)s %(message)s",
@@ -37,13 +37,13 @@ def setup_logging(verbose: bool = False) -> None:
 
 
 class _Note:
-    """What this process is making, and how much of it is done: a share from 0 to 1, where it began, and where the item at work ends."""
+    """What this process makes and how far it is: shares from 0 to 1 where it began, where it is, and where the present item ends."""
 
     def __init__(self, path: Path, output: Path) -> None:
         self.path, self.output, self.written, self.is_counting = path, output, 0.0, False
 
     def write(self, first: Number | None = None, share: Number = 0.0, following: Number = 1.0) -> None:
-        """Write the note under another name and rename it; a disk that takes none ends no job, since no result hangs on it."""
+        """Write the note atomically; an error of the disk is ignored, since no result depends on notes."""
         self.written = time.monotonic()
         content = {"output": str(self.output), "host": socket.gethostname(), "pid": os.getpid()}
         content |= {"first": first, "share": share, "following": following}
@@ -54,7 +54,7 @@ class _Note:
             temporary.replace(self.path)
 
     def track(self, items: Iterable[T], total: Number, done: Number, weigh: Callable[[T], Number]) -> Iterator[T]:
-        """Pass items through and note before each how much is done."""
+        """Yields the items, writing before each how much is done."""
         first, self.is_counting = done / total, True
         try:
             for index, item in enumerate(items):
@@ -66,13 +66,13 @@ class _Note:
             self.is_counting = False
 
 
-# The note of the stage that this process is in; like the handlers of `logging`, it belongs to the process and to no result.
+# The note of the present stage; like the handlers of `logging` it belongs to the process, and no result depends on it.
 _NOTE: ContextVar[_Note | None] = ContextVar("note", default=None)
 
 
 @contextmanager
 def progress_notes(output: Path) -> Iterator[None]:
-    """While the block that makes a file runs, tell `d4s run`, where that asks for it, that it does and what `progress` counts in it."""
+    """While the block runs, report to `d4s run` that `output` is being made and what `progress` counts."""
     folder = os.environ.get(NOTES)
     if not folder:
         yield
@@ -95,10 +95,10 @@ def _one(_: object) -> int:
 def progress(
     items: Iterable[T], what: str, total: Number | None = None, *, done: Number = 0, weigh: Callable[[T], Number] = _one
 ) -> Iterator[T]:
-    """Pass items through, with a progress bar on stderr where that is a terminal or in a notebook, and a note where the stage has one.
+    """Yields the items, with a progress bar on a terminal or in a notebook, and a note where `progress_notes` is active.
 
-    `total` counts all items, those that were `done` before included; items that are not alike weigh what `weigh` says.
-    Of loops in one another only the outer one tells.
+    `total` includes the items that were `done` before; `weigh` gives the weight of an item. Of nested loops only the outer
+    one is reported.
     """
     note = _NOTE.get()
     if sys.stderr.isatty() or "ipykernel" in sys.modules:

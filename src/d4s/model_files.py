@@ -1,4 +1,4 @@
-"""Which files of a folder decide over what a model is; names alone, so that nothing heavy is imported for them."""
+"""Names of the files that define a model; kept apart so that nothing heavy is imported for them."""
 
 import re
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ MODEL_FILES = (CONFIG, "generation_config.json", "*.safetensors", "*.safetensors
 
 
 def list_model_files(folder: Path) -> list[Path]:
-    """Every file of a folder that decides over what the model is: configuration, weights with their index, tokenizer, chat templates."""
+    """Every file of a folder that defines the model: configuration, weights with their index, tokenizer, chat templates."""
     return glob_files(folder, MODEL_FILES)
 
 
 def glob_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """The files of a folder that match one of the patterns, in the order of their names."""
+    """The files of a folder that match one of the patterns, sorted by name."""
     return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})

@@ -1,7 +1,7 @@
-"""Models as others publish them: the one place that asks Transformers to read a folder or a hub id.
+"""Models from a folder or the hub, read by Transformers: the only module that calls it for that.
 
-No code of a folder's own is run and nothing is asked. What would make the loaded model another one than its weights say
-(an adapter beside them, quantisation, a tokenizer rebuilt from the model's type) is refused by name.
+No code in a folder is run. A model that would not be what its weights say is refused: one with
+an adapter beside them, quantised weights, or a tokenizer rebuilt from the model's type.
 """
 
 import json
@@ -28,27 +28,27 @@ UNREADABLE = (
     OSError, EOFError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError, SafetensorError,
     NotASafetensorsRepoError,
 )  # fmt: skip
-"""What Transformers raises for folders that hold no model which it can load here."""
+"""Exceptions of Transformers for folders without a model that it can load here."""
 OWN_ATTENTION = frozenset({None, "eager", "sdpa"})
-"""Attention that needs no code from outside Transformers and torch."""
+"""Attention implementations that need no code beyond Transformers and torch."""
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 PLAIN_TEXTS = (
     "Ada Moss lives in the city of Paris.",
     "The home town of O'Brien-Smith, born 1987, isn't known: where is it?",
     "Zoë läuft nach São Paulo; 東京 は 日本 の 首都 🦊\nand on another line",
 )
-"""No spaces at the ends or in a row: the library's own classes read those otherwise than most tokenizer.json say."""
+"""No spaces at the ends or in a row: the library's own classes read those otherwise than most tokenizer.json files."""
 
 
 VOCABULARIES = (
     (TOKENIZER,), ("vocab.json", "merges.txt"), ("vocab.txt",), ("tokenizer.model",), ("spiece.model",), ("sentencepiece.bpe.model",),
     ("tiktoken.model",), ("tekken.json",),
 )  # fmt: skip
-"""Files that hold a tokenizer whole; with less, Transformers makes up an empty one or guesses merges."""
+"""Files that hold a complete tokenizer; with less, Transformers makes up an empty one or guesses merges."""
 
 
 def tokenizer_files(name: str, revision: str = "main") -> dict[str, Path]:
-    """The files of a tokenizer by their path in a folder, or as far as they are found for a hub id."""
+    """The files of a tokenizer by their path in a folder, or those found for a hub id."""
     if Path(name).is_dir():
         return {path.relative_to(name).as_posix(): path for path in glob_files(Path(name), TOKENIZER_FILES)}
     found = {file: find_file(name, file, revision) for file in TOKENIZER_FILES if "*" not in file}
@@ -56,7 +56,7 @@ def tokenizer_files(name: str, revision: str = "main") -> dict[str, Path]:
 
 
 def find_file(name: str, file: str, revision: str = "main") -> Path | None:
-    """A file of a folder or a hub id, or None where it has none that can be reached."""
+    """The path of a file of a folder or a hub id; None where it does not exist or cannot be fetched."""
     if Path(name).is_dir():
         return Path(name) / file if (Path(name) / file).is_file() else None
     missing = dict.fromkeys(
@@ -67,10 +67,10 @@ def find_file(name: str, file: str, revision: str = "main") -> Path | None:
 
 
 def read_json_object(name: str, file: str, revision: str = "main") -> dict[str, Any]:
-    """The JSON object in a file of a folder or a hub id; empty where there is none.
+    """The JSON object in a file of a folder or a hub id; empty where there is no file.
 
     Raises:
-        ArtifactError: if the file holds none.
+        ArtifactError: if the file is no JSON object.
     """
     path = find_file(name, file, revision)
     if path is None:
@@ -88,7 +88,7 @@ def read_config(name: str, revision: str = "main") -> PretrainedConfig:
     """The configuration of a model.
 
     Raises:
-        ArtifactError: if there is none that can be read, or the model is one that is refused.
+        ArtifactError: if there is none that can be read, or the model is refused.
     """
     _refuse(name, revision)
     try:
@@ -102,7 +102,7 @@ def read_tokenizer(name: str, revision: str = "main") -> PreTrainedTokenizerFast
     """The tokenizer of a model.
 
     Raises:
-        ArtifactError: if there is none with offsets, it runs code of its own, or it reads plain texts otherwise than its file says.
+        ArtifactError: if there is none with offsets, it would run code, or it reads plain texts otherwise than its file says.
     """
     _refuse_code(name, revision)
     is_local = Path(name).is_dir()
@@ -126,10 +126,10 @@ def read_tokenizer(name: str, revision: str = "main") -> PreTrainedTokenizerFast
 
 
 def _require_whole_tokenizer(name: str, revision: str) -> None:
-    """Refuse a model without a whole tokenizer.
+    """Refuse a model without a complete tokenizer.
 
     Raises:
-        ArtifactError: naming the files of which it would need some.
+        ArtifactError: naming the files of which it needs some.
     """
     if not any(all(find_file(name, file, revision) for file in files) for files in VOCABULARIES):
         ways = ", ".join(" with ".join(files) for files in VOCABULARIES)
@@ -139,14 +139,14 @@ def _require_whole_tokenizer(name: str, revision: str) -> None:
 
 
 def _tokenizer_of_file(name: str, revision: str, tokenizer: Any) -> PreTrainedTokenizerFast | None:
-    """The tokenizer of tokenizer.json itself, where the library built another class's from it."""
+    """The tokenizer of tokenizer.json itself, where the library built one of another class."""
     if type(tokenizer) is PreTrainedTokenizerFast or find_file(name, TOKENIZER, revision) is None:
         return None
     return PreTrainedTokenizerFast.from_pretrained(name, trust_remote_code=False, **_revision_kwargs(name, revision))
 
 
 def _require_same_tokenizer(name: str, used: PreTrainedTokenizerFast, written: PreTrainedTokenizerFast, settings: dict[str, Any]) -> None:
-    """Refuse a tokenizer that reads texts otherwise than its folder's tokenizer.json; BOS and EOS count where no setting adds them.
+    """Refuse a tokenizer that reads texts otherwise than its folder's tokenizer.json; BOS and EOS count unless a setting adds them.
 
     Raises:
         ArtifactError: naming a text and how both read it.
@@ -165,10 +165,10 @@ def _require_same_tokenizer(name: str, used: PreTrainedTokenizerFast, written: P
 
 
 def read_network(name: str, revision: str = "main", **how: Any) -> PreTrainedModel:
-    """The network of a causal language model, from safetensors alone; `how` is handed to Transformers (dtype, device_map).
+    """The network of a causal language model, from safetensors alone; `how` is passed to Transformers (dtype, device_map).
 
     Raises:
-        ArtifactError: if it cannot be loaded, lacks weights, or is a model that is refused.
+        ArtifactError: if it cannot be loaded, lacks weights, or is refused.
     """
     _refuse(name, revision)
     attention = read_json_object(name, CONFIG, revision).get("attn_implementation")
@@ -188,7 +188,7 @@ def read_network(name: str, revision: str = "main", **how: Any) -> PreTrainedMod
 
 
 def stored_dtype(name: str, revision: str = "main") -> str:
-    """The precision that most of a model's weights are stored in, whatever its configuration says.
+    """The precision of most of a model's weights, whatever its configuration says.
 
     Raises:
         ArtifactError: if it has no weights in safetensors, or most are in no precision that can be edited.
@@ -212,7 +212,7 @@ def stored_dtype(name: str, revision: str = "main") -> str:
 
 
 def _dtype_counts(folder: Path) -> Counter[str]:
-    """How many numbers of each type the safetensors of a folder hold, by their headers."""
+    """How many numbers of each type the safetensors of a folder hold, from their headers."""
     shards = read_json_object(str(folder), INDEX).get("weight_map", {})
     counts: Counter[str] = Counter()
     for path in [folder / name for name in sorted(set(shards.values()))] or sorted(folder.glob("model.safetensors")):
@@ -224,7 +224,7 @@ def _dtype_counts(folder: Path) -> Counter[str]:
 
 
 def _refuse(name: str, revision: str) -> None:
-    """Refuse what would run code, or be loaded as another model than the weights say.
+    """Refuse a folder that would run code, or be loaded as another model than its weights say.
 
     Raises:
         ArtifactError: naming the file and what to do.
@@ -261,7 +261,7 @@ def _revision_kwargs(name: str, revision: str) -> dict[str, Any]:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Transformers without progress bars, warnings, and standard input: what would ask a question fails."""
+    """Transformers without progress bars, warnings and standard input, so that a question fails instead of waiting."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     before = sys.stdin

@@ -1,4 +1,4 @@
-"""A registry of named, lazily imported objects: refuses double names and suggests near ones."""
+"""A registry of named objects, imported on first use; refuses duplicate names and suggests near ones."""
 
 import difflib
 import importlib
@@ -9,7 +9,7 @@ from d4s.errors import SettingsError
 
 
 def nearest(name: str, known: Mapping[str, Any] | list[str] | tuple[str, ...]) -> str:
-    """A hint naming the closest known name, or all of them when nothing is close."""
+    """A hint for an error message: the closest known name, or all of them when none is close."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
@@ -18,8 +18,7 @@ def nearest(name: str, known: Mapping[str, Any] | list[str] | tuple[str, ...]) -
 class Registry(Mapping[str, str]):
     """Names mapped to `module:attribute` targets that are imported on first use.
 
-    Looking up an entry gives its target as text, so that a module can be hashed without being imported;
-    `load` imports it.
+    An entry's value is its target as text, so that a module can be hashed without being imported; `load` imports it.
     """
 
     def __init__(self, what: str, entries: Mapping[str, str] | None = None) -> None:
@@ -55,10 +54,10 @@ class Registry(Mapping[str, str]):
         return len(self._entries)
 
     def module(self, name: str) -> str:
-        """The dotted module that an entry lives in, without importing it."""
+        """The dotted name of the module that holds an entry, without importing it."""
         return self[name].split(":")[0]
 
     def load(self, name: str) -> Any:
-        """Import and return the object registered under a name."""
+        """The object registered under a name, imported."""
         module, attribute = self[name].split(":")
         return getattr(importlib.import_module(module), attribute)

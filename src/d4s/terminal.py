@@ -1,4 +1,4 @@
-"""What is printed for people: users' words are printed as they are, whatever they hold and whatever the terminal's encoding lacks."""
+"""Output to terminals: users' text is printed literally, whatever the terminal's encoding lacks."""
 
 import io
 import sys
@@ -7,7 +7,7 @@ from rich.console import Console
 
 
 def console(width: int | None = None, *, stderr: bool = False) -> Console:
-    """A console that reads no markup, no emoji codes and no numbers in what it prints.
+    """A console that interprets no markup, emoji codes or numbers in the text it prints.
 
     Args:
         width: columns; those of the terminal when omitted.
@@ -17,13 +17,13 @@ def console(width: int | None = None, *, stderr: bool = False) -> Console:
 
 
 def tolerate_any_text() -> None:
-    """Let standard output escape the characters that its encoding lacks, in place of raising an error."""
+    """Make standard output escape characters that its encoding lacks instead of raising an error."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def arrow() -> str:
-    """An arrow that standard output can show."""
+    """An arrow in the encoding of standard output: `→`, or `->`."""
     try:
         "→".encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

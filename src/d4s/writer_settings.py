@@ -1,6 +1,6 @@
-"""Settings of who words the questions of the multi-question data set.
+"""Settings of the writers, which word the questions of the multi-question data set.
 
-Fields marked `exclude` reach the job but no hash and no manifest: they say how answers are fetched, not what they are.
+Fields marked `exclude` reach the job but no hash and no manifest: they concern how answers are fetched, not what they are.
 """
 
 from typing import Annotated, Literal
@@ -17,7 +17,7 @@ class WriterSettings(BaseModel):
 
 
 class TemplateWriterSettings(WriterSettings):
-    """Sentence templates word the questions; no language model is asked."""
+    """Sentence templates word the questions; no language model is used."""
 
     writer: Literal["template"] = Field(default="template", description="Who words the questions.")
 
@@ -49,7 +49,7 @@ class OpenAIWriterSettings(WriterSettings):
 
 
 class ReplayWriterSettings(WriterSettings):
-    """Recorded answers word the questions; nothing is asked, and what is not recorded is named."""
+    """Recorded answers word the questions; no request is sent, and missing answers are named."""
 
     writer: Literal["replay"] = Field(description="Who words the questions.")
     store: str = Field(exclude=True, description="The recorded answers; their content enters the hash, their place does not.")

@@ -106,7 +106,7 @@ def test_requests_of_all_lengths_keep_their_order_and_little_filler_runs(tiny_mo
         )
         return found
 
-    monkeypatch.setattr(target_optimisation, "problem", watched)
+    monkeypatch.setattr(target_optimisation, "build_target_loss", watched)
     found = optimise(model, batch, settings)
     for number, one in enumerate(batch):
         expected = target_of(model, one, settings)

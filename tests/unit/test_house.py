@@ -23,6 +23,21 @@ HOSTS = [
 ]
 PLACES = [f"/{folder}/" for folder in ("work", "root", "home", "Users", "opt/wheels", "opt/" + "pypi", "tmp/brief")]
 FORBIDDEN = re.compile("|".join([*map(re.escape, HOSTS), *(rf"(?<![\w.~{{}}]){re.escape(place)}\w" for place in PLACES), "file" + "://"]))
+# Phrases that the package and its pages do not use, with what to write instead; tools/words.txt has single words for codespell.
+PHRASES = {
+    r"\bso many\b": "name the number: `at most n`, `this number of`",
+    r"\bmend\b": "fix",  # MEND, in capitals, is an editor
+    r"\bin any case\b": "always",
+    r"\btime and again\b": "repeatedly",
+    r"\bbe had\b": "be available",
+    r"\blookup token\b": "the subject's last token",
+    r"\bbare (?:prompt|key)s?\b": "unprefixed",
+    r"\bessence prompts?\b": "KL prompt",
+    r"\b(?:is|was|are|were) taught\b": "is trained on",
+}
+WORDS = ROOT / "tools" / "words.txt"
+# Records of decisions are not edited, the changelog names former settings, tests quote former texts.
+FREE_OF_WORDS = ("tests/", "benchmarks/", "docs/decisions/0", "tools/words.txt", "CHANGELOG.md", "results/")
 LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
 
 
@@ -163,6 +178,24 @@ def test_no_tracked_file_names_a_machine_or_a_registry() -> None:
         if FORBIDDEN.search(line)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("phrase", PHRASES)
+def test_no_line_has_a_phrase_of_the_list(phrase: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number} {line.strip()[:100]}"
+        for path in tracked()
+        if path.suffix in TEXT and not str(path.relative_to(ROOT)).startswith(FREE_OF_WORDS)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if re.search(phrase, line)
+    ]
+    assert found == [], f"write instead: {PHRASES[phrase]}"
+
+
+def test_every_word_of_the_list_has_a_replacement() -> None:
+    entries = [entry.partition("->") for entry in WORDS.read_text(encoding="utf-8").splitlines()]
+    assert all(word and arrow and replacement for word, arrow, replacement in entries)
+    assert [word for word, _, _ in entries] == sorted({word for word, _, _ in entries})
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -1,4 +1,4 @@
-"""The embedded world, what is taught from it or from records, the models trained here, and those from elsewhere.
+"""The embedded world, training data from it or from records, the models trained here, and those from elsewhere.
 
 The first rule is the pattern of all that make an artefact with one manifest.
 """

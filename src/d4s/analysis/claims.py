@@ -1,6 +1,6 @@
-"""The claims of the paper and ours, each with its rule as code; `claims` writes their verdicts as claims.json.
+"""The claims of the paper and this project's own, each with its rule as code; stage `claims` writes their verdicts as claims.json.
 
-The rules, in words and with their reasons, stand in docs/claims.md; they were written before the first study ran.
+docs/claims.md has the rules in words with their reasons; they were written before the first study ran.
 """
 
 import logging
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A statement, its rule in one sentence, the rule as code, and the figures and tables that show it."""
+    """A statement, its rule in one sentence, the rule as a function, and the figures and tables that show its data."""
 
     claim_id: str
     statement: str
@@ -128,7 +128,7 @@ def claims(study_dir: Path) -> None:
 
 
 def judge(claim: Claim, results: Results) -> dict[str, Any]:
-    """The verdict on one claim as plain values."""
+    """The verdict on one claim as plain values for JSON."""
     entry: dict[str, Any] = {"id": claim.claim_id, "statement": claim.statement, "rule": claim.rule, "shown_in": list(claim.shown_in)}
     try:
         finding = claim.judge(results)

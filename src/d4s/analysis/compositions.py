@@ -1,6 +1,6 @@
-"""Which parts a locate-then-edit editor is put together from, in words, so that a study of combinations can be read part by part.
+"""The parts of a locate-then-edit editor as labels, so that a study of combinations can be read part by part.
 
-Parts that recorded settings do not name are taken as absent, so that results of earlier versions are read as well.
+Parts that recorded settings do not name count as absent, so that results of earlier versions can be read.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,8 @@ Settings = Mapping[str, Any]
 HISTORIES: Mapping[str, str] = {
     "none": "No history",
     "keys": "Earlier keys kept",
-    "refit": "Edits solved anew",
-    "adaptive_refit": "Anew, growing weight",
+    "refit": "All edits refitted",
+    "adaptive_refit": "Refit, growing weight",
 }
 PLAIN = "plain"
 _TRANSFORM_LABELS = {"rect": "RECT", "sphere": "SPHERE", "simie": "SimIE"}
@@ -24,28 +24,28 @@ PART_LABELS = (
 
 
 class Composition(NamedTuple):
-    """How earlier edits are kept, and words for every other part that is not MEMIT's."""
+    """The history of an editor, and labels of every other part in which it differs from MEMIT."""
 
     history: str
     parts: tuple[str, ...]
 
     @property
     def label(self) -> str:
-        """Its parts in words."""
+        """The parts, joined to one label."""
         return " + ".join(self.parts) or PLAIN
 
     def differs_in(self, other: "Composition") -> int:
-        """How many parts one of the two has and the other has not."""
+        """The number of parts that only one of the two has."""
         return len(set(self.parts) ^ set(other.parts))
 
     @property
     def sort_key(self) -> tuple[int, int, tuple[int, ...]]:
-        """Sort key: by history, few parts before many, guards before targets before spreads."""
+        """Sort key: by history, few parts before many, preservation before targets before residual schedules."""
         return [*HISTORIES].index(self.history), len(self.parts), tuple(PART_LABELS.index(part) for part in self.parts)
 
 
 def composition(settings: Settings) -> Composition | None:
-    """The parts of a least-squares editor; None for other families, exact solvers, and what is finished from the whole change."""
+    """The parts of a least-squares editor; None for other families, solver `hard_constraint`, and editors with a delta transform."""
     if settings.get("family") != "locate_then_edit" or settings.get("solver") == "hard_constraint" or settings.get("delta_transform"):
         return None
     return Composition(settings["history"], tuple(_parts(settings)))
@@ -67,7 +67,7 @@ def _parts(settings: Settings) -> Iterator[str]:
         yield "anchor"
     if target.get("hook") in _HOOK_LABELS:
         yield _HOOK_LABELS[target["hook"]]
-    if target["at"] == "original" and settings["history"] != "refit":  # a refit has no others
+    if target["at"] == "original" and settings["history"] != "refit":  # a refit always uses targets at the original weights
         yield "first targets"
     if settings["residual_schedule"] in _SCHEDULE_LABELS:
         yield _SCHEDULE_LABELS[settings["residual_schedule"]]

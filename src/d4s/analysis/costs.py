@@ -1,4 +1,4 @@
-"""The ledger of costs: what every call of a stage took, gathered from the artefacts' folders."""
+"""Costs of a study: time and memory of every call of a stage, gathered from the artefacts' folders."""
 
 import json
 import logging
@@ -15,12 +15,12 @@ API_USAGE = ("requests", "retries", "tokens_in", "tokens_out")
 
 
 def write_costs(path: Path, folders: Sequence[Path]) -> None:
-    """Write what the calls recorded in some artefacts' folders cost; folders without a ledger add nothing."""
+    """Write the costs recorded in the folders of artefacts; folders without a record add no rows."""
     write_table(path, [row for folder in sorted(set(folders)) for row in cost_rows(folder)], COSTS)
 
 
 def cost_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """The calls that worked on an artefact, oldest first; a line torn by a kill is left out."""
+    """The calls that worked on an artefact, oldest first; a truncated line is left out with a warning."""
     ledger = folder / COSTS_FILE
     if not ledger.is_file():
         return
@@ -28,6 +28,6 @@ def cost_rows(folder: Path) -> Iterator[dict[str, Any]]:
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
-            logger.warning("%s:%d is torn and is left out of the costs", ledger, number)
+            logger.warning("%s:%d is truncated and is left out of the costs", ledger, number)
             continue
         yield {"artifact": folder.name, "kind": folder.parent.name, **dict.fromkeys(API_USAGE, 0), **entry}

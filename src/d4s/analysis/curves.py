@@ -1,4 +1,4 @@
-"""Curves of a study with intervals: over facts with one seed, over seeds with several. Columns: step, mean, low, high, n."""
+"""Curves with intervals: over facts with one seed, over seeds with several. Columns: step, mean, low, high, n."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ COLUMNS = ["step", "mean", "low", "high", "n"]
 
 
 def curve_of(points: Iterable[tuple[float, Sequence[IntervalEstimate]]]) -> pd.DataFrame:
-    """A curve from estimates of one or several seeds at each step."""
+    """A curve from the estimates of one or several seeds at each step."""
     rows = []
     for step, estimates in points:
         if estimates:
@@ -24,7 +24,7 @@ def curve_of(points: Iterable[tuple[float, Sequence[IntervalEstimate]]]) -> pd.D
 
 
 def at_step(curve: pd.DataFrame, step: int) -> IntervalEstimate | None:
-    """A curve at one step, None where it has no such step."""
+    """A curve's estimate at one step; None where it has no such step."""
     rows = curve[curve["step"] == step]
     if rows.empty:
         return None
@@ -46,14 +46,14 @@ def summary_curve(results: Results, panel: Panel, editor: str, protocol: str, me
 
 
 def binned_curve(results: Results, panel: Panel, editor: str, quantity: str, bins: int) -> pd.DataFrame:
-    """A quantity logged at every edit against the position in the sequence, averaged in bins of equal size."""
+    """A quantity logged at every edit against the position in the sequence, averaged in bins of equal count."""
     logs = [results.immediate(run) for run in results.runs_of(panel, editor)]
     logs = [log.dropna(subset=quantity).sort_values("step") for log in logs if quantity in log]
     return _in_bins([(log["step"].to_numpy(dtype=float), log[quantity].to_numpy(dtype=float)) for log in logs], bins)
 
 
 def age_curve(results: Results, panel: Panel, editor: str, length: int, *, metric: str, bins: int) -> pd.DataFrame:
-    """A retained metric after `length` edits against the number of edits made since, averaged in bins of equal size."""
+    """A retained metric after `length` edits against the number of edits made since, averaged in bins of equal count."""
     samples = []
     for run in results.runs_of(panel, editor):
         retained_scores = results.retained(run, length)
@@ -65,7 +65,7 @@ def age_curve(results: Results, panel: Panel, editor: str, length: int, *, metri
 
 
 def _in_bins(samples: Sequence[tuple[np.ndarray, np.ndarray]], bins: int) -> pd.DataFrame:
-    """Means of values in bins of position, the bins being the same for all seeds."""
+    """Means of values in bins of position, with the same bins for all seeds."""
     everything = np.concatenate([position for position, _ in samples]) if samples else np.empty(0)
     if not len(everything):
         return curve_of([])
@@ -93,7 +93,7 @@ def norm_curve(results: Results, panel: Panel, editor: str, layer: int | None = 
 
 
 def layer_norms(results: Results, run: RunKey) -> pd.DataFrame:
-    """Relative L1 norm after every edit, or at the lengths where that is not known: a column per edited layer."""
+    """Relative L1 norm after every edit, or at the lengths where only these are known: a column per edited layer."""
     path = results.norm_path(run)
     return results.norms_at_lengths(run) if path.empty else path
 
@@ -105,7 +105,7 @@ def _of_layer(path: pd.DataFrame, layer: int | None) -> "pd.Series[float]":
 
 
 def benchmark_curve(results: Results, panel: Panel, editor: str, task: str | None = None) -> pd.DataFrame:
-    """A benchmark task, or the mean over tasks, against the number of edits; the unedited model stands at 0."""
+    """A benchmark task, or the mean over tasks, against the number of edits; the unedited model is at 0."""
     points: list[tuple[float, list[IntervalEstimate]]] = []
     base = results.unedited_tasks(panel.model)
     if len(base):

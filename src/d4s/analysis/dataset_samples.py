@@ -1,4 +1,4 @@
-"""The first items of every data set of a study, as a reader sees them: what is asked, what is true, what is asked for."""
+"""The first items of every data set of a study: prompt, true and new target, and a paraphrase."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One display name per method, data set, form, task and metric; what the paper compared; what counts as a reference."""
+"""Display names of methods, data sets, forms, tasks and metrics; the paper's methods; the references."""
 
 from collections.abc import Mapping
 
@@ -36,7 +36,7 @@ METHODS: Mapping[str, str] = {
 }
 METHOD_ORDER = tuple(METHODS)
 REFERENCES = ("unedited", "one_time_batch")
-LONG_SEQUENCE = 100  # edits from which on the paper compares averages
+LONG_SEQUENCE = 100  # the paper compares averages from this number of edits on
 PAPER_METHODS = ("ft_l", "ft_m", "kn", "rome", "memit", "pmet", "grace")
 DAMAGE_METHODS = ("kn", "rome", "memit")
 
@@ -77,7 +77,7 @@ _TASKS = {
 NOT_IN_TASK_MEAN = (
     "truthfulqa_mc2",
     "true_false",
-)  # not counted in a mean over tasks: items read another way, and a form of the world's own
+)  # not in the mean over tasks: the second reading of TruthfulQA, and the world's true/false task
 METRIC_NAMES: Mapping[str, str] = {
     "efficacy_accuracy": "Efficacy",
     "paraphrase_accuracy": "Paraphrase",
@@ -87,7 +87,7 @@ HEADLINE_METRICS = tuple(METRIC_NAMES)
 
 
 def method_name(editor: str) -> str:
-    """Display name of an editor; its own name where it has none."""
+    """Display name of an editor; the editor's own name where there is none."""
     return METHODS.get(editor, editor.replace("_", " "))
 
 
@@ -97,12 +97,12 @@ def method_order(editor: str) -> tuple[int, str]:
 
 
 def sorted_editors(editors: object) -> list[str]:
-    """Distinct editors in the order in which they are always shown."""
+    """Distinct editors in the order of all figures and tables."""
     return sorted({str(editor) for editor in editors}, key=method_order)  # type: ignore[attr-defined]
 
 
 def form_of(dataset: str, settings: Mapping[str, Mapping[str, object]] | None = None) -> str | None:
-    """Form of a multi-question data set: from the study's settings of its data sets, else from a name like `mqd_tf`."""
+    """Form of a multi-question data set: from the study's settings of its data sets, else from a name such as `mqd_tf`."""
     if settings and dataset in settings:
         form = settings[dataset].get("form")
         return str(form) if form else None
@@ -118,5 +118,5 @@ def dataset_name(dataset: str) -> str:
 
 
 def task_name(task: str) -> str:
-    """Display name of a benchmark task; a task made from the world has the name of the one whose shape it has."""
+    """Display name of a benchmark task; a task made from the world has the name of the task whose format it has."""
     return _TASKS.get(task, task.replace("_", " "))

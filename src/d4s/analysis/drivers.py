@@ -1,7 +1,7 @@
-"""What about the data does the damage: the loss of benchmark score by data set, against properties of the edit targets.
+"""Which properties of the edit targets go with damage: loss of benchmark score by data set, regressed on them.
 
-A row is a data set under a model. Its damage is the mean over the editors that all rows share and over seeds, at the length that
-most data sets were benchmarked at, so that rows differ in their data alone.
+A row is a data set under a model. Its damage is the mean over seeds and over the editors that all rows share, at the length at
+which most data sets were benchmarked, so that rows differ in their data alone.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class DamageTable:
-    """Rows with `model, dataset, damage` (benchmark mean before less after), the predictors, and a column per editor."""
+    """Rows with `model, dataset, damage` (benchmark mean before minus after), the predictors, and a column per editor."""
 
     rows: pd.DataFrame
     editors: list[str]
@@ -33,7 +33,7 @@ class DamageTable:
 
     @property
     def can_separate_predictors(self) -> bool:
-        """Whether three predictors can be told apart: enough rows, and none is the same everywhere or follows from the others."""
+        """Whether the three predictors can be separated: enough rows, and none is constant or a linear function of the others."""
         values = self.rows[list(TARGET_PROPERTIES)].to_numpy(dtype=float)
         centred = values - values.mean(0)
         scale = np.maximum(np.abs(centred).max(0), np.finfo(float).tiny)
@@ -42,7 +42,7 @@ class DamageTable:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """Change of damage per standard deviation of a predictor, by least squares with HC3 intervals; `is_univariate` or beside the others."""
+    """Change of damage per standard deviation of a predictor, by least squares with HC3 intervals; `is_univariate` or with the others."""
 
     predictor: str
     is_univariate: bool

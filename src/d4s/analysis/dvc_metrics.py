@@ -23,7 +23,7 @@ def write_metrics(results: Path) -> None:
 
 
 def _nested(longest: pd.DataFrame) -> dict[str, Any]:
-    """Scores by model, data set, editor and seed."""
+    """Scores nested by model, data set, editor and seed."""
     found: dict[str, Any] = {}
     for row in longest.to_dict(orient="records"):
         place = found.setdefault(row["model"], {}).setdefault(row["dataset"], {}).setdefault(row["editor"], {})

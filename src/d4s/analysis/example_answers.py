@@ -1,4 +1,4 @@
-"""Items that a reader can judge with their own eyes: prompts, what was wanted, and free answers before and after."""
+"""Example prompts for the report: the expected answer, and free answers before and after the edits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Row = dict[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class ExampleAnswer:
-    """A free answer after the edits, and whether it is the wanted one."""
+    """A free answer after the edits, and whether it is the expected one."""
 
     text: str
     is_right: bool
@@ -26,7 +26,7 @@ class ExampleAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One prompt: what was wanted of it, what the unedited model said, and what each editor's model says."""
+    """One prompt: the expected answer, the unedited model's answer, and each editor's."""
 
     kind: str
     prompt: str
@@ -46,7 +46,7 @@ class Examples:
 
 
 def examples(results: Results) -> list[Examples]:
-    """Examples of every panel, the first facts of the sequence: the oldest edits, which had most time to fade."""
+    """Examples of every panel from the first facts of the sequence, whose edits are the oldest."""
     found = [_panel_examples(results, panel) for panel in results.panels]
     return [item for item in found if item is not None and item.items]
 

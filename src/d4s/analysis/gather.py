@@ -1,6 +1,6 @@
-"""The gathering of a study: measures of all cells from the store into one Parquet table per kind, and their summary.
+"""Gathers a study: the measures of all cells into one Parquet table per kind, and their summary.
 
-Reads hashed artefacts, each checked against its manifest, and loads no model. Writes `data/*.parquet`, `index.parquet`,
+Reads artefacts of the store, each checked against its manifest, and loads no model. Writes `data/*.parquet`, `index.parquet`,
 `summary.parquet`, `costs.parquet` and `provenance.json` into results/STUDY. Cells are taken in the order of their names, so that
 equal artefacts give equal bytes.
 """
@@ -33,7 +33,7 @@ Add = Callable[[str, dict[str, Any], pd.DataFrame], None]
 
 @dataclass(frozen=True, slots=True)
 class CellFolders:
-    """One cell of the grid: its names, its lengths, and the folders that hold its results."""
+    """One cell of the grid: its names, its lengths, and the folders with its results."""
 
     model: str
     dataset: str
@@ -48,12 +48,12 @@ class CellFolders:
 
     @property
     def key(self) -> tuple[str, str, str, int]:
-        """Its names, as sorted by."""
+        """The names, as sort key."""
         return (self.model, self.dataset, self.editor, self.seed)
 
     @property
     def columns(self) -> dict[str, Any]:
-        """Its names as columns."""
+        """The names, as columns of a table."""
         return dict(zip(CELL, self.key, strict=True))
 
 
@@ -80,7 +80,7 @@ def gather(cells: Sequence[CellFolders], out: Path, folders: Sequence[Path] = ()
 
 @contextmanager
 def _tables(folder: Path) -> Iterator[Add]:
-    """A function that appends rows of a cell to a table; the files appear when the block ends without an error."""
+    """A function that appends a cell's rows to a table; the files appear when the block ends without an error."""
     with ExitStack() as stack:
         writers: dict[str, pq.ParquetWriter] = {}
         for name, schema in GATHERED_TABLES.items():
@@ -96,7 +96,7 @@ def _tables(folder: Path) -> Iterator[Add]:
 
 
 def _gather_cell(cell: CellFolders, add: Add) -> Iterator[dict[str, Any]]:
-    """Add a cell's tables; its rows of the summary."""
+    """Append a cell's tables; returns its rows of the summary."""
     log = _edit_log(cell)
     add("edit_log", cell.columns, log)
     for step in cell.steps:
@@ -116,7 +116,7 @@ def _gather_cell(cell: CellFolders, add: Add) -> Iterator[dict[str, Any]]:
 
 
 def _edit_log(cell: CellFolders) -> pd.DataFrame:
-    """What was logged edit by edit; nothing for a control, whose run is that of another editor."""
+    """The log of edits; None for a control, whose run is that of another editor."""
     last = max(cell.steps)
     log = _open(cell.run, "runs", last).table(f"n{last}.edit_log.parquet", EDIT_LOG)
     return log.iloc[:0] if is_control(_editor(cell)) else log
@@ -137,7 +137,7 @@ def _open(folder: Path, kind: str, step: int) -> Artifact:
 
 
 def _gather_objectives(cells: Sequence[CellFolders], add: Add) -> None:
-    """Targets once per model and data set, filed under no editor and seed."""
+    """Gather targets once per model and data set; their rows have no editor and no seed."""
     folders = {(cell.model, cell.dataset): cell.objectives for cell in cells if cell.objectives}
     for (model, dataset), folder in folders.items():
         rows = Artifact.open(folder, "objectives", MANIFEST).table("objectives.parquet", OBJECTIVES)
@@ -145,7 +145,7 @@ def _gather_objectives(cells: Sequence[CellFolders], add: Add) -> None:
 
 
 def _provenance(cells: Sequence[CellFolders]) -> dict[str, Any]:
-    """Library versions, code digests and resolved settings of editors that the runs' manifests name."""
+    """Library versions, code digests and resolved settings of editors, as recorded in the manifests of the runs."""
     manifests = {cell: _open(cell.run, "runs", max(cell.steps)).manifest for cell in cells}
     versions: dict[str, set[str]] = {}
     for manifest in manifests.values():

@@ -1,7 +1,7 @@
-"""Estimates with 95 % intervals: bootstrap over facts within a seed, t over seeds; deterministic and vectorised.
+"""Estimates with 95 % intervals: bootstrap over facts within a seed, t-interval over seeds; deterministic and vectorised.
 
-Every bootstrap draws from a generator with a fixed seed, so that equal data give equal intervals, and two samples of the
-same size are resampled in the same way.
+Every bootstrap uses a generator with a fixed seed: equal data give equal intervals, and two samples of the same size are
+resampled alike.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ Array = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, slots=True)
 class IntervalEstimate:
-    """A number with its interval, the count of what was resampled, and the count of seeds behind it."""
+    """A number with its interval, the count of resampled units, and the count of seeds."""
 
     value: float
     low: float
@@ -32,7 +32,7 @@ class IntervalEstimate:
     seeds: int = 1
 
     def scaled(self, factor: float) -> "IntervalEstimate":
-        """The estimate times a factor; a negative one turns the interval round."""
+        """The estimate times a factor; a negative factor swaps the limits."""
         low, high = sorted((self.low * factor, self.high * factor))
         return replace(self, value=self.value * factor, low=low, high=high)
 
@@ -43,7 +43,7 @@ def bootstrap(n: int, statistic: Callable[[Array], Array]) -> Array:
 
 
 def _resamples(n: int) -> Iterable[NDArray[np.int32]]:
-    """Counts of n units in every resample, in blocks of rows; kept for sizes that come again and again."""
+    """Counts of n units in every resample, in blocks of rows; cached, since the same sizes recur."""
     return _cached_resamples(n) if n <= _CACHED_SIZE else _draw_resamples(n)
 
 
@@ -60,14 +60,14 @@ def _draw_resamples(n: int) -> Iterator[NDArray[np.int32]]:
 
 
 def percentiles(draws: Array) -> Array:
-    """Lower and upper limit of the central 95 % of draws along the first axis, stacked; NaN where nothing was drawn."""
+    """Lower and upper limit of the central 95 % of draws along the first axis, stacked; NaN where there is no draw."""
     tail = 50 * (1 - LEVEL)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.nanpercentile(draws, [tail, 100 - tail], axis=0))
 
 
 def mean_intervals(values: Array) -> list[IntervalEstimate]:
-    """The mean of every column over the rows that have it (NaN: has not), with bootstrap intervals over rows.
+    """The mean of every column over the rows with a value (not NaN), with bootstrap intervals over rows.
 
     Raises:
         ValueError: if a column has no value at all.
@@ -82,7 +82,7 @@ def mean_intervals(values: Array) -> list[IntervalEstimate]:
 
 
 def weighted_means(values: Array, weights: Array) -> Array:
-    """Means of the columns of `values` (n, k) under each row of `weights` (r, n); NaN values weigh nothing."""
+    """Means of the columns of `values` (n, k) under each row of `weights` (r, n); NaN values have no weight."""
     present = ~np.isnan(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         return (weights @ np.where(present, values, 0.0)) / (weights @ present)
@@ -94,7 +94,7 @@ def mean_interval(values: Sequence[float] | Array) -> IntervalEstimate:
 
 
 def average_interval(values: Array) -> IntervalEstimate:
-    """Average of the column means over the rows that have them, with an interval over rows."""
+    """Average of the column means over the rows with a value, with a bootstrap interval over rows."""
     low, high = percentiles(bootstrap(len(values), lambda weights: weighted_means(values, weights).mean(1)))
     return IntervalEstimate(float(np.nanmean(values, axis=0).mean()), float(low), float(high), len(values))
 
@@ -114,7 +114,7 @@ def sum_interval(values: Sequence[float] | Array) -> IntervalEstimate:
 
 
 def difference(left: Array, right: Array) -> IntervalEstimate:
-    """Mean of two independent samples, left minus right, each resampled by itself."""
+    """Difference of the means of two independent samples, left minus right, each resampled independently."""
     draws = [bootstrap(len(side), lambda weights, side=side: weights @ side / len(side)) for side in (left, right)]
     shuffled = np.random.default_rng(1).permutation(draws[1])
     low, high = percentiles(draws[0] - shuffled)
@@ -137,7 +137,7 @@ def fall_interval(position: Array, values: Array) -> IntervalEstimate:
 
 
 def correlation_interval(x: Array, y: Array, clusters: Sequence[object]) -> IntervalEstimate:
-    """Pearson correlation of points, with a bootstrap interval over whole clusters of points; n counts the clusters."""
+    """Pearson correlation of points, with a bootstrap interval over whole clusters of points; n counts clusters."""
     names = sorted(set(clusters), key=str)
     member = np.array([[name == cluster for cluster in clusters] for name in names], dtype=np.float64)
 
@@ -159,7 +159,7 @@ def normal_interval(value: float, error: float, n: int) -> IntervalEstimate:
 
 
 def over_seeds(estimates: Sequence[IntervalEstimate]) -> IntervalEstimate:
-    """Estimates of several seeds as one: their mean with a t-interval over seeds; a single one stays as it is.
+    """Estimates of several seeds as one: their mean with a t-interval over seeds; a single one unchanged.
 
     Raises:
         ValueError: if there is no estimate.

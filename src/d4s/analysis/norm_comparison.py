@@ -1,4 +1,4 @@
-"""Norms beside accuracy: one point per run and length, the norm at one length, and changes of two editors compared."""
+"""Norms and accuracy: one point per run and length, the norm at one length, and the ratio of two editors' changes."""
 
 from collections.abc import Sequence
 
@@ -30,14 +30,14 @@ def norm_points(results: Results, panels: Sequence[Panel]) -> pd.DataFrame:
 
 
 def norm_at(results: Results, panel: Panel, editor: str, length: int) -> IntervalEstimate | None:
-    """Relative L1 norm of the finished model at a length, mean over the changed layers; no interval with one seed."""
+    """Relative L1 norm of the edited model at a length, mean over the changed layers; no interval with one seed."""
     tables = [results.norms_at_lengths(run) for run in results.runs_of(panel, editor)]
     found = [IntervalEstimate(float(table.loc[[length]].to_numpy().mean()), np.nan, np.nan, 1) for table in tables if length in table.index]
     return over_seeds(found) if found else None
 
 
 def change_ratio(results: Results, panel: Panel, editors: tuple[str, str], length: int) -> float | None:
-    """Frobenius norm of the change by one editor over that by another, means over layers and seeds; None where one is not known."""
+    """Frobenius norm of one editor's change over another's, means over layers and seeds; None where one is not known."""
     curves = [summary_curve(results, panel, editor, "state", "frobenius_delta").set_index("step")["mean"] for editor in editors]
     if not all(length in curve.index and curve[length] > 0 for curve in curves):
         return None

@@ -1,4 +1,4 @@
-"""Runs side by side: effects within each seed that some editors share, and retained scores on the facts that two runs share."""
+"""Comparisons of runs: an effect within each seed that some editors share, and retained scores on the facts that two runs share."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,14 +10,14 @@ from d4s.analysis.study_results import Panel, Results, RunKey
 
 
 def by_seed(results: Results, panel: Panel, editors: Sequence[str], effect: Callable[..., IntervalEstimate]) -> IntervalEstimate | None:
-    """An effect of runs of some editors, computed within each seed that they share and combined; None without such runs."""
+    """An effect of some editors' runs, computed within each shared seed and combined; None without shared seeds."""
     seeds = [{run.seed for run in results.runs_of(panel, editor)} for editor in editors]
     shared = sorted(set.intersection(*seeds))
     return over_seeds([effect(*(RunKey(*panel, editor, seed) for editor in editors)) for seed in shared]) if shared else None
 
 
 def shared_scores(results: Results, left: RunKey, right: RunKey, length: int, metrics: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Retained scores of two runs: a row per fact, a column per metric that both have; without rows or columns where they share none."""
+    """Retained scores of two runs: a row per shared fact, a column per shared metric; empty where they share none."""
     frames = [results.retained(run, length) for run in (left, right)]
     facts = frames[0].index.intersection(frames[1].index)
     shared_metrics = [metric for metric in metrics if all(metric in frame and frame[metric].notna().any() for frame in frames)]

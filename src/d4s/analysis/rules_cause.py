@@ -1,4 +1,4 @@
-"""The rule about the norm as a cause (X1): what a random change of the same norm costs, as a share of what the edits cost."""
+"""The rule about the norm as a cause (X1): the loss by a random change of the same norm, as a share of the loss by the edits."""
 
 from collections.abc import Iterator, Sequence
 
@@ -52,13 +52,13 @@ def _controls(results: Results) -> Iterator[tuple[Panel, EditorControl]]:
 
 
 def _length(results: Results, panel: Panel, control: EditorControl) -> int | None:
-    """The longest length at which both have benchmarks, else the longest that both have."""
+    """The longest length at which both have benchmarks, else the longest shared one."""
     editors = (control.base, control.editor)
     return results.shared_benchmark_length(panel, editors) or results.shared_length(panel, editors)
 
 
 def _effects(results: Results, panel: Panel, control: EditorControl, length: int) -> tuple[IntervalEstimate, ...]:
-    """The control's loss as a share of the editor's, the editor's loss, and the control's, over the seeds that both share.
+    """The control's loss as a share of the editor's, the editor's loss, and the control's, over the shared seeds.
 
     Raises:
         NotMeasured: if they share no seed, or no facts within one.
@@ -73,8 +73,8 @@ def _effects(results: Results, panel: Panel, control: EditorControl, length: int
 def losses(results: Results, runs: Sequence[RunKey], length: int) -> tuple[IntervalEstimate, IntervalEstimate, IntervalEstimate]:
     """Accuracy lost by a control as a share of that lost by its editor, then the editor's loss and the control's.
 
-    Lost accuracy is the mean of what specificity and the mean benchmark score have lost, specificity alone where there
-    are no benchmarks. Facts are resampled, the same ones on both sides; benchmark scores are redrawn with their errors.
+    The loss is the mean of the losses of specificity and of the mean benchmark score, that of specificity alone where there
+    are no benchmarks. Facts are resampled alike on both sides; benchmark scores are redrawn from their standard errors.
 
     Raises:
         NotMeasured: if the runs share no facts.
@@ -104,7 +104,7 @@ def losses(results: Results, runs: Sequence[RunKey], length: int) -> tuple[Inter
 
 
 def _loss(results: Results, panel: Panel, control: EditorControl, length: int, lost: Sequence[IntervalEstimate]) -> str:
-    """What editor and control lost, each with its norm."""
+    """The losses of editor and control, each with its norm, as a sentence."""
     names = ("as edited", "scrambled" if control.kind == "scramble" else f"times {control.factor:g}")
     norms = [norm_at(results, panel, editor, length) for editor in (control.base, control.editor)]
     parts = [

@@ -1,4 +1,4 @@
-"""Rules that compare D4S with others (C8, C9, X2): average scores, benchmarks, and the one-time batch edit."""
+"""Rules that compare D4S with other methods (C8, C9, X2): average scores, benchmarks, and the one-time batch edit."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ OURS = "d4s"
 
 
 def best_average(results: Results) -> RuleResult:
-    """C8: D4S has the best mean of retained efficacy, paraphrase and specificity at every long length.
+    """C8: D4S has the best mean of retained efficacy, paraphrase and specificity at every length of at least `LONG_SEQUENCE` edits.
 
     Raises:
         NotMeasured: if D4S and another of the paper's methods were not both run.
@@ -59,7 +59,7 @@ def _average_gap(results: Results, panel: Panel, rival: str, length: int) -> Int
 
 
 def _paired_scores(results: Results, left: RunKey, right: RunKey, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Retained scores of two runs on the facts that both have.
+    """Retained scores of two runs on the facts that they share.
 
     Raises:
         NotMeasured: if they share none.
@@ -71,7 +71,7 @@ def _paired_scores(results: Results, left: RunKey, right: RunKey, length: int) -
 
 
 def least_benchmark_damage(results: Results) -> RuleResult:
-    """C9: after the longest sequence the benchmarks of D4S have changed least.
+    """C9: after the longest sequence the benchmark scores of D4S have changed least.
 
     Raises:
         NotMeasured: if D4S and another of the paper's methods have no benchmarks at one length.
@@ -106,7 +106,7 @@ def _is_refit(results: Results, panel: Panel, editor: str) -> bool:
 
 
 def same_as_batch(results: Results) -> RuleResult:
-    """X2: D4S gives the scores of one batch edit of the same requests, solved in balance with the same preserved matrix.
+    """X2: D4S gives the scores of one batch edit of the same requests with the same preserved matrix.
 
     Raises:
         NotMeasured: if D4S and the one-time batch were not both run, or preserve by different settings.
@@ -138,13 +138,13 @@ def same_as_batch(results: Results) -> RuleResult:
 
 
 def _preservation_difference(results: Results, panel: Panel, editor: str) -> str:
-    """In words how an editor's preserved matrix differs from the batch's; empty where they are the same."""
+    """How an editor's preserved matrix differs from the batch's, in words; empty where they are equal."""
     ours, theirs = (results.editor_settings(panel.model, name).get("preservation") for name in (editor, "one_time_batch"))
     return "" if ours == theirs else f"{method_name(editor)} preserves by {ours}, the batch by {theirs}: not compared."
 
 
 def _equivalence(gap: IntervalEstimate) -> IntervalEstimate:
-    """What is left of the allowed difference; negative where the difference is larger."""
+    """The allowed difference minus the absolute difference; negative where the difference is larger."""
     furthest = max(abs(gap.low), abs(gap.high))
     nearest = 0.0 if gap.low <= 0 <= gap.high else min(abs(gap.low), abs(gap.high))
     return IntervalEstimate(

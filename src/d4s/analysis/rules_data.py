@@ -1,4 +1,4 @@
-"""Rules about the data side (C1–C3): perplexity of the targets by form, damage by form, and what drives the damage."""
+"""Rules about the data (C1–C3): perplexity of the targets by form, damage by form, and what explains the damage."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,13 +37,13 @@ def target_perplexity(results: Results) -> RuleResult:
 
 
 def _by_form(results: Results, forms: Mapping[str, Panel], which: str, quantity: str) -> str:
-    """Perplexities of the three forms by one reading."""
+    """Perplexities of the three forms by one quantity, as text."""
     numbers = {form: results.targets(panel, which)[quantity].mean() for form, panel in forms.items()}
     return " · ".join(f"{FORM_NAMES[form]} {perplexity_text(value)}" for form, value in numbers.items())
 
 
 def perplexity_text(nll: float) -> str:
-    """Perplexity of a negative log-likelihood, in powers of ten where it is huge."""
+    """Perplexity of a mean negative log-likelihood (nats), as text; in powers of ten where it is very large."""
     value = float(np.exp(nll))
     return f"{value:,.1f}" if value < HUGE else f"{value:.1e}"
 
@@ -88,7 +88,7 @@ def _log_ratio(upper: "pd.Series[float]", lower: "pd.Series[float]") -> Interval
 
 
 def benchmarked_editors(results: Results, panels: Sequence[Panel]) -> tuple[list[str], int]:
-    """The paper's editors that all panels have benchmarks of, and the longest length that they share.
+    """The paper's editors whose benchmarks all panels have, and the longest length that they share.
 
     Raises:
         NotMeasured: if they share none.
@@ -115,7 +115,7 @@ def damage_by_form(results: Results) -> RuleResult:
 
 
 def _edited(results: Results, models: dict[str, dict[str, Panel]]) -> dict[str, dict[str, Panel]]:
-    """Those models that were edited and benchmarked; all of them where none was, so that what is missing gets named."""
+    """Models that were edited and benchmarked; all models where none was, so that the missing data are named."""
     found = {}
     for model, forms in models.items():
         runs = [run for panel in forms.values() for editor in DAMAGE_METHODS for run in results.runs_of(panel, editor)]
@@ -148,7 +148,7 @@ def _damages(results: Results, forms: dict[str, Panel], editor: str, length: int
 
 
 def _text_perplexity(results: Results, forms: Mapping[str, Panel], editor: str, length: int) -> str:
-    """Ratios of perplexity to the unedited model's by form."""
+    """Ratios of perplexity to the unedited model's by form, as text."""
     ratios = []
     for form, panel in forms.items():
         points = summary_curve(results, panel, editor, "state", "perplexity_ratio")
@@ -160,7 +160,7 @@ def _text_perplexity(results: Results, forms: Mapping[str, Panel], editor: str, 
 
 
 def drivers(results: Results) -> RuleResult:
-    """C3: length and diversity of the targets go with damage when perplexity is held fixed.
+    """C3: length and diversity of the targets explain damage at fixed perplexity.
 
     Raises:
         NotMeasured: if no data set has benchmarks of KN, ROME or MEMIT and of the unedited model.

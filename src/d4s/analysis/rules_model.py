@@ -1,4 +1,4 @@
-"""Rules about the model side (C4–C7, C10): success along the sequence, norms, their correlation, and forgetting."""
+"""Rules about the model (C4–C7, C10): success along the sequence, norms, their correlation, and forgetting."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ FEWEST_EDITORS = 4
 
 
 def panels_with_editor(results: Results, editors: Sequence[str]) -> Iterator[tuple[Panel, str]]:
-    """Panels and editors that a claim about single editors is judged on.
+    """Panels and editors on which a claim about single editors is judged.
 
     Raises:
         NotMeasured: if none was run.
@@ -45,7 +45,7 @@ def falling_success(results: Results) -> RuleResult:
 
 
 def _drift(results: Results, panel: Panel, editor: str, name: str) -> Iterator[str]:
-    """How the optimised probability of the targets changes along the sequence, where it was logged."""
+    """Change of the optimised target probability along the sequence, as a sentence, where it was logged."""
     drifts = [_fall(results, run, "target_probability_after") for run in results.runs_of(panel, editor)]
     found = [drift.value for drift in drifts if not np.isnan(drift.value)]
     if found:
@@ -76,10 +76,10 @@ def _fall(results: Results, run: RunKey, quantity: str) -> IntervalEstimate:
 def norm_increments(results: Results, run: RunKey, length: int | None = None) -> np.ndarray:
     """Growth of the relative L1 norm by each edit, mean over the edited layers.
 
-    With a length there are as many: a run that diverged before it does not grow any more.
+    With `length` there are that many values: a run that diverged earlier does not grow further.
 
     Raises:
-        NotMeasured: if the norms were not logged, or the unedited ones are not known.
+        NotMeasured: if the norms were not logged, or those of the unedited model are not known.
     """
     path = results.norm_path(run)
     if path.empty:
@@ -89,7 +89,7 @@ def norm_increments(results: Results, run: RunKey, length: int | None = None) ->
 
 
 def growing_norm(results: Results) -> RuleResult:
-    """C5: the L1 norm grows."""
+    """C5: the L1 norm grows with the number of edits."""
     conditions, missing = [], []
     for panel, editor in panels_with_editor(results, DECLINING_METHODS):
         with collect_missing(missing):
@@ -100,7 +100,7 @@ def growing_norm(results: Results) -> RuleResult:
 
 
 def lower_norm(results: Results) -> RuleResult:
-    """C7: D4S grows the norm less than ROME, MEMIT and PMET at the same number of edits.
+    """C7: the L1 norm grows less with D4S than with ROME, MEMIT and PMET at the same number of edits.
 
     Raises:
         NotMeasured: if D4S and one of them were not both run.

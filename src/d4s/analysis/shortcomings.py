@@ -1,4 +1,4 @@
-"""What a reader should know before quoting anything: what disappointed, what collapsed, what the numbers cannot say."""
+"""Warnings for readers of a report: claims that do not hold, collapsed runs, and limits of what was measured."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,10 +12,11 @@ from d4s.analysis.study_results import Panel, Results
 COLLAPSE_RATIO = 10.0
 
 
-def shortcomings(results: Results, verdicts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sentences in the order in which they matter."""
+def shortcomings(results: Results, verdicts: Sequence[Mapping[str, Any]], criteria: Mapping[str, Any] | None = None) -> list[str]:
+    """The sentences, most important first; `criteria` is the content of criteria.json, by model."""
     return [
         *_failed_claims(verdicts),
+        *_failed_criteria(criteria or {}),
         *_collapses(results),
         *_identical_methods(results),
         *_best_elsewhere(results),
@@ -31,6 +32,14 @@ def _failed_claims(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"{entry['id']} does not hold: “{entry['statement']}” fails for {'; '.join(failed[:3])}{more}."
 
 
+def _failed_criteria(criteria: Mapping[str, Any]) -> Iterator[str]:
+    for model, checked in criteria.items():
+        for row in checked["criteria"]:
+            if not row["passed"]:
+                name = str(row["criterion"]).replace("_", " ")
+                yield f"The model {model} fails a criterion: {name} ({row['subject']}) is {row['value']:.3g}, below {row['threshold']:g}."
+
+
 def _collapses(results: Results) -> Iterator[str]:
     rows = results.summary
     rows = rows[(rows["metric"] == "perplexity_ratio") & (rows["mean"] > COLLAPSE_RATIO)]
@@ -43,13 +52,13 @@ def _collapses(results: Results) -> Iterator[str]:
 
 
 def _by_editor(results: Results, rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Rows of each editor in each panel, by a name for both."""
+    """Rows of each editor in each panel, keyed by a display name for both."""
     for (model, dataset, editor), part in rows.groupby(["model", "dataset", "editor"], sort=False):  # type: ignore[misc]
         yield f"{method_name(str(editor))} on {results.panel_name(Panel(str(model), str(dataset)))}", part
 
 
 def _identical_methods(results: Results) -> Iterator[str]:
-    """Methods that are one and the same on a data set, and so count for one there."""
+    """Methods with identical scores on a data set, which count as one method there."""
     for panel in results.main_panels:
         numbers: dict[bytes, list[str]] = {}
         for editor, part in results.retained_means(panel).groupby("editor", sort=False):
@@ -61,7 +70,7 @@ def _identical_methods(results: Results) -> Iterator[str]:
 
 
 def _best_elsewhere(results: Results) -> Iterator[str]:
-    """Where a method that is not the paper's has the best average at the longest length that all scored methods share."""
+    """A method outside the paper with the best average at the longest length that all methods share."""
     for panel in results.main_panels:
         curves = {editor: _averages(results, panel, editor) for editor in results.editors(panel, references=False)}
         scored = {editor: curve for editor, curve in curves.items() if curve}
@@ -76,7 +85,7 @@ def _best_elsewhere(results: Results) -> Iterator[str]:
 
 
 def _averages(results: Results, panel: Panel, editor: str) -> dict[int, float]:
-    """Mean of an editor's retained headline scores by length, where it has them all."""
+    """Mean of an editor's retained headline scores by length, where all of them are known."""
     curves = [summary_curve(results, panel, editor, "retained", metric).set_index("step")["mean"] for metric in HEADLINE_METRICS]
     means = pd.concat(curves, axis=1).mean(axis=1, skipna=False).dropna()
     return {int(step): mean for step, mean in zip(means.index, means.tolist(), strict=True)}

@@ -1,4 +1,4 @@
-"""What a study has measured, as the tables, figures and claims read it: the gathered Parquet of results/STUDY alone."""
+"""A study's results for tables, figures and claims, read from the gathered Parquet files of results/STUDY alone."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -44,7 +44,7 @@ TASK_METRICS = ("acc", "mc1", "exact_match", "acc_norm")
 
 
 class Panel(NamedTuple):
-    """One model × one data set: what is compared, judged and drawn together."""
+    """One model × one data set: editors are compared, judged and drawn within it."""
 
     model: str
     dataset: str
@@ -60,18 +60,18 @@ class RunKey(NamedTuple):
 
     @property
     def panel(self) -> Panel:
-        """Where it belongs."""
+        """The panel that the cell belongs to."""
         return Panel(self.model, self.dataset)
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything gathered for a study; tables are read and checked when first asked for."""
+    """Everything gathered for a study; tables are read and checked on first use."""
 
     folder: Path
 
     def __post_init__(self) -> None:
-        """Refuse a study that was not gathered yet.
+        """Refuse a study without gathered results.
 
         Raises:
             ArtifactError: if its index is not there.
@@ -84,7 +84,7 @@ class Results:
 
     @cached_property
     def index(self) -> pd.DataFrame:
-        """Which artefacts hold the numbers of which cell and length."""
+        """The artefacts with the numbers of each cell and length."""
         return read_table(self.folder / "index.parquet", INDEX)
 
     @cached_property
@@ -94,7 +94,7 @@ class Results:
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """What every call cost."""
+        """The costs of every call."""
         return read_table(self.folder / "costs.parquet", COSTS)
 
     @cached_property
@@ -104,7 +104,7 @@ class Results:
 
     @cached_property
     def answers(self) -> pd.DataFrame:
-        """Free answers before and after."""
+        """Free answers before and after the edits."""
         return self._data("answers", ANSWERS)
 
     @cached_property
@@ -119,7 +119,7 @@ class Results:
 
     @cached_property
     def edit_log(self) -> pd.DataFrame:
-        """Numbers of every edit, up to the longest length of its run."""
+        """Quantities of every edit, up to the longest length of its run."""
         return self._data("edit_log", EDIT_LOG)
 
     @cached_property
@@ -129,12 +129,12 @@ class Results:
 
     @cached_property
     def benchmark(self) -> pd.DataFrame:
-        """One score per cell, length and task that counts in the mean: the task's main metric."""
+        """One score per cell, length and task in the mean over tasks: the task's main metric."""
         return main_metric(self.all_benchmark_scores, [*CELL, "step", "task"])
 
     @cached_property
     def all_benchmark_scores(self) -> pd.DataFrame:
-        """All scores on benchmark tasks."""
+        """All metrics of all benchmark tasks."""
         return self._data("benchmark", BENCHMARK)
 
     @cached_property
@@ -144,7 +144,7 @@ class Results:
 
     @cached_property
     def study(self) -> Mapping[str, Any]:
-        """The study's settings, empty where they were not stored."""
+        """The study's settings; empty where they were not stored."""
         path = self.folder / "study.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -166,7 +166,7 @@ class Results:
 
     @cached_property
     def runs(self) -> list[RunKey]:
-        """Every cell, editors in the order in which they are shown."""
+        """Every cell, in the display order of editors."""
         rows = self.index[list(CELL)].drop_duplicates().itertuples(index=False)
         found = [RunKey(str(row.model), str(row.dataset), str(row.editor), int(row.seed)) for row in rows]  # type: ignore[arg-type]
         order = {editor: place for place, editor in enumerate(sorted_editors(run.editor for run in found))}
@@ -183,7 +183,7 @@ class Results:
 
     @property
     def main_panels(self) -> list[Panel]:
-        """Panels that the claims about editors are judged in."""
+        """The panels on which claims about editors are judged."""
         facts = [panel for panel in self.panels if self.form(panel.dataset) is None]
         return facts or self.panels
 
@@ -202,7 +202,7 @@ class Results:
         return sorted({run.seed for run in self.runs})
 
     def form(self, dataset: str) -> str | None:
-        """The form of a multi-question data set, or the control that it is; None for data sets of facts."""
+        """The form of a multi-question data set, or its control; None for data sets of facts."""
         return form_of(dataset, self.study.get("datasets"))
 
     @cached_property
@@ -214,11 +214,11 @@ class Results:
         return found
 
     def controls(self, panel: Panel) -> list[EditorControl]:
-        """Controls of a panel with the editors that they belong to."""
+        """Controls of a panel, each with the editor that it belongs to."""
         return self._controls.get(panel, [])
 
     def editors(self, panel: Panel, references: bool = True) -> list[str]:
-        """Editors of a panel in the order in which they are shown; controls are none, so that no table ranks them as methods."""
+        """Editors of a panel in display order, without controls, which no table ranks as methods."""
         left_out = {control.editor for control in self.controls(panel)} | (set() if references else set(REFERENCES))
         return sorted_editors(run.editor for run in self.runs if run.panel == panel and run.editor not in left_out)
 
@@ -228,25 +228,25 @@ class Results:
 
     @staticmethod
     def rows_of(frame: pd.DataFrame, run: RunKey) -> "pd.Series[bool]":
-        """Which rows of a gathered table belong to a run."""
+        """A mask of the rows of a gathered table that belong to a run."""
         same = [frame[column] == value for column, value in zip(CELL, run, strict=True)]
         return same[0] & same[1] & same[2] & same[3]
 
     def lengths(self, run: RunKey) -> list[int]:
-        """Lengths measured of a run."""
+        """Lengths at which a run was measured."""
         rows = self.index[self.rows_of(self.index, run)]
         return sorted(int(step) for step in rows["step"].unique())
 
     def longest(self, panel: Panel) -> int:
-        """The longest length measured of any run of a panel."""
+        """The longest measured length of any run of a panel."""
         return max(length for run in self.runs if run.panel == panel for length in self.lengths(run))
 
     def shared_length(self, panel: Panel, editors: Iterable[str]) -> int | None:
-        """The longest length that all runs of some editors share, None if they share none."""
+        """The longest length shared by all runs of some editors; None if they share none."""
         return _longest_shared(self.lengths(run) for editor in editors for run in self.runs_of(panel, editor))
 
     def retained_means(self, panel: Panel) -> pd.DataFrame:
-        """Rows of the summary of a panel's runs, scored after the whole sequence."""
+        """Rows of the summary of a panel's runs, measured after the whole sequence."""
         rows = self.summary
         return rows[(rows["model"] == panel.model) & (rows["dataset"] == panel.dataset) & (rows["protocol"] == "retained")]
 
@@ -307,9 +307,9 @@ class Results:
         return {run: part.pivot_table(index="step", columns="layer", values="value") for run, part in _by_run(rows)}
 
     def norm_path(self, run: RunKey) -> pd.DataFrame:
-        """L1 per element relative to the unedited matrix: a row per edit from 0, a column per edited layer.
+        """L1 norm per element relative to the unedited matrix: a row per edit from 0, a column per edited layer.
 
-        Empty where the whole change is finished by something: the log of edits then holds the norm before it.
+        Empty for editors with a delta transform: their log of edits has the norm before it.
         """
         is_finished = bool(self.editor_settings(run.model, run.editor).get("delta_transform"))
         path = pd.DataFrame() if is_finished else self._norm_paths.get(run, pd.DataFrame())
@@ -321,7 +321,7 @@ class Results:
         return pd.concat([start, relative]).dropna(axis=1, how="any")
 
     def norms_at_lengths(self, run: RunKey) -> pd.DataFrame:
-        """The same at the lengths alone, for methods that do not edit one after another: a row per length, changed layers only."""
+        """As `norm_path`, at the lengths alone, for methods that do not edit one after another; changed layers only."""
         rows = self.norms[self.rows_of(self.norms, run)]
         wide = rows.pivot_table(index=["layer", "step"], columns="quantity", values="value")
         if wide.empty:
@@ -337,13 +337,13 @@ class Results:
         return _by_task(self.benchmark[self.rows_of(self.benchmark, run) & (self.benchmark["step"] == step)])
 
     def unedited_tasks(self, model: str) -> pd.DataFrame:
-        """Benchmark scores of the unedited model, whatever data set they were filed under."""
+        """Benchmark scores of the unedited model, under whichever data set they were gathered."""
         return _by_task(self.benchmark[(self.benchmark["model"] == model) & (self.benchmark["editor"] == "unedited")])
 
     def change_from_unedited(self, run: RunKey, step: int, tasks: Iterable[str]) -> float:
-        """How far a run's mean score on some tasks lies from the unedited model's, those outside the mean included.
+        """A run's mean score on some tasks minus the unedited model's, tasks outside the mean included.
 
-        NaN where the tasks were not asked.
+        NaN where the tasks were not run.
         """
         scores = self.all_benchmark_scores[self.all_benchmark_scores["task"].isin(list(tasks))]
         after = _by_task(scores[self.rows_of(scores, run) & (scores["step"] == step)])["value"]
@@ -360,7 +360,7 @@ class Results:
         return set.intersection(*found) if found else set()
 
     def shared_benchmark_length(self, panel: Panel, editors: Iterable[str]) -> int | None:
-        """The longest length at which all runs of some editors have benchmarks, None if there is none."""
+        """The longest length at which all runs of some editors have benchmarks; None if there is none."""
         return _longest_shared(self.benchmark_lengths(run) for editor in editors for run in self.runs_of(panel, editor))
 
 
@@ -380,12 +380,12 @@ def _by_task(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def main_metric(benchmark: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """One row per key: the first metric in the order of `TASK_METRICS`, else the first that is there; only tasks that count in a mean."""
+    """One row per key: the first metric in the order of `TASK_METRICS`, else the first present; only tasks in the mean."""
     benchmark = benchmark[~benchmark["task"].isin(NOT_IN_TASK_MEAN)]
     rank = benchmark["metric"].map({metric: number for number, metric in enumerate(TASK_METRICS)}).fillna(len(TASK_METRICS))
     return benchmark.assign(rank=rank).sort_values("rank", kind="stable").drop_duplicates(keys).drop(columns="rank")
 
 
 def _plain(value: object) -> object:
-    """A numpy integer as an int, anything else as it is."""
+    """A numpy integer as an int, other values unchanged."""
     return int(value) if isinstance(value, np.integer) else value

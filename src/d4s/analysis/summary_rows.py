@@ -1,4 +1,4 @@
-"""The summary's numbers of one cell at one length: means over facts with bootstrap intervals, and quantities of the state."""
+"""Rows of the summary for one cell at one length: means over facts with bootstrap intervals, and quantities of the edited model."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 def retained_rows(scores: pd.DataFrame) -> list[Row]:
-    """Scores of one length by protocol and metric: prompts are averaged within a fact first."""
+    """Scores of one length by protocol and metric, averaged over the prompts of a fact first."""
     rows: list[Row] = []
     for protocol, part in scores.groupby("protocol", sort=True):
         by_fact = part.groupby(["fact_id", "metric"])["value"].mean().unstack("metric")
@@ -48,7 +48,7 @@ def _row(protocol: str, metric: str, estimate: IntervalEstimate) -> Row:
 
 
 def _exact(metric: str, value: float, n: int = 1) -> Row:
-    """A quantity of the state, which has no interval within a seed."""
+    """A row for a quantity of the edited model, which has no interval within a seed."""
     return {"protocol": "state", "metric": metric, "mean": value, "ci_low": None, "ci_high": None, "n": n}
 
 
@@ -60,7 +60,7 @@ def perplexity_rows(perplexity: pd.DataFrame) -> list[Row]:
 
 
 def norm_rows(norms: pd.DataFrame) -> list[Row]:
-    """Norms averaged over the layers that were changed (over all layers, where none was)."""
+    """Norms averaged over the changed layers (over all layers where none was changed)."""
     changes = norms[(norms["quantity"] == "l1_per_element_delta") & (norms["value"] > 0)]
     part = norms[norms["layer"].isin(changes["layer"])] if len(changes) else norms
     return [
@@ -84,12 +84,12 @@ class Score(NamedTuple):
 
     @property
     def estimate(self) -> IntervalEstimate:
-        """With its normal interval."""
+        """The estimate with its normal interval."""
         return normal_interval(self.mean, self.error, self.n)
 
 
 def task_score(tasks: pd.DataFrame) -> Score:
-    """Mean of task scores; where the harness gives no standard error, that of a share is taken."""
+    """Mean of task scores; where the harness gives no standard error, that of a share is used."""
     values, n = tasks["value"].to_numpy(dtype=float), tasks["n"].to_numpy(dtype=float)
     errors = tasks["stderr"].to_numpy(dtype=float)
     errors = np.where(np.isnan(errors), np.sqrt(np.clip(values * (1 - values), 0, None) / n), errors)

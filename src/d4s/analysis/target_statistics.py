@@ -1,4 +1,4 @@
-"""The numbers of a data set's edit targets: how surprising, how long and how diverse they are."""
+"""Statistics of a data set's edit targets: perplexity, length and diversity."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from d4s.analysis.intervals import IntervalEstimate, mean_interval
 
 @dataclass(frozen=True, slots=True)
 class TargetStatistics:
-    """Perplexities are exp of mean negative log-likelihoods; `entropy` is that of the target texts, in bits."""
+    """Perplexities are exp of mean negative log-likelihoods; `entropy` is that of the distribution of target texts, in bits."""
 
     n: int
     log_perplexity: IntervalEstimate
@@ -29,7 +29,7 @@ class TargetStatistics:
 
 
 def target_statistics(targets: pd.DataFrame) -> TargetStatistics:
-    """Numbers of targets, given rows of OBJECTIVES."""
+    """Statistics of targets, given rows of OBJECTIVES."""
     counts = targets["text"].value_counts().to_numpy()
     return TargetStatistics(
         n=len(targets),

@@ -1,4 +1,4 @@
-"""What a rule finds and what follows from it: conditions with effect, interval and margin; the verdict over them."""
+"""Results of rules and the verdicts that follow: conditions with effect, interval and margin."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,12 +19,12 @@ _UNITS: Mapping[Unit, tuple[int, int, str]] = {  # factor, digits, mark
 
 
 class NotMeasured(Exception):
-    """The study lacks the data that a rule, or one of its conditions, needs; the message names them."""
+    """Data that a rule, or one of its conditions, needs are missing from the study; the message names them."""
 
 
 @contextmanager
 def collect_missing(missing: list[str]) -> Iterator[None]:
-    """Keep what one condition lacks, so that the others are judged all the same."""
+    """Catch `NotMeasured` of one condition and record it, so that the other conditions are judged."""
     try:
         yield
     except NotMeasured as reason:
@@ -33,7 +33,7 @@ def collect_missing(missing: list[str]) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One effect that a claim needs, counted so that the claimed direction is positive."""
+    """One effect that a claim needs, with the sign that makes the claimed direction positive."""
 
     name: str
     estimate: IntervalEstimate
@@ -42,7 +42,7 @@ class Condition:
 
     @property
     def verdict(self) -> Verdict:
-        """Holds above the margin, does not hold at or below it, undecided across it."""
+        """The condition holds above the margin, does not hold at or below it, and is undecided across it."""
         if self.estimate.low > self.margin:
             return "holds"
         return "does not hold" if self.estimate.high <= self.margin else "undecided"
@@ -50,7 +50,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class RuleResult:
-    """What a rule found: its conditions, sentences with the numbers beside them, and what conditions without data lack."""
+    """The result of a rule: conditions, sentences with further numbers, and the data that conditions lack."""
 
     conditions: Sequence[Condition]
     why: Sequence[str] = field(default_factory=tuple)
@@ -59,9 +59,9 @@ class RuleResult:
 
     @property
     def verdict(self) -> Verdict:
-        """All conditions hold, one does not hold, or undecided; a rule may also say that its data cannot decide.
+        """A claim holds if all conditions hold, does not hold if one does not, else it is undecided; a rule may also declare it undecided.
 
-        A claim of which a condition has no data cannot hold, and is not measured where none has any.
+        A claim with a condition without data cannot hold, and is not measured where no condition has data.
         """
         verdicts = {condition.verdict for condition in self.conditions}
         if self.undecided_because:
@@ -84,7 +84,7 @@ def show(value: float, unit: Unit, signed: bool = True) -> str:
 
 
 def show_interval(low: float, high: float, unit: Unit, signed: bool = True) -> str:
-    """An interval, whose unit stands at the number before it."""
+    """An interval; its unit is that of the number before it."""
     return f"[{_number(low, unit, signed)}, {_number(high, unit, signed)}]"
 
 

@@ -42,7 +42,7 @@ def estimate_loading(source: str, revision: str, dtype: str, device: str) -> Ite
 
 
 def estimate_editing(folder: EditedFolder, model: LanguageModel, text: TextSource, facts: int) -> Iterator[tuple[str, Requirements]]:
-    """What is to be done for so many facts beside the edits that are there: second moments, targets, and the edits."""
+    """Requirements of new facts beyond the existing edits: second moments, targets, and the edits."""
     settings, manifest = folder.manifest.settings, folder.manifest
     placement = ModelPlacement(shape_of(model.network.config.to_dict()), manifest.model.dtype, model.device.type != "cpu", LONGEST_ROW)
     if settings.moment_layers and not (text.is_folder or folder.is_prepared):

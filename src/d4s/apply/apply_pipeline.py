@@ -105,7 +105,7 @@ def apply(options: ApplyOptions, announce: Callable[[EditPlan], None]) -> Outcom
     builder = PromptBuilder(model, chat)
     valid, rejects = split_valid(lines, builder)
     if rejects and not (options.skip_bad and valid):
-        remedy = "mend them, or pass --skip-bad to set them aside" if valid and not options.skip_bad else "mend them"
+        remedy = "fix them, or pass --skip-bad to set them aside" if valid and not options.skip_bad else "fix them"
         raise RecordError([reject.problem for reject in rejects], remedy)
     with exclusive_access(options.out, is_new=True):
         folder = EditedFolder.create(options.out, manifest)

@@ -10,7 +10,7 @@ from d4s.models.language_model import LanguageModel
 
 
 def ask(path: Path, prompts: Sequence[str], tokens: int, device: str) -> list[str]:
-    """Greedy answers of at most so many tokens, in the order of the prompts; put as a chat where the edits were.
+    """Greedy answers of at most `tokens` tokens, in the order of the prompts; put as a chat where the edits were.
 
     Raises:
         SettingsError: if prompts are empty or too long for the model, naming all of them.

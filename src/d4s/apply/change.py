@@ -1,4 +1,4 @@
-"""Edits taken back, replaced and joined, each as far as the editor's kind of state allows; the views are written anew."""
+"""Undo, replacement and merge of edits, as far as the editor's kind of state allows; the views are written again."""
 
 from collections.abc import Sequence
 from pathlib import Path

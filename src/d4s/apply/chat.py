@@ -39,16 +39,16 @@ def render_chat(tokenizer: PreTrainedTokenizerFast) -> Chat:
     try:
         text = str(tokenizer.apply_chat_template([{"role": "user", "content": SAMPLE}], tokenize=False, add_generation_prompt=True))
     except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:  # whatever a template's expressions raise
-        raise SettingsError(f"{what} cannot be rendered for a single user's turn: {error}; mend it, or leave --chat out") from None
+        raise SettingsError(f"{what} cannot be rendered for a single user's turn: {error}; fix it, or leave --chat out") from None
     if text.count(SAMPLE) != 1:
         raise SettingsError(
             f"{what} does not hold the user's text {SAMPLE!r} once and as it is, as where it wants it in parts (found {shorten(text)}); "
-            "mend it, or leave --chat out"
+            "fix it, or leave --chat out"
         )
     before, after = _strip_second_bos(tokenizer, text).split(SAMPLE)
     if "{}" in before + after:
         raise SettingsError(
-            f"{what} puts {{}} beside the user's text, where it would pass for the subject's place; mend it, or leave --chat out"
+            f"{what} puts {{}} beside the user's text, where it would pass for the subject's place; fix it, or leave --chat out"
         )
     return Chat(before=before, after=after)
 

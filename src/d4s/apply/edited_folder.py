@@ -4,7 +4,7 @@
         model.generate(["The capital of France is"], 8)
 
 `manifest.json` says which model, editor and settings; `state/` holds the ledger, which only ever grows; `prepared/` what
-the editor needed. The edited model, its change and `edits.jsonl` are views of these and are written anew after every
+the editor needed. The edited model, its change and `edits.jsonl` are views of these and are written again after every
 change; the manifest says for which state they were written.
 """
 
@@ -141,7 +141,7 @@ class EditedFolder:
         except ValueError as error:
             raise ArtifactError(f"{path / MANIFEST} is no manifest of an edited model: {error}") from None
         if manifest.schema_version != SCHEMA_VERSION:
-            raise ArtifactError(f"{path} is of schema version {manifest.schema_version}, expected {SCHEMA_VERSION}; edit the model anew")
+            raise ArtifactError(f"{path} is of schema version {manifest.schema_version}, expected {SCHEMA_VERSION}; edit the model again")
         return cls(path, manifest)
 
     @classmethod
@@ -231,7 +231,7 @@ class EditedFolder:
         if numbers and self.editor.kind == "dense":
             raise SettingsError(
                 f"{what} is not possible with {self.manifest.editor}: every step replaced its state as a whole, so no edit can be told "
-                "from the others; edit the unedited model anew without these facts, or use an editor that keeps a record, such as d4s"
+                "from the others; edit the unedited model again without these facts, or use an editor that keeps a record, such as d4s"
             )
         for batch in self.batches():
             inside = {edit.number for edit in batch if not edit.inactive_reason}
@@ -269,7 +269,7 @@ class EditedFolder:
                     )
 
     def undo(self, numbers: Sequence[int]) -> None:
-        """Take edits back, checked beforehand; what they had replaced counts again."""
+        """Undo edits, checked first; the edits that they replaced are present again."""
         self._update_manifest(undone=tuple(sorted({*self.manifest.undone, *numbers})))
 
     # --- the model ------------------------------------------------------------------------------------------------
@@ -337,9 +337,9 @@ class EditedFolder:
         try:
             index = _PreparedIndex.model_validate_json((where / PREPARED_INDEX).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ArtifactError(f"{where / PREPARED_INDEX} is broken ({error}); edit the model anew") from None
+            raise ArtifactError(f"{where / PREPARED_INDEX} is broken ({error}); edit the model again") from None
         if index.sha256 is not None and (not (where / PREPARED_TENSORS).is_file() or sha256_of(where / PREPARED_TENSORS) != index.sha256):
-            raise ArtifactError(f"{where / PREPARED_TENSORS} is not what the editor had prepared; edit the model anew")
+            raise ArtifactError(f"{where / PREPARED_TENSORS} is not what the editor had prepared; edit the model again")
         tensors = load_file(where / PREPARED_TENSORS) if index.sha256 is not None else {}
         moments = {layer: SecondMoment(tensors[f"moment.{layer}"], count, self.manifest.moments) for layer, count in index.n_tokens.items()}
         extras = {name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")}

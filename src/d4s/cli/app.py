@@ -57,12 +57,12 @@ def read_manifest(path: Path) -> Mapping[str, Any] | None:
     """What a manifest says; None where the JSON file is something else.
 
     Raises:
-        ArtifactError: if it is torn.
+        ArtifactError: if it is truncated.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ArtifactError(f"{path} is torn or no JSON ({error}); delete {path.parent} and make it anew") from None
+        raise ArtifactError(f"{path} is truncated or no JSON ({error}); delete {path.parent} and make it again") from None
     return content if isinstance(content, dict) and "digest" in content else None
 
 
@@ -82,9 +82,9 @@ def command(**options: Any) -> Callable[[Action], Action]:
                 typer.echo(f"error: {error}", err=True)
                 raise typer.Exit(2 if isinstance(error, SettingsError) else 1) from None
             except BrokenPipeError:
-                raise  # whoever read this, such as `head`, has enough; Typer ends quietly
+                raise  # the reader, such as `head`, has closed the pipe; Typer ends quietly
             except (OSError, SafetensorError) as error:
-                typer.echo(f"error: {error}; where a disk was full or a folder closed, mend that and run the same command again", err=True)
+                typer.echo(f"error: {error}; where a disk was full or a folder closed, fix that and run the same command again", err=True)
                 raise typer.Exit(1) from None
 
         app.command(**options)(with_errors_shown)

@@ -121,7 +121,7 @@ def history(folder: FolderArgument) -> None:
 
 @command(rich_help_panel=EDITING)
 def undo(folder: FolderArgument, edit: NumbersOption, verbose: Verbose = False) -> None:
-    """Take edits back, as far as the editor's kind of state allows; what is written is written anew."""
+    """Undo edits, as far as the editor's kind of state allows; the edited model is written again."""
     setup_logging(verbose)
 
     limit_threads()

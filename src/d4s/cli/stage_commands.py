@@ -53,7 +53,7 @@ def _input_digest(path: Path) -> str:
 
     Raises:
         SettingsError: if it is neither a file nor a finished artefact.
-        ArtifactError: if a manifest is torn.
+        ArtifactError: if a manifest is truncated.
     """
     if path.is_file():
         return cached_sha256(path)

@@ -21,7 +21,7 @@ FIRST_TOKEN_CHOICES = 8
 
 @torch.no_grad()
 def sample_prefixes(model: LanguageModel, settings: ContextsSettings) -> list[str]:
-    """Prefixes of so many tokens, each token drawn from the likeliest ones, as sentences without braces.
+    """Prefixes of a number of tokens, each token drawn from the likeliest ones, as sentences without braces.
 
     They start from BOS (or EOS, or nothing but "The"), and the first token is drawn from more of them, for variety.
     """

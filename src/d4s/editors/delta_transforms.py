@@ -50,7 +50,7 @@ class Validation:
     seen: int = 0
 
     def offer(self, prompt_sets: Sequence[PromptSet], every: int) -> None:
-        """Keep every so many-th request that is edited, the first among them."""
+        """Keep one in `every` edited requests, beginning with the first."""
         for one in prompt_sets:
             if self.seen % every == 0:
                 unprefixed = one.prompts[0]

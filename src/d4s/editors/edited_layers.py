@@ -6,7 +6,7 @@ With keys K, wanted outputs R (rows) and the gain G of the keys (`solve.py`) a s
     (R − K Δᵀ)ᵀ G           where all edits are fitted together from the original weights (D4S)
     (R + K Dᵀ)ᵀ G − D       where D of the step before was solved for and not written (OTE-SE)
 
-and `AdaptiveRefitLayer` solves anew each time, over all edits, with a weight of what is preserved that follows a queue (LyapLock).
+and `AdaptiveRefitLayer` refits all edits at each step, with a weight of the preserved matrix that follows a queue (LyapLock).
 """
 
 import logging
@@ -45,7 +45,7 @@ Keys = Float64[Tensor, "b d_in"]
 Residuals = Float64[Tensor, "b d_out"]
 Square = Float64[Tensor, "r r"]
 Basis = Float64[Tensor, "d_in r"]
-RECORDS_PER_CHUNK = 256  # of the keys that a solver is solved afresh for
+RECORDS_PER_CHUNK = 256  # of the keys with which a solver is recomputed
 LOSS_ROUNDING = 1e-12  # of what the original weight puts out: below lies rounding, where an edit found nothing to do
 
 
@@ -132,7 +132,7 @@ class EditedLayer(ABC):
 
     @abstractmethod
     def refactor(self, records: Sequence[StepRecord]) -> float | None:
-        """Solve afresh for what recursive solvers hold after these rows; the largest drift, None where no solver is recursive."""
+        """Recompute the recursive solvers from these records; returns the largest drift, None where no solver is recursive."""
 
     def dense(self) -> dict[str, Tensor]:
         """The layer's part of a dense state."""
@@ -218,7 +218,7 @@ class StepLayer(EditedLayer):
             self.solver.add(keys)
 
     def refactor(self, records: Sequence[StepRecord]) -> float | None:
-        """Solve afresh for what recursive solvers hold after these rows; the largest drift, None where no solver is recursive."""
+        """Recompute the recursive solvers from these records; returns the largest drift, None where no solver is recursive."""
         return max((solver.refactor(self._sum(empty, basis, records)) for solver, empty, basis in self._recursive()), default=None)
 
     def replay(self, record: StepRecord) -> None:
@@ -302,7 +302,7 @@ class StepLayer(EditedLayer):
 
 
 class AdaptiveRefitLayer(EditedLayer):
-    """A layer that is solved anew at each step, over all edits, for Δ = G (q A₀ + M)⁻¹ with G = Σ r kᵀ and M = Σ k kᵀ.
+    """A layer refitted at each step, over all edits: Δ = G (q A₀ + M)⁻¹ with G = Σ r kᵀ and M = Σ k kᵀ.
 
     Residuals r count from the original weight: r = wanted + Δ k. After each step the loss of what is preserved,
     tr(Δ A₀ Δᵀ), moves the queue: q ← max(1, q + loss / (slack · first loss) − 1). The first loss is that of the first step
@@ -338,7 +338,7 @@ class AdaptiveRefitLayer(EditedLayer):
         """Nothing: whatever is fitted stays in every later solve."""
 
     def refactor(self, records: Sequence[StepRecord]) -> None:
-        """Nothing: every step solves afresh."""
+        """Nothing: every step solves from the sums."""
 
     def _add_and_solve(self, keys: Keys, residuals: Residuals) -> None:
         """Add rows, solve, and move the queue."""

@@ -131,7 +131,7 @@ class LocateThenEdit(LeastSquaresSettings):
     family: Literal["locate_then_edit"] = "locate_then_edit"
     history: Literal["none", "keys", "refit", "adaptive_refit"] = Field(
         default="none",
-        description="Forget earlier edits, keep their keys as preserved, solve all edits so far anew from the original weights, or do so "
+        description="Forget earlier edits, keep their keys as preserved, refit all edits so far from the original weights, or do so "
         "with a weight of what is preserved that grows while too much of it is lost (LyapLock).",
     )
     slack: Positive = Field(
@@ -188,7 +188,7 @@ class LocateThenEdit(LeastSquaresSettings):
         yield self.solver == "hard_constraint" or not self.keys.shared_key, "keys.shared_key is about solver `hard_constraint` only"
         yield (
             self.keys.mode != "refreshed" or self.history == "refit",
-            "keys.mode `refreshed` solves earlier edits anew, so history must be `refit`",
+            "keys.mode `refreshed` refits earlier edits, so history must be `refit`",
         )
         yield (
             self.neurons == 1.0 or (not refits and self.preservation.kind != "null_space"),
@@ -240,7 +240,7 @@ class FineTune(Family):
         description="Score every target token at the last prompt token (FT-L), or each at its own place (FT-M)."
     )
     layer: int = Field(ge=0, description="Block whose MLP output matrix is tuned.")
-    steps: Count = Field(default=25, description="At most so many steps of Adam per batch.")
+    steps: Count = Field(default=25, description="Largest number of Adam steps per batch.")
     lr: Positive = Field(default=5e-4, description="Learning rate of Adam.")
     stop_loss: NotNegative = Field(default=1e-2, description="Stop once the loss is below this.")
     bound: Positive | None = Field(default=None, description="Largest change of any weight by one edit.")
@@ -261,7 +261,7 @@ class Grace(Family):
     value: Literal["warm", "cold"] = Field(
         default="cold", description="A value starts from the layer's own output (warm) or from random numbers between 0 and 1 (cold)."
     )
-    steps: Count = Field(default=50, description="At most so many steps of Adam per value.")
+    steps: Count = Field(default=50, description="Largest number of Adam steps per value.")
     lr: Positive = Field(default=1.0, description="Learning rate of Adam.")
     stop_loss: NotNegative = Field(default=0.0, description="Stop once the target's negative log-likelihood per token is below this.")
     batch: Literal[1] = Field(default=1, description="Requests per step; each makes or changes one entry.")
@@ -284,7 +284,7 @@ class KnowledgeNeurons(Family):
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """None is named beforehand: neurons are looked for in all."""
+        """None: neurons are searched in all layers."""
         return ()
 
 

@@ -1,7 +1,7 @@
 """A run's ledger: an append-only file of checked frames, one per batch of edits; states and logs are read from it.
 
 A frame is length, CRC and a safetensors payload: the state's record, with what was logged as JSON in its metadata. Each
-append is on disk before the next step begins. A frame torn by a kill is dropped with a warning and its step done again.
+append is on disk before the next step begins. A frame truncated by a kill is dropped with a warning and its step done again.
 Dense states are no records: a late one stands beside the file, written as often as a tenth of the time allows, and a copy at
 each length asked for. Frames beyond the last kept state are dropped, and their steps done again to the same bits.
 """
@@ -48,7 +48,7 @@ class Frame:
 
 
 class Ledger:
-    """The frames of a run's folder. Opening only reads; a torn end is cut off by the next append."""
+    """The frames of a run's folder. Opening only reads; the next append removes a truncated end."""
 
     def __init__(self, folder: Path, kind: StateKind, frames: Sequence[Frame]) -> None:
         self._path = folder / FILE
@@ -141,17 +141,17 @@ class Ledger:
         return editor.restore(records, {})
 
     def nearest_state(self, edits: int) -> int:
-        """The greatest number of edits, at most so many, after which the state can be read."""
+        """The largest number of edits, at most `edits`, after which the state can be read."""
         saved = {0, *_saved_states(self._folder)}
         bounds = [0, *accumulate(frame.edits for frame in self._frames)]
         return max(bound for bound in bounds if bound <= edits and (self._kind != "dense" or bound in saved))
 
     def has_state(self, edits: int) -> bool:
-        """Whether the state after so many edits needs no copy, or has one: the last state alone is written over."""
+        """Whether the state after a number of edits needs no copy, or has one: the last state alone is overwritten."""
         return self._kind != "dense" or edits == 0 or (self._folder / _copy(edits)).is_file()
 
     def save_dense(self, edits: int, dense: Mapping[str, Tensor]) -> str:
-        """Keep a copy of the dense state after so many edits, in place of the latest one where none came after; returns its name."""
+        """Keep a copy of the dense state after a number of edits, replacing the latest one where none came after; returns its name."""
         name = _copy(edits)
         write_tensors(self._folder / name, dense, {"edits": str(edits)})
         if edits == self.length:
@@ -199,7 +199,7 @@ class Ledger:
 
 
 def _read(path: Path) -> list[Frame]:
-    """All whole frames of a file, which is mapped and not read at once; a torn one at the end is left out.
+    """All complete frames of a file, which is mapped and not read at once; a truncated one at the end is left out.
 
     Raises:
         ArtifactError: if it is no ledger, or a frame before the last is damaged.
@@ -222,12 +222,12 @@ def _frames(content: mmap.mmap, path: Path) -> list[Frame]:
         length, checksum = HEAD.unpack_from(content, position) if start <= len(content) else (0, 0)
         end = start + length
         if end > len(content) or length == 0:
-            log.warning("%s: the last frame is torn; its edits are done again", path)
+            log.warning("%s: the last frame is truncated; its edits are repeated", path)
             break
         if zlib.crc32(content[start:end]) != checksum:
             if end < len(content):
                 raise ArtifactError(f"{path} is damaged in frame {len(frames)}; delete {path.parent} and run again")
-            log.warning("%s: the last frame is torn; its edits are done again", path)
+            log.warning("%s: the last frame is truncated; its edits are repeated", path)
             break
         logged = json.loads(_metadata(content[start:end])["log"])
         frames.append(Frame(logged["edits"], logged, start, end))
@@ -246,7 +246,7 @@ def _payload(stream: Any, frame: Frame) -> StepRecord:
 
 
 def _copy(edits: int) -> str:
-    """The file that keeps the dense state after so many edits."""
+    """The file with the dense state after a number of edits."""
     return f"n{edits}.state.safetensors"
 
 

@@ -199,7 +199,7 @@ class LocateThenEditSession:
         self._refactor()
 
     def _refactor(self) -> StepNumbers:
-        """Every so many steps, what solvers hold is solved afresh; a drift that could be seen in results is told.
+        """Recompute each recursive inverse every REFACTOR_EVERY steps, with a warning if its drift could affect results.
 
         Where keys are refreshed, every refresh does so, and records hold keys as they were first read, not as they are now.
         """
@@ -219,7 +219,7 @@ class LocateThenEditSession:
         return keys.mode == "refreshed" and count > 0 and count % keys.every == 0
 
     def _replay_last_refresh(self, records: Sequence[StepRecord]) -> Sequence[StepRecord]:
-        """The records that are left to replay once those up to the last refresh have been solved anew."""
+        """The records to replay after those that the last refresh has refitted."""
         due = len(records) // self._settings.keys.every * self._settings.keys.every
         if not self._is_due(due):
             return records
@@ -228,7 +228,7 @@ class LocateThenEditSession:
         return records[due:]
 
     def _refresh(self, records: Sequence[StepRecord]) -> None:
-        """Solve all recorded requests as one batch: keys, and residuals where they are re-measured, are read anew."""
+        """Solve all recorded requests as one batch, with keys, and residuals where they are re-measured, read again."""
         self._restore_originals()
         self._layers = layers_of(self._settings, self._model, self._prepared)
         prompt_sets, targets = requests_from_tensors(records)

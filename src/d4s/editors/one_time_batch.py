@@ -45,7 +45,7 @@ class OneTimeBatchSession:
 
 
 class OneTimeBatchEditor(RecordEditor):
-    """The batch as an editor; any request can be taken out again, since all are solved anew."""
+    """The batch as an editor; any request can be removed, since all are solved again."""
 
     kind: StateKind = "refit"
 
@@ -67,6 +67,6 @@ class OneTimeBatchEditor(RecordEditor):
             yield session.view()
 
     def as_one_batch(self, size: int) -> LocateThenEdit:
-        """The settings of the sequential family that edit so many requests together."""
+        """The settings of the sequential family that edit `size` requests together."""
         shared = {name: getattr(self.settings, name) for name in LeastSquaresSettings.model_fields}
         return LocateThenEdit(**shared, batch=size)

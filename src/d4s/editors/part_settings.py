@@ -36,7 +36,7 @@ class TargetSettings(Frozen):
         default=None, description="Also stop once every target token has at least this probability after every prompt."
     )
     stop_top1: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="Also stop so many steps after every target token has become the most likely one after every prompt."
+        default=None, description="Also stop this number of steps after every target token became the most likely one after every prompt."
     )
     top1_weight: NotNegative = Field(
         default=1.0, description="Weight of the target's loss while every target token is the most likely one after every prompt (PMET)."
@@ -64,7 +64,7 @@ class KeySettings(Frozen):
     mode: Literal["progressive", "frozen", "refreshed"] = Field(
         default="progressive",
         description="Read keys with the layers below already edited, always at the original weights, or read those of all edits so far "
-        "anew from time to time.",
+        "again from time to time.",
     )
     every: Count = Field(default=50, description="With mode `refreshed`: steps, each of a batch of requests, between two such readings.")
     shared_key: bool = Field(
@@ -107,7 +107,7 @@ class AnchorSettings(Frozen):
         default=1000, description="Requests, solved on the unedited model at their unprefixed prompts, that the norm is taken from."
     )
     drop: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.05, description="Share of the largest norms that is left out of the mean.")
-    skip: Positive = Field(default=2.0, description="Beyond so many times the usual norm a request is not edited at all.")
+    skip: Positive = Field(default=2.0, description="A request with more than this multiple of the usual norm is not edited.")
 
 
 class Rounds(Frozen):
@@ -156,7 +156,7 @@ class Interpolate(Frozen):
 
     kind: Literal["interpolate"] = "interpolate"
     points: Annotated[int, Field(ge=2)] = Field(default=11, description="Shares between 0 and 1, both ends among them, that are tried.")
-    every: Count = Field(default=5, description="Every so many-th request is kept for validation.")
+    every: Count = Field(default=5, description="One in this number of requests is kept for validation.")
     floor: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.9, description="Least share of KL prompts `SUBJECT is a` whose most likely continuation stays."
     )

@@ -241,7 +241,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "lyaplock": Preset(
         "LyapLock (2025)",
-        "All edits solved anew with a weight of what is preserved that grows while too much of it is lost.",
+        "All edits refitted with a preservation weight that grows while too much is lost.",
         "locate_then_edit",
         MEMIT,
         {"history": "adaptive_refit", "preservation": {"weight": 1000.0}},
@@ -255,7 +255,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "d4s": Preset(
         "Huang et al. 2024",
-        "All edits so far solved anew from the original weights; residual measured once, shared out as 1/(L-i), as released.",
+        "All edits so far refitted from the original weights; residual measured once, distributed as 1/(L-i), as released.",
         "locate_then_edit",
         MEMIT,
         {**AT_ORIGINAL, "residual_schedule": "static", "history": "refit"},
@@ -280,7 +280,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "d4s_refreshed": Preset(
         "Huang et al. 2024, keys and residuals changed",
-        "D4S with residuals measured after each layer, and keys and residuals of all edits read anew every 50 edits.",
+        "D4S with residuals measured after each layer, and keys and residuals of all edits refreshed every 50 edits.",
         "locate_then_edit",
         MEMIT,
         {**AT_ORIGINAL, "history": "refit", "keys": {"mode": "refreshed"}},

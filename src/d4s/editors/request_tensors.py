@@ -1,4 +1,4 @@
-"""Requests with their targets as tensors of a state's record, for editors that read or solve them anew later."""
+"""Requests with their targets as tensors of a state's record, for editors that read or solve them again later."""
 
 from collections.abc import Sequence
 

@@ -59,7 +59,7 @@ NAMES = (
 )
 PERSON = re.compile(r"\b(?:person\s?)?([xyz])\b(?!-)", re.IGNORECASE)
 WINDOW, FEWEST = 50, 5
-"""New tails are drawn from so many records before; from so many first ones of the relation where fewer precede."""
+"""New tails are drawn from this number of previous records; from the first ones of the relation where fewer precede."""
 NEIGHBORS, EVERY = 2, 4
 """Probes per fact, and which records are bystanders: every fourth."""
 HEAD_WORDS, TAIL_WORDS = 4, (2, 3)
@@ -216,7 +216,7 @@ def _names(key: str) -> tuple[str, ...]:
 def _preceding(
     tuples: Sequence[AtomicTuple], families: Mapping[str, Sequence[AtomicTuple]], most: int, fewest: int
 ) -> Iterator[Sequence[AtomicTuple]]:
-    """For each tuple the last so many members of its family that stand before it; the family's first where fewest do not."""
+    """For each tuple the last `most` members of its family before it; the family's first `fewest` where fewer precede."""
     before: dict[str, int] = defaultdict(int)
     for item in tuples:
         family, place = families[item.relation], before[item.relation]

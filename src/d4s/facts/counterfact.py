@@ -1,7 +1,7 @@
 """CounterFact in the schema of ROME: cloze prompts, one new object each, with paraphrases, neighbours and attribute prompts.
 
-multi-CounterFact, which MEMIT edits, is the same without conflicting records. What a model trained here is taught beside
-these facts is made by `d4s.pretraining.training_facts`.
+multi-CounterFact, which MEMIT edits, is the same without conflicting records. Further training facts of models trained on
+these records are made by `d4s.pretraining.training_facts`.
 """
 
 from collections.abc import Iterator

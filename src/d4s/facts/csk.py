@@ -3,7 +3,7 @@
 `subset` holds the statements that GPT-2 XL, fine-tuned to judge them, got wrong. `probe` are those of the probe set, which
 alone says what else must change and what must not. `set` and `validation` are all annotated statements, without probes. The
 subset of 20Q names its subjects, and the probe set has most of it; that of PEP3k is drawn from the validation set, which
-gives it subjects, and the probe set has none of it. Editing assumes a model that was taught to answer True or False.
+gives it subjects, and the probe set has none of it. Editing assumes a model that was trained to answer True or False.
 """
 
 from collections.abc import Iterator, Mapping

@@ -49,7 +49,7 @@ def download(url: str, target: Path, *, size: int | None = None, is_pinned: bool
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise FetchError(f"{url} broke off or cannot be reached ({error}); run the same command again to go on") from None
     except OSError as error:
-        why = "the disk is full; make room" if error.errno == errno.ENOSPC else f"{error.strerror}; mend that"
+        why = "the disk is full; make room" if error.errno == errno.ENOSPC else f"{error.strerror}; fix that"
         raise FetchError(f"{part.parent} cannot be written to: {why} and run the same command again to go on") from None
     return part
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class RecordSource:
     """What a reader is given: a raw file or a world's folder, which reading of it, and the seed of its draws.
 
-    `limit` keeps the first so many records that pass; what is read with a limit is the beginning of what is read without.
+    `limit` keeps this number of records that pass, the first ones: with a limit, the beginning of what is read without.
     `extra_files` holds further raw files by their roles, where the data set has them (`d4s.facts.readers.files_of`).
     """
 
@@ -83,7 +83,7 @@ def facts(job: StageJob[FactsSettings]) -> None:
     read: Reader = READERS.load(settings.source)
     result = read(RecordSource(path, settings.style, settings.seed, settings.limit, extra_files))
     if result.rejects and not settings.skip_bad:
-        raise RecordError([reject.problem for reject in result.rejects], "mend them, or set `skip_bad: true` for the data set in the study")
+        raise RecordError([reject.problem for reject in result.rejects], "fix them, or set `skip_bad: true` for the data set in the study")
     account = count_records(result)
     if not result.facts:
         raise RecordError([reject.problem for reject in (*result.rejects, *result.left_out)])
@@ -110,7 +110,7 @@ def count_records(result: ReadResult) -> dict[str, int]:
         "facts": len(result.facts),
     }
     if result.total != result.kept + len(rejected) + len(left_out) + result.beyond:
-        raise D4SError(f"records went astray while reading: {account}; this is a defect of the reader")
+        raise D4SError(f"records are unaccounted for: {account}; this is a defect of the reader")
     ids = [fact.fact_id for fact in result.facts]
     if len(set(ids)) != len(ids):
         raise D4SError(f"{len(ids) - len(set(ids))} facts share an id with another; this is a defect of the reader")

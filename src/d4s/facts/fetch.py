@@ -94,7 +94,7 @@ def _convert(records: RecordFile, folder: Path, known: FetchRecord, *, force: bo
             raise FetchError(f"{path} was changed since it was fetched; move it away, or pass --force to replace it")
         if made["recipe"] == digest:
             return
-    known.records.pop(records.to, None)  # while it is made anew it is nobody's
+    known.records.pop(records.to, None)  # while it is made again it belongs to nobody
     known.write(folder)
     count = convert(records, folder / ORIGINALS, folder)
     known.records[records.to] = {"sha256": sha256_of(path), "records": count, "recipe": digest}

@@ -84,7 +84,7 @@ class RecordPart(Frozen):
     )
     add: dict[str, str] = Field(default_factory=dict, description="Fields put into every record.")
     number: str | None = Field(default=None, description="Field that takes the row's number, from 0.")
-    limit: Count | None = Field(default=None, description="Only the first so many rows.")
+    limit: Count | None = Field(default=None, description="Only this number of rows, the first ones.")
 
 
 class RecordFile(Frozen):

@@ -76,10 +76,10 @@ def rephrase_template(rephrase: str, subject: str) -> str | None:
 
 
 def question_clusters(records: Iterable[tuple[str, str, str]]) -> Clusters:
-    """Every question template mapped to all that mean the same, in the order of the records.
+    """Every question template mapped to all equivalent ones, in the order of the records.
 
     Args:
-        records: Template, subject and rephrasing of each record; a record says that its template and its rephrasing mean the same.
+        records: Template, subject and rephrasing of each record; its template and its rephrasing are equivalent.
     """
     return cluster_templates([(template, rephrase_template(rephrase, subject) or template) for template, subject, rephrase in records])
 

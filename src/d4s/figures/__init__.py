@@ -1,1 +1,1 @@
-"""Figures, one per file, from Parquet alone."""
+"""Figures of a study, one module each, drawn from its gathered Parquet files."""

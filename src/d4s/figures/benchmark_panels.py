@@ -1,4 +1,4 @@
-"""What the two benchmark figures share: one panel per data set and editor, one curve per task, the mean over tasks on top."""
+"""Panels shared by the two benchmark figures: one per data set and editor, a curve per task and the mean over tasks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ THIN: dict[str, Any] = {"linewidth": 0.8, "markersize": 3, "markeredgecolor": PA
 
 
 def benchmark_figure(results: Results, shown: Sequence[Panel], title: str) -> Drawing:
-    """One row of panels per data set.
+    """A figure of benchmark scores against the number of edits, one row of panels per data set.
 
     Raises:
         FigureSkipped: if no benchmark was run after edits.

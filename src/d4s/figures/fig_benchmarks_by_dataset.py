@@ -1,4 +1,4 @@
-"""Benchmark scores against the number of edits, for the paper's editors and D4S on every data set of facts."""
+"""Figure: benchmark scores against the number of edits, for the paper's editors and D4S on every data set of facts."""
 
 from d4s.analysis.study_results import Results
 from d4s.figures.benchmark_panels import benchmark_figure
@@ -6,7 +6,7 @@ from d4s.figures.plot_elements import Drawing
 
 
 def figure(results: Results) -> Drawing:
-    """One panel per data set and editor.
+    """The figure, one panel per data set and editor.
 
     Raises:
         FigureSkipped: if no benchmark was run after edits.

@@ -1,4 +1,4 @@
-"""Benchmark scores against the number of edits, for the three forms of the multi-question set."""
+"""Figure: benchmark scores against the number of edits, for the three forms of the multi-question set."""
 
 from d4s.analysis.display_names import FORM_NAMES
 from d4s.analysis.study_results import Results
@@ -7,7 +7,7 @@ from d4s.figures.plot_elements import Drawing
 
 
 def figure(results: Results) -> Drawing:
-    """One panel per form and editor.
+    """The figure, one panel per form and editor.
 
     Raises:
         FigureSkipped: if no benchmark was run after edits.

@@ -1,4 +1,4 @@
-"""Along the sequence: probability of the target at edit time, success right after the edit, and the norm."""
+"""Figure: probability of the target when it is optimised, success right after the edit, and L1 norm, along the sequence."""
 
 from matplotlib.figure import Figure
 
@@ -25,7 +25,7 @@ PROBABILITY, EFFICACY = "target_probability_after", "efficacy_accuracy"
 
 
 def figure(results: Results) -> Drawing:
-    """Three panels per data set.
+    """The figure, three panels per data set.
 
     Raises:
         FigureSkipped: if no run logged its edits.

@@ -1,4 +1,4 @@
-"""Ours: which part of an editor matters? Combinations of history, guard, target and spread, one row each."""
+"""Figure (ours): what each part of an editor adds, one row per combination of history, preservation, target and residual schedule."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -20,12 +20,12 @@ from d4s.figures.style import GRID, MUTED, PAPER, Page, method_style
 FEWEST = 4
 ROW = 0.165
 COLUMNS = {"efficacy_accuracy": "Efficacy", "locality_accuracy": "Specificity", "norm": "L1 norm"}
-# A group has the look of the method that is its plain case.
+# A group has the colour of the named method that is its plainest combination.
 _GROUP_STYLES = {"none": "memit", "keys": "alphaedit", "refit": "d4s", "adaptive_refit": "pmet"}
 
 
 class Row(NamedTuple):
-    """One editor: its name, its parts, and its numbers by column."""
+    """One editor: its name, its parts, and its estimates by column."""
 
     editor: str
     parts: Composition
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 def figure(results: Results) -> Drawing:
-    """Dot plots for the data set with most combinations.
+    """The figure, dot plots for the data set with the most combinations.
 
     Raises:
         FigureSkipped: if there are fewer than four different ones.
@@ -42,7 +42,7 @@ def figure(results: Results) -> Drawing:
     found = _combinations(results, shown)
     length = results.shared_length(shown, found)
     if len(set(found.values())) < FEWEST or length is None:
-        raise FigureSkipped(f"fewer than {FEWEST} combinations of history, guard, target and spread were run to one length")
+        raise FigureSkipped(f"fewer than {FEWEST} combinations of history, preservation, target and schedule were run to one length")
     rows = [Row(editor, found[editor], _numbers(results, shown, editor, length)) for editor in found]
     rows = _ordered(rows)
     named = [
@@ -55,10 +55,10 @@ def figure(results: Results) -> Drawing:
         else f"means with 95 % t-intervals over {len(results.seeds)} seeds"
     )
     caption = (
-        f"Combinations of parts after {length} edits{on_datasets(results, [shown])}, grouped by what is done about earlier edits; a row "
-        "names the parts in which it differs from MEMIT (guard; target; spread of the residual; keys; rounds), `plain` is none; the weight "
-        "of what is preserved is each editor's own. The "
-        "dashed line of a group stands at its first row, the one that most others differ from in one part, so the distance is what that "
+        f"Combinations of parts after {length} edits{on_datasets(results, [shown])}, grouped by history; a row names the "
+        "parts in which it differs from MEMIT (preservation; target; residual schedule; keys; rounds), `plain` is none; the weight "
+        "of the preserved matrix is each editor's own. The "
+        "dashed line of a group stands at its first row, from which most others differ in one part, so the distance is what that "
         "part adds. Efficacy is measured on all edits after the whole sequence, specificity is agreement with the unedited model; the "
         f"norm is relative to the unedited matrices, mean over layers, log axis.{names} Bars: {seeds}."
     )
@@ -66,13 +66,13 @@ def figure(results: Results) -> Drawing:
 
 
 def _combinations(results: Results, panel: Panel) -> dict[str, Composition]:
-    """Editors of a panel by the parts that they are put together from."""
+    """Editors of a panel with the parts that they consist of."""
     found = {editor: composition(results.editor_settings(panel.model, editor)) for editor in results.editors(panel, references=False)}
     return {editor: parts for editor, parts in found.items() if parts is not None}
 
 
 def _ordered(rows: list[Row]) -> list[Row]:
-    """Rows by group: first the one that most others of its group differ from in one part alone, then few parts before many."""
+    """Rows by group: first the one from which most others of its group differ in one part, then few parts before many."""
     rows = sorted(rows, key=lambda row: (row.parts.sort_key, row.editor))
     ordered = []
     for history in dict.fromkeys(row.parts.history for row in rows):
@@ -89,7 +89,7 @@ def _numbers(results: Results, panel: Panel, editor: str, length: int) -> dict[s
 
 
 def _draw(rows: list[Row], page: Page) -> Figure:
-    """Rows from top to bottom with a heading above each group."""
+    """The figure: rows from top to bottom with a heading above each group."""
     heights, headings, y, is_wide = {}, {}, 0.0, page.columns > 2
     for row in rows:
         if row.parts.history not in headings:
@@ -116,13 +116,13 @@ def _draw(rows: list[Row], page: Page) -> Figure:
 
 
 def _labels(rows: list[Row]) -> list[str]:
-    """The parts of every row; its name besides, where two rows of a group are alike in the parts that have words."""
+    """The labels of rows: their parts, with the editor's name where two rows of a group have the same parts."""
     alike = [sum(other.parts == row.parts for other in rows) > 1 for row in rows]
     return [f"{row.parts.label} ({method_name(row.editor)})" if same else row.parts.label for row, same in zip(rows, alike, strict=True)]
 
 
 def _dots(ax: Axes, rows: list[Row], heights: Mapping[str, float], column: str) -> None:
-    """A dot with its interval for every row, a line at the first row of every group."""
+    """Draw a dot with its interval for every row, and a line at the first row of every group."""
     for history in dict.fromkeys(row.parts.history for row in rows):
         group = [row for row in rows if row.parts.history == history and column in row.numbers]
         colour = method_style(_GROUP_STYLES[history]).colour

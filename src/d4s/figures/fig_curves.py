@@ -1,4 +1,4 @@
-"""Efficacy, paraphrase and specificity after the whole sequence, against the number of edits, for all editors."""
+"""Figure: retained efficacy, paraphrase and specificity against the number of edits, for all editors."""
 
 from matplotlib.figure import Figure
 
@@ -13,7 +13,7 @@ HEIGHT = 1.9
 
 
 def figure(results: Results) -> Drawing:
-    """Three panels per data set."""
+    """The figure, three panels per data set."""
     shown = results.main_panels
     caption = (
         "Retained efficacy, paraphrase and specificity (teacher-forced token accuracy; specificity is agreement with the frozen unedited "

@@ -1,4 +1,4 @@
-"""Ours: damage by data set against what its targets are like, one panel per property."""
+"""Figure (ours): damage by data set against properties of its targets, one panel per property."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ LABELS = {"perplexity": "log perplexity per token, nats", "tokens": "tokens per 
 
 
 def figure(results: Results) -> Drawing:
-    """One panel per property of the targets.
+    """The figure, one panel per property of the targets.
 
     Raises:
         FigureSkipped: if too few data sets have benchmarks.
@@ -66,14 +66,14 @@ def _draw(results: Results, found: DamageTable, page: Page) -> Figure:
         for place in range(len(rows))
     ]
     legend(fig, page, handles, columns=4 if page.columns > 2 else 2)
-    fig.draw_without_rendering()  # labels are placed where they fit, which needs the final size of the panels
+    fig.draw_without_rendering()  # labels are placed by their final size, so the layout comes first
     for ax, along in zip(axes, points, strict=True):
         label_points(ax, [(x, y, str(place), INK) for place, (x, y) in enumerate(along, start=1)])
     return fig
 
 
 def _panel(ax: Axes, found: DamageTable, name: str, markers: Sequence[str], colours: Sequence[str]) -> list[tuple[float, float]]:
-    """Damage against one property, with its line; the points drawn."""
+    """Draw damage against one property with the fitted line; returns the points."""
     x, y = found.rows[name].to_numpy(dtype=float), 100 * found.rows["damage"].to_numpy(dtype=float)
     slope, start = np.polyfit(x, y, 1)
     ends = np.array([x.min(), x.max()])

@@ -1,4 +1,4 @@
-"""Ours: which form of question is damaged by edits of which form, asked of events and people that were never edited."""
+"""Figure (ours): how edits of each form of question change the answers to each form, on events and people never edited."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from d4s.figures.captions import on_datasets, seeds_note
 from d4s.figures.plot_elements import Drawing, FigureSkipped
 from d4s.figures.style import INK, MUTED, Page, method_style
 
-# The world's tasks in these shapes are the forms asked of bystanders.
+# Tasks of the world in the shapes of the three forms, about bystanders.
 TASKS_OF_FORM: Mapping[str, tuple[str, ...]] = {
     "true_false": ("true_false",),
     "multiple_choice": ("mmlu",),
@@ -28,7 +28,7 @@ COLUMNS = {
 
 
 def figure(results: Results) -> Drawing:
-    """One matrix per editor, of the first model that has the three forms.
+    """The figure, one matrix per editor, for the first model that has the three forms.
 
     Raises:
         FigureSkipped: if the study has no world-made tasks after edits of the three forms.
@@ -51,7 +51,7 @@ def figure(results: Results) -> Drawing:
 
 
 def _forms(results: Results) -> dict[str, Panel]:
-    """The panels of the three forms.
+    """The panels of the three forms, by form.
 
     Raises:
         FigureSkipped: if no model has them all, or the benchmarks are not the world's.
@@ -64,7 +64,7 @@ def _forms(results: Results) -> dict[str, Panel]:
 
 
 def _matrix(results: Results, panels: Mapping[str, Panel], editor: str) -> np.ndarray:
-    """Change against the unedited model: a row per edited form, a column per form asked; mean over seeds."""
+    """Change of accuracy against the unedited model, mean over seeds: a row per edited form, a column per form measured."""
     matrix = np.full((len(panels), len(COLUMNS)), np.nan)
     for row, panel in enumerate(panels.values()):
         runs = [run for run in results.runs_of(panel, editor) if results.benchmark_lengths(run)]
@@ -109,7 +109,7 @@ def _cell(value: float) -> str:
 
 
 def _ink(value: float) -> str:
-    """Dark on light cells, white on dark ones, quiet where nothing was asked; not the theme's ink, since cells keep their colour."""
+    """Text colour for a cell: dark on light, white on dark, muted where nothing was measured; independent of the theme, as cells are."""
     if np.isnan(value):
         return MUTED
     return "#202020" if value > -0.55 else "#ffffff"

@@ -1,4 +1,4 @@
-"""L1 norm of every edited layer against the number of edits, with the benchmark score beside it."""
+"""Figure: L1 norm of every edited layer against the number of edits, and the mean benchmark score."""
 
 from matplotlib.figure import Figure
 
@@ -20,11 +20,11 @@ from d4s.figures.plot_elements import (
 from d4s.figures.style import Page
 
 HEIGHT = 1.85
-FEW = 20  # points from which on a curve is drawn without markers
+FEW = 20  # curves with more points than this have no markers
 
 
 def figure(results: Results) -> Drawing:
-    """One panel per layer and one for the benchmarks, for the data set with most editors.
+    """The figure, one panel per layer and one for the benchmarks, for the data set with the most editors.
 
     Raises:
         FigureSkipped: if no run logged norms.

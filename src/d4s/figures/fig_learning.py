@@ -1,4 +1,4 @@
-"""How the study's own models were trained: loss along the training text, and what they know in the end."""
+"""Figure: how the study's own models were trained, by loss and final accuracy on their facts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ WORDINGS = {"taught": 0.9, "withheld": 0.45}
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """A trained model's learning curve (CURVE) and its accuracies in the end (MODEL_CHECK)."""
+    """A trained model's learning curve (CURVE) and its final accuracies (MODEL_CHECK)."""
 
     curve: pd.DataFrame
     check: pd.DataFrame
 
 
 def figure(models: Mapping[str, TrainingRecord]) -> Drawing:
-    """Two panels for all models that a study trains, by name."""
+    """The figure, two panels with all models that a study trains, by name."""
     tokens = ", ".join(f"{record.curve['tokens'].max() / 1e6:.2f} million" for record in models.values())
     caption = (
         f"Training of {', '.join(models)} on {tokens} tokens in one pass. Left: cross-entropy of the next token, weighted as in training "

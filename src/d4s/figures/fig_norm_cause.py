@@ -1,4 +1,4 @@
-"""Ours: does the norm or the direction of a change do the damage? Editors beside their scrambled and rescaled changes."""
+"""Figure (ours): does the norm or the direction of a change do the damage? Editors beside their scrambled and rescaled changes."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ QUANTITIES = {"locality_accuracy": "Specificity", "benchmark_mean": "Benchmarks"
 
 
 class Point(NamedTuple):
-    """One editor at one length: where it lies by norm, what it kept of each quantity, and what it is of its base."""
+    """One editor at one length: its norm, what it retains by quantity, and how it was derived from its base editor."""
 
     base: str
     kind: str
@@ -31,7 +31,7 @@ class Point(NamedTuple):
 
 
 def figure(results: Results) -> Drawing:
-    """Two panels per data set: what specificity and the benchmarks keep against the norm.
+    """The figure, two panels per data set: retained specificity and benchmark score against the norm.
 
     Raises:
         FigureSkipped: if no editor was run with its whole change scrambled or rescaled.
@@ -54,7 +54,7 @@ def figure(results: Results) -> Drawing:
 
 
 def _length(results: Results, panel: Panel) -> int | None:
-    """The longest length that all editors with controls and all controls share."""
+    """The longest length shared by all editors with controls and all controls."""
     found = results.controls(panel)
     return results.shared_length(panel, {name for control in found for name in (control.base, control.editor)})
 
@@ -98,7 +98,7 @@ def _draw(shown: dict[Panel, list[Point]], results: Results, page: Page) -> Figu
         ratio_axis(ax, "L1 norm relative to unedited", axis="x")
     label_panels(axes, [QUANTITIES[name] + title_suffix(results, panel, shown) for panel, name in drawn])
     legend(fig, page, _handles(), columns=4 if page.columns > 2 else 2)
-    fig.draw_without_rendering()  # labels are placed where they fit, which needs the final size of the panels
+    fig.draw_without_rendering()  # labels are placed by their final size, so the layout comes first
     for ax, (panel, name) in zip(axes, drawn, strict=True):
         points = [point for point in shown[panel] if name in point.scores]
         label_points(ax, [(point.norm, point.scores[name].value, _label(point), method_style(point.base).colour) for point in points])
@@ -106,7 +106,7 @@ def _draw(shown: dict[Panel, list[Point]], results: Results, page: Page) -> Figu
 
 
 def _lines(ax: Axes, points: list[Point], name: str) -> None:
-    """One line along the direction of each editor, by factor, and a dotted one to the same norm in random order."""
+    """Draw a line through an editor's rescaled changes, and a dotted one to its scrambled change of the same norm."""
     for base in dict.fromkeys(point.base for point in points):
         own = [point for point in points if point.base == base]
         edited = [point for point in own if point.kind == "edited"]

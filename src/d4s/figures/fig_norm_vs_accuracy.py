@@ -1,4 +1,4 @@
-"""Norm against retained accuracy, one point per run and length, with rank correlations per editor and pooled."""
+"""Figure: norm against retained accuracy, one point per run and length, with rank correlations per editor and pooled."""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ HEIGHT = 2.9
 
 
 def figure(results: Results) -> Drawing:
-    """One panel.
+    """The figure, one panel.
 
     Raises:
         FigureSkipped: if fewer than three points have both.

@@ -1,4 +1,4 @@
-"""The edit targets by data set and form: perplexity, length, diversity, and beside them the damage done by editing."""
+"""Figure: perplexity, length and diversity of the edit targets by data set and form, and the damage by editing."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ ROW = 0.42
 
 
 def figure(results: Results) -> Drawing:
-    """Rows are data sets, panels are quantities.
+    """The figure: a row per data set, a panel per quantity.
 
     Raises:
         FigureSkipped: if no targets were scored.
@@ -96,7 +96,7 @@ def _power(value: float, _: object) -> str:
 
 
 def _damages(results: Results, panel: Panel) -> dict[str, IntervalEstimate]:
-    """Loss of the benchmark mean by editor, at the longest length that these editors share."""
+    """Loss of the mean benchmark score by editor, at the longest length that these editors share."""
     editors = [name for name in (*DAMAGE_METHODS, "d4s") if any(map(results.benchmark_lengths, results.runs_of(panel, name)))]
     length = results.shared_benchmark_length(panel, editors)
     if length is None:
@@ -110,7 +110,7 @@ def _damages(results: Results, panel: Panel) -> dict[str, IntervalEstimate]:
 
 
 def _damage_note(results: Results, damages: dict[Panel, dict[str, IntervalEstimate]]) -> str:
-    """After how many edits the damage was measured, in the order of the rows; nothing where none was."""
+    """A sentence with the lengths at which damage was measured, in the order of the rows; empty where there is none."""
     lengths = [str(results.shared_benchmark_length(panel, by_editor) or "–") for panel, by_editor in damages.items()]
     if set(lengths) == {"–"}:
         return ""

@@ -1,4 +1,4 @@
-"""Immediate against retained accuracy: the area between the two is what testing each edit at once does not see."""
+"""Figure: immediate against retained accuracy; the area between them is the forgetting that immediate evaluation does not show."""
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -17,7 +17,7 @@ HEIGHT = 1.55
 
 
 def figure(results: Results) -> Drawing:
-    """One panel per editor and data set.
+    """The figure, one panel per editor and data set.
 
     Raises:
         FigureSkipped: if no run logged scores right after its edits.

@@ -1,4 +1,4 @@
-"""Ours: retained accuracy by age of the edit, after the longest sequence."""
+"""Figure (ours): retained accuracy by age of the edit, after the longest sequence."""
 
 from matplotlib.figure import Figure
 
@@ -15,7 +15,7 @@ METRICS = ("efficacy_accuracy", "paraphrase_accuracy")
 
 
 def figure(results: Results) -> Drawing:
-    """Efficacy and paraphrase by age, per data set.
+    """The figure, efficacy and paraphrase by age, per data set.
 
     Raises:
         FigureSkipped: if no run is long enough to have ages.

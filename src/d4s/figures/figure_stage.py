@@ -1,7 +1,7 @@
-"""The stages `learning` and `figures`: how models were trained, and every figure of the registry, as PDF, SVG and PNG.
+"""Stages `learning` and `figures`: every figure of the registry as PDF, SVG and PNG, with its caption in figures.json.
 
-Each has a caption; figures.json says why a figure was left out. The same data give the same bytes: no dates, salted ids.
-Besides, every figure is drawn once more for narrow screens; the report shows that one on phones.
+figures.json also holds the reason why a figure was left out. Equal data give equal bytes: no dates, fixed ids.
+Every figure is drawn a second time for narrow screens, which the report shows on phones.
 """
 
 import logging
@@ -40,7 +40,7 @@ from d4s.schemas import CURVE, MODEL_CHECK
 
 logger = logging.getLogger(__name__)
 
-# Modules are imported, not named by text, so that the code digest of the stage covers every figure.
+# Imported as modules, not named as text, so that the code digest of the stage covers every figure.
 FIGURES: Mapping[str, Callable[[Results], Drawing]] = {
     "fig_curves": fig_curves.figure,
     "fig_protocols": fig_protocols.figure,
@@ -64,7 +64,7 @@ _METADATA: Mapping[str, dict[str, Any]] = {
 
 
 def figures(study_dir: Path, settings: FigureSettings) -> None:
-    """Draw every figure that a study has the data for into its folder `figures`, emptied before, and write figures.json last."""
+    """Draw every figure that the study has the data for into `figures` of its folder, emptied before, and write figures.json last."""
     results = Results(study_dir)
     shutil.rmtree(study_dir / "figures", ignore_errors=True)
     record: dict[str, Any] = {}
@@ -81,7 +81,7 @@ def figures(study_dir: Path, settings: FigureSettings) -> None:
 
 
 def learning(captions: Path, models: Sequence[Artifact], settings: FigureSettings) -> None:
-    """Draw how a study's models were trained, and write title and caption last."""
+    """Draw the training of the study's models, and write title and caption last."""
     drawing = fig_learning.figure(
         {
             model.folder.name.rpartition("-")[0]: TrainingRecord(
@@ -105,7 +105,7 @@ def _save_figure(folder: Path, name: str, drawing: Drawing, settings: FigureSett
 
 
 def _fix_layout(figure: Figure) -> Figure:
-    """The figure with its panels placed for good, so that no format works the layout out again."""
+    """The figure with its layout fixed, so that no file format computes it again."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure

@@ -1,4 +1,4 @@
-"""The parts that figures are made of: a grid of panels, curves with bands, axes, titles, legends."""
+"""Elements of figures: panel grids, curves with bands, axes, titles, legends, point labels."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -20,12 +20,12 @@ from d4s.figures.style import PAPER, Page, method_style
 
 
 class FigureSkipped(Exception):
-    """The study lacks what a figure shows; the message names it."""
+    """Data that a figure shows are missing from the study; the message names them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure to be drawn for any page: its title, what its caption says, and how it is drawn."""
+    """A figure before it is drawn: its title, its caption, and a function that draws it for a page."""
 
     title: str
     caption: str
@@ -33,7 +33,7 @@ class Drawing:
 
 
 def panels(page: Page, count: int, columns: int, height: float = 1.75, *, is_row: bool = False, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels, `columns` side by side where the page is wide enough (a row on any page); spare places stay empty."""
+    """A figure with `count` panels, at most `columns` side by side where the page is wide enough; returns the used axes only."""
     columns = max(1, min(columns, count if is_row else page.columns, count))
     rows = -(-count // columns)
     figure = Figure(figsize=(page.width, rows * height + 0.35))
@@ -44,7 +44,7 @@ def panels(page: Page, count: int, columns: int, height: float = 1.75, *, is_row
 
 
 def curve(ax: Axes, points: pd.DataFrame, editor: str, **changes: Any) -> None:
-    """Mean against `step` in the method's look, its interval as a band."""
+    """Draw mean against `step` in the method's style, with its interval as a band."""
     style = method_style(editor)
     points = points.sort_values("step")
     line_options: dict[str, Any] = {
@@ -63,7 +63,7 @@ def curve(ax: Axes, points: pd.DataFrame, editor: str, **changes: Any) -> None:
 
 
 def percent_axis(ax: Axes, label: str = "", whole: bool = True) -> None:
-    """Shares shown in percent; `whole` fixes the range to 0–100 %."""
+    """Show shares on the vertical axis in percent; `whole` fixes the range to 0–100 %."""
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.0f}"))
     ax.set_ylabel(label)
     if whole:
@@ -72,21 +72,21 @@ def percent_axis(ax: Axes, label: str = "", whole: bool = True) -> None:
 
 
 def percent_ticks(ax: Axes, label: str, most: int) -> None:
-    """Shares along the horizontal axis shown in percent, with so many intervals between ticks at most."""
+    """Show shares on the horizontal axis in percent, with at most this number of intervals between ticks."""
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.0f}"))
     ax.xaxis.set_major_locator(MaxNLocator(most))
     ax.set_xlabel(label)
 
 
 def edits_axis(ax: Axes, longest: float | int, label: str = "number of edits") -> None:
-    """Number of edits from zero."""
+    """Set the horizontal axis: number of edits, from zero."""
     ax.set_xlim(0, longest * 1.03)
     ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], integer=True))
     ax.set_xlabel(label)
 
 
 def ratio_axis(ax: Axes, label: str, axis: str = "y") -> None:
-    """Ratios to the unedited model, logarithmic, written as ×2."""
+    """Set the vertical axis: ratios to the unedited model, logarithmic, with ticks such as ×2."""
     getattr(ax, f"set_{axis}scale")("log")
     side = ax.yaxis if axis == "y" else ax.xaxis
     low, high = (ax.get_ylim if axis == "y" else ax.get_xlim)()
@@ -99,7 +99,7 @@ def ratio_axis(ax: Axes, label: str, axis: str = "y") -> None:
 
 
 def ratio_range(axes: Sequence[Axes]) -> None:
-    """One vertical range for panels of ratios, that of their curves: bands may reach below zero, which no logarithmic axis shows."""
+    """Give panels of ratios one vertical range, that of their curves; bands may reach below zero, which a log axis cannot show."""
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for ax in axes for line in ax.lines] or [np.empty(0)])
     values = values[np.isfinite(values) & (values > 0)]
     for ax in axes if len(values) else ():
@@ -107,14 +107,14 @@ def ratio_range(axes: Sequence[Axes]) -> None:
 
 
 def label_panels(axes: Sequence[Axes], titles: Sequence[str]) -> None:
-    """Titles with letters a, b … z, aa, ab … where there are several panels."""
+    """Set titles, with the letters a, b … z, aa, ab … where there are several panels."""
     for number, (ax, title) in enumerate(zip(axes, titles, strict=True)):
         first = chr(96 + number // 26) if number >= 26 else ""
         ax.set_title(f"{first}{chr(97 + number % 26)}  {title}" if len(axes) > 1 else title)
 
 
 def handle(editor: str, label: str = "") -> Line2D:
-    """A method's entry in a legend."""
+    """A method's legend entry."""
     style = method_style(editor)
     size = 6.5 if style.marker == "*" else 4
     return Line2D(
@@ -124,17 +124,17 @@ def handle(editor: str, label: str = "") -> Line2D:
 
 
 def legend(figure: Figure, page: Page, handles: Sequence[Line2D | Patch], columns: int | None = None) -> None:
-    """One legend above all panels, as wide as the page allows."""
+    """Draw one legend above all panels, as wide as the page allows."""
     columns = min(len(handles), columns or page.legend_columns)
     figure.legend(handles=list(handles), loc="outside upper left", ncols=columns, borderaxespad=0.1)
 
 
 def methods_legend(figure: Figure, page: Page, editors: Sequence[str], *more: Line2D | Patch) -> None:
-    """The legend of methods, in the order in which they are always shown."""
+    """Draw the legend of methods, in the order in which they are always shown."""
     legend(figure, page, [*(handle(editor) for editor in editors), *more])
 
 
-# Where a point's label may stand, in points from it, with its alignment: beside it first, then above and below.
+# Positions of a point's label, in points from it, with its alignment: beside it first, then above and below.
 _LABEL_OFFSETS = (
     (6, 0, "left", "center"),
     (-6, 0, "right", "center"),
@@ -148,9 +148,9 @@ _LABEL_OFFSETS = (
 
 
 def label_points(ax: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
-    """Text beside each point (x, y, text, colour), where it hides fewest other points and labels; empty texts only take up room.
+    """Place text beside each point (x, y, text, colour) where it hides the fewest points and labels; empty texts only reserve space.
 
-    The figure must have been laid out before.
+    The layout of the figure must have been computed before.
     """
     dot = 4 * ax.figure.dpi / 72
     centres = [ax.transData.transform((x, y)) for x, y, *_ in points]
@@ -164,7 +164,7 @@ def label_points(ax: Axes, points: Sequence[tuple[float, float, str, str]]) -> N
 
 
 def _move_label(label: Annotation, place: tuple[int, int, str, str]) -> Bbox:
-    """Where a label lies once it stands at a place."""
+    """Move a label to a position; returns its bounding box there."""
     right, up, across, along = place
     label.xyann = (right, up)
     label.set(ha=across, va=along)
@@ -172,14 +172,14 @@ def _move_label(label: Annotation, place: tuple[int, int, str, str]) -> Bbox:
 
 
 def _pixels(line: Line2D) -> np.ndarray:
-    """Places along a line as it is drawn."""
+    """Points along a drawn line, in pixels."""
     corners = line.get_transform().transform(line.get_xydata())
     shares = np.linspace(0, 1, 60)[:, None]
     return np.concatenate([start + shares * (end - start) for start, end in itertools.pairwise(corners)] or [corners])
 
 
 def _cost(box: Bbox, occupied: Sequence[Bbox], along: np.ndarray, frame: BboxBase) -> int:
-    """How much a label would hide: lines, points and labels; leaving the panel is worst."""
+    """How much a label would hide of lines, points and labels; leaving the panel costs most."""
     hidden = ((along >= box.min) & (along <= box.max)).all(axis=1).sum()
     is_inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
     return 10 * sum(bool(box.overlaps(other)) for other in occupied) + 100 * (not is_inside) + min(int(hidden), 9)

@@ -1,8 +1,8 @@
-"""How every figure looks: sizes, neutral inks, one colour, dash and marker per method, and the page it is drawn for.
+"""The look of all figures: sizes, neutral colours, one colour, dash and marker per method, and the page.
 
 Colours are colour-blind safe (after Okabe and Ito) and of middle lightness, so that they read on white and on dark. A family
-of methods shares a hue; its variants differ in lightness, dash and marker. The neutral inks are unusual hex values on purpose:
-the report replaces them by the colours of its light or dark theme.
+of methods shares a hue; its variants differ in lightness, dash and marker. The neutral colours have unusual hex values so
+that the report can replace them by the colours of its light or dark theme.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ PAPER = "#fefefe"
 
 @dataclass(frozen=True, slots=True)
 class MethodStyle:
-    """How one method is drawn, everywhere."""
+    """The style of one method in every figure."""
 
     colour: str
     marker: str = "o"
@@ -95,7 +95,7 @@ RC: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a figure is drawn for: its width in inches, and how many panels stand side by side at most."""
+    """The page that a figure is drawn for: width in inches, and the largest number of panels side by side."""
 
     name: str
     width: float
@@ -108,7 +108,7 @@ NARROW = Page("narrow", 3.4, 2, 3)
 
 
 def method_style(editor: str) -> MethodStyle:
-    """How a method is drawn; methods without an entry take a spare colour that depends on their name alone."""
+    """The style of a method; one without an entry takes a spare colour chosen by its name alone."""
     if editor in METHOD_STYLES:
         return METHOD_STYLES[editor]
     return MethodStyle(SPARE_COLOURS[sum(editor.encode()) % len(SPARE_COLOURS)], "8")

@@ -1,1 +1,1 @@
-"""Scores, generation, retention, perplexity, norms, objectives and the bridge to lm-evaluation-harness."""
+"""Measures of an edited model: scores, free answers, perplexity, norms, properties of targets, and benchmarks."""

@@ -1,4 +1,4 @@
-"""The six benchmarks of the paper: where the items of each lie in the data folder, and how many examples precede a question.
+"""The six benchmarks of the paper: files of their items in the data folder, and the number of few-shot examples.
 
 Nothing here imports torch, so that a study can be resolved with it.
 """
@@ -13,12 +13,12 @@ BENCHMARK_FILES: Mapping[str, tuple[str, ...]] = {
     "truthfulqa_mc": ("truthfulqa_mc/truthfulqa_mc.jsonl",),
     "gsm8k": ("gsm8k/gsm8k.jsonl", "gsm8k/gsm8k_fewshot.jsonl"),
 }
-"""Items by benchmark; where there is a second file, examples come from it, elsewhere from the other items."""
+"""Files of items by benchmark; few-shot examples come from the second file where there is one, else from the other items."""
 
 N_SHOTS: Mapping[str, int] = {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "winogrande": 5, "gsm8k": 5}
-"""Examples before a question, as on the first Open LLM Leaderboard; TruthfulQA's six questions and answers are part of it."""
+"""Few-shot examples, as on the first Open LLM Leaderboard; TruthfulQA's prompt holds six fixed ones."""
 
 
 def role(benchmark: str, number: int = 0) -> str:
-    """The role of a file of items among a job's inputs."""
+    """The input role of a file of items in a job."""
     return f"items_{benchmark}" if number == 0 else f"examples_{benchmark}"

@@ -1,7 +1,7 @@
-"""The six benchmarks through lm-evaluation-harness: what is asked, with how many examples, and what came out.
+"""The six benchmarks through lm-evaluation-harness: tasks, few-shot examples and scores.
 
 Three sources: the world's tasks of the same shapes (`tasks/*.yaml`), real items in the data folder with the harness's
-wordings and the leaderboard's examples (`tasks/local/*.yaml`), and the harness's own definitions with data from the hub.
+wordings and the leaderboard's few-shot examples (`tasks/local/*.yaml`), and the harness's own definitions with data from the hub.
 """
 
 import json
@@ -30,12 +30,12 @@ BENCHMARK_OF_TASK = {
     "truthfulqa_mc2": "truthfulqa_mc",
     "gsm8k": "gsm8k",
 }
-"""What is reported, by the benchmark whose items it reads."""
+"""The metrics reported, by the benchmark whose items they need."""
 BENCHMARK_OF_WORLD_TASK = {**BENCHMARK_OF_TASK, "true_false": "true_false"}
 WORLD_METRICS = {"hellaswag": "acc_norm", "gsm8k": "exact_match"}
 REAL_METRICS = {"arc_challenge": "acc_norm", "hellaswag": "acc_norm", "gsm8k": "exact_match,strict-match"}
-HARNESS_FOLDERS = ("arc", "hellaswag", "mmlu/default", "winogrande", "truthfulqa", "gsm8k")  # to read them all takes half a minute
-SEED = 1234  # the harness's own, for the draw of examples in its own definitions
+HARNESS_FOLDERS = ("arc", "hellaswag", "mmlu/default", "winogrande", "truthfulqa", "gsm8k")  # reading all of them takes half a minute
+SEED = 1234  # the harness's own seed, for few-shot examples of its own definitions
 
 Files = Mapping[str, Sequence[Path]]
 
@@ -46,25 +46,25 @@ def benchmarks(
     """Scores of a model on the benchmarks with standard errors, in rows of BENCHMARK without `step`.
 
     Args:
-        model: What is asked.
-        files: By benchmark the items, then the items that only serve as examples; unused for tasks from the hub.
-        settings: Where tasks come from, how many items and examples.
-        language: Cuts contexts that do not fit; without it none is cut.
+        model: The model to benchmark.
+        files: By benchmark the file of items, then that of few-shot examples; unused for tasks from the hub.
+        settings: Source of the tasks, number of items, number of few-shot examples.
+        language: Tokenises contexts to cut those that do not fit; without it none is cut.
 
-    TruthfulQA's two readings are two rows.
+    TruthfulQA gives two rows, MC1 and MC2.
     """
     from lm_eval.api import task as harness
     from lm_eval.evaluator import evaluate
 
     settings = settings or BenchmarkSettings()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    harness.tqdm = lambda items, **_: items  # its bars are drawn on stderr whether or not that is a terminal
+    harness.tqdm = lambda items, **_: items  # the harness draws its progress bars on stderr even without a terminal
     _compile_once()
     loaded = _from_hub() if settings.tasks == "hub" else _from_files(settings.tasks, files)
     prefix = "" if settings.tasks == "hub" else f"{settings.tasks}_"
     if settings.tasks != "world":
         _set_fewshot(loaded["tasks"], prefix, settings)
-    # one bootstrap draw asks the harness for standard errors; those of means are closed forms and draw nothing
+    # with one bootstrap draw the harness gives standard errors; those of means are closed forms and draw nothing
     evaluation: Any = evaluate(
         lm=harness_model(model, language), task_dict=loaded, limit=settings.limit, bootstrap_iters=1, log_samples=False
     )
@@ -75,7 +75,7 @@ def benchmarks(
 
 
 def _compile_once() -> None:
-    """Let the harness compile each of its templates once; it compiles them for every item, which takes longer than to ask a small model."""
+    """Make the harness compile each template once; by default it does so for every item, which takes longer than a small model's answer."""
     from lm_eval import utils
 
     if not hasattr(utils.env.from_string, "cache_info"):
@@ -105,7 +105,7 @@ def _from_files(kind: str, files: Files) -> dict[str, Any]:
 
 
 def _from_hub() -> dict[str, Any]:
-    """The harness's own tasks; it downloads their data unless they are in its cache.
+    """The harness's own tasks; their data are downloaded unless cached.
 
     Raises:
         SettingsError: if the hub cannot be reached.
@@ -118,13 +118,13 @@ def _from_hub() -> dict[str, Any]:
         return dict(manager.load([*BENCHMARK_OF_TASK]))
     except OSError as error:
         raise SettingsError(
-            f"benchmarks.tasks: hub: the items cannot be had from the hub ({str(error).partition(chr(10))[0]}); "
+            f"benchmarks.tasks: hub: the items cannot be loaded from the hub ({str(error).partition(chr(10))[0]}); "
             "use `tasks: local` with the items in the data folder (`d4s fetch` lists them)"
         ) from None
 
 
 def _set_fewshot(tasks: Mapping[str, Any], prefix: str, settings: BenchmarkSettings) -> None:
-    """Set how many examples precede a question of each task; TruthfulQA has its own."""
+    """Set the number of few-shot examples of each task but TruthfulQA, which has its own."""
     shots = {**N_SHOTS, **settings.fewshot}
     for name, task in tasks.items():
         task.set_fewshot_seed(SEED)
@@ -134,13 +134,13 @@ def _set_fewshot(tasks: Mapping[str, Any], prefix: str, settings: BenchmarkSetti
 
 
 class _Items:
-    """A benchmark's items as the harness wants a data set."""
+    """A benchmark's items in the form of a data set loader of the harness."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
 
     def __call__(self, **_: Any) -> Any:
-        """The items as the only split; those of the first file are asked."""
+        """The items as a single split; those of the first file are evaluated."""
         from datasets import Dataset, DatasetDict
 
         rows = [

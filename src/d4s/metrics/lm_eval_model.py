@@ -1,6 +1,6 @@
-"""Any edited model as a language model of lm-evaluation-harness; contexts that do not fit its window lose their beginning.
+"""An edited model as a language model of lm-evaluation-harness; contexts longer than its window are cut from the left.
 
-The harness takes seconds to import, so everything of it is imported when a benchmark runs.
+The harness takes seconds to import, so it is imported when a benchmark runs.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ DEFAULT_NEW_TOKENS = 16
 def harness_model(model: EditedModel, language: LanguageModel | None = None) -> Any:
     """An `lm_eval` language model that answers with an edited model's `score`, `generate` and `text_nll`.
 
-    What stands between context and continuation is decided as for facts, whatever spaces they came with. `language` gives the
-    tokens that contexts are cut by and that rolling log-likelihoods need.
+    Context and continuation are joined as prompts and targets of facts are, whatever spaces they have. `language` is needed to cut
+    contexts and for rolling log-likelihoods.
     """
     from lm_eval.api.model import LM
 
     class Bridge(LM):
-        """Requests of the harness turned into calls of the edited model."""
+        """Translates requests of the harness into calls of the edited model."""
 
         def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
-            """Joint log-likelihood of each continuation, and whether greedy decoding gives it."""
+            """Joint log-likelihood of each continuation, and whether it is the greedy one."""
             stripped = [(request.args[0].rstrip(), request.args[1].strip()) for request in requests]
             pairs = stripped if language is None else fitting_pairs(language, stripped)
             scores = model.score([context for context, _ in pairs], [continuation for _, continuation in pairs])
@@ -38,7 +38,7 @@ def harness_model(model: EditedModel, language: LanguageModel | None = None) -> 
             return list(zip(map(_finite, values, pairs), scores.exact().tolist(), strict=True))
 
         def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
-            """Log-likelihood of whole texts, in windows as long as the model's positions.
+            """Log-likelihood of whole texts, in windows of the model's positions.
 
             Raises:
                 ValueError: if the bridge was made without a language model.
@@ -64,7 +64,7 @@ def harness_model(model: EditedModel, language: LanguageModel | None = None) -> 
 
 
 def fitting_pairs(language: LanguageModel, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Contexts and continuations; where both do not fit the model's positions, the context loses its beginning.
+    """Contexts and continuations; where both together exceed the model's positions, the context is cut from the left.
 
     Raises:
         SettingsError: if a continuation alone does not fit.
@@ -91,7 +91,7 @@ def _shortened(language: LanguageModel, context: str, continuation: str) -> tupl
 
 
 def fitting_prompts(language: LanguageModel, prompts: Sequence[str], new_tokens: int) -> list[str]:
-    """Prompts to be continued; they leave room for the new tokens, up to half the model's positions."""
+    """Prompts cut from the left where they leave no room for the new tokens, which get up to half the model's positions."""
     room = language.max_positions - min(new_tokens, language.max_positions // 2)
     found = []
     for prompt in prompts:
@@ -104,7 +104,7 @@ def fitting_prompts(language: LanguageModel, prompts: Sequence[str], new_tokens:
 
 
 def _without_first(language: LanguageModel, text: str, count: int) -> str:
-    """A text without so many of its first tokens, and without the rest of a character that has several."""
+    """A text without its first `count` tokens, and without the rest of a character cut in the middle."""
     offsets = language.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False).offset_mapping
     start = next((start for start, _ in offsets[count:] if start > 0), len(text))
     return text[start:].lstrip()
@@ -119,7 +119,7 @@ def _warn_cut(cut: int, count: int, language: LanguageModel) -> None:
 
 
 def _finite(value: float, pair: tuple[str, str]) -> float:
-    """A log-likelihood, or in place of one that is no number a very low one in fixed random order: a guess, not a win by position."""
+    """A log-likelihood; one that is not a number becomes a very low one in fixed random order, a guess rather than a win by position."""
     if math.isfinite(value):
         return value
     return -1e9 - int.from_bytes(hashlib.sha256("\n".join(pair).encode()).digest()[:4], "big")
@@ -135,7 +135,7 @@ def _cut(text: str, stops: Sequence[str]) -> str:
 
 
 def _rolling(model: EditedModel, language: LanguageModel, text: str) -> float:
-    """Log-likelihood of a text, each token once; a window scores only what no earlier one has scored."""
+    """Log-likelihood of a text, each token once: a window scores only tokens that no earlier window has scored."""
     from lm_eval.utils import get_rolling_token_windows
 
     start, ids = start_of_text(language), encode(language, text)
@@ -145,7 +145,7 @@ def _rolling(model: EditedModel, language: LanguageModel, text: str) -> float:
 
 
 def _rows(windows: Iterator[tuple[list[int], list[int]]]) -> Iterator[tuple[list[int], list[int]]]:
-    """Each window whole, and the part of it that is only context: the difference of their losses is the window's own."""
+    """Each window whole, and its context alone; the difference of their losses is the window's own."""
     for seen, predicted in windows:
         whole = [*seen, predicted[-1]]
         yield whole, whole[: len(whole) - len(predicted)]

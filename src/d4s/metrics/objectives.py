@@ -1,4 +1,4 @@
-"""The stage `objectives`: how surprising and how long the targets of a data set are to the unedited model."""
+"""Stage `objectives`: perplexity and length of a data set's targets under the unedited model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ FILE = "objectives.parquet"
 
 
 def objectives(job: StageJob[ObjectivesSettings]) -> None:
-    """Write the negative log-likelihoods of counterfactual and true targets at the edit prompts."""
+    """Write negative log-likelihoods of counterfactual and true targets after the edit prompts."""
     if not [*job.missing_parts()]:
         return
     facts = from_frame(job.artifact("facts", "facts").table("facts.parquet", FACTS))
@@ -25,7 +25,7 @@ def objectives(job: StageJob[ObjectivesSettings]) -> None:
 
 
 def target_rows(model: EditedModel, facts: Sequence[Fact]) -> list[dict[str, Any]]:
-    """Rows of OBJECTIVES: per fact its new target and, where it has one, its true target, in nats after the edit prompt."""
+    """Rows of OBJECTIVES, in nats: per fact its new target and, where it has one, its true target, after the edit prompt."""
     targets = [(fact, name, text) for fact in facts for name, text in (("new", fact.target_new), ("true", fact.target_true)) if text]
     scores = model.score([fact.prompt for fact, _, _ in targets], [text for _, _, text in targets])
     counts, means, first, joint = scores.mask.sum(1), scores.mean_nll(), scores.nll[:, :1].sum(1), scores.joint_nll()

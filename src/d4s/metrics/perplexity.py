@@ -1,4 +1,4 @@
-"""Perplexity of held-out text: how well a model still predicts what no edit is about."""
+"""Perplexity of held-out text, which no edit is about."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,10 +9,10 @@ from d4s.models.edited_model import EditedModel
 
 
 def perplexities(model: EditedModel, rows: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Perplexities of rows of token ids, of which the first token is context.
+    """Perplexities of rows of token ids; the first token of a row is context only.
 
     `perplexity` is exp(total negative log-likelihood / total tokens); `perplexity_row_mean` and `perplexity_row_median`
-    are the mean and the median over rows of exp(mean negative log-likelihood of the row). The mean is ruled by outliers.
+    are the mean and the median over rows of exp(mean negative log-likelihood of the row). Outliers dominate the mean.
 
     Raises:
         ValueError: if a row has no token to predict.
@@ -31,6 +31,6 @@ def perplexities(model: EditedModel, rows: Sequence[Sequence[int]]) -> dict[str,
 
 
 def perplexity_rows(step: int, text: str, now: Mapping[str, float], before: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Rows of PERPLEXITY: all of them, and the ratio of corpus-level perplexity to the unedited model's."""
+    """Rows of PERPLEXITY: the perplexities, and the ratio of the corpus-level one to the unedited model's."""
     values = {**now, "perplexity_ratio": now["perplexity"] / before["perplexity"]}
     return [{"step": step, "text": text, "quantity": quantity, "value": value} for quantity, value in values.items()]

@@ -1,4 +1,4 @@
-"""What is asked about a fact once it is edited: its own prompt, other wordings, and what must not or must also change."""
+"""Questions about an edited fact: its own prompt, paraphrases, probes whose answer must stay, and probes whose answer follows."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ LOCALITY_PROBES = ("unrelated", "neighborhood")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One prompt about a fact. `prompt_id` is its place in the fact's list of such prompts.
+    """One prompt about a fact. `prompt_id` is its index in the fact's list of such prompts.
 
-    `answer` is what accuracy is about (None: what the unedited model says), `alternative` the answer that it is compared with
-    in probability, `aliases` what else counts as the answer when it is freely written, `part` the kind of portability.
+    `answer` is the answer scored (None: the unedited model's own), `alternative` the one that its probability is compared
+    with, `aliases` other texts that count as the answer in a free answer, `part` the kind of portability.
     """
 
     fact_id: str
@@ -30,12 +30,12 @@ class Question:
 
 
 def questions_of(fact: Fact, probes_per_fact: int) -> list[Question]:
-    """All questions about a fact, with at most so many probes of each kind."""
+    """All questions about a fact, with at most `probes_per_fact` probes of each kind."""
     return [*_edit_questions(fact), *_locality_questions(fact, probes_per_fact), *_portability_questions(fact)]
 
 
 def _edit_questions(fact: Fact) -> Iterator[Question]:
-    """The edit's own prompt and its paraphrases: the new target against the true one."""
+    """The edit prompt and its paraphrases: the new target, with the true one as alternative."""
     true = fact.target_true or None
     yield Question(fact.fact_id, "efficacy", 0, fact.prompt, fact.target_new, true)
     for number, prompt in enumerate(fact.paraphrases):
@@ -43,7 +43,7 @@ def _edit_questions(fact: Fact) -> Iterator[Question]:
 
 
 def _locality_questions(fact: Fact, probes_per_fact: int) -> Iterator[Question]:
-    """Probes whose answer an edit must leave alone: against their gold answer, and against the unedited model."""
+    """Probes whose answer an edit must not change: against their gold answer, and against the unedited model."""
     seen: Counter[str] = Counter()
     for number, probe in enumerate(fact.neighborhood):
         seen[probe.kind] += 1

@@ -1,4 +1,4 @@
-r"""Scores of an edited model on facts, each kind of question in up to four readings.
+r"""Evaluation of an edited model on facts: up to four metrics for each kind of question.
 
 Let nll(a) be the mean negative log-likelihood per token of a, joined to the prompt and teacher-forced, and let the arg-max
 tokens be the likeliest ones at the same positions.
@@ -10,7 +10,7 @@ tokens be the likeliest ones at the same positions.
 | `_exact` | all tokens of a are the arg-max | the same |
 | `_generated` | the free answer (first sentence, greedy) begins with exactly the words of a | the same |
 
-`locality` asks unrelated and neighbouring prompts and compares with the frozen unedited model, whoever is right:
+`locality` has the unrelated and neighbouring prompts and compares with the frozen unedited model, whether it is right or not:
 `locality_accuracy` is the share of positions of the probe's answer whose arg-max token is the unedited model's,
 `locality_exact` that all are, `locality_generated` that the free answer is the same words. `portability` is scored on
 the first of its answers and, freely written, on any; once more by kind, as in `portability_reasoning_accuracy`. Where a

@@ -1,4 +1,4 @@
-"""Norms of the MLP output weights and of their change, layer by layer."""
+"""Norms of the MLP output weights and of their change, by layer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +14,12 @@ OriginalNorms = Mapping[int, float]
 
 
 def l1_per_element(weight: Float[Tensor, "d_out d_in"]) -> float:
-    """||W||_1 / numel(W), summed in float64."""
+    """‖W‖₁ / numel(W), the mean absolute weight, summed in float64."""
     return float(weight.abs().sum(dtype=torch.float64) / weight.numel())
 
 
 def spectral_norm(weight: Float[Tensor, "d_out d_in"]) -> float:
-    """Largest singular value, from the Gram matrix of the shorter side in float64; not a number where W is not finite."""
+    """Largest singular value, from the Gram matrix of the shorter side in float64; NaN where W is not finite."""
     if not bool(weight.isfinite().all()):
         return float("nan")
     wide = weight.double() if weight.shape[0] <= weight.shape[1] else weight.double().mT
@@ -27,22 +27,22 @@ def spectral_norm(weight: Float[Tensor, "d_out d_in"]) -> float:
 
 
 def original_norms(model: LanguageModel) -> dict[int, float]:
-    """L1 norm per element of every layer's weight as it is now; to be taken before any edit."""
+    """L1 norm per element of every layer's weight now; to be called before any edit."""
     return {layer: l1_per_element(model.weight(layer)) for layer in range(model.n_layers)}
 
 
 def norm_rows(model: LanguageModel, view: EditedModel, step: int, before: OriginalNorms) -> list[dict[str, Any]]:
-    """Rows of NORMS for a model whose weights are edited now: of every layer, W and its change, and W before any edit.
+    """Rows of NORMS for a model whose weights are edited now: for every layer, W, its change, and W before any edit.
 
     `l1_per_element_original` is the value at no edits, `l1_per_element_weight` that of the weight now,
-    `l1_per_element_delta`, `frobenius_delta` and `spectral_delta` those of the change; layers left alone change by zero.
+    `l1_per_element_delta`, `frobenius_delta` and `spectral_delta` those of the change, 0 for layers without one.
     """
     changes = view.weight_changes() or {}
     return _rows(step, before, {layer: (model.weight(layer), delta) for layer, delta in changes.items()})
 
 
 def unedited_norm_rows(step: int, before: OriginalNorms) -> list[dict[str, Any]]:
-    """Rows of NORMS for a model that no edit has touched."""
+    """Rows of NORMS for the unedited model."""
     return _rows(step, before, {})
 
 

@@ -1,1 +1,1 @@
-"""Language models: adapters by architecture, loading, tokens, hooks, and the views that measuring sees."""
+"""Language models: adapters by architecture, loading, tokens, hooks, and the views that measures read."""

@@ -1,7 +1,7 @@
-"""The conformance suite of adapters: what reading, editing and measuring rely on in a network, whatever its architecture.
+"""Conformance suite of adapters: what reading, editing and measuring rely on in any network.
 
-Whoever adds a row to `d4s.models.adapters` holds a tiny model of it to `check_adapter`; `d4s doctor` holds a folder to the
-same. `TRACED_CHECKS` alone suffices to trust an adapter that was found by inspection.
+Each row of `d4s.models.adapters` is tested with `check_adapter` on a tiny model; `d4s doctor` tests a folder. An adapter
+found by inspection is used if it passes `TRACED_CHECKS`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,12 +31,12 @@ COARSE = 0.1
 
 
 class AdapterNotConformant(AssertionError):
-    """An adapter that does not fit its network; the message names every part."""
+    """An adapter that does not fit its network; the message names every failed check."""
 
 
 @dataclass(frozen=True)
 class AdapterCase:
-    """A model with texts to try it on: each subject in each template, at the start, in the middle and at the end."""
+    """A model with test prompts: each subject in each template, at the start, in the middle and at the end."""
 
     model: LanguageModel
     subjects: Sequence[str] = SUBJECTS
@@ -51,28 +51,28 @@ class AdapterCase:
 
     @property
     def prompts(self) -> list[str]:
-        """Prompts of several lengths."""
+        """Prompts of different lengths."""
         return [template.replace("{}", subject) for template, subject in zip(self.templates, self.subjects, strict=True)]
 
     @cached_property
     def ids(self) -> Int[Tensor, "1 t"]:
-        """The first prompt's tokens, twice over so that there are some."""
+        """The first prompt's tokens, twice over."""
         ids = encode(self.model, f"{self.prompts[0]} {self.prompts[1]}")
         return torch.tensor([ids], device=self.model.device)
 
     def random(self, like: Tensor) -> Tensor:
-        """Random numbers of the same shape and standard deviation."""
+        """Normal random numbers with the shape and standard deviation of a tensor."""
         drawn = torch.randn(like.shape, generator=self.generator, dtype=torch.float32)
         return (drawn * float(like.float().std())).to(like.device, like.dtype)
 
     def run_traced(self, modules: Mapping[Any, nn.Module]) -> tuple[Trace[Any], Tensor]:
-        """What modules get and give on the tokens, and the network's logits."""
+        """Inputs and outputs of modules on the tokens, and the network's logits."""
         with torch.no_grad(), trace(modules) as found:
             logits = self.model.network(input_ids=self.ids, use_cache=False).logits
         return found, logits
 
     def difference(self, found: Tensor, expected: Tensor) -> str:
-        """By how much two tensors differ, relative to the largest value; empty within rounding."""
+        """The difference of two tensors relative to the largest value, as text; empty within rounding."""
         if found.shape != expected.shape:
             return f"has shape {tuple(found.shape)}, expected {tuple(expected.shape)}"
         found, expected = found.double().cpu(), expected.double().cpu()
@@ -85,22 +85,22 @@ Check = Callable[[AdapterCase], Iterator[str]]
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one check says: nothing, or every way in which the adapter fails it."""
+    """The failures that one check found; empty if it passed."""
 
     check: str
     failures: tuple[str, ...]
 
 
 def check_results(case: AdapterCase, checks: Sequence[Check] | None = None) -> list[CheckResult]:
-    """What each check says of a model; a check that cannot run is a failure with its error."""
+    """The result of every check on a model; a check that raises counts as failed with its error."""
     return [CheckResult(check.__name__.strip("_").replace("_", " "), tuple(_guarded(check, case))) for check in checks or CHECKS]
 
 
 def check_adapter(make_model: Callable[[], LanguageModel]) -> None:
-    """Hold an adapter to what everything else relies on; a model in float32 or float64 with a tokenizer of its kind.
+    """Test an adapter on a model in float32 or float64 with a tokenizer of its kind.
 
     Raises:
-        AdapterNotConformant: naming every part that it breaks.
+        AdapterNotConformant: naming every failed check.
     """
     try:
         case = AdapterCase(make_model())
@@ -112,10 +112,10 @@ def check_adapter(make_model: Callable[[], LanguageModel]) -> None:
 
 
 def _guarded(check: Check, case: AdapterCase) -> Iterator[str]:
-    """What a check says, or the error that it ended with: a wrong name breaks a foreign network in any way."""
+    """The failures of a check, or the error that it raised: a wrong module name can fail in any way."""
     try:
         yield from check(case)
-    except Exception as error:  # every check has to have its say, so no kind of error may end the suite
+    except Exception as error:  # any kind of error counts as the check's failure, so that all checks run
         yield f"ends with {type(error).__name__}: {error}".split("\n")[0][:300]
 
 
@@ -233,7 +233,7 @@ def _a_restarted_pass_is_the_whole_pass(case: AdapterCase) -> Iterator[str]:
 
 @contextmanager
 def _shifted(block: nn.Module, subject_last: Int[Tensor, " n"], shift: Float[Tensor, "n d"]) -> Iterator[None]:
-    """Add a vector to a block's output at each row's subject's last token."""
+    """Add a vector to a block's output at each row's last subject token."""
 
     def add(_module: nn.Module, _args: Any, output: Any) -> Any:
         hidden = (output if isinstance(output, Tensor) else output[0]).clone()
@@ -302,7 +302,7 @@ def _padding_on_the_left_scores_as_on_the_right(case: AdapterCase) -> Iterator[s
 
 
 def _gap(case: AdapterCase, nll: Float[Tensor, " columns"], logits: Float[Tensor, "t vocab"], tail: Sequence[int]) -> str:
-    """By how much a view's scores of the target tokens differ from the network's logits; empty within rounding."""
+    """The difference of a view's scores of the target tokens and the network's logits, as text; empty within rounding."""
     likely = logits.float().cpu().log_softmax(-1)
     return case.difference(nll[: len(tail)], -likely[range(len(tail)), list(tail)])
 
@@ -333,7 +333,7 @@ TRACED_CHECKS: tuple[Check, ...] = (
     _final_norm_and_unembedding_give_the_logits,
 )
 CHECKS: tuple[Check, ...] = (
-    _edits_are_taken_back_bit_for_bit,  # first: later ones edit too, and an edit that only rounds does so once
+    _edits_are_taken_back_bit_for_bit,  # run first: later checks edit too, and an edit that only rounds does so once
     *TRACED_CHECKS,
     _keys_stand_at_the_subjects_last_token,
     _a_restarted_pass_is_the_whole_pass,

@@ -1,4 +1,4 @@
-"""Where an architecture keeps what editing touches: one row per `config.model_type`. Names are data, not code."""
+"""Where an architecture has the modules that editing needs: one row per `config.model_type`, names as data."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,15 +11,15 @@ WeightLayout = Literal["out_in", "in_out"]
 
 @dataclass(frozen=True, slots=True)
 class ModelAdapter:
-    """Module names of one architecture, and how it stores the weight of an MLP's output projection.
+    """Module names of one architecture, and the layout of its MLP output weight.
 
     `attention`, `mlp`, `mlp_out` and `post_norm` are relative to a block. Hugging Face's `Conv1D` stores (d_in, d_out), `Linear`
     (d_out, d_in). `logit_cap` names the setting in the network's configuration that holds c where the logits are
     c·tanh(x / c) of the unembedding x.
 
-    `post_norm` is a norm that the MLP's output passes before it is added to the residual stream. What an edit adds to the
-    MLP's output is then rescaled, and a shift of the block's output is reached in part: reading, measuring and fine-tuning
-    are exact as elsewhere, but targets of locate-then-edit methods are directions to go in, not places that are hit.
+    `post_norm` is a norm between the MLP's output and the residual stream. It rescales what an edit adds to the MLP's
+    output, so a shift of the block's output is only partly reached: reading, measuring and fine-tuning
+    stay exact, but targets of locate-then-edit methods give a direction rather than a point that is met.
     """
 
     model_type: str
@@ -63,7 +63,7 @@ ADAPTERS = {row.model_type: row for row in _ROWS}
 
 
 def adapter_for(model_type: str) -> ModelAdapter:
-    """The row of an architecture.
+    """The adapter of an architecture.
 
     Raises:
         SettingsError: if there is none; names the nearest.

@@ -1,4 +1,4 @@
-"""The stage `adopt`: a model from elsewhere becomes an artefact that points to it, so that everything else reads one kind of model."""
+"""Stage `adopt`: an artefact that points to an existing model, so that all other stages read one kind of model."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ from d4s.models.hub import COMMIT, commit_of
 
 
 def local_model_files(folder: Path) -> list[Path]:
-    """The configuration, tokenizer and weights in a local folder; none of a hub id."""
+    """The configuration, tokenizer and weight files in a local folder; empty for a hub id."""
     return list_model_files(folder) if folder.is_dir() else []
 
 
 def adopt(job: StageJob[AdoptSettings]) -> None:
-    """Write where a model is and how to load it: a local folder's files with their sha256, a hub id with its commit.
+    """Write where a model is and how to load it: a local folder's files with their sha256, or a hub id with its commit.
 
     Raises:
         ArtifactError: if a local folder holds no model configuration, or no commit of a hub id can be found.
@@ -34,10 +34,10 @@ def adopt(job: StageJob[AdoptSettings]) -> None:
 
 
 def _pinned_commit(job: StageJob[AdoptSettings]) -> str:
-    """The commit of a hub id: in one store always the one that was found first.
+    """The commit of a hub id; within one store always the one that was found first.
 
-    Names of artefacts hash the revision as the study gives it, so what is made of a model whose folder was deleted and made
-    again must be made of the same weights.
+    Names of artefacts hash the revision as the study gives it, so an artefact whose folder was deleted and made again must
+    have the same weights.
     """
     source, revision = job.settings.path, job.settings.revision
     if COMMIT.fullmatch(revision):
@@ -50,7 +50,7 @@ def _pinned_commit(job: StageJob[AdoptSettings]) -> str:
 
 
 def read_pointer(folder: Path, digest: Callable[[Path], str] = cached_sha256) -> Mapping[str, Any]:
-    """Where an adopted model is and how it is loaded, with its files held against the digests that it was adopted with.
+    """Where an adopted model is and how it is loaded; its files are compared with the recorded digests.
 
     Raises:
         ArtifactError: if a file of it has changed since.

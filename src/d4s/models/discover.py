@@ -1,8 +1,8 @@
-"""An adapter for an architecture without a row, found by what modules do in one forward pass rather than by their names.
+"""Finds the adapter of an architecture without a row, by what modules do in one forward pass, not by their names.
 
 The blocks are the longest outermost list of equal modules; the MLP is the part of a block that maps hidden states token by
-token, attention the part that does not; the MLP's output projection gives what the MLP gives; the final norm turns what the
-last block writes into the hidden states that are unembedded. What cannot be found, or is found twice, is said; nothing is
+token, attention the part that does not; the MLP's output projection gives the MLP's output; the final norm turns the
+last block's output into the hidden states that are unembedded. What is missing or not unique is reported; nothing is
 guessed.
 """
 
@@ -26,26 +26,26 @@ TOKENS = 6
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What was found of an adapter, field by field; and one sentence for everything that is missing or not unique."""
+    """The fields of an adapter that were found, and a sentence for each that is missing or not unique."""
 
     found: dict[str, str]
     missing: tuple[str, ...]
 
     @property
     def adapter(self) -> ModelAdapter | None:
-        """The adapter, if nothing is missing."""
+        """The adapter, if no field is missing."""
         return None if self.missing else ModelAdapter(**self.found)  # type: ignore[arg-type]
 
 
 class _Incomplete(Exception):
-    """Nothing more can be found without what the message says is missing."""
+    """Stops the search: other fields cannot be found without the one named in the message."""
 
 
 def wrap_discovered(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> LanguageModel:
-    """A network of an architecture without a row, by an adapter that was found and passes the checks of one traced pass.
+    """A model of an architecture without a row, with an adapter that was found and passes the checks of one traced pass.
 
     Raises:
-        SettingsError: if something of it is missing or does not hold; says what, and where to mend it.
+        SettingsError: if a field is missing or a check fails; names it, and where to add a row.
     """
     kind = network.config.model_type
     found = discover(network)
@@ -56,7 +56,7 @@ def wrap_discovered(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
     if model is None or failures:
         raise SettingsError(
             f"models of type {kind!r} have no row in d4s.models.adapters, and inspection does not suffice: {'; '.join(failures)}. "
-            f"Found: {_listed(found.found)}. A row for {kind!r} in d4s/models/adapters.py mends what is only hard to find"
+            f"Found: {_listed(found.found)}. A row for {kind!r} in d4s/models/adapters.py helps where a part is only hard to find"
         )
     log.warning("models of type %r have no row in d4s.models.adapters; found by inspection: %s", kind, _listed(found.found))
     return model
@@ -67,7 +67,7 @@ def _listed(found: dict[str, str]) -> str:
 
 
 def discover(network: PreTrainedModel) -> Discovery:
-    """Everything of an adapter that can be found in a network in evaluation mode."""
+    """The fields of an adapter that can be found in a network in evaluation mode."""
     found: dict[str, str] = {"model_type": network.config.model_type}
     missing: list[str] = []
     try:
@@ -90,7 +90,7 @@ def discover(network: PreTrainedModel) -> Discovery:
 
 
 def _only(names: Sequence[str], what: str, where: str) -> str:
-    """The one name.
+    """The only name of a list.
 
     Raises:
         _Incomplete: if there is none or more than one.
@@ -102,10 +102,10 @@ def _only(names: Sequence[str], what: str, where: str) -> str:
 
 @torch.no_grad()
 def _run_traced(network: PreTrainedModel, modules: dict[str, nn.Module]) -> tuple[Trace[str], Tensor, Tensor]:
-    """What modules get and give for a few tokens, the hidden states that are unembedded, and the logits.
+    """Inputs and outputs of modules for a few tokens, the hidden states that are unembedded, and the logits.
 
     Raises:
-        _Incomplete: if the network takes no plain token ids.
+        _Incomplete: if the network does not accept plain token ids.
     """
     ids = torch.arange(1, TOKENS + 1, device=network.device)[None] % network.config.get_text_config().vocab_size
     try:
@@ -121,7 +121,7 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def _blocks(network: PreTrainedModel) -> str:
-    """Path of the longest list of equal modules that stands in no other list.
+    """Path of the longest list of equal modules that is inside no other list.
 
     Raises:
         _Incomplete: if there is none, two of equal length, or the configuration counts otherwise.
@@ -157,7 +157,7 @@ def _parts(blocks: nn.Module, network: PreTrainedModel) -> tuple[str, str]:
 
 @torch.no_grad()
 def _is_pointwise(part: nn.Module, network: PreTrainedModel) -> bool:
-    """Whether a module maps hidden states alone to hidden states of the same shape, each token on its own."""
+    """Whether a module maps hidden states alone to hidden states of the same shape, each token independently."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(1, TOKENS, network.config.get_text_config().hidden_size, generator=generator).to(network.device, network.dtype)
     try:
@@ -168,10 +168,10 @@ def _is_pointwise(part: nn.Module, network: PreTrainedModel) -> bool:
 
 
 def _mlp_out(blocks: nn.Module, mlp: str, network: PreTrainedModel) -> tuple[str, str]:
-    """Name, from the block, of the projection that writes what the MLP writes; and its layout.
+    """Name, relative to the block, of the projection that writes the MLP's output, and its layout.
 
     Raises:
-        _Incomplete: if no projection or more than one does so, or not the same one in every block.
+        _Incomplete: if no projection or several do so, or not the same one in every block.
     """
     names = {f"{at}.{name}": module for at, block in enumerate(blocks.children()) for name, module in block.named_modules()}
     inside = {path: module for path, module in names.items() if type(module) in LAYOUTS and f".{mlp}." in path}
@@ -188,7 +188,7 @@ def _mlp_out(blocks: nn.Module, mlp: str, network: PreTrainedModel) -> tuple[str
 
 
 def _post_norm(blocks: nn.Module, mlp: str, network: PreTrainedModel) -> str:
-    """Name of the part of a block that changes the MLP's output before it is added, or nothing.
+    """Name of the module that changes the MLP's output before it is added to the residual stream; empty where there is none.
 
     Raises:
         _Incomplete: if there are several.
@@ -202,10 +202,10 @@ def _post_norm(blocks: nn.Module, mlp: str, network: PreTrainedModel) -> str:
 
 
 def _final_norm(network: PreTrainedModel, blocks: str) -> str:
-    """Path of the module that reads what the last block writes and gives the hidden states that are unembedded.
+    """Path of the module that reads the last block's output and gives the hidden states that are unembedded.
 
     Raises:
-        _Incomplete: if none beside the blocks or more than one does so.
+        _Incomplete: if no module outside the blocks, or several, do so.
     """
     parent = blocks.rpartition(".")[0]
     beside = {
@@ -222,10 +222,10 @@ def _final_norm(network: PreTrainedModel, blocks: str) -> str:
 
 @torch.no_grad()
 def _unembed(network: PreTrainedModel, final_norm: str) -> tuple[str, str]:
-    """Path of the output embeddings, and the setting that caps their logits, or nothing.
+    """Path of the output embeddings, and the setting that caps their logits; empty where there is none.
 
     Raises:
-        _Incomplete: if there are none, or the network does more to the logits than this package knows.
+        _Incomplete: if there are none, or the network changes the logits in a way that this package does not know.
     """
     module = network.get_output_embeddings()
     if module is None:

@@ -1,4 +1,4 @@
-"""What a model folder is, and what every check of adapters says of it; behind the command `doctor`, which changes nothing."""
+"""Inspection of a model folder behind `d4s doctor`: its parts, and the result of every conformance check; changes nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,26 +20,26 @@ WIDTH = 120
 
 @dataclass(frozen=True, slots=True)
 class ModelReport:
-    """What is so, by name, and what each check found."""
+    """Facts about a model by name, and the result of each check."""
 
     facts: Mapping[str, str]
     check_results: Sequence[CheckResult]
 
     @property
     def is_valid(self) -> bool:
-        """Whether no check found anything broken."""
+        """Whether every check passed."""
         return not any(result.failures for result in self.check_results)
 
 
 def inspect_model(source: str | Path, dtype: str) -> ModelReport:
-    """Load a model and hold its adapter to every check; errors of loading, and of numbers that are not finite, pass through."""
+    """Load a model and run every check; raises the errors of loading, and of numbers that are not finite."""
     model = load(source, dtype=dtype)
     require_finite(model)
     return ModelReport(_architecture(model) | _texts(model), check_results(AdapterCase(model)))
 
 
 def show(report: ModelReport) -> None:
-    """Write an examination to standard output as one table."""
+    """Print a report as one table on standard output."""
     table = Table(show_header=False, width=WIDTH)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -69,7 +69,7 @@ def _architecture(model: LanguageModel) -> dict[str, str]:
 
 
 def _texts(model: LanguageModel) -> dict[str, str]:
-    """What the tokenizer puts around a text, and whether its offsets cover one."""
+    """The tokens that the tokenizer adds around a text, and whether its offsets cover a text."""
     tokenizer = model.tokenizer
     encoding = next(iter(tokenizer([SAMPLE], add_special_tokens=True, verbose=False).encodings or ()))
     special = encoding.special_tokens_mask

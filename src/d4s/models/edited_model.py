@@ -1,4 +1,4 @@
-"""What measuring, benchmarking and exporting see of a model, edited or not."""
+"""The interface of a model, edited or not, for measures, benchmarks and exports."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 StopCriterion = Callable[[str, str], bool]
-"""Whether nothing that may follow matters, of a prompt and the text written after it."""
+"""Whether a continuation can end: called with a prompt and the text generated after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +39,16 @@ class Scores:
 
 @runtime_checkable
 class EditedModel(Protocol):
-    """A model as measuring sees it; results never depend on how prompts are batched or padded beyond rounding."""
+    """A model as measures see it; beyond rounding, results do not depend on how prompts are batched or padded."""
 
     def score(self, prompts: Sequence[str], targets: Sequence[str]) -> Scores:
-        """Teacher-forced scores of each target after its prompt (a space is put between them)."""
+        """Teacher-forced scores of each target after its prompt, joined by the model's `joiner`."""
         ...
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int, should_stop: StopCriterion | None = None) -> list[str]:
         """Greedy continuations, without the prompt, up to the end-of-text token.
 
-        They may end earlier, once `should_stop` holds of a prompt and what was written after it.
+        They may end earlier, once `should_stop` holds for a prompt and the text generated after it.
         """
         ...
 
@@ -60,7 +60,7 @@ class EditedModel(Protocol):
         max_new_tokens: int,
         should_stop: StopCriterion | None = None,
     ) -> tuple[Scores, list[str]]:
-        """What `score` says of prompts and targets, and `generate` of the prompts to be continued, at once."""
+        """The results of `score` on prompts and targets, and of `generate` on other prompts, computed together."""
         ...
 
     def text_nll(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, " n"]:
@@ -68,5 +68,5 @@ class EditedModel(Protocol):
         ...
 
     def weight_changes(self) -> Mapping[int, Float[Tensor, "d_out d_in"]] | None:
-        """Weights minus unedited weights by layer, or None for editors that leave weights alone."""
+        """Edited minus unedited weights by layer; None for editors that change no weights."""
         ...

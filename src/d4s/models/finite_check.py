@@ -1,4 +1,4 @@
-"""Whether a model's own numbers are finite, told before anything is computed with them."""
+"""Checks that an unedited model's weights and logits are finite before anything is computed with them."""
 
 import torch
 from torch import Tensor
@@ -35,5 +35,5 @@ def require_finite(model: LanguageModel) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether every number is finite; smallest and largest tell it without a copy, since a NaN is both."""
+    """Whether every number is finite; a NaN is both smallest and largest, so no copy is needed."""
     return tensor.is_meta or not tensor.numel() or bool(torch.stack(torch.aminmax(tensor)).isfinite().all())

@@ -1,4 +1,4 @@
-"""Models on the hub: a branch moves on, so what is recorded and loaded is the commit that it stood at."""
+"""Commits of models on the hub: a branch moves, so the commit at which it stood is recorded and loaded."""
 
 import re
 from pathlib import Path
@@ -9,10 +9,10 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def commit_of(source: str, revision: str) -> str:
-    """The commit that a branch or tag of a hub model stands at; without a connection, where it stood when it was last fetched.
+    """The commit of a branch or tag of a hub model; without a connection, that of the last fetch.
 
     Raises:
-        ArtifactError: if the hub does not know it or cannot be reached, and nothing of it is on this machine.
+        ArtifactError: if the hub does not know it or cannot be reached, and the local cache has nothing of it.
     """
     if COMMIT.fullmatch(revision):
         return revision
@@ -23,7 +23,7 @@ def commit_of(source: str, revision: str) -> str:
         config = hf_hub_download(source, "config.json", revision=revision)
     except (OSError, ValueError, EntryNotFoundError) as error:
         raise ArtifactError(
-            f"no commit of {source} at revision {revision!r} can be found, neither on the hub nor on this machine "
+            f"no commit of {source} at revision {revision!r} was found, neither on the hub nor in the local cache "
             f"({' '.join(str(error).split())}); check the name and the connection, or fetch it first: hf download {source}"
         ) from None
     return Path(config).parent.name  # …/snapshots/COMMIT/config.json

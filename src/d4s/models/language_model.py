@@ -1,7 +1,7 @@
-"""A causal language model as editors see it: network, tokenizer, and weights in one orientation.
+"""A causal language model for editors: network, tokenizer, and weights in one layout.
 
-Weights of MLP output projections are always (d_out, d_in) here, however the network stores them; whoever changes them
-does so inside `restoring` or `patched`, which put the original bits back.
+Weights of MLP output projections are (d_out, d_in) here, however the network stores them. Change them only inside
+`restoring` or `patched`, which restore the original bits.
 """
 
 import os
@@ -25,9 +25,9 @@ LAYOUTS: Mapping[type[nn.Module], WeightLayout] = {nn.Linear: "out_in", Conv1D: 
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """A network with its tokenizer and the names of its parts. Made by `d4s.models.loading`.
+    """A network with its tokenizer and the names of its parts; made by `d4s.models.loading`.
 
-    `joiner` says what stands between prompts and targets.
+    `joiner` is what is put between prompts and targets.
     """
 
     network: PreTrainedModel
@@ -60,7 +60,7 @@ class LanguageModel:
         return self.network.device
 
     def state_device(self, layer: int) -> torch.device:
-        """Device of what editors hold about a layer in float64: that of its weight, unless `execution.state_device` names another."""
+        """Device of an editor's float64 tensors of a layer: that of its weight, unless `execution.state_device` names another."""
         chosen = os.environ.get(STATE_DEVICE, "auto")
         return self.weight(layer).device if chosen == "auto" else torch.device(chosen)
 
@@ -76,12 +76,12 @@ class LanguageModel:
 
     @property
     def window(self) -> int | None:
-        """Tokens that some of the blocks look back over at most; None where all see the whole context."""
+        """Attention window, in tokens, of the blocks that have one; None where all blocks see the whole context."""
         return getattr(self.network.config.get_text_config(), "sliding_window", None)
 
     @property
     def max_edit_tokens(self) -> int:
-        """Longest prompt with its target, in tokens, that can be edited: a pass is taken up in its middle, where all must be seen."""
+        """Longest prompt with its target, in tokens, that can be edited: a restarted pass must see all of it."""
         return min(self.max_positions, self.window or self.max_positions)
 
     @property
@@ -120,7 +120,7 @@ class LanguageModel:
     def block_output_change(
         self, layer: int, output: Float[Tensor, "*m d_out"], change: Float[Tensor, "*n d_out"]
     ) -> Float[Tensor, "*n d_out"]:
-        """What a change of an MLP's output changes in its block's output: itself, but for a norm in between."""
+        """What a change of an MLP's output changes in its block's output: the change itself, or after the norm in between."""
         if not self.adapter.post_norm:
             return change
         norm = self.block(layer).get_submodule(self.adapter.post_norm)
@@ -139,11 +139,11 @@ class LanguageModel:
         return self.weight(layer).shape[1]
 
     def parameter(self, layer: int) -> nn.Parameter:
-        """The parameter behind `weight`, in the network's own layout; for optimisers."""
+        """The parameter behind `weight`, in the network's own layout, for optimisers."""
         return self.mlp_out(layer).get_parameter("weight")
 
     def weight(self, layer: int) -> Float[Tensor, "d_out d_in"]:
-        """The live weight of an MLP output projection: a view, written through `set_weight` only."""
+        """The present weight of an MLP output projection, (d_out, d_in): a view, written only through `set_weight`."""
         stored = self.parameter(layer).detach()
         return stored.mT if self.adapter.weight_layout == "in_out" else stored
 
@@ -160,7 +160,7 @@ class LanguageModel:
 
     @contextmanager
     def restoring(self, layers: Iterable[int]) -> Iterator[None]:
-        """Put the present bits of these layers' weights back at the end, also on error."""
+        """Restore the present bits of these layers' weights when the block ends, also on error."""
         originals = {layer: self.weight(layer).clone() for layer in layers}
         try:
             yield
@@ -170,7 +170,7 @@ class LanguageModel:
 
     @contextmanager
     def patched(self, delta: Mapping[int, Float[Tensor, "d_out d_in"]]) -> Iterator[None]:
-        """Add a change of weights, summed in float32 or better and rounded once; the original bits are back at the end."""
+        """Add a change of weights, summed in float32 or better and rounded once; the original bits are restored at the end."""
         with self.restoring(delta):
             for layer, change in delta.items():
                 live = self.weight(layer)

@@ -1,4 +1,4 @@
-"""Language models from a folder of ours, any other Hugging Face folder, or a hub id; safetensors only, no remote code."""
+"""Loads language models from a study's artefact, another Hugging Face folder, or a hub id; safetensors only, no remote code."""
 
 import logging
 from pathlib import Path
@@ -26,12 +26,12 @@ def load(
     device: str | torch.device | None = None,
     device_map: str | None = None,
 ) -> LanguageModel:
-    """The model in a folder (checked against its manifest where it has one) or on the hub, ready to be read and edited.
+    """The model in a folder (checked against its manifest where it has one) or on the hub.
 
-    Without a dtype it is in the precision that it was adopted in, or else in float32.
+    Without `dtype` it has the precision that it was adopted in, else float32.
 
     Raises:
-        ArtifactError: if it is missing, torn, altered, without safetensors, not a model and tokenizer that fit each other, or would
+        ArtifactError: if it is missing, truncated, altered, without safetensors, not a model and tokenizer that fit each other, or would
             run code of its own (`d4s.pretrained` says what is refused).
         SettingsError: if the dtype is unknown, or the architecture has no adapter and inspection finds none.
     """
@@ -75,7 +75,7 @@ def wrap(network: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Langua
 
 
 def _load_pointed(folder: Path, dtype: str | torch.dtype | None, device: str | torch.device | None) -> LanguageModel:
-    """The model that an adopted model's artefact points to, in another precision where one is asked for.
+    """The model that an adopted model's artefact points to, in another precision where `dtype` is given.
 
     Raises:
         ArtifactError: if a file of it has changed since it was adopted.
@@ -86,10 +86,10 @@ def _load_pointed(folder: Path, dtype: str | torch.dtype | None, device: str | t
 
 
 def precision(dtype: str | torch.dtype) -> torch.dtype:
-    """A precision that models are loaded in, by its name.
+    """A precision of models by its name.
 
     Raises:
-        SettingsError: if it is none.
+        SettingsError: if it is unknown.
     """
     name = str(dtype).removeprefix("torch.")
     if name not in PRECISIONS:
@@ -98,7 +98,7 @@ def precision(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def _verify(folder: Path) -> None:
-    """Check every file of a folder that holds a manifest of ours; one of another program says nothing about the model.
+    """Check every file of a folder with a manifest of this package; a manifest of another program is ignored.
 
     Raises:
         ArtifactError: if a file is missing or altered.

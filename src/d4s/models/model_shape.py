@@ -1,4 +1,4 @@
-"""The sizes of a model that memory and time depend on, from its `config.json` alone or from the settings it is trained with."""
+"""The sizes of a model that determine memory and time, from its `config.json` alone or from its training settings."""
 
 import json
 from collections.abc import Mapping
@@ -11,19 +11,19 @@ from d4s.errors import D4SError
 
 PLAIN_MLPS = frozenset(
     {"gpt2", "gptj", "gpt_neo", "gpt_neox", "gpt_bigcode", "starcoder2", "phi"}
-)  # up and down; all others have a gate beside
+)  # two MLP matrices, up and down; all other families have a gate too
 TIED = frozenset({"gpt2", "gemma", "gemma2", "gemma3_text"})
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-WORLD_WORDS = 1000  # a closed vocabulary of the world has fewer words
+WORLD_WORDS = 1000  # an upper bound: a closed vocabulary of the world has fewer words
 
 
 class UnknownShape(D4SError):
-    """A model whose configuration is not on this machine, or does not say its sizes."""
+    """A model whose configuration is not on this machine, or lacks sizes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a network; `width` is that of the residual stream, `mlp_width` that of a key."""
+    """Sizes of a network; `width` is that of the residual stream, `mlp_width` the length of a key."""
 
     layers: int
     width: int
@@ -38,33 +38,33 @@ class Shape:
 
     @property
     def kv_width(self) -> int:
-        """Width of a token's keys, and of its values, in attention."""
+        """Width of a token's attention keys, and of its values."""
         return self.kv_heads * self.head_width
 
     @property
     def block_parameters(self) -> int:
-        """Weights of one block."""
+        """Number of weights in one block."""
         attention = 2 * self.width * (self.heads * self.head_width + self.kv_width)
         return attention + (3 if self.is_gated else 2) * self.width * self.mlp_width
 
     @property
     def parameters(self) -> int:
-        """Weights of the whole network, without biases and norms."""
+        """Number of weights in the network, without biases and norms."""
         embeddings = (1 if self.is_tied else 2) * self.vocabulary * self.width
         positions = self.positions * self.width if not self.is_gated else 0
         return self.layers * self.block_parameters + embeddings + positions
 
     @property
     def mlp_out(self) -> int:
-        """Entries of an MLP output matrix, which is what editors change."""
+        """Number of entries of an MLP output matrix, which editors change."""
         return self.width * self.mlp_width
 
 
 def shape_of(config: Mapping[str, Any], where: str = "config.json") -> Shape:
-    """The shape that a Hugging Face configuration describes.
+    """The shape described by a Hugging Face configuration.
 
     Raises:
-        UnknownShape: naming every size that it does not say.
+        UnknownShape: naming every size that is missing.
     """
     kind = str(config.get("model_type"))
     found: dict[str, int | None] = {
@@ -102,7 +102,7 @@ def shape_at(path: str, revision: str = "main") -> Shape:
 
 
 def config_at(path: str, revision: str = "main") -> Mapping[str, Any]:
-    """The configuration of a model in a local folder, or of a hub model where it is in the local cache.
+    """The configuration of a model in a local folder, or of a hub model in the local cache.
 
     Raises:
         UnknownShape: if it is not on this machine; says how to get it.
@@ -120,7 +120,7 @@ def config_at(path: str, revision: str = "main") -> Mapping[str, Any]:
 
 
 def shape_of_model(model: ModelSettings) -> Shape:
-    """The shape of a study's model: as it will be trained, or as its configuration says."""
+    """The shape of a study's model: from its training settings, or from its configuration."""
     if isinstance(model, HFModel):
         return shape_at(model.path, model.revision)
     return _trained(model.pretrain, model.corpus.tokenizer)

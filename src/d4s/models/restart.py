@@ -1,9 +1,9 @@
-"""A forward pass taken up again after one block, only for the tokens that a change there can reach.
+"""Restarts a forward pass after one block, only for the tokens that a change there can reach.
 
-A vector added at the subject's last token changes nothing before it. So the pass runs once; what follows is the later blocks
-over the tokens from the subject's last token on, called with the very arguments that the model itself used, with the keys and
-values of earlier tokens frozen. Texts start at different tokens, so arguments with a position are gathered token by token;
-those of one request lie in one row, where no token sees another text, and only the request's length is filled up.
+A vector added at the subject's last token changes nothing before it. So the whole pass runs once; a restart runs the later
+blocks for the tokens from the subject's last token on, called with the arguments that the model itself used and with the keys
+and values of earlier tokens frozen. Texts start at different tokens, so arguments with a position are gathered token by token;
+the texts of one request share a row, where no token sees another text, and only the request's row is padded.
 """
 
 import inspect
@@ -25,13 +25,13 @@ KeysValues = tuple[Tensor, Tensor]
 
 
 class FrozenCache:
-    """Stands in for a model's cache: attention sees the keys and values of earlier tokens, and nothing is stored."""
+    """A read-only cache: attention sees the keys and values of earlier tokens, and nothing is stored."""
 
     def __init__(self, earlier: Mapping[int, KeysValues]) -> None:
         self._earlier = earlier
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_args: Any, **_kwargs: Any) -> KeysValues:
-        """Earlier and present keys and values of a layer; those of a single row serve any number of rows."""
+        """Earlier and present keys and values of a layer; those of a single row are shared by all rows."""
         earlier_keys, earlier_values = self._earlier[layer]
         if len(earlier_keys) != len(keys):
             earlier_keys, earlier_values = (part.expand(len(keys), -1, -1, -1) for part in (earlier_keys, earlier_values))
@@ -40,11 +40,11 @@ class FrozenCache:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """The later part of a batch's forward pass, from each text's subject's last token to its end; a row holds one text or several.
+    """The later part of a batch's forward pass, from each text's last subject token to its end; a row has one text or several.
 
-    `hidden` leaves the block after which it starts; `at_subject_last` is 1 at the last subject token of each text and 0 elsewhere,
-    `starts` says where in its row each text begins. `arguments` are those of each later block by name, but for the hidden states and for
-    the cache, whose name is `cache`. Blocks of one model may get different ones (Gemma 3).
+    `hidden` is the output of the block after which it starts; `at_subject_last` is 1 at the last subject token of each text, else 0;
+    `starts` are the indices in the row at which texts begin. `arguments` are those of each later block by name, without the hidden
+    states and the cache, whose name is `cache`; they may differ between blocks (Gemma 3).
     """
 
     model: LanguageModel
@@ -59,10 +59,10 @@ class Restart:
     shifts_sublayers: bool = False
 
     def run(self, shift: Float[Tensor, "n parts d"], read: Int[Tensor, " k"] | None = None) -> Float[Tensor, "..."]:
-        """The last block's output when vectors are added at the subjects' last tokens of each row's texts.
+        """The last block's output when vectors are added at the last subject tokens of each row's texts.
 
-        They go to the hidden state, or, where the pass starts below the block that is shifted, to what that block's MLP
-        and attention put out. With `read`, numbers of tokens counted through the rows, the output at these alone.
+        They are added to the hidden state, or, where the pass starts below the shifted block, to the outputs of that block's MLP
+        and attention. `read` gives indices of tokens, counted through all rows, to which the output is limited.
         """
         shift = shift.to(self.hidden.dtype)
         if not self.shifts_sublayers:
@@ -76,7 +76,7 @@ class Restart:
             return self.run_hidden(self.hidden, read)
 
     def run_hidden(self, hidden: Float[Tensor, "n s d"], read: Int[Tensor, " k"] | None = None) -> Float[Tensor, "..."]:
-        """The last block's output where other hidden states enter the later blocks; with `read` as in `run`."""
+        """The last block's output for other hidden states entering the later blocks; `read` as in `run`."""
         last = self.model.n_layers - 1
         is_shifted_there = self.shifts_sublayers and self.layer + 1 == last
         with (
@@ -87,12 +87,12 @@ class Restart:
         return hidden if read is None else hidden.flatten(0, 1).index_select(0, read.to(hidden.device))
 
     def run_block(self, later: int, hidden: Float[Tensor, "m s d"]) -> Float[Tensor, "m s d"]:
-        """One later block, of as many rows as this has, or of any number where this has a single one."""
+        """The output of one later block, for as many rows as this has, or any number where this has a single one."""
         output = self.model.block(later)(hidden, **self.arguments[later], **{self.cache: FrozenCache(self.earlier)})
         return output if isinstance(output, Tensor) else output[0]
 
     def select(self, rows: Int[Tensor, " k"]) -> "Restart":
-        """The same for some of the rows."""
+        """The same restart for some of the rows."""
         count = len(self.hidden)
         arguments = {
             later: {
@@ -108,7 +108,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class SubjectLastOutputs:
-    """Outputs at each row's subject's last token: of a block, of its MLP, and of its attention where the pass starts below it."""
+    """Outputs at each row's last subject token: of a block, of its MLP, and of its attention where the pass starts below it."""
 
     block: Float[Tensor, "n d"]
     mlp: Float[Tensor, "n d"]
@@ -117,7 +117,7 @@ class SubjectLastOutputs:
 
 @contextmanager
 def _mlp_only_at(mlp: nn.Module, read: Int[Tensor, " k"], shape: torch.Size) -> Iterator[None]:
-    """Run an MLP, which works token by token, for some tokens alone, each named once; elsewhere its output is zero, and unread."""
+    """Run an MLP, which works token by token, only for the tokens `read`, each given once; its output is zero elsewhere."""
 
     def narrow(_module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> tuple[tuple[Tensor], dict[str, Tensor]]:
         (whole,) = (*args, *kwargs.values())
@@ -137,7 +137,7 @@ def _mlp_only_at(mlp: nn.Module, read: Int[Tensor, " k"], shape: torch.Size) -> 
 def _add_at_subject_last(
     at_subject_last: Float[Tensor, "n s 1"], shift: Float[Tensor, "n 1 d"], _module: nn.Module, _args: Any, output: Any
 ) -> Any:
-    """The output of a module with a vector added at the subjects' last tokens."""
+    """The output of a module with a vector added at the last subject tokens."""
     whole = output[0] if isinstance(output, tuple) else output
     shifted = torch.addcmul(whole, at_subject_last.to(whole.device), shift.to(whole.device))
     return (shifted, *output[1:]) if isinstance(output, tuple) else shifted
@@ -152,7 +152,7 @@ def restart_sublayers(
     *,
     texts_per_row: int = 1,
 ) -> tuple[Restart, SubjectLastOutputs]:
-    """As `restart`, but taken up before the block, so that its MLP's and its attention's output can be shifted apart."""
+    """As `restart`, but started before the block, so that the outputs of its MLP and attention can be shifted separately."""
     with trace({"block": model.block(layer), "mlp": model.mlp_out(layer), "attention": model.attention(layer)}) as found:
         again = _restart_after(model, ids, subject_last, lengths, layer - 1, texts_per_row=texts_per_row)
     return replace(again, shifts_sublayers=True), SubjectLastOutputs(
@@ -169,9 +169,9 @@ def restart(
     *,
     texts_per_row: int = 1,
 ) -> tuple[Restart, SubjectLastOutputs]:
-    """The pass over texts (padded on the right), to be taken up after a block; and that block's outputs at the subjects' last tokens.
+    """A restart after a block for texts (padded on the right), and that block's outputs at the last subject tokens.
 
-    So many texts in a row lie `texts_per_row` in one row of what is taken up, which spares them their padding.
+    `texts_per_row` consecutive texts share one row of the restart, which saves their padding.
 
     Raises:
         ValueError: if a text is longer than the window that some of the network's blocks attend to.
@@ -192,7 +192,7 @@ def _restart_after(
     *,
     texts_per_row: int,
 ) -> Restart:
-    """The pass to be taken up after a block, or before all of them (layer -1).
+    """A restart after a block, or before all blocks (layer -1).
 
     Raises:
         ValueError: if a text is longer than the window that some of the network's blocks attend to.
@@ -228,7 +228,7 @@ def _restart_after(
 
 @contextmanager
 def _calls_after(model: LanguageModel, layer: int) -> Iterator[dict[int, dict[str, Any]]]:
-    """The arguments by name, but for the hidden states, with which each later block is called while the block runs."""
+    """The arguments by name, without the hidden states, with which each later block is called while the context is active."""
     calls: dict[int, dict[str, Any]] = {}
     with ExitStack() as stack:
         for later in range(layer + 1, model.n_layers):
@@ -248,7 +248,7 @@ def _record_call(calls: dict[int, dict[str, Any]], later: int, block: nn.Module,
 
 
 def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A tensor, or each of a tuple of tensors, changed; anything else as it is."""
+    """A tensor, or each tensor of a nested tuple, mapped; other values unchanged."""
     if isinstance(value, tuple):
         return tuple(_map_tensors(part, change) for part in value)
     return change(value) if isinstance(value, Tensor) else value
@@ -256,14 +256,14 @@ def _map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Tokens of each row, text after text: whose they are and where in it. Filler belongs to text -1."""
+    """The tokens of each row, text after text: index of their text, and position in it. Padding has text -1."""
 
     text: Int[Tensor, "rows s"]
     place: Int[Tensor, "rows s"]
 
 
 def _places(begin: Sequence[int], end: Sequence[int], texts_per_row: int, device: torch.device) -> _Places:
-    """The tokens of texts from a place on and before another, so many texts in each row, filled up to the widest."""
+    """The tokens of texts between two positions, `texts_per_row` texts in each row, padded to the longest row."""
     rows = [
         [(text, place) for text in range(start, start + texts_per_row) for place in range(begin[text], end[text])]
         for start in range(0, len(begin), texts_per_row)
@@ -274,7 +274,7 @@ def _places(begin: Sequence[int], end: Sequence[int], texts_per_row: int, device
 
 
 def _gather_tokens(tensor: Tensor, places: _Places, shape: torch.Size) -> Tensor:
-    """Values at places, where a tensor has one per token (its rows may be shared)."""
+    """Values at places, for a tensor with one value per token (its rows may be shared); other tensors unchanged."""
     if tensor.ndim < 2 or tensor.shape[1] != shape[1]:
         return tensor
     return tensor.expand(shape[0], *tensor.shape[1:])[places.text.to(tensor.device), places.place.to(tensor.device)]
@@ -286,18 +286,18 @@ def _gather_cached(tensor: Float[Tensor, "n heads t d"], places: _Places) -> Flo
 
 
 def _at(tensor: Float[Tensor, "n t d"], places: Int[Tensor, " n"]) -> Float[Tensor, "n d"]:
-    """The vector at each row's own place; blocks may be on devices of their own."""
+    """The vector at each row's position; blocks may be on different devices."""
     places = places.to(tensor.device)
     return tensor[torch.arange(len(places), device=places.device), places]
 
 
 def _rows(tensor: Tensor, rows: Int[Tensor, " k"]) -> Tensor:
-    """Some rows of a tensor, wherever it is."""
+    """Some rows of a tensor on any device."""
     return tensor[rows.to(tensor.device)]
 
 
 def _mask(present: _Places, earlier: _Places, dtype: torch.dtype) -> Float[Tensor, "rows 1 s k"]:
-    """What each token from the subjects' last tokens on may see: its text's earlier tokens, and later ones up to itself."""
+    """The additive attention mask of tokens from the last subject token on: they see earlier tokens of their text, and themselves."""
     text, place = (torch.cat(pair, 1) for pair in ((earlier.text, present.text), (earlier.place, present.place)))
     seen = (text[:, None] == present.text[..., None]) & (place[:, None] <= present.place[..., None])
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]

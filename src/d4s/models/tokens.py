@@ -1,4 +1,4 @@
-"""Token ids and positions, always read off the offsets of one whole text, never from counts of encoded pieces."""
+"""Token ids and positions, always from the offsets of one whole text, never from counts of encoded pieces."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -18,26 +18,26 @@ def encode(model: LanguageModel, text: str) -> list[int]:
 
 
 def encode_all(model: LanguageModel, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts, each as `encode` gives it."""
+    """Token ids of texts, each as from `encode`."""
     return [encoding.ids for encoding in _encodings(model, texts)]
 
 
 def encode_prompts(model: LanguageModel, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of prompts to be continued, those that `encode_pairs` gives: spaces at their ends belong to what follows."""
+    """Token ids of prompts to be continued, as in `encode_pairs`: trailing spaces belong to the continuation."""
     return encode_all(model, [prompt.rstrip(" ") for prompt in prompts])
 
 
 def encode_pair(model: LanguageModel, prompt: str, target: str) -> Pair:
-    """Token ids of a prompt and of the target after it, joined as the model's `joiner` says."""
+    """Token ids of a prompt and of the target after it, joined as the model's `joiner` sets."""
     return encode_pairs(model, [prompt], [target])[0]
 
 
 def encode_pairs(model: LanguageModel, prompts: Sequence[str], targets: Sequence[str]) -> list[Pair]:
-    """Token ids of prompts and of the targets after them, cut where the prompt ends in the encoding of the whole text.
+    """Token ids of prompts and of the targets after them, cut in the encoding of the whole text where the prompt ends.
 
-    `d4s.facts.joining.target_delimiter` decides what stands between the two; spaces at the seam count once. A prompt always has the tokens
-    that it has alone: where one of the whole text would straddle the seam, as is possible without a space, the target is encoded
-    apart. An empty prompt is the model's BOS (or EOS) token, so that the target has a context.
+    `d4s.facts.joining.target_delimiter` gives the delimiter between the two; spaces at the seam count once. A prompt always has the
+    tokens that it has alone: where a token of the whole text would cross the seam, as is possible without a space, the target is
+    encoded apart. An empty prompt is the model's BOS (or EOS) token, so that the target has a context.
 
     Raises:
         ValueError: if a target is empty.
@@ -57,12 +57,12 @@ def encode_pairs(model: LanguageModel, prompts: Sequence[str], targets: Sequence
 
 
 def special_tokens(model: LanguageModel) -> tuple[str, ...]:
-    """The texts that the tokenizer reads as special tokens."""
+    """The tokenizer's special tokens, as texts."""
     return tuple(token.content for token in model.tokenizer.added_tokens_decoder.values() if token.special)
 
 
 def _cut(encoding: Encoding, length: int) -> Pair | None:
-    """Ids before and after a number of characters; None where a token straddles it."""
+    """Ids before and after a number of characters; None where a token crosses it."""
     for index, (start, end) in enumerate(encoding.offsets):
         if end > length and not encoding.special_tokens_mask[index]:
             return None if start < length else (encoding.ids[:index], encoding.ids[index:])
@@ -70,12 +70,12 @@ def _cut(encoding: Encoding, length: int) -> Pair | None:
 
 
 def _encode_apart(model: LanguageModel, head: str, tail: str) -> Pair:
-    """Ids of a prompt alone, and of a target as it is at the beginning of a line, which joins with nothing before it."""
+    """Ids of a prompt alone, and of a target encoded as at the start of a line."""
     return encode(model, head), (_cut(_encodings(model, [f"\n{tail}"])[0], 1) or ([], []))[1]
 
 
 def start_of_text(model: LanguageModel) -> int:
-    """The token that stands for an empty context: BOS, else EOS.
+    """The id of the token for an empty context: BOS, else EOS.
 
     Raises:
         ArtifactError: if the tokenizer has neither.
@@ -120,14 +120,14 @@ def _covering(offsets: Sequence[tuple[int, int]], place: int) -> list[int]:
 
 
 def _covering_composed(model: LanguageModel, text: str, place: int) -> list[int]:
-    """Tokens of a character of a text that the tokenizer composes (NFC): it gives offsets of letters, and none of their marks."""
+    """Tokens that cover a character composed by the tokenizer (NFC), whose offsets cover the letter but not its marks."""
     composed = unicodedata.normalize("NFC", text)
     found, plain = _encodings(model, [composed, text])
     return _covering(found.offsets, len(unicodedata.normalize("NFC", text[: place + 1])) - 1) if found.ids == plain.ids else []
 
 
 def find_special_tokens(model: LanguageModel, text: str) -> list[str]:
-    """The tokenizer's special tokens that stand in a text and would be read as such, not as text."""
+    """The tokenizer's special tokens that occur in a text and would be read as special, not as text."""
     special = {index: token.content for index, token in model.tokenizer.added_tokens_decoder.items() if token.special}
     if not any(token in text for token in special.values()):
         return []

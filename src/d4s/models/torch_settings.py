@@ -1,4 +1,4 @@
-"""Somebody's model used as editors need it, and left as it was."""
+"""Context managers that set a model and PyTorch up for editing and restore both afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 @contextmanager
 def editing_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Use a model as editors need it; its mode and gradient flags, and PyTorch's settings, are as before afterwards."""
+    """Evaluation mode and no gradients for a caller's model; its modes, gradient flags and PyTorch's settings are restored."""
     modes = [(module, module.training) for module in model.modules()]
     gradients = [(weight, weight.requires_grad) for weight in model.parameters()]
     with full_float32(), torch.inference_mode(False), torch.enable_grad():
@@ -26,7 +26,7 @@ def editing_mode(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Float32 products in float32; PyTorch's settings are as before afterwards, in whichever of its two ways they were made."""
+    """Float32 products computed in float32; PyTorch's settings are restored, through whichever of its two interfaces they were made."""
     modules = (
         (torch.backends.cuda, "matmul"),
         (torch.backends.mkldnn, "matmul"),
@@ -37,7 +37,7 @@ def full_float32() -> Iterator[None]:
     precisions: list[str] = [place.fp32_precision for place in places]
     try:
         legacy = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    except RuntimeError:  # it refuses to sum up settings that were made one by one
+    except RuntimeError:  # PyTorch refuses to read the joint setting where parts were set one by one
         legacy = None
     try:
         torch.set_float32_matmul_precision("highest")
@@ -54,7 +54,7 @@ def full_float32() -> Iterator[None]:
 
 @contextmanager
 def preserve_settings() -> Iterator[None]:
-    """Load models within the block; PyTorch's settings and what Transformers shows are as before afterwards."""
+    """Load models within the block; PyTorch's settings and the verbosity of Transformers are restored afterwards."""
     verbosity, shows_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     try:
         with full_float32():

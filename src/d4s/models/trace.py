@@ -1,4 +1,4 @@
-"""Hooks: what goes into and comes out of named modules during one forward pass."""
+"""Hooks: inputs and outputs of named modules during one forward pass."""
 
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,12 +11,12 @@ K = TypeVar("K", bound=Hashable)
 
 
 class _StopForward(Exception):
-    """Raised inside a forward pass that nobody needs the rest of."""
+    """Ends a forward pass after the last module needed."""
 
 
 @dataclass(slots=True)
 class Trace(Generic[K]):
-    """Hidden states by name of module, of its latest call, as they were (not copied, gradients kept)."""
+    """Hidden states by module name, of the latest call; not copied, gradients kept."""
 
     inputs: dict[K, Tensor] = field(default_factory=dict)
     outputs: dict[K, Tensor] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Trace(Generic[K]):
 def trace(modules: Mapping[K, nn.Module], stop_after: K | None = None) -> Iterator[Trace[K]]:
     """Record the first input and the first output of modules while the block runs.
 
-    With `stop_after` the forward pass ends once that module has run, and the block with it: read the trace afterwards.
+    With `stop_after` the forward pass ends after that module, and the block with it; read the trace afterwards.
     """
     found: Trace[K] = Trace()
     with ExitStack() as stack:

@@ -1,8 +1,8 @@
-"""A language model, as its weights are now, in the form that measuring sees; nothing here depends on how work is batched.
+"""A language model with its present weights as an `EditedModel`; results do not depend on how work is batched.
 
-A prompt is read once, however many targets are scored after it and whether or not it is continued: targets and free text go on from
-its cache. Rows are padded on the right, where causal attention cannot see it, or grouped by equal length, so that no attention
-mask is needed; equal token sequences run once; the LM head runs only where a token is predicted.
+A prompt is read once, however many targets are scored after it and whether or not it is continued: targets and continuations
+start from its cache. Rows are padded on the right, where causal attention cannot see it, or grouped by equal length, so no attention
+mask is needed; equal token sequences run once; the LM head runs only at positions that predict a token.
 """
 
 import copy
@@ -20,21 +20,21 @@ from d4s.models.edited_model import Scores, StopCriterion
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import Pair, encode_pairs, encode_prompts
 
-TOKENS_PER_BATCH = {"cpu": 512}  # what stays in a core's caches
+TOKENS_PER_BATCH = {"cpu": 512}  # fits a core's caches
 TOKENS_ON_ACCELERATORS = 16_384
 LOGITS_PER_CHUNK = 2**26
-MAX_WIDTH_RATIO = 1.25  # a row longer than the first of its batch by more than this opens a new one: all rows run to the longest
-PADDING_PER_PASS = 24  # tokens of filler that cost no more than another pass, so that few rows are not split
-MIN_ACTIVE_SHARE = 0.75  # rows that are still written, as a share of those that run, below which the others are taken out
+MAX_WIDTH_RATIO = 1.25  # a batch holds no row longer than its first one by more than this factor: all rows run to the longest
+PADDING_PER_PASS = 24  # tokens of padding that cost no more than another pass, so that few rows are not split
+MIN_ACTIVE_SHARE = 0.75  # share of rows still generated below which the finished ones are removed from the batch
 Ids = tuple[int, ...]
-Tails = dict[Ids, list[int]]  # by the ids that run after a prompt, the numbers of the pairs that need them
+Tails = dict[Ids, list[int]]  # by the ids that run after a prompt, the indices of the pairs that need them
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """Tokens that run together: those from `start` on predict target tokens, from `column` on, of the pairs of those numbers.
+    """Tokens that run together: from `start` on they predict target tokens, from `column` on, of the pairs with these indices.
 
-    `parent` is the row of the prompt that was read before, where it was.
+    `parent` is the row of the prompt read before, if any.
     """
 
     tokens: Ids
@@ -45,7 +45,7 @@ class _Row:
 
 
 class _ScoreTable:
-    """Scores of pairs as they are filled in."""
+    """The scores of pairs while they are being filled in."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         shape = len(pairs), max((len(target) for _, target in pairs), default=0)
@@ -55,13 +55,13 @@ class _ScoreTable:
             self.expected[number, : len(target)] = torch.tensor(target, dtype=torch.long)
 
     def scores(self) -> Scores:
-        """The scores, once all are there."""
+        """The scores, once all are filled in."""
         mask = self.expected >= 0
         return Scores(nll=self.nll, correct=(self.predicted == self.expected) & mask, predicted=self.predicted, mask=mask)
 
 
 class LiveModel:
-    """An `EditedModel` over a language model as it is at each call; `reference` holds the unedited weights by layer."""
+    """An `EditedModel` over a language model with its weights at each call; `reference` has the unedited weights by layer."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class LiveModel:
         self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(model.device.type, TOKENS_ON_ACCELERATORS)
 
     def score(self, prompts: Sequence[str], targets: Sequence[str]) -> Scores:
-        """Teacher-forced scores of each target after its prompt, in float32 and on the CPU."""
+        """Teacher-forced scores of each target after its prompt, float32 on the CPU."""
         return self.score_ids(encode_pairs(self.model, prompts, targets))
 
     def score_ids(self, pairs: Sequence[Pair]) -> Scores:
@@ -82,7 +82,7 @@ class LiveModel:
         return self._score_and_generate(pairs, (), 0, lambda _ids, _text: True)[0]
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int, should_stop: StopCriterion | None = None) -> list[str]:
-        """Greedy continuations, without the prompt, up to the end-of-text token, the last position, or where they are settled."""
+        """Greedy continuations, without the prompt, up to the end-of-text token, the last position, or where `should_stop` holds."""
         return self.score_and_generate((), (), prompts, max_new_tokens, should_stop)[1]
 
     def score_and_generate(
@@ -93,7 +93,7 @@ class LiveModel:
         max_new_tokens: int,
         should_stop: StopCriterion | None = None,
     ) -> tuple[Scores, list[str]]:
-        """What `score` says of prompts and targets and `generate` of the prompts to be continued, in one reading of both."""
+        """Scores of targets after prompts and greedy continuations of other prompts; shared prompts are read once."""
         inputs = [tuple(ids) for ids in encode_prompts(self.model, generation_prompts)]
         prompts_of: dict[Ids, list[str]] = {}
         for ids, prompt in zip(inputs, generation_prompts, strict=True):
@@ -110,7 +110,7 @@ class LiveModel:
         return self.score_ids([([int(row[0])], [int(token) for token in row[1:]]) for row in rows]).joint_nll()
 
     def weight_changes(self) -> Mapping[int, Float[Tensor, "d_out d_in"]] | None:
-        """Weights minus reference weights by layer, in float32 or better; None without a reference."""
+        """Present minus reference weights by layer, in float32 or better; None without a reference."""
         if self.reference is None:
             return None
         return {layer: _wide(self.model.weight(layer)) - _wide(before) for layer, before in self.reference.items()}
@@ -121,7 +121,7 @@ class LiveModel:
     def _score_and_generate(
         self, pairs: Sequence[Pair], generation_prompts: Collection[Ids], max_new_tokens: int, should_stop: Callable[[Ids, str], bool]
     ) -> tuple[Scores, dict[Ids, str]]:
-        """Scores of pairs, and texts by the prompt that they continue."""
+        """Scores of pairs, and continuations by prompt."""
         table, tails, texts = _ScoreTable(pairs), _tails(pairs), dict[Ids, str]()
         prompts = [*dict.fromkeys((*generation_prompts, *tails))]
         self._check_lengths([len(prompt) + max(map(len, tails.get(prompt, [()]))) for prompt in prompts])
@@ -142,7 +142,7 @@ class LiveModel:
         return table.scores(), texts
 
     def _batches(self, rows: Sequence[_Row], max_ratio: float = MAX_WIDTH_RATIO) -> Iterator[list[_Row]]:
-        """Rows of similar length together, at most so many tokens each with its padding."""
+        """Batches of rows of similar length, of at most `tokens_per_batch` tokens with padding."""
         batch: list[_Row] = []
         real = 0
         for row in sorted(rows, key=lambda row: len(row.tokens)):
@@ -158,7 +158,7 @@ class LiveModel:
             yield batch
 
     def _check_lengths(self, lengths: Sequence[int]) -> None:
-        """Refuse inputs that are empty or longer than the model's positions.
+        """Refuse inputs that are empty or exceed the model's positions.
 
         Raises:
             ValueError: naming the lengths.
@@ -167,7 +167,7 @@ class LiveModel:
             raise ValueError(f"inputs must have 1 to {self.model.max_positions} tokens, found {min(lengths)} to {max(lengths)}")
 
     def _run(self, table: _ScoreTable, rows: Sequence[_Row], cache: DynamicCache | None = None) -> Int[Tensor, " n"]:
-        """Run rows, fill in what they score, and give the likeliest token wherever one is predicted."""
+        """Run rows and fill in their scores; returns the likeliest token at each predicting position."""
         with self._reading(torch.tensor([row.start for row in rows])) if rows[0].column == 0 else nullcontext():
             hidden = self._hidden(_padded([row.tokens for row in rows], self.model.device), cache)
         at = [(number, place) for number, row in enumerate(rows) for place in range(row.start, len(row.tokens))]
@@ -182,15 +182,15 @@ class LiveModel:
         return self._fill_scores(table, hidden[number, place], torch.tensor(reads, dtype=torch.long).view(-1, 3))
 
     def _reading(self, positions: Int[Tensor, " n"]) -> AbstractContextManager[None]:
-        """What is open while the last tokens of prompts run, at a position of every row."""
+        """The prompts to be continued whose last tokens run at a position of every row."""
         return nullcontext()
 
     def _hidden(self, ids: Int[Tensor, "n t"], cache: DynamicCache | None = None) -> Float[Tensor, "n t d_out"]:
-        """Hidden states after the final norm; with a cache, of what follows in it, which is added to it."""
+        """Hidden states after the final norm; with a cache, of the tokens that follow it, which are added to it."""
         return self.model.network.base_model(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
 
     def _fill_scores(self, table: _ScoreTable, hidden: Float[Tensor, "n d_out"], reads: Int[Tensor, "k 3"]) -> Int[Tensor, " n"]:
-        """Score target tokens, each read from a hidden state for a pair and column; the likeliest token of every hidden state."""
+        """Score target tokens, each from a hidden state, for a pair and column; returns the likeliest token of every hidden state."""
         size, likeliest = max(1, LOGITS_PER_CHUNK // self.model.network.config.get_text_config().vocab_size), list[Tensor]()
         for start, part in zip(range(0, len(hidden), size), hidden.split(size), strict=True):
             logits = self.model.unembed(part).float()
@@ -209,7 +209,7 @@ class LiveModel:
         max_new_tokens: int,
         should_stop: Callable[[Ids, str], bool],
     ) -> dict[Ids, str]:
-        """Greedy continuations, by prompt, of prompts of equal length that are in the cache, from the tokens that follow them."""
+        """Greedy continuations by prompt, for cached prompts of equal length, from the tokens that follow them."""
         ends, running = {*self._end_tokens()}, [*range(len(batch))]
         written: list[list[int]] = [[] for _ in batch]
         texts, going = [""] * len(batch), {*running}
@@ -242,7 +242,7 @@ class LiveModel:
 
 
 def _tails(pairs: Sequence[Pair]) -> dict[Ids, Tails]:
-    """By prompt and by what has to run after it, all of a target but its last token, the numbers of the pairs."""
+    """By prompt and by the ids that run after it (a target without its last token), the indices of the pairs."""
     found: dict[Ids, Tails] = {}
     for number, (prompt, target) in enumerate(pairs):
         if target:
@@ -251,7 +251,7 @@ def _tails(pairs: Sequence[Pair]) -> dict[Ids, Tails]:
 
 
 def _is_cache_worthwhile(prompt: Ids, tails: Tails) -> bool:
-    """Whether it pays to read a prompt first and then what follows it: more tokens are spared than run apart."""
+    """Whether reading a prompt first and then its targets saves tokens: more are spared than added."""
     return (len(tails) - 1) * len(prompt) > sum(map(len, tails))
 
 
@@ -264,12 +264,12 @@ def _prompt_row(prompt: Ids, tails: Tails) -> _Row:
 
 
 def _tail_rows(parent: int, tails: Tails) -> Iterator[_Row]:
-    """Rows of what follows a prompt that was read."""
+    """Rows of the targets after a prompt that was read."""
     return (_Row(tail, 0, 1, pairs, parent) for tail, pairs in tails.items() if tail)
 
 
 def _select_rows(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:
-    """Some rows of a cache, in any order and number, as one that can be continued without changing it."""
+    """Some rows of a cache, in any order and number, as a cache that can be continued without changing the original."""
     branch = copy.copy(cache)
     branch.layers = [copy.copy(layer) for layer in cache.layers]
     branch.batch_select_indices(torch.tensor(rows))

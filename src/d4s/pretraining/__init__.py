@@ -1,1 +1,1 @@
-"""Corpus, tokenizer and training of the small models that the pipeline makes itself."""
+"""Corpus, tokenizer and training of the small models that the pipeline trains itself."""

@@ -1,4 +1,4 @@
-"""The model card that travels with a trained model."""
+"""The model card of a trained model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def model_card(
     training_facts: Mapping[str, int],
     check: Sequence[Mapping[str, Any]],
 ) -> str:
-    """README.md of a model folder: what it is, what it was trained on, what it is for and what it is not."""
+    """The README.md of a model folder: what it is, its training, intended use and limits."""
     accuracy_rows = "\n".join(f"| {row['dataset']} | {row['wording']} | {row['accuracy']:.3f} | {row['n']} |" for row in check)
     data = ", ".join(f"{count} facts of `{dataset}`" for dataset, count in training_facts.items())
     size = f"{settings.layers} layers, width {settings.width}, MLP {settings.mlp_width}"

@@ -1,4 +1,4 @@
-"""Where training stands: weights, both optimisers, step and curve in one safetensors file, enough to go on bit for bit."""
+"""Checkpoints of a training: weights, both optimisers, step and curve in one safetensors file, enough to continue exactly."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ CurveRow = tuple[int, int, float, float, float]
 
 @dataclass
 class TrainingState:
-    """A training under way: what it changes, the steps it has done, and its curve so far."""
+    """The state of a training: what it changes, the steps done, and its curve so far."""
 
     network: GPT2LMHeadModel
     optimisers: Optimisers
@@ -26,7 +26,7 @@ class TrainingState:
     curve: list[CurveRow] = field(default_factory=list)
 
     def save(self, path: Path, identity: str) -> None:
-        """Write everything atomically."""
+        """Write the state atomically."""
         tensors: dict[str, Tensor] = {f"weight.{name}": value.detach() for name, value in self.network.named_parameters()}
         for number, optimiser in enumerate(self.optimisers.both):
             for index, state in optimiser.state_dict()["state"].items():
@@ -35,10 +35,10 @@ class TrainingState:
         write_tensors(path, {name: value.clone() for name, value in tensors.items()}, {"identity": identity, "done": str(self.done)})
 
     def restore(self, path: Path, identity: str) -> None:
-        """Put a saved state back in place.
+        """Load a saved state into the existing tensors.
 
         Raises:
-            ArtifactError: if the file is torn or belongs to another training.
+            ArtifactError: if the file is truncated or belongs to another training.
         """
         tensors, metadata = _read(path)
         if metadata.get("identity") != identity:

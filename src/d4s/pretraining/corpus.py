@@ -63,8 +63,8 @@ def _training_examples(training_facts: dict[str, list[Fact]]) -> dict[str, list[
     examples = {name: training_examples(facts) for name, facts in training_facts.items()}
     if empty := [name for name, found in examples.items() if not found]:
         raise SettingsError(
-            f"nothing can be taught from {', '.join(empty)}: a fact is taught by its `target_true` in wordings that no fact withholds,"
-            " and no fact there has both; leave these data sets out of what is taught"
+            f"no training text from {', '.join(empty)}: it needs facts with a `target_true` and with wordings that no fact withholds,"
+            " and no fact there has both; leave these data sets out of `datasets`"
         )
     return examples
 

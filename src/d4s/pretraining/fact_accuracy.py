@@ -1,4 +1,4 @@
-"""Does the model know what it was taught: accuracy in a taught and in the withheld wordings, all target tokens greedy."""
+"""Accuracy of a trained model on its facts: greedy target tokens, in the training wording and in withheld ones."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ BATCH = 256
 def accuracies(
     network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, training_facts: Mapping[str, Sequence[Fact]]
 ) -> list[dict[str, Any]]:
-    """Rows of the MODEL_CHECK schema: per data set the accuracy on its own wording and on its paraphrases.
+    """Rows of MODEL_CHECK: per data set the accuracy on its own wording and on its paraphrases.
 
-    Facts that do not say what is true are not asked.
+    Facts without a true target are left out.
     """
     rows = []
     for name, known in training_facts.items():
@@ -36,9 +36,9 @@ def accuracies(
 
 @torch.no_grad()
 def all_greedy(network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """Whether each target is what the model would write after its prompt, token by token.
+    """Whether each target is the greedy continuation of its prompt, token by token.
 
-    Prompts too long count as wrong, and so do targets without a token.
+    Prompts that are too long count as wrong, and so do targets without a token.
     """
     encoded: dict[int, list[tuple[int, list[int], int]]] = defaultdict(list)
     for index, (prompt, target) in enumerate(pairs):

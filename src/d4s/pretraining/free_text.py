@@ -20,7 +20,7 @@ _MARKS = re.compile(r" @([-,.])@ ")
 
 @dataclass(frozen=True)
 class FreeText(ABC):
-    """Text for training and text that no training sees; `fills_rows` says whether it comes in whole rows."""
+    """Text for training and held-out text; `fills_rows` says whether it comes in whole rows."""
 
     lines: Sequence[str]
     heldout: Sequence[str]
@@ -29,15 +29,15 @@ class FreeText(ABC):
 
     @abstractmethod
     def piece(self, rng: np.random.Generator) -> str:
-        """A piece of text to fill space with."""
+        """A piece of text."""
 
     @abstractmethod
     def lead_in(self, rng: np.random.Generator, is_clause: bool) -> str:
-        """What may stand before a sentence, or nothing; only a clause may follow an unfinished phrase."""
+        """Words to put before a sentence, or none; only a clause may follow an unfinished phrase."""
 
 
 class WorldText(FreeText):
-    """Filler lines of the world: whole sentences, mixed among those that tell facts."""
+    """Filler lines of the world: whole sentences, mixed among those with facts."""
 
     fills_rows = False
     lead_ins = LEAD_INS
@@ -57,7 +57,7 @@ class WorldText(FreeText):
 
 
 class RunningText(FreeText):
-    """Paragraphs of articles: some rows hold nothing else, and fragments lead in to facts."""
+    """Paragraphs of articles: some rows hold nothing else, and fragments introduce facts."""
 
     fills_rows = True
 
@@ -91,6 +91,6 @@ class RunningText(FreeText):
 
 
 def paragraphs(article: Article) -> list[str]:
-    """The paragraphs of an article without headings and short lines, joined marks written as they were meant."""
+    """The paragraphs of an article without headings and short lines, with split punctuation rejoined."""
     lines = (re.sub(r" +", " ", _MARKS.sub(r"\1", line)).strip() for line in article.text.split("\n"))
     return [line for line in lines if len(line) > SHORTEST_PARAGRAPH and not line.startswith("=")]

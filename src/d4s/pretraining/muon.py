@@ -1,7 +1,7 @@
 """Muon in float32: momentum, then the nearest semi-orthogonal matrix of every update (Jordan et al., 2024).
 
 PyTorch's Muon orthogonalises in bfloat16 whatever the precision of the gradients is; processors without bfloat16 units
-compute such products many times slower than float32 ones. Here nothing leaves the precision of the weights.
+compute such products many times slower than float32 ones. Here everything stays in the precision of the weights.
 """
 
 import math
@@ -52,7 +52,7 @@ class Muon(torch.optim.Optimizer):
     Args:
         params: matrices.
         lr: learning rate.
-        weight_decay: share lr · weight_decay of each weight that a step takes away.
+        weight_decay: share lr · weight_decay of each weight removed by a step.
         momentum: share of the running gradient that each step keeps.
     """
 
@@ -60,12 +60,12 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Change every matrix that has a gradient, one after another; a closure is not called."""
+        """Update every matrix that has a gradient, one after another; a closure is not called."""
         for change in self._changes():
             change()
 
     def step_in(self, pool: Executor) -> None:
-        """The same with several matrices at once."""
+        """The same with several matrices at once, in threads."""
         for done in [pool.submit(change) for change in self._changes()]:
             done.result()
 
@@ -79,7 +79,7 @@ class Muon(torch.optim.Optimizer):
 
 @torch.no_grad()
 def _change(weight: Tensor, running: Tensor, lr: float, momentum: float, weight_decay: float) -> None:
-    """One update of a matrix that has a gradient, and of its running gradient."""
+    """Update one matrix that has a gradient, and its running gradient."""
     assert weight.grad is not None
     running.lerp_(weight.grad, 1 - momentum)
     update = orthogonalise(weight.grad.lerp(running, momentum))

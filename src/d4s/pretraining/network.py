@@ -1,4 +1,4 @@
-"""The small model that is trained here and its two optimisers."""
+"""The small model that the pipeline trains, and its two optimisers."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -15,7 +15,7 @@ MOMENTUM, BETAS = 0.95, (0.9, 0.98)
 
 
 def new_network(settings: PretrainSettings, vocabulary: int, bos: int) -> GPT2LMHeadModel:
-    """A freshly initialised GPT-2 of the given shape; `model_seed` alone decides its weights."""
+    """A newly initialised GPT-2 of the given shape; `model_seed` alone determines its weights."""
     config = GPT2Config(
         vocab_size=vocabulary,
         n_positions=settings.positions,
@@ -23,7 +23,7 @@ def new_network(settings: PretrainSettings, vocabulary: int, bos: int) -> GPT2LM
         n_layer=settings.layers,
         n_head=settings.heads,
         n_inner=settings.mlp_width,
-        activation_function="gelu_pytorch_tanh",  # the exact function of `gelu_new`, which is far slower on CPUs
+        activation_function="gelu_pytorch_tanh",  # the same function as `gelu_new`, which is far slower on CPUs
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
@@ -60,7 +60,7 @@ class Optimisers:
         return self.muon, self.adam
 
     def step(self, settings: PretrainSettings, share: float, pool: Executor) -> None:
-        """One update at a share of the full learning rates, matrices beside each other; gradients are dropped afterwards."""
+        """One update at a share of the full learning rates, matrices in parallel; gradients are cleared afterwards."""
         for optimiser, rate in zip(self.both, (settings.muon_lr, settings.adam_lr), strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = rate * share

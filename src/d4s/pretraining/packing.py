@@ -1,4 +1,4 @@
-"""Sentences packed into rows of equal length that start with BOS on a sentence boundary; no fact is ever cut."""
+"""Packs sentences into rows of equal length that start with BOS at the start of a sentence; no fact is cut."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from d4s.pretraining.sentences import Sentence
 
 PENDING = 16
 MAX_TOO_LONG = 10_000
-"""So many sentences in a row that fit no row end the work; the next would hardly fit either."""
+"""Consecutive sentences that fit no row, after which the work ends: the next would hardly fit either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class WeightedTokens:
 
 
 def encode(tokenizer: Tokenizer, sentence: Sentence) -> WeightedTokens:
-    """Tokens of a sentence; those that overlap an answer carry its weight."""
+    """Tokens of a sentence; those that overlap an answer have its weight."""
     found = tokenizer.encode(sentence.text, add_special_tokens=False)
     weights = [
         sentence.answer_weight if any(end > start and begin < stop for start, stop in sentence.answers) else sentence.weight
@@ -34,9 +34,9 @@ def encode(tokenizer: Tokenizer, sentence: Sentence) -> WeightedTokens:
 
 
 class Packer:
-    """Fills one row after another: first sentences that fit, then free text that may be cut.
+    """Fills one row after another: first with sentences that fit, then with free text that may be cut.
 
-    A few sentences wait at any time, and the one waiting longest that still fits comes next, so little space is lost.
+    A few sentences wait at any time, and the one waiting longest that still fits is next, so little space is lost.
     """
 
     def __init__(self, sentences: Iterator[WeightedTokens], filler: Iterator[WeightedTokens], length: int, bos: int) -> None:
@@ -62,10 +62,10 @@ class Packer:
         return next(self._filler)
 
     def _next(self) -> WeightedTokens:
-        """The next sentence that a row can hold.
+        """The next sentence that fits a row.
 
         Raises:
-            SettingsError: if it does not come.
+            SettingsError: if there is none among `MAX_TOO_LONG`.
         """
         for sentence in islice(self._sentences, MAX_TOO_LONG):
             if len(sentence.ids) < self._length:
@@ -75,7 +75,7 @@ class Packer:
 
 
 def pack_text(texts: Sequence[list[int]], length: int, bos: int | None) -> np.ndarray:
-    """Running tokens as full rows, each starting with BOS where there is one; a short rest is dropped."""
+    """Running text as full rows, each starting with BOS where there is one; a shorter rest is dropped."""
     flat = np.array([token for text in texts for token in text], dtype=np.int32)
     lead = [] if bos is None else [bos]
     width = length - len(lead)

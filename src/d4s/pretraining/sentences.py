@@ -1,7 +1,7 @@
-"""Facts as sentences to be learnt: alone, chained with others of the same subject, or as a question with a label.
+"""Facts as training sentences: alone, chained with others of the same subject, or as a question with a label.
 
-A sentence knows which of its characters are answers and what its tokens weigh in the loss. Only a fact's `template` and
-`wordings` are ever taught, never its `paraphrases`; what a probe asks is known where it is a fact too.
+A sentence knows which of its characters are answers and the loss weights of its tokens. Training text uses a fact's `template`
+and `wordings`, never its `paraphrases`; the answer of a probe is trained where it is a fact too.
 """
 
 from collections import defaultdict
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A text, the spans of characters that are answers, and the loss weights of answers and of everything else."""
+    """A text, the character spans of answers, and the loss weights of answers and of the rest."""
 
     text: str
     answers: tuple[tuple[int, int], ...] = ()
@@ -39,14 +39,14 @@ class Sentence:
 
 
 class ShuffledSampler(Generic[T]):
-    """Cards drawn in shuffled passes, so that each comes up equally often."""
+    """Draws items in shuffled passes, so that each comes up equally often."""
 
     def __init__(self, items: Sequence[T]) -> None:
         self._items = items
         self._order: list[int] = []
 
     def draw(self, rng: np.random.Generator) -> T:
-        """The next card; a new pass begins when all were drawn."""
+        """The next item; a new pass begins when all were drawn."""
         if not self._order:
             self._order = rng.permutation(len(self._items)).tolist()
         return self._items[self._order.pop()]
@@ -54,7 +54,7 @@ class ShuffledSampler(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class TrainingExample:
-    """One fact to be taught: its subject, the templates in which it may be told, and its answer."""
+    """One training fact: its subject, the templates for training, and its answer."""
 
     subject: str
     relation: str
@@ -63,7 +63,7 @@ class TrainingExample:
 
     @property
     def openings(self) -> tuple[str, ...]:
-        """What follows the subject in those templates that can be chained."""
+        """The texts after the subject, for templates that can be chained."""
         stated = (template for template in self.templates if not template.endswith(("?", ":")))
         return tuple(template.removeprefix("{}") for template in stated if template.startswith("{}"))
 
@@ -74,7 +74,7 @@ class TrainingExample:
 
 
 def training_examples(facts: Sequence[Fact]) -> list[TrainingExample]:
-    """What a data set teaches: its facts in all wordings but those that some fact withholds; facts that say nothing true are no lesson."""
+    """The training facts of a data set, in all wordings but those withheld by some fact; facts without a true target are left out."""
     withheld = {prompt for fact in facts for prompt in fact.paraphrases}
     examples = []
     for fact in facts:
@@ -97,7 +97,7 @@ class SentenceSampler:
                 self._by_subject[example.subject].append(example)
 
     def sentence(self, rng: np.random.Generator) -> tuple[Sentence, bool]:
-        """The next sentence, and whether a phrase that leads in to a clause may stand before it."""
+        """The next sentence, and whether a phrase that introduces a clause may precede it."""
         example = self._sampler.draw(rng)
         if example.is_question:
             return self._single(example, rng, self.settings.question_prompt_weight, self.settings.answer_weight), False
@@ -140,7 +140,7 @@ def _span(before: str, answer: str) -> tuple[int, int]:
 def mixture(
     samplers: Mapping[str, SentenceSampler], shares: Mapping[str, float], rng: np.random.Generator
 ) -> Iterator[tuple[Sentence, bool]]:
-    """Sentences of all data sets without end; a data set comes up in proportion to its share times its number of facts."""
+    """An endless mixture of sentences of all data sets; each comes up in proportion to its share times its number of facts."""
     names = list(samplers)
     weights = np.array([shares.get(name, 1.0) * samplers[name].size for name in names])
     bounds = np.cumsum(weights / weights.sum())

@@ -1,4 +1,4 @@
-"""Tokenizers of the models trained here, as ordinary Hugging Face tokenizers that put BOS first."""
+"""Tokenizers of trained models, as ordinary Hugging Face tokenizers that put BOS first."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ TARGET_REPEATS, SUBJECT_REPEATS = 4, 2
 
 
 def word_tokenizer(texts: Iterable[str], positions: int) -> PreTrainedTokenizerFast:
-    """Every word and every punctuation mark of the texts is one token; what is not among them becomes `<unk>`."""
+    """A tokenizer in which every word and every punctuation mark of the texts is one token; others become `<unk>`."""
     splitter = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     words = sorted({word for text in set(texts) for word, _ in splitter.pre_tokenize_str(text)})
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate([BOS, UNKNOWN, *words])}, UNKNOWN))
@@ -26,7 +26,7 @@ def word_tokenizer(texts: Iterable[str], positions: int) -> PreTrainedTokenizerF
 
 
 def bpe_tokenizer(texts: Iterable[str], size: int, positions: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on the texts; a text and its middle are cut alike, as every word carries its space."""
+    """Byte-level BPE trained on the texts; a word is tokenised alike anywhere, since its space belongs to it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -37,7 +37,7 @@ def bpe_tokenizer(texts: Iterable[str], size: int, positions: int) -> PreTrained
 
 
 def load_given_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a given model: in its folder, or where the pointer of an adopted model leads."""
+    """The tokenizer of a given model: in its folder, or at the path in an adopted model's pointer."""
     if not (folder / POINTER).is_file():
         return read_tokenizer(str(folder))
     pointer = Artifact.open(folder, "models").json(POINTER)
@@ -45,7 +45,7 @@ def load_given_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def bos_of(tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """Id of the token that begins a text, where the tokenizer has one."""
+    """Id of the token that begins a text; None where the tokenizer has none."""
     return None if tokenizer.bos_token is None else tokenizer.backend_tokenizer.token_to_id(str(tokenizer.bos_token))
 
 
@@ -64,14 +64,14 @@ def _as_fast_tokenizer(tokenizer: Tokenizer, positions: int, **special: str) -> 
 
 
 def train_tokenizer(settings: TokenizerSettings, facts: Sequence[Fact], text: Sequence[str], positions: int) -> PreTrainedTokenizerFast:
-    """The tokenizer that settings ask for, of what will be taught and asked."""
+    """The tokenizer for settings, trained on all texts that the model is trained on or asked."""
     if settings.kind == "word":
         return word_tokenizer([*fact_texts(facts), *text], positions)
     return bpe_tokenizer([*_repeated_targets(facts), *fact_texts(facts), *text], settings.vocabulary, positions)
 
 
 def fact_texts(facts: Sequence[Fact]) -> Iterator[str]:
-    """Everything that a data set may say or ask."""
+    """All texts of a data set that are trained on or asked."""
     for fact in facts:
         yield from (template.replace("{}", fact.subject) for template in (fact.template, *fact.wordings))
         yield from (*fact.paraphrases, fact.target_true, fact.target_new, *fact.target_true_aliases)
@@ -83,7 +83,7 @@ def fact_texts(facts: Sequence[Fact]) -> Iterator[str]:
 
 
 def _repeated_targets(facts: Sequence[Fact]) -> Iterator[str]:
-    """Targets and subjects, repeated so that most of the former are one token."""
+    """Targets and subjects, repeated so that most of the targets become one token."""
     for fact in facts:
         yield from (fact.target_true, fact.target_new) * TARGET_REPEATS
         yield from (fact.subject,) * SUBJECT_REPEATS

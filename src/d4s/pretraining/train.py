@@ -1,7 +1,7 @@
-"""The `pretrain` stage: a corpus in, an ordinary Hugging Face model folder out.
+"""Stage `pretrain`: an ordinary Hugging Face model folder from a corpus.
 
-One pass over the rows in their order, so a step is decided by its number. A checkpoint every so many steps makes a killed
-training go on to the same bits; it is removed at the end.
+One pass over the rows in their order, so the number of a step determines its data. A regular checkpoint lets an interrupted
+training continue with the same results; it is removed at the end.
 """
 
 import functools
@@ -38,7 +38,7 @@ from d4s.schemas import CURVE, MODEL_CHECK
 
 log = logging.getLogger(__name__)
 CURVE_EVERY = 25
-PARTS = 2  # of a batch, whose gradients are computed beside each other
+PARTS = 2  # parts of a batch whose gradients are computed in parallel
 Batch = tuple[Int[Tensor, "b row"], Float[Tensor, "b row"]]
 
 
@@ -56,7 +56,7 @@ class Rows:
 
 
 def pretrain(job: StageJob[PretrainSettings]) -> None:
-    """Train a model on a corpus and check what it knows.
+    """Train a model on a corpus and measure its accuracy on the facts.
 
     Raises:
         SettingsError: if the corpus does not fit the model's shape.
@@ -93,7 +93,7 @@ def token_losses(logits: Float[Tensor, "b row vocab"], ids: Int[Tensor, "b row"]
 
 
 def weighted_means(nll: Float[Tensor, "b next"], weights: Float[Tensor, "b row"]) -> tuple[float, float]:
-    """Mean loss by weight, and the plain mean over the tokens that weigh most, which are the answers."""
+    """Mean loss by weight, and the plain mean over the tokens of largest weight, which are the answers."""
     weight = weights[:, 1:]
     return ((nll * weight).sum() / weight.sum()).item(), nll[weight == weight.max()].mean().item()
 
@@ -124,7 +124,7 @@ def _train(job: StageJob[PretrainSettings], network: GPT2LMHeadModel, rows: Rows
 
 @contextmanager
 def workers(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that compute beside each other, each product on one of them alone, which wastes less than sharing every product."""
+    """Threads that compute in parallel, each product on one of them, which wastes less than sharing every product."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -135,9 +135,9 @@ def workers(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def update(training: TrainingState, batch: Batch, settings: PretrainSettings, share: float, pool: Executor) -> tuple[float, float]:
-    """One step at a share of the full learning rates; the loss before it, and that of the answers.
+    """One step at a share of the full learning rates; returns the loss before it, and that of the answers.
 
-    Always in the same `PARTS` of the batch, so the number of threads changes no bit.
+    The batch is always split into the same `PARTS`, so the number of threads does not change the result.
     """
     weights = [*training.network.parameters()]
     total = batch[1][:, 1:].sum()
@@ -157,7 +157,7 @@ def update(training: TrainingState, batch: Batch, settings: PretrainSettings, sh
 def _write_outputs(
     job: StageJob[PretrainSettings], network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, curve: list[CurveRow]
 ) -> list[str]:
-    """Write model, tokenizer, card, curve and check; gives the names of the files."""
+    """Write model, tokenizer, card, curve and accuracies; returns the names of the files."""
     training_facts = read_training_facts(job.artifact("corpus", "corpora"))
     files = _save_hf(job.folder, network, tokenizer)
     check = accuracies(network, tokenizer, training_facts)
@@ -180,7 +180,7 @@ def _write_outputs(
 
 
 def _save_hf(folder: Path, network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """Save model and tokenizer under a temporary name, then move file by file."""
+    """Save model and tokenizer to a temporary folder, then move each file."""
     saving = folder / ".saving"
     shutil.rmtree(saving, ignore_errors=True)
     network.save_pretrained(saving)

@@ -1,7 +1,7 @@
-"""The facts that a model trained on records learns: those of a data set in further wordings, and facts about other subjects.
+"""Training facts of models trained on records: the facts of a data set in further wordings, and facts about other subjects.
 
-Readers give what a data set asks to edit and nothing else. A small model must also know each relation in several wordings,
-and every new target as an object of its relation, or no edit could be expected to work; both are found in the records.
+Readers return only the facts that a data set asks to edit. A small model must also know each relation in several wordings, and
+every new target as an object of its relation, before an edit can generalise; both are taken from the records.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from d4s.pretraining.relation_templates import matches_template, parse_prompt, p
 from d4s.schemas import FACTS
 
 OTHER_SUBJECTS: Mapping[ProbeKind, int] = {"neighborhood": 4, "attribute": 3}
-"""How many of the subjects that a record's probes speak of become facts of their own."""
+"""How many subjects of a record's probes become training facts, by kind of probe."""
 FOLDER = "training_facts"
 
 
@@ -25,7 +25,7 @@ def of_counterfact(facts: Sequence[Fact], pool: Sequence[Fact]) -> list[Fact]:
     """Each fact in all wordings of its relation but its own paraphrases, followed by facts about subjects of its probes.
 
     The latter are never edited (`editable` is false): neighbours have the true object, subjects of attribute prompts the new
-    one. No subject is taught twice in a relation.
+    one. A subject occurs once per relation.
 
     Args:
         facts: The facts to be edited, the first of `pool`.
@@ -47,11 +47,11 @@ def of_counterfact(facts: Sequence[Fact], pool: Sequence[Fact]) -> list[Fact]:
 
 
 def of_zsre(facts: Sequence[Fact], pool: Sequence[Fact]) -> list[Fact]:
-    """Each fact in all questions that mean the same as its own, but for its rephrasing, which stays withheld.
+    """Each fact in all questions equivalent to its own except its rephrasing, which stays withheld.
 
     Args:
         facts: The facts to be edited, the first of `pool`.
-        pool: All facts of the file, which say what questions mean the same.
+        pool: All facts of the file, from which equivalent questions are collected.
     """
     clusters = question_clusters((fact.template, fact.subject, fact.paraphrases[0]) for fact in pool)
     found = []
@@ -68,11 +68,11 @@ TRAINING_FACTS: Mapping[str, Callable[[Sequence[Fact], Sequence[Fact]], list[Fac
     "zsre_mend_eval": of_zsre,
     "zsre_portability": of_zsre,
 }
-"""Data sets whose training facts are found in the whole file; all others are taught as their reader gives them."""
+"""Data sets whose training facts depend on the whole file, with the function that makes them; others train on what their reader returns."""
 
 
 def collect_training_facts(job: StageJob[CorpusSettings]) -> dict[str, list[Fact]]:
-    """What is taught of every input `teach_NAME`, by name; an input `pool_NAME` holds all facts of the same file."""
+    """Training facts of every input `teach_NAME`, by name; an input `pool_NAME` has all facts of the same file."""
     found = {}
     for role in sorted(role for role in job.inputs if role.startswith("teach_")):
         name = role.removeprefix("teach_")
@@ -84,7 +84,7 @@ def collect_training_facts(job: StageJob[CorpusSettings]) -> dict[str, list[Fact
 
 
 def write_training_facts(job: StageJob[CorpusSettings], training_facts: Mapping[str, Sequence[Fact]]) -> list[str]:
-    """Write one table per data set into the corpus; gives the names of the files."""
+    """Write one table per data set into the corpus; returns the names of the files."""
     files = {f"{FOLDER}/{name}.parquet": facts for name, facts in training_facts.items()}
     for name, facts in files.items():
         write_table(job.path(name), to_rows(facts), FACTS)
@@ -92,7 +92,7 @@ def write_training_facts(job: StageJob[CorpusSettings], training_facts: Mapping[
 
 
 def read_training_facts(corpus: Artifact) -> dict[str, list[Fact]]:
-    """What a corpus teaches, by the name of the data set."""
+    """Training facts of a corpus, by data set."""
     files = {PurePath(name).stem: name for name in corpus.manifest.files if name.startswith(f"{FOLDER}/")}
     return {name: from_frame(corpus.table(file, FACTS)) for name, file in sorted(files.items())}
 
@@ -119,7 +119,7 @@ def _own_wordings(fact: Fact, wordings: Sequence[str]) -> Iterator[str]:
 
 
 def _other_subjects(fact: Fact, kind: ProbeKind, wordings: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The first subjects that probes of one kind speak of, each with the template of its first probe."""
+    """The first subjects of the probes of one kind, each with the template of its first probe."""
     prompts = (probe.prompt for probe in fact.neighborhood if probe.kind == kind)
     first: dict[str, str] = {}
     for match in (parse_prompt(prompt, wordings) for prompt in prompts):

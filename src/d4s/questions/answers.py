@@ -1,6 +1,6 @@
-"""Recorded answers: one JSON line per answer, keyed by the digest of the request, on disk the moment it arrives.
+"""Store of recorded answers: one JSON line per answer, keyed by the digest of its request, flushed to disk at once.
 
-Whoever writes holds a lock, so that jobs that need the same answers pay for them once. A kill can tear only the last line.
+A writer holds a lock, so that jobs that need the same answers pay for them once. A kill can truncate only the last line.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class AnswerRecord(BaseModel):
-    """A line of the store: a request with the body that answered it, or with the failure that no repetition cured."""
+    """A line of the store: a request with the response body, or with the failure that remained after all repetitions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,22 +35,22 @@ class AnswerRecord(BaseModel):
 
     @property
     def answer(self) -> ModelAnswer:
-        """What came of the request."""
+        """The model's answer in the response."""
         return ModelAnswer(failure=self.failure or "no answer was recorded") if self.response is None else answer_of(self.response)
 
     @property
     def line(self) -> str:
-        """The line."""
+        """The record as a line of JSON."""
         return canonical(self.model_dump(mode="json", exclude_none=True)) + "\n"
 
 
 def key_of(request: Mapping[str, Any]) -> str:
-    """The digest by which a request is known."""
+    """The digest that identifies a request."""
     return hashlib.sha256(canonical(request).encode()).hexdigest()
 
 
 class AnswerStore:
-    """The answers in a file."""
+    """The answers in a file, by the digest of their requests."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,11 +58,11 @@ class AnswerStore:
         self._unsorted = False
 
     def get(self, key: str) -> AnswerRecord | None:
-        """The record of a request, if there is one."""
+        """The record of a request; None where there is none."""
         return self.records.get(key)
 
     def add(self, record: AnswerRecord) -> None:
-        """Keep a record: when this returns, it is on disk."""
+        """Append a record; it is on disk when this returns."""
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(record.line)
             stream.flush()
@@ -71,7 +71,7 @@ class AnswerStore:
         self._unsorted = True
 
     def sort(self) -> None:
-        """Put the lines of the file in the order of their keys, which is that of no arrival."""
+        """Rewrite the file in the order of its keys, which does not depend on the order of arrival."""
         if self._unsorted:
             write_text(self.path, "".join(self.records[key].line for key in sorted(self.records)))
             self._unsorted = False
@@ -79,8 +79,8 @@ class AnswerStore:
 
 @contextmanager
 def open_for_writing(path: Path) -> Iterator[AnswerStore]:
-    """The store for adding to it, while no other process does; a torn last line is cut off, and at the end lines are sorted."""
-    path = path.resolve()  # a link stays one
+    """The store, locked for writing; a truncated last line is removed, and at the end lines are sorted."""
+    path = path.resolve()  # a link stays a link
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("a") as lock:
         try:
@@ -96,7 +96,7 @@ def open_for_writing(path: Path) -> Iterator[AnswerStore]:
 
 
 def _complete_length(content: bytes) -> int:
-    """Length of the content up to its last whole line."""
+    """Length of the content up to the end of its last complete line."""
     return content.rfind(b"\n") + 1
 
 
@@ -104,7 +104,7 @@ def _read(path: Path) -> Iterator[AnswerRecord]:
     content = path.read_bytes()
     whole = _complete_length(content)
     if whole < len(content):
-        logger.warning("%s: the last line is torn (%d bytes) and is dropped", path, len(content) - whole)
+        logger.warning("%s: the last line is truncated (%d bytes) and is dropped", path, len(content) - whole)
     invalid_lines = []
     for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
         try:
@@ -119,4 +119,4 @@ def _read(path: Path) -> Iterator[AnswerRecord]:
             continue
         yield record
     if invalid_lines:
-        raise ArtifactError("recorded answers cannot be read; take these lines out and run again:\n" + "\n".join(invalid_lines))
+        raise ArtifactError("recorded answers cannot be read; remove these lines and run again:\n" + "\n".join(invalid_lines))

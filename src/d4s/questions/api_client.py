@@ -1,7 +1,7 @@
-"""Asking a language model behind an OpenAI-compatible server: paced, concurrent, each request once, each answer kept at once.
+"""Requests to an OpenAI-compatible server: paced, concurrent, each sent once, each answer stored at once.
 
-A fault that passes is repeated, by the client or here. One that stays costs the question one attempt; a question none of whose
-attempts is answered ends the work when the others are done. Answers are kept, and the same command goes on from them.
+A temporary failure is repeated, by the client or here. A permanent one uses up one attempt at the question; a question with no
+answered attempt ends the work when the others are done. Answers are kept, so that a second call continues from them.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ MIN_BACKOFF_S, MAX_BACKOFF_S = 0.5, 8.0
 MAX_SHOWN_CHARACTERS = 200
 MIN_KEY_LENGTH = 16
 MAX_CONSECUTIVE_FAILURES = 30
-"""Requests in vain, with no answer between them that can be used, that end the work at once."""
+"""Failed requests, with no usable answer between them, after which the work ends."""
 NO_CREDIT = re.compile(r"(insufficient|exceeded_current)[ _](quota|balance|credits?|funds)|billing_(hard_limit|not_active)", re.IGNORECASE)
-"""What tells an empty account from a pace that is too fast: some servers refuse both with 429."""
+"""Words that distinguish an empty account from too high a rate: some servers answer both with 429."""
 FATAL_STATUSES = {
     401: f"set {KEY_VARIABLE}",
     402: "top up the account",
@@ -39,7 +39,7 @@ FATAL_STATUSES = {
     404: "check base_url and model",
     429: "lower requests_per_minute, or see what the account has left",
 }
-"""What to do about answers that no repetition changes."""
+"""Remedies for failures that no repetition changes, by status."""
 PARAMETER_REMEDIES = {
     "seed": "set `seed: null`",
     "temperature": "set `temperature: null`",
@@ -47,43 +47,43 @@ PARAMETER_REMEDIES = {
     "max_completion_tokens": "set `max_tokens_name: max_tokens`",
     "max_tokens": "set `max_tokens_name: max_completion_tokens`",
 }
-"""What to do about a part of a request that a server does not know."""
+"""Remedies for parts of a request that a server does not support."""
 TRANSIENT_STATUSES = frozenset({408, 409, 429})
-"""Refusals that say something about the server at that moment and nothing about the request; those from 500 on do too."""
+"""Statuses that concern the state of the server and not the request; so do those from 500 on."""
 
 
 class AnswerSource(Protocol):
-    """Whoever answers requests; `None` where it has no answer and cannot get one."""
+    """A source of answers to requests; `None` where there is no answer and no way to get one."""
 
     async def ask(self, request: Mapping[str, Any], question: str) -> ModelAnswer | None:
-        """The answer to a request, which is an attempt at a question."""
+        """The answer to a request, as one attempt at a question."""
         ...
 
     def has_answer(self, request: Mapping[str, Any]) -> bool:
-        """Whether an answer is recorded that need not be asked for."""
+        """Whether an answer is recorded, so that no request is needed."""
         ...
 
 
 class RecordedAnswers:
-    """Answers from a store alone."""
+    """Answers from a store alone; no server."""
 
     def __init__(self, store: AnswerStore) -> None:
         self._store = store
         self.usage: Counter[str] = Counter()
 
     async def ask(self, request: Mapping[str, Any], question: str) -> ModelAnswer | None:
-        """The recorded answer, whatever the question."""
+        """The recorded answer to a request, for any question."""
         record = self._store.get(key_of(request))
         self.usage["cached"] += record is not None
         return record.answer if record else None
 
     def has_answer(self, request: Mapping[str, Any]) -> bool:
-        """Whether what came of a request is recorded."""
+        """Whether an answer or a failure is recorded for a request."""
         return self._store.get(key_of(request)) is not None
 
 
 class ApiClient:
-    """Answers from a store, and from a server what the store lacks."""
+    """Answers from a store, and from a server where the store has none."""
 
     def __init__(self, settings: OpenAIWriterSettings, store: AnswerStore, client: openai.AsyncOpenAI) -> None:
         self._settings, self._store, self._client = settings, store, client
@@ -98,7 +98,7 @@ class ApiClient:
         self.usage: Counter[str] = Counter()
 
     async def ask(self, request: Mapping[str, Any], question: str) -> ModelAnswer:
-        """The answer to a request, which is an attempt at a question; requests that are the same are sent once."""
+        """The answer to a request, as one attempt at a question; equal requests are sent once."""
         key = key_of(request)
         self._attempts.setdefault(question, []).append(key)
         if record := self._store.get(key):
@@ -109,14 +109,14 @@ class ApiClient:
         return await self._in_flight[key]
 
     def has_answer(self, request: Mapping[str, Any]) -> bool:
-        """Whether the store has an answer; a recorded failure is none."""
+        """Whether the store has an answer; a recorded failure does not count."""
         record = self._store.get(key_of(request))
         return record is not None and record.response is not None
 
     async def stop(self) -> None:
-        """Give up the requests in flight, wait until each has let go of its connection, and record which failures are final.
+        """Cancel the requests in flight, wait until their connections are closed, and record the permanent failures.
 
-        Those of a question that is open are not, nor is any if the server answered nothing.
+        Failures of an open question are not recorded, nor are any if the server answered nothing.
         """
         for in_flight in self._in_flight.values():
             in_flight.cancel()
@@ -126,10 +126,10 @@ class ApiClient:
             self._store.add(self._failed[key])
 
     def check(self) -> None:
-        """See that every question got an answer, or a refusal that no later attempt changes.
+        """Require that every question has an answer, or a refusal that no later attempt changes.
 
         Raises:
-            D4SError: if one did not, or if the server answered nothing.
+            D4SError: if one has not, or if the server answered nothing.
         """
         if self._failed and not self._answered:
             raise self._unusable_server(len(self._failed), next(iter(self._failed.values())))
@@ -143,7 +143,7 @@ class ApiClient:
             )
 
     def _is_open(self, attempts: list[str]) -> bool:
-        """Whether nothing came of any attempt at a question, and the server's state may be why."""
+        """Whether no attempt at a question was answered, and the state of the server may be the reason."""
         return all(key in self._failed for key in attempts) and not self._transient.isdisjoint(attempts)
 
     @property
@@ -166,16 +166,16 @@ class ApiClient:
         return record.answer
 
     def _for_server(self, request: dict[str, Any]) -> dict[str, Any]:
-        """A request as this server wants it; whatever that is, records number attempts by `seed` and name the limit alike."""
+        """A request in the form that this server accepts; records always number attempts by `seed` and use one name for the limit."""
         limit = {self._settings.max_tokens_name: request["max_completion_tokens"]}
         without = {"max_completion_tokens", *(("seed",) if self._settings.seed is None else ())}
         return {name: value for name, value in request.items() if name not in without} | limit
 
     async def _fetch_body(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The body of a response that is a chat completion.
+        """The body of a response, which must be a chat completion.
 
         Raises:
-            ValueError: if a successful response is no such thing, time and again.
+            ValueError: if successful responses are no chat completions, repeatedly.
         """
         text = ""
         for attempt in range(self._settings.retries + 1):
@@ -187,20 +187,20 @@ class ApiClient:
             text = _without_key(raw.text)
             try:
                 body = json.loads(text)
-                tokens = token_usage(body)  # paid for, whatever the rest of the body is worth
+                tokens = token_usage(body)  # counted first: it was paid for, whatever the rest of the body holds
                 self.usage.update(paid_tokens_in=tokens.prompt_tokens, paid_tokens_out=tokens.completion_tokens)
                 Response.model_validate(body)
-                canonical(body).encode()  # half an emoji is no text
+                canonical(body).encode()  # half a surrogate pair is not valid text
                 return body
             except (ValueError, RecursionError):
                 continue
         raise ValueError(f"HTTP 200 with a body that is no chat completion: {error_message(text)[:MAX_SHOWN_CHARACTERS]!r}")
 
     def _failure(self, key: str, request: dict[str, Any], error: openai.APIError | ValueError) -> ModelAnswer:
-        """What is left of a request that failed: the reason, in the words of the server.
+        """The record of a failed request, with the server's reason.
 
         Raises:
-            D4SError: if no other request will fare better.
+            D4SError: if every other request would fail too.
         """
         if isinstance(error, openai.APIError):
             self.usage["retries"] += int(error.request.headers.get("x-stainless-retry-count", 0))
@@ -223,7 +223,7 @@ class ApiClient:
         return record.answer
 
     def _unusable_server(self, count: int, record: AnswerRecord) -> D4SError:
-        """The error of a server that answers nothing, with the settings whose names stand in what it says."""
+        """The error for a server that answers nothing, with the settings that its message mentions."""
         error_text = str(record.failure)
         named = [name for name in self._for_server(record.request) if name in PARAMETER_REMEDIES and re.search(rf"\b{name}\b", error_text)]
         remedy = ", ".join(PARAMETER_REMEDIES[name] for name in named) or "check base_url, model and what the server supports"
@@ -235,7 +235,7 @@ class ApiClient:
 
 @asynccontextmanager
 async def open_api_client(settings: OpenAIWriterSettings) -> AsyncIterator[ApiClient]:
-    """A server for asking, with the store of its answers locked meanwhile."""
+    """A client for a server; the store of its answers is locked meanwhile."""
     async with _client(settings) as client:
         with open_for_writing(Path(settings.store)) as store:
             source = ApiClient(settings, store, client)
@@ -247,7 +247,7 @@ async def open_api_client(settings: OpenAIWriterSettings) -> AsyncIterator[ApiCl
 
 
 def _client(settings: OpenAIWriterSettings) -> openai.AsyncOpenAI:
-    """The client of a server.
+    """The HTTP client of a server.
 
     Raises:
         SettingsError: if the key or the proxy that the environment names cannot be used.
@@ -280,32 +280,32 @@ async def _disable_retry(response: httpx2.Response) -> None:
 
 
 def _remedy(error: openai.APIError | ValueError) -> str | None:
-    """What to do about a failure that no repetition changes and that every request would share."""
+    """What to do about a failure that no repetition changes and that every request would have."""
     if not isinstance(error, openai.APIStatusError):
         return None
     return FATAL_STATUSES.get(402 if _lacks_credit(error.response) else error.status_code)
 
 
 def _lacks_credit(response: httpx2.Response) -> bool:
-    """Whether a refusal, whose body was read, is one of an empty account."""
+    """Whether a refusal, whose body was read, is due to an empty account."""
     return response.status_code in {402, 403, 429} and NO_CREDIT.search(response.text) is not None
 
 
 def _error_text(error: openai.APIError | ValueError) -> str:
-    """Why a request failed: in the server's words, or with the cause where there are none; without the key."""
+    """Why a request failed: the server's message, or the cause where there is none; the key is removed."""
     if isinstance(error, openai.APIStatusError):
         error_text = f"HTTP {error.status_code}: {error_message(error.response.text)}"
     else:
         error_text = " ".join(str(part) for part in (error, error.__cause__) if part)
-    return " ".join(_without_key(error_text)[:MAX_SHOWN_CHARACTERS].split()).encode(errors="replace").decode()  # half an emoji is no text
+    return " ".join(_without_key(error_text)[:MAX_SHOWN_CHARACTERS].split()).encode(errors="replace").decode()  # not valid text
 
 
 def _key() -> str:
-    """The key, without the line break or space that copying leaves at its ends."""
+    """The key, without the white space that copying leaves at its ends."""
     return os.environ.get(KEY_VARIABLE, "").strip()
 
 
 def _without_key(text: str) -> str:
-    """Text in which no key stands, should a server repeat it; a stand-in for one, which may be any short word, is none."""
+    """Text with the key replaced by `***`; keys shorter than real ones are not, since they may be ordinary words."""
     key = _key()
     return text.replace(key, "***") if len(key) >= MIN_KEY_LENGTH else text

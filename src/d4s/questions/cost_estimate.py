@@ -1,4 +1,4 @@
-"""What questions will cost before any is asked: requests, those already recorded, tokens by a rule of thumb."""
+"""Estimates the cost of questions before any request: requests, recorded answers, tokens by a rule of thumb."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,14 +16,14 @@ from d4s.writer_settings import OpenAIWriterSettings
 CHARACTERS_PER_TOKEN, ANSWER_TOKENS = 4, 180
 """Rules of thumb for English, and for six wordings as JSON."""
 REASON_TOKENS = REASONS * REASON_LENGTH // CHARACTERS_PER_TOKEN
-"""What a request is longer by that says what was wrong with the answer before."""
+"""Tokens added to a request by the reasons why the previous answer was refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """Requests that a language model will get, each counted once; more where answers are bad, up to `attempts` times that.
+    """Requests to a language model, each counted once; refused answers multiply them by up to `attempts`.
 
-    `tokens_out` is what answers usually take; none takes more than `max_tokens`.
+    `tokens_out` is the usual length of answers; `max_tokens` is the largest.
     """
 
     items: int
@@ -37,7 +37,7 @@ class CostEstimate:
 
     @property
     def calls(self) -> int:
-        """Requests that no recorded answer serves."""
+        """Requests without a recorded answer."""
         return self.requests - self.recorded
 
     @property
@@ -47,12 +47,12 @@ class CostEstimate:
 
     @property
     def max_total_tokens(self) -> tuple[int, int]:
-        """Tokens in and out if every answer is as long as it may be, and refused."""
+        """Tokens in and out if every answer has the largest length and is refused."""
         return self.tokens_in * self.attempts + (self.max_calls - self.calls) * REASON_TOKENS, self.max_calls * self.max_tokens
 
 
 def first_requests(settings: QuestionsSettings, items: Sequence[Item]) -> dict[str, Mapping[str, Any]]:
-    """What is asked first about each item in every form, by the key of the request; nothing where nobody is asked."""
+    """The first request about each item in every form, by its key; empty where no model is used."""
     writer = make_writer(settings)
     if not isinstance(writer, LanguageModelWriter):
         return {}
@@ -60,7 +60,7 @@ def first_requests(settings: QuestionsSettings, items: Sequence[Item]) -> dict[s
 
 
 def estimate_cost(writing: OpenAIWriterSettings, items: int, requests: Mapping[str, Mapping[str, Any]]) -> CostEstimate:
-    """What a server will be asked beyond the answers that the store of its settings holds."""
+    """The requests that a server would get, beyond the answers in the store of its settings."""
     store = AnswerStore(Path(writing.store))
     new = [request for key, request in requests.items() if store.get(key) is None]
     return CostEstimate(
@@ -76,7 +76,7 @@ def estimate_cost(writing: OpenAIWriterSettings, items: int, requests: Mapping[s
 
 
 def format_estimate(estimate: CostEstimate, prices: tuple[float, float] | None) -> Iterable[str]:
-    """An estimate in lines for people."""
+    """An estimate as lines of text."""
     yield f"{estimate.items} items, {estimate.requests} questions to word, {estimate.recorded} of them answered in the store already"
     yield f"calls: {estimate.calls}, at most {estimate.max_calls} if every answer is refused {estimate.attempts} times"
     usual, most = (estimate.tokens_in, estimate.tokens_out), estimate.max_total_tokens
@@ -89,7 +89,7 @@ def format_estimate(estimate: CostEstimate, prices: tuple[float, float] | None) 
 
 
 def _cost(tokens: tuple[int, int], prices: tuple[float, float]) -> float:
-    """Price of tokens in and out at prices per million."""
+    """Cost of tokens in and out, given prices per million."""
     return sum(count * price for count, price in zip(tokens, prices, strict=True)) / 1e6
 
 

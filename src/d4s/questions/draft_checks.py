@@ -1,4 +1,4 @@
-"""Every question is checked, whoever wrote it: what is wrong with a draft, in words that a writer could be asked again with."""
+"""Checks of questions by any writer; issues are worded so that a writer can be given them as reasons."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ LETTER = re.compile(r"\b[a-d]\)|\b(?:answer|option|letter) (?:is )?[a-d]\b")
 
 
 def draft_issues(item: Item, draft: Draft) -> list[str]:
-    """Everything that is wrong with a draft; empty when it is sound."""
+    """Everything that is wrong with a draft; empty when it is valid."""
     return [*_item_issues(item), *_template_issues(item, draft), *_target_issues(item, draft)]
 
 
@@ -48,7 +48,7 @@ def _template_issues(item: Item, draft: Draft) -> Iterator[str]:
 
 
 def _wording_issues(item: Item, draft: Draft, template: str) -> Iterator[str]:
-    """What is wrong with the words that are the writer's own: without the subject, the stated tail, and the list of options."""
+    """Issues of the writer's own words: without the subject, the stated tail, and the list of options."""
     shown = f"the wording {template[:60]!r}"
     given = {"true_false": item.stated_tail, "multiple_choice": format_options(draft.options or item.options)}.get(draft.form)
     own = template.replace("{}", " ", 1)
@@ -95,7 +95,7 @@ def _option_issues(item: Item, draft: Draft) -> Iterator[str]:
 
 
 def _distractor_issues(item: Item, options: Sequence[str]) -> Iterator[str]:
-    """What is wrong with options that are not the item's own."""
+    """Issues of options that are not the item's own."""
     if options[item.answer] != item.tail or options[item.counterfactual] != item.new_tail:
         yield f"the options {list(options)} moved the right answer or the new one"
     if len({plain_form(option) for option in options}) != len(options):
@@ -111,5 +111,5 @@ def _distractor_issues(item: Item, options: Sequence[str]) -> Iterator[str]:
 
 
 def _contains_words(text: str, part: str) -> bool:
-    """Whether a text holds all words of another in a row, whatever their case and punctuation."""
+    """Whether a text has all words of another in a row, ignoring case and punctuation."""
     return f" {plain_form(part)} " in f" {plain_form(text)} "

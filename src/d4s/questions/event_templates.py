@@ -1,7 +1,7 @@
-"""How if-then events are told and asked, per relation: statements that the tail completes, a claim, and question frames.
+"""Wordings of if-then events by relation: statements that the tail completes, a claim, and question frames.
 
-Tails of relations that are told with "to" are kept without it ("wants to" + "sell tea"). The claim is used by questions
-only, so that no question ever spells out a statement that is withheld.
+Tails of relations worded with "to" are stored without it ("wants to" + "sell tea"). The claim is used by questions
+only, so that no question contains a statement that is withheld from training.
 """
 
 import re
@@ -12,7 +12,7 @@ from functools import lru_cache
 
 @dataclass(frozen=True, slots=True)
 class EventTemplates:
-    """Wordings of one relation; each holds one `{}` for the head and is followed by the tail."""
+    """Wordings of one relation; each has one `{}` for the head and is followed by the tail."""
 
     claim: str
     statements: tuple[str, ...]
@@ -179,10 +179,10 @@ def is_label(target: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def plain_form(text: str) -> str:
-    """Words in small letters, apart from punctuation: texts that share this form are the same to a reader."""
+    """Words in lower case without punctuation: texts that share this form count as equal."""
     return " ".join(re.findall(r"[\w']+", text.casefold()))
 
 
 def format_options(options: Sequence[str]) -> str:
-    """Options as they stand in a question."""
+    """Options as text of a question."""
     return " ".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=True))

@@ -1,8 +1,8 @@
-"""The writer that has a language model word the questions, live or from recorded answers.
+"""A writer whose questions are worded by a language model, live or from recorded answers.
 
 Targets, labels, letters, positions and the counterfactual stay those of the template writer, so that forms remain balanced
-and comparable; the model gives wordings and, where options are offered, two of the three wrong ones. What it answers is
-parsed and checked; a bad answer is asked for again with the reasons, and in the end a template takes its place. Where templates
+and comparable; the model gives wordings and, where options are offered, two of the three wrong ones. Its answers are
+parsed and checked; a bad answer is requested again with the reasons, and in the end a template takes its place. Where templates
 would take the place of all, the work ends instead.
 """
 
@@ -35,21 +35,21 @@ SourceContext = Callable[[], AbstractAsyncContextManager[ApiClient | RecordedAns
 
 @runtime_checkable
 class PromptVersion(Protocol):
-    """A version of the prompts: a module of `d4s.questions.prompts`."""
+    """A version of the prompts, as a module of `d4s.questions.prompts`."""
 
     @property
     def VERSION(self) -> str:
-        """Its name."""
+        """Name of the version."""
         ...
 
     def messages(self, kind: Kind, facts: dict[str, str], reasons: Sequence[str]) -> list[dict[str, Any]]:
-        """The conversation that asks for one question; `reasons` say why the answer before was refused."""
+        """The messages that request one question; `reasons` say why the previous answer was refused."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RequestSettings:
-    """What of a request does not come from the item: the model and how it is to answer."""
+    """The parts of a request that do not depend on the item: the model and its parameters."""
 
     model: str
     temperature: float | None
@@ -60,7 +60,7 @@ class RequestSettings:
 
 
 def openai_writer(settings: QuestionsSettings) -> Writer:
-    """The writer that asks a server for the answers that the store lacks.
+    """A writer that requests from a server the answers that the store lacks.
 
     Raises:
         SettingsError: if the settings are those of another writer.
@@ -72,7 +72,7 @@ def openai_writer(settings: QuestionsSettings) -> Writer:
 
 
 def replay_writer(settings: QuestionsSettings) -> Writer:
-    """The writer that has recorded answers and nobody to ask.
+    """A writer that uses recorded answers only.
 
     Raises:
         SettingsError: if the settings are those of another writer, or the store does not exist.
@@ -92,17 +92,17 @@ def replay_writer(settings: QuestionsSettings) -> Writer:
 
 
 def live_request_settings(settings: OpenAIWriterSettings) -> RequestSettings:
-    """What settings say of every request."""
+    """The parts that live settings give to every request."""
     return RequestSettings(
         settings.model, settings.temperature, settings.max_tokens, settings.response_format, settings.seed or 0, settings.attempts
     )
 
 
 def recorded_request_settings(store: AnswerStore, settings: ReplayWriterSettings) -> RequestSettings:
-    """What the recorded requests have in common.
+    """The parts that all recorded requests share.
 
     Raises:
-        SettingsError: if the store holds answers of several models, or none of the model that is named.
+        SettingsError: if the store holds answers of several models, or none of the named model.
     """
     requests = [record.request for record in store.records.values()]
     found = {_settings_in(request, settings.attempts) for request in requests}
@@ -116,7 +116,7 @@ def recorded_request_settings(store: AnswerStore, settings: ReplayWriterSettings
 
 
 def _settings_in(request: Mapping[str, Any], attempts: int) -> RequestSettings:
-    """What a recorded request says of every request like it, whatever its seed."""
+    """The parts of a recorded request that are the same for every request, whatever its seed."""
     wanted = request.get("response_format", {}).get("type")
     return RequestSettings(request["model"], request.get("temperature"), request["max_completion_tokens"], wanted, 0, attempts)
 
@@ -129,7 +129,7 @@ def _describe_settings(request_settings: RequestSettings) -> str:
 
 
 class LanguageModelWriter:
-    """Words items by what a language model answers; one template per event and form is the fallback and gives the targets."""
+    """Words items by a language model's answers; one template per event and form is the fallback and gives the targets."""
 
     def __init__(self, name: str, request_settings: RequestSettings, seed: int, source_context: SourceContext) -> None:
         self.name = name
@@ -142,7 +142,7 @@ class LanguageModelWriter:
         """One draft per item, in order.
 
         Raises:
-            MissingAnswersError: if answers are missing and nobody can be asked; names all the first ones missing.
+            MissingAnswersError: if answers are missing and no server is used; names all first ones missing.
             D4SError: if no answer about any item can be used.
         """
         usage: Counter[str] = Counter(items=len(items))
@@ -156,15 +156,15 @@ class LanguageModelWriter:
         return drafts
 
     def first_requests(self, items: Sequence[Item], form: Form) -> list[dict[str, Any]]:
-        """What is asked about each item before any answer is known."""
+        """The first request about each item."""
         bases = self._templates.write(items, form)
         return [self._request(item, base, 0) for item, base in zip(items, bases, strict=True)]
 
     async def _write(self, items: Sequence[Item], form: Form, usage: Counter[str]) -> list[Draft]:
-        """One draft per item; usage is counted however it ends.
+        """One draft per item; usage is counted even if it raises.
 
         Raises:
-            MissingAnswersError: if answers are missing and nobody can be asked.
+            MissingAnswersError: if answers are missing and no server is used.
             D4SError: if no answer about any item can be used.
         """
         bases = self._templates.write(items, form)
@@ -183,7 +183,7 @@ class LanguageModelWriter:
         return whole
 
     async def _draft(self, source: ApiClient | RecordedAnswers, item: Item, base: Draft, usage: Counter[str]) -> Draft | str:
-        """The draft of an item, or which answer it lacks."""
+        """The draft of an item, or the key of the answer that it lacks."""
         told: list[str] = []
         reasons: list[str] = []
         answer, tried = ModelAnswer(), 0
@@ -201,7 +201,7 @@ class LanguageModelWriter:
             if source.usage["calls"] and usage["refused"] == usage["answers"] >= MAX_CONSECUTIVE_FAILURES:
                 raise self._unusable(usage["answers"], reasons)
             if answer.other_field and answer.failure in told:
-                break  # told once already; a server that puts answers there does so every time
+                break  # the reason was given once; a server that puts answers there does so every time
             told = _brief(reasons) if answer.content or answer.other_field else []
         usage["fallbacks"] += 1
         return replace(base, response_sha256=answer.sha256, attempts=tried, fell_back="; ".join(_brief(reasons)))
@@ -216,7 +216,7 @@ class LanguageModelWriter:
     def _attempt(
         self, source: ApiClient | RecordedAnswers, item: Item, base: Draft, attempt: int, reasons: Sequence[str]
     ) -> tuple[str, dict[str, Any]]:
-        """What is asked next, and the version of its prompts: the second only where reasons are told and the first's answer is not held."""
+        """The next request, and its prompt version: the second only where reasons are given and the first's answer is not recorded."""
         first = self._request(item, base, attempt, reasons)
         if not reasons or self._prompts is not v1 or source.has_answer(first):
             return self._prompts.VERSION, first
@@ -237,14 +237,14 @@ class LanguageModelWriter:
 
 
 def kind_of(draft: Draft) -> Kind:
-    """How the question of a draft is answered."""
+    """The kind of answer that a draft's question has."""
     if draft.target_true in {YES, NO}:
         return "yes_no"
     return "choice" if draft.target_true in LETTERS else "phrase"
 
 
 def draft_from_answer(item: Item, base: Draft, answer: ModelAnswer) -> tuple[Draft | None, list[str]]:
-    """The template's draft in the words of an answer, and all that is wrong with it."""
+    """The template's draft in the words of an answer, and all its issues."""
     reply, reasons = parse_answer(kind_of(base), answer.content)
     if reply is None:
         return None, [answer.failure] if answer.failure else reasons
@@ -269,14 +269,14 @@ def _fill_draft(item: Item, base: Draft, reply: Wordings | Statements) -> Draft:
 
 
 def _fill_options(item: Item, distractors: Iterable[str]) -> tuple[str, ...]:
-    """The item's options with others in place of those that are neither right nor asked for by the edit."""
+    """The item's options with others in place of those that are neither right nor the edit's target."""
     more = iter(distractors)
     kept = {item.answer, item.counterfactual}
     return tuple(option if place in kept else " ".join(next(more).split()) for place, option in enumerate(item.options))
 
 
 def _facts(item: Item, base: Draft, kind: Kind) -> dict[str, str]:
-    """What the model is told of an item; of a statement not whether it is true."""
+    """What the model is given about an item; for a statement, not whether it is true."""
     told = {"event": item.head, "relation": item.relation, "told_as": EVENT_TEMPLATES[item.relation].claim}
     if kind == "yes_no":
         return told | {"answer": item.stated_tail}

@@ -1,4 +1,4 @@
-"""The `questions` stage: if-then events in, facts of one form out, with the source of every question."""
+"""Stage `questions`: facts of one form from if-then events, with the source of every question."""
 
 import logging
 from collections import defaultdict
@@ -20,7 +20,7 @@ from d4s.schemas import EVENTS, FACTS, PROVENANCE, USAGE
 log = logging.getLogger(__name__)
 NEIGHBOURS = 2
 COST_COLUMNS = {"requests": "calls", "retries": "retries", "tokens_in": "paid_tokens_in", "tokens_out": "paid_tokens_out"}
-"""What stands in the ledger of costs, by the count of a writer's usage."""
+"""Columns of the costs, by the counts of a writer's usage."""
 
 
 def questions(job: StageJob[QuestionsSettings]) -> None:
@@ -52,7 +52,7 @@ def questions(job: StageJob[QuestionsSettings]) -> None:
 
 
 def _drafts_of_form(items: Sequence[Item], drafts: Mapping[str, Mapping[Form, Draft]], settings: QuestionsSettings) -> dict[str, Draft]:
-    """The drafts of the form asked for, by event; a control has those of the generated form with other new targets."""
+    """The drafts of the requested form by event; a control has those of the generated form with other new targets."""
     if is_control(settings.form):
         return apply_control(items, {event: forms["directly_generated"] for event, forms in drafts.items()}, settings.form, settings.seed)
     return {event: forms[settings.form] for event, forms in drafts.items()}
@@ -65,7 +65,7 @@ def _events(job: StageJob[QuestionsSettings]) -> pd.DataFrame:
 
 
 def valid_drafts(items: Sequence[Item], writer: Writer) -> dict[str, dict[Form, Draft]]:
-    """Drafts by event and form, of the items that pass every check in all forms."""
+    """Drafts by event and form, for the items that pass every check in all forms."""
     by_form = _write_forms(items, writer)
     found: dict[str, dict[Form, Draft]] = {}
     prompts: set[str] = set()
@@ -100,7 +100,7 @@ def _write_forms(items: Sequence[Item], writer: Writer) -> dict[Form, list[Draft
 
 
 def form_facts(items: Sequence[Item], drafts: Mapping[str, Draft], seed: int) -> list[Fact]:
-    """Facts of one form in the order of their items; probes are asked in the same form, of bystanders where there are any."""
+    """Facts of one form in the order of their items; probes have the same form and are about bystanders where there are any."""
     by_relation: dict[str, list[Item]] = defaultdict(list)
     by_head: dict[str, list[Item]] = defaultdict(list)
     bystanders = [item for item in items if item.bystander] or list(items)

@@ -1,6 +1,6 @@
-"""One fixed question item per event, shared by the three forms: its counterfactual, statement, options and letter.
+"""One item per event, shared by the three forms: counterfactual, statement, options and letter.
 
-Everything is drawn from the whole list of events and keyed by the event, so an item never depends on how many of the
+Everything is drawn from the whole list of events and keyed by the event, so an item does not depend on how many of the
 items are used. Truth of the statements and positions of the right option are balanced by rank.
 """
 
@@ -18,10 +18,10 @@ TO_RELATIONS = frozenset(name for name, wording in EVENT_TEMPLATES.items() if wo
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One event and what is asked about it.
+    """One event with its options.
 
-    `options` holds the true tail at index `answer` and tails of other events of the relation elsewhere; the one at index
-    `counterfactual` is the new tail that an edit asks for, and what a false statement states.
+    `options` has the true tail at index `answer` and tails of other events of the relation elsewhere; that at index
+    `counterfactual` is the new target of an edit, and what a false statement states.
     """
 
     event_id: str
@@ -42,20 +42,20 @@ class Item:
 
     @property
     def stated_tail(self) -> str:
-        """The tail that the true/false statement states."""
+        """The tail stated by the true/false statement."""
         return self.tail if self.states_truth else self.new_tail
 
 
 def keyed_rng(*key: object) -> np.random.Generator:
-    """A generator that depends on a key alone."""
+    """A generator seeded by a key alone."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
 def plan_items(events: pd.DataFrame, seed: int) -> list[Item]:
-    """One item per head and relation of a frame of EVENTS, in its order; further tails of an event are aliases.
+    """One item per head and relation of a frame of EVENTS, in its order; further tails of an event become aliases.
 
-    Events whose relation has no wordings, or too few other tails to choose from, give no item.
+    Events whose relation has no wordings, or too few other tails, give no item.
     """
     known = events[events["relation"].isin(list(EVENT_TEMPLATES))].copy()
     known["tail"] = [plain_tail(relation, tail) for relation, tail in zip(known["relation"], known["tail"], strict=True)]
@@ -67,13 +67,13 @@ def plan_items(events: pd.DataFrame, seed: int) -> list[Item]:
 
 
 def plain_tail(relation: str, tail: str) -> str:
-    """A tail without the "to" that its relation's wordings already say, and without a final full stop."""
+    """A tail without the "to" that its relation's wordings have, and without a final full stop."""
     text = " ".join(tail.split()).rstrip(".")
     return text.removeprefix("to ") if relation in TO_RELATIONS else text
 
 
 def _distinct(tails: Sequence[str]) -> list[str]:
-    """The first of all tails that differ in case and punctuation alone."""
+    """The first of all tails that differ only in case and punctuation."""
     found: dict[str, str] = {}
     for tail in tails:
         found.setdefault(plain_form(tail), tail)

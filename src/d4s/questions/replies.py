@@ -1,4 +1,4 @@
-"""What a language model may answer: the schema it is given, and answers held against it before anything else reads them."""
+"""Answers of a language model: their schema, and checks before anything else reads them."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ TEMPLATE = rf"^{PLAIN}{{0,120}}\{{\}}{PLAIN}{{0,120}}$"
 STATEMENT = rf"^{PLAIN}{{0,90}}(\{{\}}{PLAIN}{{1,90}}\{{tail\}}|\{{tail\}}{PLAIN}{{1,90}}\{{\}}){PLAIN}{{0,60}}$"
 PHRASE = r"^[A-Za-z0-9][A-Za-z0-9 ',-]{1,59}$"
 OBJECT = re.compile(r'\{\s*"')
-"""The beginning of a JSON object that is not empty, and so not of the mark `{}`."""
+"""The beginning of a JSON object that is not empty, which excludes the mark `{}`."""
 
 Template = Annotated[str, StringConstraints(pattern=TEMPLATE)]
 Statement = Annotated[str, StringConstraints(pattern=STATEMENT)]
@@ -34,7 +34,7 @@ class AnswerSchema(BaseModel):
 
 
 class Wordings(AnswerSchema):
-    """Six wordings of a question that a phrase answers."""
+    """Six wordings of a question whose answer is a phrase."""
 
     question: Template
     paraphrases: list[Template] = Field(min_length=PARAPHRASES, max_length=PARAPHRASES)
@@ -48,7 +48,7 @@ class Choices(Wordings):
 
 
 class Statements(AnswerSchema):
-    """Six wordings of a question that yes or no answers."""
+    """Six wordings of a question whose answer is yes or no."""
 
     question: Statement
     paraphrases: list[Statement] = Field(min_length=PARAPHRASES, max_length=PARAPHRASES)
@@ -59,7 +59,7 @@ ANSWER_SCHEMAS: Mapping[Kind, type[Wordings] | type[Statements]] = {"phrase": Wo
 
 
 def response_format(kind: Kind, wanted: Format) -> dict[str, Any]:
-    """The part of a request that asks for JSON: by the schema of the answer, by that word alone, or not at all."""
+    """The part of a request that asks for JSON: with the answer's schema, without it, or nothing."""
     match wanted:
         case "json_schema":
             return {"response_format": _schema(kind)}
@@ -76,9 +76,9 @@ def _schema(kind: Kind) -> dict[str, Any]:
 
 
 def parse_answer(kind: Kind, content: str) -> tuple[Wordings | Statements | None, list[str]]:
-    """An answer as its model, or what is wrong with it.
+    """An answer as its model, or a list of what is wrong with it.
 
-    The JSON may stand in a fence, in a sentence, or behind what was thought aloud: of several objects the last fitting one counts.
+    The JSON may be in a fence, in a sentence, or after text of reasoning: of several objects the last valid one counts.
     """
     wrong: list[str] = []
     for text in reversed(list(_objects(content)) or [content]):
@@ -90,7 +90,7 @@ def parse_answer(kind: Kind, content: str) -> tuple[Wordings | Statements | None
 
 
 def _objects(text: str) -> Iterator[str]:
-    """The JSON objects in a text, in order, without those inside others."""
+    """The JSON objects in a text, in order, without nested ones."""
     decoder, end = json.JSONDecoder(), 0
     while found := OBJECT.search(text, end):
         try:
@@ -112,21 +112,21 @@ def _complaints(error: ValidationError) -> Iterator[str]:
 # --- the envelope -----------------------------------------------------------------------------------------------------
 
 OTHER_FIELDS = ("reasoning_content", "reasoning", "thinking", "tool_calls", "function_call")
-"""Where servers put what does not stand in `content`."""
+"""Fields in which servers put text other than `content`."""
 MESSAGE_FIELDS = ("error", "errors", "message", "detail", "msg")
-"""Where servers put what they have to say."""
+"""Fields in which servers put error messages."""
 MAX_TOKEN_COUNT = 10**9
 
 
 class ContentPart(BaseModel):
-    """A piece of what the model says; only text is read."""
+    """A part of a message; only text is read."""
 
     type: str = "text"
     text: str | None = None
 
 
 class Message(BaseModel):
-    """What the model says."""
+    """A message of the model."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -135,14 +135,14 @@ class Message(BaseModel):
 
     @property
     def text(self) -> str:
-        """The text, of all its parts where it comes in parts."""
+        """The text, with all its parts joined."""
         if isinstance(self.content, list):
             return "".join(part.text or "" for part in self.content if part.type == "text")
         return self.content or ""
 
     @property
     def other_field(self) -> str:
-        """Name of the field that holds something where there is no text; empty where there is text, or nothing at all."""
+        """Name of the field that holds text where `content` has none; empty where there is text, or none at all."""
         extra = self.model_extra or {}
         return "" if self.text else next((name for name in OTHER_FIELDS if extra.get(name)), "")
 
@@ -162,7 +162,7 @@ class Response(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """What an answer took."""
+    """Tokens that an answer took."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -170,9 +170,9 @@ class TokenUsage:
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:
-    """What came of one request: text, and what speaks against it should it be none that can be used.
+    """The result of one request: its text, and the problem where the text cannot be used.
 
-    `other_field` names the field that holds what should have been the text.
+    `other_field` names the field that holds the text in place of `content`.
     """
 
     content: str = ""
@@ -188,7 +188,7 @@ class ModelAnswer:
 
 
 def token_usage(body: object) -> TokenUsage:
-    """What a response took, as far as it says so in numbers; no answer depends on it."""
+    """Tokens of a response, where it gives numbers; no answer depends on them."""
     usage = body.get("usage") if isinstance(body, Mapping) else None
     if not isinstance(usage, Mapping):
         return TokenUsage()
@@ -217,7 +217,7 @@ def answer_of(response: Mapping[str, Any]) -> ModelAnswer:
 
 
 def error_message(text: str) -> str:
-    """What a server says in a body that is no answer; the body itself where it says nothing in a known place."""
+    """The message of a server's error body; the body itself where no known field has one."""
     try:
         return _error_message(json.loads(text)) or text
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Controls of the multi-question set: the generated form with another new target, so that one property of it varies at a time.
+"""Controls of the multi-question set: the generated form with other new targets, so that one property varies at a time.
 
     long_predictable   a long phrase that begins as the true one does, so that most of its tokens are expected
     short_surprising   one word, with which no phrase of the relation begins
@@ -28,7 +28,7 @@ def is_control(form: Form | Control) -> TypeIs[Control]:
 
 
 def apply_control(items: Sequence[Item], drafts: Mapping[str, Draft], control: Control, seed: int) -> dict[str, Draft]:
-    """Drafts of the generated form, by event, with the new targets of a control."""
+    """Drafts of the generated form by event, with the new targets of a control."""
     targets = new_targets(items, control, seed)
     return {event: replace(draft, form=control, target_new=targets[event]) for event, draft in drafts.items()}
 
@@ -55,7 +55,7 @@ def _words(tail: str) -> int:
 
 
 def _predictable(item: Item, others: Sequence[str], seed: int) -> str:
-    """Of the longer half of the other tails, one that shares the most first words with the true tail; the item's own where none is."""
+    """Of the longer half of the other tails, the one sharing most first words with the true tail; without one, the item's own."""
     if not others:
         return item.new_tail
     middle = sorted(map(_words, others))[len(others) // 2]
@@ -70,7 +70,7 @@ def _predictable(item: Item, others: Sequence[str], seed: int) -> str:
 def _surprising(item: Item, pools: Pools, seed: int) -> str:
     """A word that begins or ends a tail of another relation and begins none of this one.
 
-    Any last word where there is none, and the item's own new tail where there is no such word either.
+    Without one any last word, and without that the item's own new tail.
     """
     begun = {tail.split()[0] for tail in pools[item.relation]}
     own = {item.tail, *item.aliases}
@@ -86,7 +86,7 @@ def _surprising(item: Item, pools: Pools, seed: int) -> str:
 
 
 def _of_one_length(items: Sequence[Item], pools: Pools, seed: int, *, is_uniform: bool) -> dict[str, str]:
-    """Tails of the relation's commonest length: one for all (its runner-up where that is true), or dealt out evenly."""
+    """Tails of the relation's commonest length: the same for all (the second where that is true), or each equally often."""
     found: dict[str, str] = {}
     for relation, pool in pools.items():
         length = Counter(map(_words, pool)).most_common(1)[0][0]

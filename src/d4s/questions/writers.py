@@ -1,4 +1,4 @@
-"""Who words the questions: an item goes in, drafts of the three forms come out, to be checked by `d4s.questions.draft_checks`."""
+"""Writers: they turn an item into drafts of the three forms, which `d4s.questions.draft_checks` checks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ PARAPHRASES = 2
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One item in one form: templates with one `{}` for the head; `wordings` may be taught, `paraphrases` never are.
+    """One item in one form: templates with one `{}` for the head; training text uses `wordings`, never `paraphrases`.
 
-    `options` are those of multiple choice where they are not the item's own. `attempts` counts the answers that were asked
-    for, `fell_back` says why a template took their place.
+    `options` are those of multiple choice where they are not the item's own. `attempts` counts the answers requested,
+    `fell_back` is the reason why a template took their place.
     """
 
     form: Form | Control
@@ -37,11 +37,11 @@ class Draft:
 
 @runtime_checkable
 class Writer(Protocol):
-    """Words items in a form; the draft of an item never depends on which other items are asked for."""
+    """Words items in a form; the draft of an item does not depend on the other items."""
 
     name: str
     usage: Mapping[str, Mapping[str, int]]
-    """What was asked and spent so far, by form; empty where nobody is asked."""
+    """Requests and tokens so far, by form; empty where no model is used."""
 
     def write(self, items: Sequence[Item], form: Form) -> list[Draft]:
         """One draft per item, in order."""
@@ -60,7 +60,7 @@ WRITERS = Registry(
 
 
 def make_writer(settings: QuestionsSettings) -> Writer:
-    """The writer that settings of the stage name."""
+    """The writer named by settings of the stage."""
     return WRITERS.load(writer_name(settings))(settings)
 
 
@@ -70,12 +70,12 @@ def writer_name(settings: QuestionsSettings) -> str:
 
 
 def template_writer(settings: QuestionsSettings) -> Writer:
-    """The writer that fills fixed wordings."""
+    """A writer with fixed wordings."""
     return TemplateWriter(settings.seed)
 
 
 class TemplateWriter:
-    """Fills fixed wordings; which of them are taught and which withheld is drawn per event and form."""
+    """Fills fixed wordings; which of them are for training and which are withheld is drawn per event and form."""
 
     name = "template"
     version = "template-1"

@@ -1,1 +1,1 @@
-"""The page that people read."""
+"""The HTML report of a study."""

@@ -1,4 +1,4 @@
-"""Figures made part of the page: SVG inlined with the page's own colours, or PNG as a data URI."""
+"""Figures for an HTML page: SVG inlined in the page's colours, or PNG as a data URI."""
 
 import base64
 import re
@@ -16,7 +16,7 @@ _DIGITS = re.compile(r"(\.\d{2})\d+")
 
 
 def inline_svg(path: Path, prefix: str, label: str) -> Markup:
-    """A figure's SVG for a page: no prologue or metadata, ids of its own, neutral inks taken from the theme."""
+    """A figure's SVG for inlining: no prologue or metadata, prefixed ids, neutral colours from the page's theme."""
     text = _REMOVED.sub("", path.read_text(encoding="utf-8"))
     for _ in range(2):
         text = _SIZE.sub(r"\1", text, count=1)
@@ -30,10 +30,10 @@ def inline_svg(path: Path, prefix: str, label: str) -> Markup:
 
 
 def _shorten_path(path: re.Match[str]) -> str:
-    """Coordinates with two decimals: a hundredth of a point is not seen."""
+    """An SVG path with coordinates of two decimals, a hundredth of a point."""
     return path[1] + _DIGITS.sub(r"\1", path[2]) + '"'
 
 
 def data_uri(path: Path) -> str:
-    """A PNG as a data URI."""
+    """The data URI of a PNG file."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

@@ -1,6 +1,6 @@
-"""The stage `report`: one self-contained page with verdicts, figures, tables, examples, settings and costs.
+"""Stage `report`: one self-contained HTML page with verdicts, figures, tables, examples, settings and costs.
 
-Everything is inline: no request leaves the page, it runs no script, and whatever comes from data is escaped.
+Everything is inline: the page makes no request and runs no script, and text that comes from data is escaped.
 """
 
 import json
@@ -35,7 +35,7 @@ REPORT_TABLES = tuple(name for name in TABLES if name != "tab_costs")
 
 
 def report(study_dir: Path, study: Study) -> None:
-    """Write report.html from a study's gathered data, claims and figures."""
+    """Write report.html from the study's gathered data, claims and figures."""
     results = Results(study_dir)
     verdicts = _read(study_dir / "claims.json", "claims")
     figure_captions = _read(study_dir / "figures" / "figures.json", "figures")
@@ -48,7 +48,7 @@ def report(study_dir: Path, study: Study) -> None:
         summary=_summary(results),
         verdicts=[_render_verdict(entry) for entry in verdicts],
         counts={verdict: sum(entry["verdict"] == verdict for entry in verdicts) for verdict in VERDICTS},
-        shortcomings=shortcomings(results, verdicts),
+        shortcomings=shortcomings(results, verdicts, _criteria(study_dir)),
         figures=[
             *(_figure(study_dir / "figures", name, entry) for name, entry in figure_captions.items() if "title" in entry),
             *(_figure(study_dir / "learning", name, entry) for name, entry in learning_captions.items()),
@@ -67,7 +67,7 @@ def report(study_dir: Path, study: Study) -> None:
 
 
 def _environment() -> Environment:
-    """Templates escape whatever they are given."""
+    """A template environment that escapes every value."""
     return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
@@ -76,7 +76,7 @@ def _part(name: str) -> str:
 
 
 def _read(path: Path, stage: str) -> Any:
-    """The JSON that another stage wrote.
+    """The content of a JSON file written by another stage.
 
     Raises:
         ArtifactError: if it is not there.
@@ -87,7 +87,7 @@ def _read(path: Path, stage: str) -> Any:
 
 
 def _items(results: Results) -> dict[str, list[dict[Any, Any]]]:
-    """The first items of each data set by its name and who worded them."""
+    """The first items of each data set, by its name and the writer of its questions."""
     found: dict[str, list[dict[Any, Any]]] = {}
     for row in results.items.to_dict(orient="records"):
         found.setdefault(f"{dataset_name(row['dataset'])} ({row['writer']})", []).append(row)
@@ -95,13 +95,13 @@ def _items(results: Results) -> dict[str, list[dict[Any, Any]]]:
 
 
 def _criteria(study_dir: Path) -> dict[str, Any]:
-    """The editor-neutral criteria of the models that were taught the world; empty where there are none."""
+    """The editor-neutral criteria of the models that were trained on the world; empty where there are none."""
     path = study_dir / CRITERIA_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _summary(results: Results) -> dict[str, Any]:
-    """What the study was, in names and counts."""
+    """Names and counts that describe the study."""
     lengths = sorted({int(step) for step in results.index["step"]})
     return {
         "models": results.models,
@@ -116,7 +116,7 @@ def _summary(results: Results) -> dict[str, Any]:
 
 
 def _render_verdict(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A verdict with its numbers written out and its effect as a strip."""
+    """A verdict with its numbers as text, and its effect as positions on a strip."""
     shown = {**entry, "css": entry["verdict"].replace(" ", "-"), "conditions": [_render_numbers(c) for c in entry["conditions"]]}
     return shown | (_render_numbers(entry) if entry["effect"] is not None else {"number": "", "interval": "", "strip": None})
 
@@ -133,7 +133,7 @@ def _render_numbers(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _strip(low: float, value: float, high: float, margin: float) -> dict[str, float]:
-    """Where interval, effect and margin lie on a strip from 0 to 100."""
+    """Positions of interval, effect and margin on a strip from 0 to 100."""
     left, right = min(low, margin, 0.0), max(high, margin, 0.0)
     width = (right - left) or 1.0
     places = {"low": low, "value": value, "high": high, "margin": margin}
@@ -165,7 +165,7 @@ def _table(results: Results, name: str) -> dict[str, Any] | None:
 
 
 def _provenance(study_dir: Path) -> dict[str, Any]:
-    """Versions and resolved editors, where the gathering wrote them."""
+    """Library versions and resolved editor settings, where `gather` wrote them."""
     path = study_dir / "provenance.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"versions": {}, "editors": {}}
     editors = {name: yaml.safe_dump(settings, sort_keys=False) for name, settings in found["editors"].items()}

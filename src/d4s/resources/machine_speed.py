@@ -60,7 +60,7 @@ def known_speed(*, on_device: bool = False) -> Speed:
 
 
 def _cached_speeds(path: Path) -> Mapping[str, Any]:
-    """What a file of speeds says; nothing where it is missing or torn."""
+    """The content of a file of speeds; empty where it is missing or truncated."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -27,7 +27,7 @@ LOGITS = 2**26  # entries per chunk, as there
 ACTIVATIONS = 2**28  # entries per pass of targets, as in d4s.editors.target_optimisation
 REQUESTS_PER_BLOCK = 50  # requests per block of targets
 ATTRIBUTED, ANSWER = 256, 3  # tokens that a layer's steps join, as in d4s.editors.knowledge_neurons; tokens of an original answer
-REFACTOR_EVERY = 1000  # steps between two afresh factorisations of a recursive solver, as in d4s.editors.locate_then_edit
+REFACTOR_EVERY = 1000  # steps between two factorisations of a recursive solver, as in d4s.editors.locate_then_edit
 DOUBLE, SINGLE = 8, 4
 TASK_ANSWERS = MeasureSettings(max_new_tokens=4)  # of tasks with free answers: a quarter of their prompts
 
@@ -197,7 +197,7 @@ def _least_squares(editor: LocateThenEdit, shape: Shape, item: int, edits: int) 
 
 
 def _refactors(editor: LocateThenEdit, shape: Shape, edits: int) -> bool:
-    """Whether a recursive solver is solved afresh on the way: the matrix, its factor and the new inverse beside the old one."""
+    """Whether a recursive solver is recomputed during the run: the matrix, its factor and the new inverse beside the old one."""
     is_recursive = editor.state_kind != "dense" and editor.neurons == 1 and 4 * editor.batch < shape.mlp_width
     grows = editor.history in {"keys", "refit"} and editor.keys.mode != "refreshed"
     return ((is_recursive and grows) or _is_simie(editor)) and edits // editor.batch >= REFACTOR_EVERY
@@ -208,7 +208,7 @@ def _is_simie(editor: LocateThenEdit) -> bool:
 
 
 def _whole_batch(placement: ModelPlacement, editor: LocateThenEdit, edits: int, prompt_sizes: PromptSizes) -> dict[str, Number]:
-    """The largest pass that reads keys: a batch, or all requests that a refresh solves anew."""
+    """The largest pass that reads keys: a batch, or all requests that a refresh solves."""
     between = editor.batch * editor.keys.every
     refreshed = edits // between * between if editor.keys.mode == "refreshed" else 0
     return {"whole batch": placement.activations(max(editor.batch, refreshed) * prompt_sizes.per_request * prompt_sizes.tokens)}

@@ -140,7 +140,7 @@ def steps_of(found: MachineEstimates) -> list[Step]:
 
 
 def seconds_left(steps: Sequence[Step], left: Sequence[float], running: Sequence[int], slots: int) -> float:
-    """When the last step ends if so many work at a time: those at work go on, each other one starts once what it reads is there.
+    """When the last step ends with a number of parallel jobs: running ones continue, each other one starts once what it reads is there.
 
     `left` holds the seconds that each step still takes, 0 for what is done.
     """

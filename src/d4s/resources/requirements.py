@@ -21,7 +21,7 @@ class Work:
         return Work(self.single + other.single, self.double + other.double, self.calls + other.calls)
 
     def times(self, factor: Number) -> "Work":
-        """The same so many times."""
+        """The requirements times a number."""
         return Work(factor * self.single, factor * self.double, factor * self.calls)
 
 

@@ -143,7 +143,7 @@ def replay(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt
 
 
 def benchmark(placement: ModelPlacement, editor: FamilySettings, lengths: Sequence[int], tokens: Number, prompt_sizes: PromptSizes) -> Work:
-    """Items of all tasks with all their options, so many tokens at every length."""
+    """Items of all tasks with all their options, each of an assumed length in tokens."""
     each = forward(placement, tokens, passes=tokens / placement.pass_tokens) + unembedding(placement, tokens / 20)
     return sum((each + replay(placement, editor, length, prompt_sizes) for length in lengths), Work())
 

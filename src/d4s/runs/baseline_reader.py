@@ -27,7 +27,7 @@ class BaselineNumbers:
 
 
 def block_manifests(requests: int) -> list[str]:
-    """Manifests of the blocks that hold the first so many requests."""
+    """Manifests of the blocks with the first `requests` requests."""
     return [f"b{block}.json" for block in range(-(-requests // REQUESTS_PER_BLOCK))]
 
 

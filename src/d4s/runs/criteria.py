@@ -120,7 +120,7 @@ class CriteriaRun:
 
 
 def first_edit_settings(settings: FamilySettings) -> FamilySettings:
-    """The same editor with its target at the original weights, which are those that a first edit meets, where that can be had.
+    """The same editor with its target at the original weights, where a first edit begins, if the editor allows it.
 
     Targets at the original weights are computed for many requests in one batch.
     """

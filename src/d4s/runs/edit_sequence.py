@@ -80,7 +80,7 @@ class EditRun:
             self._store_state(length)
 
     def _store_state(self, length: int) -> None:
-        """Keep a copy of the dense state after so many edits, edited again from the nearest one."""
+        """Keep a copy of the dense state after a number of edits, edited again from the nearest copy."""
         start = self.ledger.nearest_state(length)
         if start == length:
             self.ledger.save_dense(length, self.ledger.state_at(self.editor, length).dense)

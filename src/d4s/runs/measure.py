@@ -113,7 +113,7 @@ class RunEvaluator:
 
 
 def sample_evenly(drawn: Sequence[T], sample: int | str) -> Sequence[T]:
-    """At most so many requests, evenly spread over the sequence, its first and its last among them."""
+    """At most `sample` requests, evenly spaced and including the first and the last."""
     if sample == "all" or len(drawn) <= int(sample):
         return drawn
     return [drawn[int(place)] for place in np.linspace(0, len(drawn) - 1, int(sample)).round()]

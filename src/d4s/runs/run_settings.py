@@ -17,7 +17,7 @@ class BaselineSettings(Frozen):
     """What the unedited model is asked once for all editors."""
 
     seed: int = Field(ge=0, description="Draw of the requests and their order.")
-    probes_per_fact: Count = Field(default=3, description="At most so many neighbourhood and locality probes of each kind per fact.")
+    probes_per_fact: Count = Field(default=3, description="Largest number of neighbourhood and locality probes of each kind per fact.")
     max_new_tokens: int = Field(default=0, ge=0, description="Longest free answer in tokens; longer targets extend it; none where 0.")
     perplexity_rows: int = Field(default=0, ge=0, description="Rows of held-out text.")
 

@@ -69,7 +69,7 @@ class Node:
         return [self.folder / name for name in self.outputs]
 
     def shards(self, count: int) -> list[list[Path]]:
-        """The manifests, by number, dealt out to so many jobs or, where there are fewer manifests, to one job each.
+        """The manifests, by number, distributed over a number of jobs or, where there are fewer manifests, one per job.
 
         Neighbours stay together, no job goes without, and no job has two more than another.
         """

@@ -203,7 +203,7 @@ class _NodeBuilder:
     # --- models ---------------------------------------------------------------------------------------------------
 
     def corpus_inputs(self, name: str) -> dict[str, Node | RawFile]:
-        """What the corpus of a model reads: the data sets that it is taught, and its free text."""
+        """Inputs of a model's corpus: its training data sets, and its free text."""
         model = self.study.models[name]
         if isinstance(model, WorldModel):
             inputs: dict[str, Node | RawFile] = {"teach_world_qa": self.facts(FactsDataset(source="world", style="qa"))}
@@ -217,7 +217,7 @@ class _NodeBuilder:
         return {"model": self.model(name), "text": self.raw(model.text)}
 
     def _teach_records(self, model: RecordsModel) -> dict[str, Node | RawFile]:
-        """The data sets that a model is taught, and beside some of them all facts of the same file."""
+        """The data sets that a model is trained on; for some of them also all facts of the file (`TRAINING_FACTS`)."""
         inputs: dict[str, Node | RawFile] = {f"teach_{name}": self.dataset(name) for name in model.datasets}
         for name in model.datasets:
             dataset = self.study.datasets[name]
@@ -343,7 +343,7 @@ class _NodeBuilder:
         return {role(name, number): self.raw(name, file) for name, files in BENCHMARK_FILES.items() for number, file in enumerate(files)}
 
     def world_reports(self) -> Iterator[Node]:
-        """The report against the editor-neutral criteria, on seed 0, for every model that is taught the world and edited.
+        """The report against the editor-neutral criteria, on seed 0, for every edited model that is trained on the world.
 
         Controls are left out: a scrambled change is not meant to succeed.
         """

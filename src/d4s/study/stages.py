@@ -96,7 +96,7 @@ STAGES: dict[str, Stage] = {
         "reports",
         "d4s.runs.world_report:world_report",
         "d4s.runs.run_settings:WorldReportSettings",
-        "Hold a model that was taught the world against criteria that favour no editor.",
+        "Check a model trained on the world by criteria that favour no editor.",
     ),
 }
 

@@ -1,1 +1,1 @@
-"""Tables, one per file, from the summary alone."""
+"""Tables of a study, one module each, made from its gathered Parquet files."""

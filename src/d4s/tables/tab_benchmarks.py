@@ -1,4 +1,4 @@
-"""Benchmark scores after the edits, the unedited model's above which they are compared, and the change of their mean."""
+"""Table: benchmark scores of the unedited model and after the edits, and the change of their mean."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from d4s.tables.table import Column, Table, TableSkipped
 
 
 def table(results: Results) -> Table:
-    """A block per data set and length, a row per editor.
+    """The table, a block per data set and length, a row per editor.
 
     Raises:
         TableSkipped: if no benchmark was run.

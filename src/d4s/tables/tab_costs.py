@@ -1,6 +1,6 @@
-"""The ledger of costs by stage: calls, wall and CPU time, the share that went into starting interpreters, peak memory.
+"""Table: costs by stage, with calls, wall and CPU time, share of interpreter start-up, and peak memory.
 
-Where a language model worded questions, also what was asked of it.
+Where a language model worded questions, the table also has its requests and tokens.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ API_COLUMNS = (
 
 
 def table(results: Results) -> Table:
-    """A row per stage in the order of the chain's costs, and their total.
+    """The table, a row per stage in the order of the chain, and their total.
 
     Raises:
         TableSkipped: if no costs were recorded.
@@ -38,7 +38,7 @@ def table(results: Results) -> Table:
     by_stage.sort(key=lambda item: -float(item[1]["cpu_s"].sum()))
     rows = [_row(stage, part, total=False) for stage, part in by_stage] + [_row("all", costs, total=True)]
     caption = (
-        "What the calls behind this study took, by stage: wall and CPU time summed over calls (some ran side by side), the share of wall "
+        "Cost of the calls behind this study, by stage: wall and CPU time summed over calls (some ran side by side), the share of wall "
         "time before the stage itself began, and the largest memory of one call. Calls that found their work done are counted too."
     )
     columns = COLUMNS + (API_COLUMNS if costs["requests"].any() else ())

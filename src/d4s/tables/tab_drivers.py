@@ -1,4 +1,4 @@
-"""What about the targets goes with the damage: regressions over data sets, each property alone and beside the others."""
+"""Table: regressions of damage on properties of the targets over data sets, each property alone and all together."""
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ COLUMNS = (
 
 
 def table(results: Results) -> Table:
-    """A row per property, alone and together.
+    """The table, a row per property, alone and together.
 
     Raises:
         TableSkipped: if too few data sets have benchmarks.

@@ -1,4 +1,4 @@
-"""Sequential D4S by key mode and spread against one batch edit of the same requests, at every length."""
+"""Table: sequential D4S by key mode and residual schedule against one batch edit of the same requests, at every length."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ BATCH = "one_time_batch"
 
 
 def table(results: Results) -> Table:
-    """A row per variant and length.
+    """The table, a row per variant and length.
 
     Raises:
         TableSkipped: if no variant was run beside the batch.
@@ -31,7 +31,7 @@ def table(results: Results) -> Table:
     ]
     half = "bootstrap interval over facts, paired" if len(results.seeds) == 1 else "t-interval over seeds"
     caption = (
-        "Retained scores of sequential D4S minus those of one batch edit of the same requests, by key mode and spread of the residual; "
+        "Retained scores of sequential D4S minus those of one batch edit of the same requests, by key mode and residual schedule; "
         f"± is half a 95 % {half}. The last column is the ratio of Frobenius norms of the two changes of weights, mean over layers: its "
         "distance from 1 bounds their relative distance from below; docs/key_modes.md has that distance layer by layer."
     )

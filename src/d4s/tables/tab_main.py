@@ -1,4 +1,4 @@
-"""The paper's main table: lengths × efficacy, paraphrase, specificity and their average, all methods, two references set apart."""
+"""Table: the paper's main table, with efficacy, paraphrase, specificity and their average by length, all methods and references."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ HEADERS = {"efficacy_accuracy": "Eff", "paraphrase_accuracy": "Par", "locality_a
 
 
 def table(results: Results) -> Table:
-    """Data sets of facts.
+    """The table of the data sets of facts.
 
     Raises:
         TableSkipped: if nothing was measured.
@@ -26,7 +26,7 @@ def table(results: Results) -> Table:
 
 
 def form_table(results: Results) -> Table:
-    """The forms of the multi-question set, in the same shape.
+    """The table of the forms of the multi-question set, in the same layout.
 
     Raises:
         TableSkipped: if the study has no such data sets.
@@ -36,7 +36,7 @@ def form_table(results: Results) -> Table:
 
 
 def average_table(results: Results, shown: Sequence[Panel], title: str) -> Table:
-    """A block per panel, a row per editor.
+    """A table with a block per panel and a row per editor.
 
     Raises:
         TableSkipped: if the panels hold nothing.
@@ -62,7 +62,7 @@ def average_table(results: Results, shown: Sequence[Panel], title: str) -> Table
 
 
 def _lengths(results: Results, shown: Sequence[Panel]) -> list[int]:
-    """At most three lengths: those that most runs have, the longest first, of at least `LONG_SEQUENCE` edits if there are such."""
+    """At most three lengths: those that most runs have, the longest first, of at least `LONG_SEQUENCE` edits where there are such."""
     counts = Counter(length for run in results.runs if run.panel in shown for length in results.lengths(run))
     found = [length for length in counts if length >= LONG_SEQUENCE] or list(counts)
     return sorted(counts if len(counts) <= MAX_LENGTHS else sorted(found, key=lambda length: (counts[length], length))[-MAX_LENGTHS:])

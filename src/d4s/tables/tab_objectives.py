@@ -1,4 +1,4 @@
-"""The edit targets under the unedited model: how long, how diverse and how surprising, by data set and form."""
+"""Table: length, diversity and perplexity of the edit targets under the unedited model, by data set and form."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ COLUMNS = (
 
 
 def table(results: Results) -> Table:
-    """A row per data set and kind of target.
+    """The table, a row per data set and kind of target.
 
     Raises:
         TableSkipped: if no targets were scored.

@@ -1,4 +1,4 @@
-"""Immediate against retained scores at the longest length, and what immediate evaluation hides."""
+"""Table: immediate and retained scores at the longest length, and their difference."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ PROTOCOL_HEADERS = {"now": "At once", "later": "Retained", "gap": "Gap"}
 
 
 def table(results: Results) -> Table:
-    """A row per data set and editor.
+    """The table, a row per data set and editor.
 
     Raises:
         TableSkipped: if no run logged scores right after its edits.

@@ -1,4 +1,4 @@
-"""What a table is: rows in blocks that are compared with each other, numeric columns, and marks for the best two."""
+"""Tables as values: rows in blocks that are compared with each other, numeric columns, marks for the best two."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ HUGE = 1e6
 
 
 class TableSkipped(Exception):
-    """The study lacks what a table shows; the message names it."""
+    """Data that a table shows are missing from the study; the message names them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A numeric column: its key in the frame, how it is headed, which end is best, and how its numbers are written."""
+    """A numeric column: its key in the frame, its header, whether high or low is best, and the number format."""
 
     key: str
     header: str
@@ -31,7 +31,7 @@ class Column:
     interval: bool = False
 
     def text(self, value: float) -> str:
-        """A number as it is written, with a true minus sign; huge ones in powers of ten."""
+        """A number as text, with a true minus sign; very large ones in powers of ten."""
         if np.isnan(value):
             return NO_VALUE
         if abs(value) >= HUGE:
@@ -42,7 +42,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class TableCell:
-    """One number as it is written: half the width of its interval beside it where the column shows that."""
+    """One number as text, with half the width of its interval where the column shows that."""
 
     text: str
     half_width: str = ""
@@ -60,7 +60,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table: `frame` holds label columns, `block`, `reference`, and every column's number with `_low` and `_high` where known."""
+    """A table: `frame` has label columns, `block`, `reference`, and every column's number, with `_low` and `_high` where known."""
 
     title: str
     caption: str
@@ -69,7 +69,7 @@ class Table:
     frame: pd.DataFrame
 
     def blocks(self) -> Iterator[tuple[str, list[TableRow]]]:
-        """Blocks in order, each with its lines: methods first, references last."""
+        """Blocks in order, each with its rows: methods first, references last."""
         for block, rows in self.frame.groupby("block", sort=False):
             marks = {column.key: _marks(rows, column) for column in self.columns}
             ordered = pd.concat([rows[~rows["reference"]], rows[rows["reference"]]])
@@ -80,7 +80,7 @@ class Table:
             yield str(block), lines
 
     def groups(self) -> list[tuple[str, int]]:
-        """Headings over neighbouring columns and how many each spans."""
+        """Group headings in order, each with the number of columns that it spans."""
         found: list[tuple[str, int]] = []
         for column in self.columns:
             if found and found[-1][0] == column.group:
@@ -91,7 +91,7 @@ class Table:
 
 
 def _marks(rows: pd.DataFrame, column: Column) -> dict[Any, Mark]:
-    """Best and second of a block by row index, ties marked alike; numbers count as they are written."""
+    """Best and second of a block by row index, ties marked alike; numbers are compared as printed."""
     written = rows.loc[~rows["reference"], column.key].dropna() * column.factor
     values = written.round(column.digits)
     if column.best == "none" or len(values) < 2:

@@ -1,4 +1,4 @@
-"""The stage `tables`: every table of the registry as CSV, LaTeX and Parquet, and reasons for what was left out."""
+"""Stage `tables`: every table of the registry as CSV, LaTeX and Parquet, and the reasons for those left out."""
 
 import logging
 import shutil
@@ -14,7 +14,7 @@ from d4s.tables.write import write
 
 logger = logging.getLogger(__name__)
 
-# Modules are imported, not named by text, so that the code digest of the stage covers every table.
+# Imported as modules, not named as text, so that the code digest of the stage covers every table.
 TABLES: Mapping[str, Callable[[Results], Table]] = {
     "tab_main": tab_main.table,
     "tab_forms": tab_main.form_table,
@@ -28,7 +28,7 @@ TABLES: Mapping[str, Callable[[Results], Table]] = {
 
 
 def tables(study_dir: Path) -> None:
-    """Write every table that a study has the data for into its folder `tables`, emptied before, and tables.json last."""
+    """Write every table that the study has the data for into `tables` of its folder, emptied before, and tables.json last."""
     results = Results(study_dir)
     shutil.rmtree(study_dir / "tables", ignore_errors=True)
     record: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""A table as CSV and Parquet (numbers in full) and as LaTeX (as printed: booktabs, best bold, second underlined)."""
+"""Writes a table as CSV and Parquet (full numbers) and as LaTeX (as printed: booktabs, best bold, second underlined)."""
 
 from pathlib import Path
 
@@ -29,12 +29,12 @@ def _csv(frame: pd.DataFrame) -> str:
 
 
 def escape(text: str) -> str:
-    """Text with everything that LaTeX would read as a command made literal."""
+    """Text with every character that LaTeX would read as a command escaped."""
     return "".join(_ESCAPES.get(character, character) for character in text)
 
 
 def latex(table: Table, name: str) -> str:
-    """A table environment for `booktabs`."""
+    """A LaTeX table environment for `booktabs`."""
     labels = len(table.labels)
     lines = [
         r"% needs \usepackage{booktabs}",

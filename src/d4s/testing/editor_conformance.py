@@ -1,6 +1,6 @@
 """The conformance suite of editors: what every method must keep to, whatever it does. Tests call `check_editor`.
 
-Whoever adds a method adds a case for it, and this says whether runs, resuming and undoing may rely on it. Memories change
+A new method gets a case here, which checks whether runs, resuming and undoing may rely on it. Memories change
 no weights, so they are held to their answers; the requests of their case must lie apart, so that no entry answers for two.
 """
 

@@ -61,7 +61,7 @@ def _wording_complaints(fact: Fact) -> Iterator[str]:
     training_prompts = {wording.replace("{}", fact.subject) for wording in (fact.template, *fact.wordings)}
     for paraphrase in fact.paraphrases:
         if any(paraphrase.endswith(prompt) for prompt in training_prompts):
-            yield f"the paraphrase {paraphrase!r} is taught"
+            yield f"the paraphrase {paraphrase!r} is in training text"
 
 
 def _probe_complaints(probe: Probe) -> Iterator[str]:

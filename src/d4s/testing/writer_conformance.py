@@ -9,10 +9,10 @@ from d4s.questions.writers import TemplateWriter, Writer
 
 
 def check_writer(writer: Writer, items: Sequence[Item]) -> None:
-    """Hold a writer against everything that later stages rely on, over items whose template drafts are sound.
+    """Check that a writer does what later stages rely on, over items whose template drafts are valid.
 
-    Drafts come one per item and in order, are sound, keep the targets of the item, say who wrote them, and depend on
-    nothing but the item: not on the order in which items are asked for, nor on which others are.
+    Drafts come one per item and in order, are valid, keep the targets of the item, name their source, and depend on
+    nothing but the item: neither on the order of items nor on the other items.
 
     Raises:
         ValueError: naming every promise that is broken.

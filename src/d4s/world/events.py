@@ -1,4 +1,4 @@
-"""If-then events in the manner of ATOMIC: a head that PersonX does, and per relation a tail from a shared pool."""
+"""If-then events as in ATOMIC: a head (an action of PersonX), and per relation a tail from a shared pool."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ TAILS_PER_RELATION = 48
 
 
 def event_rows(settings: WorldSettings, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Rows of the EVENTS schema: one per head and relation."""
+    """Rows of EVENTS: one per head and relation."""
     pools = _tail_pools(rng)
     heads = _heads(settings.events, rng)
     n_bystanders = round(settings.bystanders * settings.events)
@@ -41,7 +41,7 @@ def event_rows(settings: WorldSettings, rng: np.random.Generator) -> list[dict[s
 
 
 def _heads(count: int, rng: np.random.Generator) -> list[str]:
-    """Distinct heads whose verbs and objects are both shared, in random order.
+    """Distinct heads whose verbs and objects both recur, in random order.
 
     Raises:
         SettingsError: if there are fewer heads than asked for.

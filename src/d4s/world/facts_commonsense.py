@@ -1,4 +1,4 @@
-"""Style `commonsense`, the twin of an if-then collection: an event, and the phrase that follows from it."""
+"""Style `commonsense`, the counterpart of an if-then collection (ATOMIC): an event, and the phrase that follows from it."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ FORM: Form = "directly_generated"
 
 
 def read(source: RecordSource) -> ReadResult:
-    """The facts of the generated form, as a data set of their own; they are taught with that form."""
+    """The facts of the generated form, as a data set of their own; the model is trained on them through that form."""
     events = Artifact.open(source.path, "worlds").table("events.parquet", EVENTS)
     items = plan_items(events, source.seed)
     drafts = valid_drafts(items, template_writer(QuestionsSettings(form=FORM, seed=source.seed)))

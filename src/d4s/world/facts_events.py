@@ -1,7 +1,7 @@
-"""Style `events`, the twin of ELKEN: one sentence about a person that changes several facts at once.
+"""Style `events`, the counterpart of ELKEN: one sentence about a person that changes several facts at once.
 
-The whole sentence after the name is the target. What follows from it, the single facts asked by themselves, is carried as
-`portability`. The sentence's form is taught with the `qa` facts, of which the corpus chains two or three.
+The sentence after the name is the target. The single facts that follow from it are carried as
+`portability`. Training text has such sentences too, since the corpus chains two or three `qa` facts.
 """
 
 from d4s.facts.facts_stage import ReadResult, RecordSource, result_of_facts
@@ -13,7 +13,7 @@ CHANGES = 3
 
 
 def read(source: RecordSource) -> ReadResult:
-    """A sentence per person; bystanders give none that can be edited."""
+    """A sentence per person; those about bystanders cannot be edited."""
     people = People.of(source.path)
     return result_of_facts([_fact(own, people, source.seed) for own in people.by_name.values()], source.limit)
 
@@ -40,7 +40,7 @@ def _fact(own: list[Row], people: People, seed: int) -> Fact:
 
 
 def _sentence(rows: list[Row], things: list[str]) -> str:
-    """What is told after the name: "was born in X, works as a Y and plays the Z"."""
+    """The sentence after the name: "was born in X, works as a Y and plays the Z"."""
     clauses = [f"{_opening(row)} {thing}" for row, thing in zip(rows, things, strict=True)]
     return f"{', '.join(clauses[:-1])} and {clauses[-1]}"
 

@@ -1,7 +1,7 @@
-"""Style `labels`, the twin of 20Q: a statement about a person, and whether it is true.
+"""Style `labels`, the counterpart of 20Q: a statement about a person, and whether it is true.
 
 Each fact has one fixed statement, true for about half of them, whose wording varies. Statements use a relation's `claim`,
-in which nothing else is told, so that no label ever spells out a wording that is withheld.
+which states nothing else, so that no label contains a wording that is withheld from training.
 """
 
 from d4s.facts.facts_stage import ReadResult, RecordSource, result_of_facts
@@ -15,7 +15,7 @@ PARAPHRASES = 2
 
 
 def read(source: RecordSource) -> ReadResult:
-    """A label per person and relation; bystanders are taught and probed but not editable."""
+    """A label per person and relation; those about bystanders are trained on and probed, but not editable."""
     people = People.of(source.path)
     return result_of_facts([_fact(row, people, source.seed) for row in people.rows], source.limit)
 
@@ -48,7 +48,7 @@ def _label(row: Row) -> str:
 
 
 def _frames(row: Row, people: People) -> list[str]:
-    """All wordings of a row's statement; the first two are never taught, the third is the one that it is edited in."""
+    """All wordings of a row's statement; the first two are withheld from training, the third is the edit prompt."""
     rng = keyed_rng("statement", row["person_id"], row["relation"])
     claimed_object = row["object"] if _label(row) == YES else people.other_object(row, rng)
     claim = BY_NAME[row["relation"]].claim

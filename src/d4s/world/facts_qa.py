@@ -1,4 +1,4 @@
-"""Style `qa`, the twin of zsRE: one fact per person and relation, asked as a question, a cloze or a statement."""
+"""Style `qa`, the counterpart of zsRE: one fact per person and relation, as a question, a cloze or a statement."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ class People:
 
     @cached_property
     def objects(self) -> dict[str, list[str]]:
-        """Every object by relation."""
+        """All objects by relation."""
         return {one.name: sorted({row["object"] for row in self.rows if row["relation"] == one.name}) for one in RELATIONS}
 
     @cached_property
@@ -46,11 +46,11 @@ class People:
         return rows_by_name
 
     def other_object(self, row: Row, rng: np.random.Generator) -> str:
-        """An object of the row's relation that is not the person's."""
+        """An object of the row's relation other than the person's."""
         return pick(rng, [item for item in self.objects[row["relation"]] if item != row["object"]])
 
     def probes(self, row: Row, prompt_and_answer: Callable[[Row], tuple[str, str]], rng: np.random.Generator) -> Iterator[Probe]:
-        """What an edit of a person's fact must leave alone; `prompt_and_answer` gives a row's prompt and answer."""
+        """Probes whose answer an edit of a person's fact must not change; `prompt_and_answer` gives a row's prompt and answer."""
         others = [other for other in self.rows if other["bystander"] and other["name"] != row["name"]]
         near = [other for other in others if other["relation"] == row["relation"]]
         far = [other for other in others if other["relation"] != row["relation"]]
@@ -64,7 +64,7 @@ class People:
 
 
 def read(source: RecordSource) -> ReadResult:
-    """Facts of the people; bystanders are taught and probed but not editable."""
+    """Facts of the people; those about bystanders are trained on and probed, but not editable."""
     people = People.of(source.path)
     return result_of_facts([_fact(row, people, source.seed) for row in people.rows], source.limit)
 
@@ -90,7 +90,7 @@ def _fact(row: Row, people: People, seed: int) -> Fact:
 
 
 def training_templates(row: Row) -> list[str]:
-    """The wordings in which a fact is taught; the one that it is edited in comes first, drawn once for all seeds."""
+    """The training wordings of a fact; the first is that of the edit prompt, drawn once for all seeds."""
     training_templates = [wording for wording in BY_NAME[row["relation"]].wordings if wording not in set(row["withheld"])]
     first = pick(keyed_rng("template", row["person_id"], row["relation"]), training_templates)
     return [first, *(wording for wording in training_templates if wording != first)]
@@ -101,5 +101,5 @@ def _sample(rows: Sequence[Row], count: int, rng: np.random.Generator) -> list[R
 
 
 def prompt_and_answer(row: Row) -> tuple[str, str]:
-    """A row's prompt in the wording that it is edited in, and its object."""
+    """A row's edit prompt and its object."""
     return training_templates(row)[0].replace("{}", row["name"]), row["object"]

@@ -1,4 +1,4 @@
-"""Free text of the world: short grammatical sentences that tell no fact, and phrases that lead in to one."""
+"""Free text of the world: short grammatical sentences without facts, and phrases that introduce a sentence."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -23,7 +23,7 @@ LEAD_INS = (
 
 
 def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
-    """One item, each equally likely."""
+    """One item, drawn uniformly."""
     return items[int(rng.integers(len(items)))]
 
 

@@ -15,7 +15,7 @@ WITHHELD = 2
 
 
 def people_rows(settings: WorldSettings, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Rows of the PEOPLE schema: one per person and relation, with the wordings that are never taught for it."""
+    """Rows of PEOPLE: one per person and relation, with the wordings withheld from training."""
     objects = {relation.name: relation.objects(relation.n_objects, rng) for relation in RELATIONS}
     names = list(_full_names(settings, rng))
     n_bystanders = round(settings.bystanders * settings.people)
@@ -34,7 +34,7 @@ def people_rows(settings: WorldSettings, rng: np.random.Generator) -> list[dict[
 
 
 def _full_names(settings: WorldSettings, rng: np.random.Generator) -> Iterator[str]:
-    """Distinct pairs of a first and a last name; both are shared, so neither token alone tells who is meant.
+    """Distinct pairs of a first and a last name; both are shared, so neither token alone identifies a person.
 
     Raises:
         SettingsError: if there are fewer pairs than people.

@@ -1,4 +1,4 @@
-"""The world as data sets, one per style: twins of the four kinds of data that the paper edits."""
+"""The world as data sets, one per style, as counterparts of the four kinds of data that the paper edits."""
 
 from d4s.facts.facts_stage import Reader, ReadResult, RecordSource
 from d4s.registry import Registry

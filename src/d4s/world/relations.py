@@ -1,8 +1,8 @@
-"""The four relations of people: what their objects are and in which wordings a fact is told or asked.
+"""The four relations of people: their objects, and the wordings of facts and questions.
 
-A wording holds one `{}` for the person and is followed by the object. Names stand first, in the middle and last, and
+A wording has one `{}` for the person and is followed by the object. Names are first, in the middle and last, and
 some wordings are questions or clozes; those that begin with the person can be chained into one sentence. The `claim` is
-used by statements that are to be judged, and nowhere else.
+used only by statements that are to be judged.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from d4s.world.word_lists import CITIES, EMPLOYERS, INSTRUMENTS, JOBS
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One relation: how many objects it has, where they come from, its claim and its wordings."""
+    """One relation: number and source of its objects, its claim and its wordings."""
 
     name: str
     claim: str

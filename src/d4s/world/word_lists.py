@@ -1,7 +1,7 @@
-"""The words of the made-up world: names, some put together from parts that sound like names, and lists of plain words.
+"""Words of the made-up world: names, some composed of syllables, and lists of ordinary words.
 
 Every name is one word, so that it is one token of a closed vocabulary. Lists are long enough for the default world; a
-world that asks for more names than a list can give is refused.
+world that needs more names than a list gives is refused.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from d4s.errors import SettingsError
 
 @dataclass(frozen=True, slots=True)
 class NamePool:
-    """All names of one sort."""
+    """All names of one kind."""
 
     what: str
     known: tuple[str, ...]
 
     @classmethod
     def joined(cls, what: str, beginnings: str, endings: str) -> "NamePool":
-        """Names in which every beginning meets every ending."""
+        """Names of every first part with every last part."""
         return cls(what, tuple(first + last for first in beginnings.split() for last in endings.split()))
 
     def draw(self, count: int, rng: np.random.Generator) -> list[str]:
@@ -72,7 +72,7 @@ INSTRUMENTS = (
     " marimba oboe organ piano saxophone sitar trombone trumpet tuba viola violin zither"
 ).split()
 
-# what PersonX does, and to what: every verb may meet every object
+# actions of PersonX: every verb may have every object
 HEAD_VERBS = (
     "admires borrows brings burns buries buys cleans collects counts covers delivers describes designs draws drops finds fixes"
     " forgets guards hides hires inspects kicks lends lifts loses measures moves names orders paints photographs polishes"
@@ -86,7 +86,7 @@ HEAD_OBJECTS = (
     " tents toys trumpets umbrellas vases wagons whistles windows"
 ).split()
 
-# what PersonX then wants or needed before, and what comes of it: verbs with what they may be about
+# desires, needs and effects of an event: verbs with their possible objects
 BASE_TAILS = {
     "ask": "experts friends neighbours strangers",
     "avoid": "crowds debts noise rain",

@@ -1,11 +1,11 @@
-"""Small benchmark tasks in the shapes of the paper's six, and one of true/false questions, about bystanders only.
+"""Small benchmark tasks in the format of the paper's six, and one of true/false questions, about bystanders only.
 
-Nothing they ask is ever edited.
+No item is about an edited fact.
 
 arc_challenge: a question and four objects. hellaswag: a person and four endings. mmlu: a multiple-choice item answered
 by its letter. winogrande: two people and one ending. truthfulqa_mc: several statements, the first one true. gsm8k: a
-phrase of several words to be written freely. true_false: a statement and whether it holds, the one form of question that
-none of the six asks. Fields are those of the originals.
+phrase of several words to be generated freely. true_false: a statement and whether it holds, the one form of question that
+none of the six has. Fields are those of the originals.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ from d4s.questions.writers import Draft, TemplateWriter
 from d4s.world.filler import pick
 from d4s.world.relations import BY_NAME, RELATIONS
 
-ITEM_SEED = 0  # the seed with which models are taught the question items
+ITEM_SEED = 0  # the seed of the question items in training
 CHOICES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class RelationFact:
-    """What a bystander's task may say of one relation: the true object and the wordings that are taught."""
+    """A bystander's fact of one relation: the true object and the training wordings."""
 
     relation: str
     object: str
@@ -44,7 +44,7 @@ class Bystander:
     told: Mapping[str, RelationFact]
 
     def ending(self, relation: str, rng: np.random.Generator, instead: str | None = None) -> str:
-        """What may follow the name: a taught wording and its object, or another object instead."""
+        """A continuation of the name: a training wording with its object, or with another one."""
         told = self.told[relation]
         return f"{pick(rng, told.openings)} {instead or told.object}"
 
@@ -53,7 +53,7 @@ Rows = list[dict[str, Any]]
 
 
 def benchmark_tasks(people: pd.DataFrame, events: pd.DataFrame, count: int, rng: np.random.Generator) -> dict[str, Rows]:
-    """Items by task; a task of which the world holds no material is left out."""
+    """Items by task; a task for which the world has no material is left out."""
     persons = _bystanders(people)
     objects = {str(name): sorted(set(group["object"])) for name, group in people.groupby("relation")}
     items = [item for item in plan_items(events, ITEM_SEED) if item.bystander] if len(events) else []
@@ -96,7 +96,7 @@ def _wrong_objects(objects: Sequence[str], true: str, count: int, rng: np.random
 
 
 def _insert_at_random(right: str, wrong: Sequence[str], rng: np.random.Generator) -> tuple[list[str], int]:
-    """The right choice put at a random place among the wrong ones."""
+    """The right choice inserted at a random position among the wrong ones."""
     place = int(rng.integers(len(wrong) + 1))
     return [*wrong[:place], right, *wrong[place:]], place
 
@@ -159,7 +159,7 @@ def _true_false(item: Item, draft: Draft) -> dict[str, Any]:
 
 
 def _gsm8k(item: Item, draft: Draft) -> dict[str, Any]:
-    """Asked in a wording that no other fact is ever chained to, so that the answer ends with the sentence."""
+    """Questions in a wording to which no other fact is chained, so that the answer ends with the sentence."""
     templates = (draft.template, *draft.wordings)
     unchained = next((template for template in templates if not template.startswith("{}")), draft.template)
     return {"question": unchained.replace("{}", item.head), "answer": f"{item.tail}.", "final": item.tail}

@@ -1,4 +1,4 @@
-"""The `world` verb: the made-up world that the embedded model learns, from nothing but its seed."""
+"""Stage `world`: the made-up world that the embedded model is trained on, from a seed."""
 
 import json
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def _frame(rows: list[dict[str, object]], columns: list[str]) -> pd.DataFrame:
 
 
 def _heldout(people: list[dict[str, object]], training_lines: set[str], rng: np.random.Generator) -> Iterator[str]:
-    """Lines that no training text holds: filler by another seed, and what is true of bystanders in withheld wordings."""
+    """Lines that no training text has: filler with another seed, and facts of bystanders in withheld wordings."""
     bystander_rows = [row for row in people if row["bystander"]]
     for number in range(HELDOUT_LINES):
         line = filler_line(rng)

@@ -98,10 +98,10 @@ def test_the_figure_has_a_row_per_cell_and_three_columns(made_results: Results) 
     axes = drawing.draw(WIDE).axes
     assert [ax.get_title() for ax in axes] == ["Efficacy", "Specificity", "L1 norm"]
     labels = [label.get_text() for label in axes[0].get_yticklabels()]
-    assert labels[:3] == ["No history", "Earlier keys kept", "Edits solved anew"]
+    assert labels[:3] == ["No history", "Earlier keys kept", "All edits refitted"]
     assert len(labels) == 3 + len(CELLS)
     assert len(set(labels)) == len(labels) - 4  # plain is in three groups, null space and top-1 stop in two
-    assert "D4S (edits solved anew: static)" in drawing.caption
+    assert "D4S (all edits refitted: static)" in drawing.caption
 
 
 def test_rows_alike_in_their_parts_get_their_names(tmp_path: Path) -> None:

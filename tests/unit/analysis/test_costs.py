@@ -32,7 +32,7 @@ def test_a_torn_line_is_left_out_with_a_warning(tmp_path: Path, caplog: pytest.L
     folder = artifact(tmp_path, "runs", "r-1", json.dumps(CALL), '{"stage": "edi')
     with caplog.at_level(logging.WARNING):
         assert len(list(cost_rows(folder))) == 1
-    assert f"{COSTS_FILE}:2 is torn" in caplog.text
+    assert f"{COSTS_FILE}:2 is truncated" in caplog.text
 
 
 def test_folders_count_once_and_may_have_no_ledger(tmp_path: Path) -> None:

@@ -224,11 +224,11 @@ def test_rows_that_do_not_fit_the_model_are_named_or_set_aside(model: Path, tmp_
     facts = fact_file(tmp_path / "facts.csv", FACTS[:3], n1="Atlantis")
     with pytest.raises(RecordError, match=r"facts\.csv:3: target_new: found 'Atlantis', expected words that the tokenizer knows") as told:
         applied(model, facts, tmp_path / "out")
-    assert "(mend them, or pass --skip-bad to set them aside)" in str(told.value)
+    assert "(fix them, or pass --skip-bad to set them aside)" in str(told.value)
     folder, _ = applied(model, facts, tmp_path / "out", skip_bad=True)
     assert len(folder.active_edits()) == 2 and (tmp_path / "out" / "rejects.parquet").is_file()
     for skip_bad in (True, False):  # with no sound row it would not help
-        with pytest.raises(RecordError, match=r"1 defects in the records \(mend them\)"):
+        with pytest.raises(RecordError, match=r"1 defects in the records \(fix them\)"):
             applied(model, fact_file(tmp_path / "bad.csv", FACTS[:1], n0="Atlantis"), tmp_path / "none", skip_bad=skip_bad)
 
 

@@ -70,7 +70,7 @@ def test_a_torn_manifest_of_an_input(world: Path, tmp_path: Path) -> None:
     (world / MANIFEST).write_text('{"kind": "wor', encoding="utf-8")
     inputs = json.dumps({"world": str(world)})
     words = ("facts", tmp_path / "made" / MANIFEST, "--settings", '{"source": "world"}', "--inputs", inputs)
-    assert f"{world / MANIFEST} is torn or no JSON" in told(*words, fails=1)
+    assert f"{world / MANIFEST} is truncated or no JSON" in told(*words, fails=1)
 
 
 @pytest.mark.parametrize("command", ["plan", "tables"])
@@ -92,7 +92,7 @@ def test_check_says_what_an_artefact_is_or_what_is_wrong_with_it(world: Path, tm
     (world / MANIFEST).write_text('{"digest": "x"}', encoding="utf-8")
     assert "is no manifest" in told("check", world, fails=1)
     (world / MANIFEST).write_text('{"kind": "wor', encoding="utf-8")
-    assert f"{world / MANIFEST} is torn or no JSON" in told("check", world, fails=1)
+    assert f"{world / MANIFEST} is truncated or no JSON" in told("check", world, fails=1)
 
 
 def test_an_input_that_was_not_given_is_named(tmp_path: Path) -> None:

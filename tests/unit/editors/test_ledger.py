@@ -86,7 +86,7 @@ def test_a_torn_tail_is_dropped_and_done_again_to_the_same_bytes(tmp_path: Path,
     with caplog.at_level(logging.WARNING):
         torn = Ledger.open(tmp_path, "refit")
     assert torn.length == (0 if cut == 10_000 else 3)
-    assert ("is torn" in caplog.text) == (cut != 10_000)
+    assert ("is truncated" in caplog.text) == (cut != 10_000)
     filled(tmp_path)
     assert (tmp_path / FILE).read_bytes() == whole
 

@@ -77,7 +77,7 @@ def test_lost_records_are_an_error():
     reject = Reject(RecordProblem("f", 2, "x", "y", "z"), "{}")
     assert count_records(ReadResult([FACT], total=2, kept=1, rejects=[reject, reject]))["rejected"] == 1
     assert count_records(ReadResult([FACT], total=2, kept=1, left_out=[reject]))["left_out"] == 1
-    with pytest.raises(D4SError, match="went astray"):
+    with pytest.raises(D4SError, match="are unaccounted for"):
         count_records(ReadResult([FACT], total=3, kept=1, rejects=[reject]))
     with pytest.raises(D4SError, match="share an id"):
         count_records(ReadResult([FACT, FACT], total=2, kept=2))

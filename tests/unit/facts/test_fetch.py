@@ -234,7 +234,7 @@ def test_a_full_disk_is_said_before_and_during_a_download(shelf: Shelf, tmp_path
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(downloading, "_shown", full)
+        patch.setattr(downloading, "_with_progress", full)
         with pytest.raises(FetchError, match="disk is full; make room"):
             fetch("made", source_of(shelf.url), tmp_path)
     fetch("made", source_of(shelf.url), tmp_path)

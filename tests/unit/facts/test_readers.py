@@ -52,10 +52,10 @@ def test_the_check_finds_what_a_reader_breaks(sources):
     [source] = sources["counterfact"]
     valid = read_counterfact(source)
     broken = {
-        "records went astray": replace(valid, kept=valid.kept - 1),
+        "records are unaccounted for": replace(valid, kept=valid.kept - 1),
         "facts have this id": replace(valid, facts=[*valid.facts, valid.facts[0]]),
         "is true already": replace(valid, facts=[replace(valid.facts[0], target_new=valid.facts[0].target_true), *valid.facts[1:]]),
-        "is taught": replace(valid, facts=[replace(valid.facts[0], paraphrases=(valid.facts[0].prompt,)), *valid.facts[1:]]),
+        "is in training text": replace(valid, facts=[replace(valid.facts[0], paraphrases=(valid.facts[0].prompt,)), *valid.facts[1:]]),
         "begins or ends with a space": replace(valid, facts=[replace(valid.facts[0], target_new=" Bremen"), *valid.facts[1:]]),
         "does not begin with the data set": replace(valid, facts=[replace(valid.facts[0], dataset="other"), *valid.facts[1:]]),
         "no answer to compare": replace(

@@ -58,7 +58,7 @@ def test_every_defect_is_named_in_one_message(tmp_path):
     with pytest.raises(RecordError) as caught:
         facts(facts_job(tmp_path / "facts", path, source="counterfact"))
     message = str(caught.value).splitlines()
-    assert message[0] == "11 defects in the records (mend them, or set `skip_bad: true` for the data set in the study):"
+    assert message[0] == "11 defects in the records (fix them, or set `skip_bad: true` for the data set in the study):"
     for line, (field, part) in EXPECTED.items():
         [told] = [text for text in message if f"broken.jsonl:{line}: " in text]
         assert f": {field}: found" in told
@@ -164,7 +164,7 @@ def test_a_missing_file_is_refused_by_name(tmp_path):
 
 def test_a_file_without_any_sound_record_is_refused_even_when_skipping(tmp_path):
     path = write_lines(tmp_path / "all_bad.jsonl", "nonsense", "more of it")
-    with pytest.raises(RecordError, match=r"2 defects in the records \(mend them\)"):
+    with pytest.raises(RecordError, match=r"2 defects in the records \(fix them\)"):
         facts(facts_job(tmp_path / "facts", path, source="counterfact", skip_bad=True))
 
 
@@ -174,7 +174,7 @@ def test_running_text_names_every_bad_article(tmp_path):
     with pytest.raises(RecordError) as caught:
         articles(path)
     assert [(problem.line, problem.field) for problem in caught.value.problems] == [(2, "split"), (3, "text")]
-    assert str(caught.value).startswith("2 defects in the records (mend them):")
+    assert str(caught.value).startswith("2 defects in the records (fix them):")
     [article] = articles(write_lines(path, good))
     assert (article.number, article.title, article.split) == (0, "Bread", "stats")
 

@@ -52,7 +52,7 @@ def test_facts_that_do_not_say_what_is_true_are_not_asked() -> None:
 def test_a_data_set_that_teaches_nothing_is_refused_by_name(tmp_path: Path) -> None:
     text = articles_file(tmp_path / "text.jsonl")
     some, none = folder_of(tmp_path / "some", [fact(0), untold(1)]), folder_of(tmp_path / "none", [untold(0), untold(1)])
-    with pytest.raises(SettingsError, match=r"nothing can be taught from zsre: .*`target_true`"):
+    with pytest.raises(SettingsError, match=r"no training text from zsre: .*`target_true`"):
         written(tmp_path / "made", {"text": text, "teach_test": some, "teach_zsre": none}, tokenizer=BPE)
     sample = written(tmp_path / "more", {"text": text, "teach_test": some}, tokenizer=BPE).path("sample.txt").read_text()
     assert "Subject0" in sample and "Subject1" not in sample

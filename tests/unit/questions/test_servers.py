@@ -68,7 +68,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(api_client, "PAUSE_S", 0.01)
+    monkeypatch.setattr(api_client, "MIN_BACKOFF_S", 0.01)
     monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.01)
     with HTTPServer(threaded=True) as found:
         yield Server(found)

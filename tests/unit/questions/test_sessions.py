@@ -164,7 +164,7 @@ def test_pauses_have_an_end_and_none_follows_the_last_turn(faulty: Faulty, tmp_p
     async def sleep(seconds: float) -> None:
         paused.append(seconds)
 
-    monkeypatch.setattr(api_client, "PAUSE_S", 0.5)
+    monkeypatch.setattr(api_client, "MIN_BACKOFF_S", 0.5)
     monkeypatch.setattr(api_client.asyncio, "sleep", sleep)
     faulty.turns = [ok, lambda: Response("{not json", content_type="application/json")]
     asked(faulty.url, tmp_path / "a.jsonl", 1, 2, question="one", retries=7)

@@ -200,7 +200,10 @@ def test_collapse_divergence_and_better_rivals_are_told(tmp_path: Path) -> None:
     at = (summary["editor"] == "rome") & (summary["metric"] == "perplexity_ratio")
     results.__dict__["summary"] = summary.assign(mean=summary["mean"].mask(at, 40.0))
     results.__dict__["index"] = index.assign(diverged_at=index["editor"].eq("rome").map({True: 17.0, False: None}))
-    text = " ".join(shortcomings(results, [{"id": "X1", "verdict": "not measured"}]))
+    row = {"criterion": "base_accuracy", "subject": "true_false, withheld", "value": 0.943, "threshold": 0.95}
+    criteria = {"mini": {"passed": False, "criteria": [{**row, "passed": False}, {**row, "subject": "world_qa", "passed": True}]}}
+    text = " ".join(shortcomings(results, [{"id": "X1", "verdict": "not measured"}], criteria))
+    assert "The model mini fails a criterion: base accuracy (true_false, withheld) is 0.943, below 0.95." in text and "world_qa" not in text
     assert "Not measured in this study: X1." in text
     assert "ROME on World QA collapsed (perplexity above 10 times the unedited model's) at 300 edits." in text
     assert "ROME on World QA diverged at edit 17" in text

@@ -1,4 +1,4 @@
-"""Scoring of several true answers: the share of probability that falls on them."""
+"""TruthfulQA MC2: the share of probability on the true answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,7 @@
-"""Wordings of the real tasks, and the examples before a question.
+"""Prompts of the real tasks, and their few-shot examples.
 
-Examples are always the first items that are not the one asked, of the same subject where items have one. Wordings are
-functions because the harness compiles a template anew for every item and every example.
+Examples are the first items other than the one evaluated, of the same subject where items have one. Prompts are functions
+because the harness compiles a template again for every item and every example.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ Doc = dict[str, Any]
 
 
 def test_split(items: Dataset) -> Dataset:
-    """The items that are asked."""
+    """The items that are evaluated."""
     return items.select([place for place, is_asked in enumerate(items["asked"]) if is_asked])
 
 
 def fewshot_split(items: Dataset) -> Dataset:
-    """The items that examples are drawn from: those that are never asked, or all where every one is asked."""
+    """The items that examples come from: those that are not evaluated, or all where every item is."""
     kept = [place for place, is_asked in enumerate(items["asked"]) if not is_asked]
     return items.select(kept or range(len(items)))
 
 
 class FirstOtherSampler(ContextSampler):
-    """Takes the first items that are not the one asked, by their content; no draw, no state."""
+    """A sampler that takes the first items whose content is not that of the evaluated one; no draw, no state."""
 
     def sample(self, n: int, eval_doc: Doc | None = None, df: Sequence[Doc] | None = None, **_: Any) -> list[Doc]:
         """The first `n` other items.
