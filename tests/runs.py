@@ -12,7 +12,7 @@ from d4s.editors.moments import moments
 from d4s.editors.part_settings import TargetsJobSettings
 from d4s.editors.target_optimisation import targets
 from d4s.facts.record import to_rows
-from d4s.runs.edit_sequence import edit
+from d4s.runs.edit_stage import edit
 from d4s.runs.run_settings import RunSettings
 from d4s.schemas import FACTS
 from tests.baselines import make_baseline

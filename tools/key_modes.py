@@ -16,7 +16,6 @@ from torch import Tensor
 from d4s.artifacts import Artifact
 from d4s.config import load_study
 from d4s.editors.edit_requests import draw_requests
-from d4s.editors.editor_inputs import load as load_prepared
 from d4s.editors.editor_settings import LocateThenEdit, OneTimeBatch
 from d4s.editors.editor_settings import resolve as resolve_editor
 from d4s.editors.families import build
@@ -26,6 +25,7 @@ from d4s.editors.target_optimisation import read_targets
 from d4s.facts.record import from_frame
 from d4s.log import progress
 from d4s.models.loading import load
+from d4s.runs.prepared_parts import load_prepared
 from d4s.schemas import FACTS
 from d4s.study.resolve import resolve
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from d4s.apply.apply_pipeline import append_edits, load_or_prepare, refuse_unsupported, resolve_preset, split_valid
+from d4s.apply.apply_pipeline import append_edits, prepare_folder, refuse_unsupported, resolve_preset, split_valid
 from d4s.apply.ask import refuse_invalid_prompts
 from d4s.apply.base_model import BaseModelSource
 from d4s.apply.chat import render_chat
@@ -105,7 +105,8 @@ def edit(
             joiner=joiner,
             seed=seed,
         )
-    edited = Edited(language_model, EditedFolder.create(_temporary(), manifest), source)
+    prompts = PromptBuilder(language_model, manifest.chat)
+    edited = Edited(EditedFolder.create(_temporary(), manifest, prompts), source)
     try:
         edited.add(facts, on_conflict=on_conflict)
     except BaseException as error:
@@ -122,20 +123,18 @@ def load(path: str | Path, *, device: str = "cpu") -> "Edited":
         ArtifactError: if there is no such folder, it was never finished, or the unedited model is not what it was.
         D4SError: if a command is changing the folder.
     """
-    with open_shared(Path(path)) as (folder,), preserve_settings():
-        model, _ = folder.load_model(device)
+    with open_shared(Path(path), device=device) as (folder,), preserve_settings():
+        folder.load()
         record = Path(copytree(folder.path, _temporary(), ignore=ignore_patterns(MODEL, UNEDITED)))
-    return Edited(model, EditedFolder.open(record), TextSource())
+    return Edited(EditedFolder.open(record, folder.prompts), TextSource())
 
 
 class Edited:
     """A model with its edits. Made by `d4s.edit` and `d4s.load`; edits are numbered from 1 in the order in which they were made."""
 
-    def __init__(self, model: LanguageModel, folder: EditedFolder, text: TextSource) -> None:
-        self._model, self._folder, self._text = model, folder, text
+    def __init__(self, folder: EditedFolder, text: TextSource) -> None:
+        self._model, self._folder, self._text = folder.model, folder, text
         finalize(self, rmtree, folder.path.parent, ignore_errors=True)
-        self._builder = PromptBuilder(model, folder.manifest.chat)
-        self._prepared_cache: Prepared | None = None
         self._last_outcome: Outcome | None = None
         self._applied_view: EditedModel | None = None
 
@@ -153,20 +152,15 @@ class Edited:
         self._refuse_while_applied("add")
         _check_choice("on_conflict", on_conflict, OnConflict)
         lines = _read_facts(facts)
-        valid, rejects = split_valid(lines, self._builder)
+        valid, rejects = split_valid(lines, self._folder.prompts)
         if rejects:
             raise RecordError([reject.problem for reject in rejects])
         specs, _ = plan_edits(valid, self._folder.edits(), on_conflict)
-        refuse_unsupported(self._folder, specs, self._builder)
+        refuse_unsupported(self._folder, specs)
         self._last_outcome = None
         with editing_mode(self._model.network):
-            if self._prepared_cache is None:
-                self._prepared_cache = load_or_prepare(self._folder, self._model, self._text, specs)
-            try:
-                append_edits(self._folder, self._model, self._prepared_cache, specs, self._evaluate)
-            except BaseException:
-                self._folder.ledger.drop_unsaved()  # of a dense state, edits after the last one that was kept
-                raise
+            prepare_folder(self._folder, self._text, specs)
+            append_edits(self._folder, specs, self._evaluate)
         return self
 
     def undo(self, *numbers: int) -> "Edited":
@@ -209,10 +203,11 @@ class Edited:
             SettingsError: if prompts are empty or too long for the model, naming all of them.
         """
         prompt_list = [prompts] if isinstance(prompts, str) else [*prompts]
-        refuse_invalid_prompts(prompt_list, self._builder, self._model)
+        prompt_builder = self._folder.prompts
+        refuse_invalid_prompts(prompt_list, prompt_builder)
         with ExitStack() as stack:
             view = self._applied_view or stack.enter_context(self._edited_view("generate"))
-            texts = [text.strip() for text in view.generate([self._builder.text(prompt) for prompt in prompt_list], max_new_tokens)]
+            texts = [text.strip() for text in view.generate([prompt_builder.text(prompt) for prompt in prompt_list], max_new_tokens)]
         return texts[0] if isinstance(prompts, str) else texts
 
     def report(self) -> pd.DataFrame:
@@ -271,8 +266,10 @@ class Edited:
                 found = BaseModelSource.of(base_model, self._folder.manifest.model.dtype, "main")
                 self._refuse_other_weights(found)
                 original = base_model
-            saved = EditedFolder(part, self._folder.manifest.model_copy(update={"model": found}))
-            refresh(saved, self._with_tokenizer_name(original), self._prepared)
+            prompts = PromptBuilder(self._with_tokenizer_name(original), self._folder.manifest.chat)
+            saved = EditedFolder(part, self._folder.manifest.model_copy(update={"model": found}), prompts)
+            saved.prepared = self._prepared
+            refresh(saved)
         return out
 
     def as_lora(self, out: str | Path | None = None, *, rank: int | None = None) -> dict[str, Tensor]:
@@ -302,10 +299,9 @@ class Edited:
 
     @property
     def _prepared(self) -> Prepared:
-        """What the editor needs, read once."""
-        if self._prepared_cache is None:
-            self._prepared_cache = load_or_prepare(self._folder, self._model, self._text, ())
-        return self._prepared_cache
+        """What the editor needs, computed now where no fact was edited yet."""
+        prepare_folder(self._folder, self._text, ())
+        return self._folder.prepared
 
     @property
     def _outcome(self) -> Outcome:
@@ -313,12 +309,13 @@ class Edited:
         if self._last_outcome is None:
             self._refuse_while_applied("report")
             with editing_mode(self._model.network):
-                self._evaluate(self._folder, self._model, self._prepared, self._folder.ledger.length)
+                prepare_folder(self._folder, self._text, ())
+                self._evaluate(self._folder, self._folder.ledger.length)
         assert self._last_outcome is not None
         return self._last_outcome
 
-    def _evaluate(self, folder: EditedFolder, model: LanguageModel, prepared: Prepared, n_previous: int) -> Outcome:
-        self._last_outcome = evaluate_edits(folder, model, prepared, n_previous)
+    def _evaluate(self, folder: EditedFolder, n_previous: int) -> Outcome:
+        self._last_outcome = evaluate_edits(folder, n_previous)
         return self._last_outcome
 
     @contextmanager

@@ -198,6 +198,13 @@ def test_every_word_of_the_list_has_a_replacement() -> None:
     assert [word for word, _, _ in entries] == sorted({word for word, _, _ in entries})
 
 
+def test_modules_of_the_glossary_exist() -> None:
+    text = (ROOT / "docs" / "notation.md").read_text(encoding="utf-8")
+    modules = re.findall(r"`([\w/]+\.py)`", text.partition("## Glossary")[2].partition("## Scores")[0])
+    assert len(modules) > 40
+    assert [module for module in modules if not (ROOT / "src" / "d4s" / module).is_file()] == []
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     missing = [
         f"{path.relative_to(ROOT)}: {target}"

@@ -59,7 +59,7 @@ def _append(path: Path, text: str) -> None:
 
 
 def test_a_comment_reruns_nothing(copy: Workdir) -> None:
-    for module in ("editors/least_squares.py", "facts/record.py", "figures/style.py", "runs/edit.py"):
+    for module in ("editors/least_squares.py", "facts/record.py", "figures/style.py", "runs/edit_sequence.py"):
         _append(copy.path / "src" / "d4s" / module, "\n# A remark.\n")
     assert copy.jobs() == {}
 

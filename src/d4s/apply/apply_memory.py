@@ -6,7 +6,6 @@ from d4s.apply.edited_folder import EditedFolder
 from d4s.apply.input_preparation import ROWS_PER_PASS, TextSource
 from d4s.apply.moment_text import LONGEST_ROW
 from d4s.config import MeasureSettings
-from d4s.models.language_model import LanguageModel
 from d4s.models.model_shape import UnknownShape, shape_at, shape_of
 from d4s.resources import memory_estimate
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
@@ -41,10 +40,12 @@ def estimate_loading(source: str, revision: str, dtype: str, device: str) -> Ite
     )
 
 
-def estimate_editing(folder: EditedFolder, model: LanguageModel, text: TextSource, facts: int) -> Iterator[tuple[str, Requirements]]:
+def estimate_editing(folder: EditedFolder, text: TextSource, facts: int) -> Iterator[tuple[str, Requirements]]:
     """Requirements of new facts beyond the existing edits: second moments, targets, and the edits."""
-    settings, manifest = folder.manifest.settings, folder.manifest
-    placement = ModelPlacement(shape_of(model.network.config.to_dict()), manifest.model.dtype, model.device.type != "cpu", LONGEST_ROW)
+    settings, model = folder.settings, folder.model
+    placement = ModelPlacement(
+        shape_of(model.network.config.to_dict()), folder.manifest.model.dtype, model.device.type != "cpu", LONGEST_ROW
+    )
     if settings.moment_layers and not (text.is_folder or folder.is_prepared):
         yield "second moments", Requirements(*memory_estimate.moments(placement, settings.moment_layers, text.tokens, ROWS_PER_PASS))
     if (prepare_settings := settings.prepare_settings()) and not folder.is_prepared:

@@ -6,7 +6,6 @@ from pathlib import Path
 from d4s.apply.edited_folder import EditedFolder
 from d4s.apply.prompt_builder import PromptBuilder
 from d4s.errors import SettingsError
-from d4s.models.language_model import LanguageModel
 
 
 def ask(path: Path, prompts: Sequence[str], tokens: int, device: str) -> list[str]:
@@ -15,21 +14,20 @@ def ask(path: Path, prompts: Sequence[str], tokens: int, device: str) -> list[st
     Raises:
         SettingsError: if prompts are empty or too long for the model, naming all of them.
     """
-    folder = EditedFolder.open(path)
-    model, prepared = folder.load_model(device)
-    builder = PromptBuilder(model, folder.manifest.chat)
-    refuse_invalid_prompts(prompts, builder, model)
-    with folder.editor.edited(model, prepared, folder.state()) as view:
-        return [text.strip() for text in view.generate([builder.text(prompt) for prompt in prompts], tokens)]
+    folder = EditedFolder.open(path, device=device)
+    folder.load()
+    refuse_invalid_prompts(prompts, folder.prompts)
+    with folder.edited() as view:
+        return [text.strip() for text in view.generate([folder.prompts.text(prompt) for prompt in prompts], tokens)]
 
 
-def refuse_invalid_prompts(prompts: Sequence[str], builder: PromptBuilder, model: LanguageModel) -> None:
+def refuse_invalid_prompts(prompts: Sequence[str], builder: PromptBuilder) -> None:
     """Refuse prompts that are empty or too long for the model.
 
     Raises:
         SettingsError: naming all of them.
     """
-    lengths = {prompt: builder.tokens(prompt) for prompt in prompts}
-    if invalid := {prompt: tokens for prompt, tokens in lengths.items() if not 1 <= tokens <= model.max_positions}:
+    lengths, limit = {prompt: builder.tokens(prompt) for prompt in prompts}, builder.model.max_positions
+    if invalid := {prompt: tokens for prompt, tokens in lengths.items() if not 1 <= tokens <= limit}:
         lines = "\n".join(f"  {prompt!r} has {tokens}" for prompt, tokens in invalid.items())
-        raise SettingsError(f"a prompt must have 1 to {model.max_positions} tokens for this model; word these otherwise:\n{lines}")
+        raise SettingsError(f"a prompt must have 1 to {limit} tokens for this model; word these otherwise:\n{lines}")

@@ -8,7 +8,6 @@ from d4s.apply.edited_folder import EditedFolder, exclusive_access, open_shared
 from d4s.apply.fact_files import to_nfc
 from d4s.apply.history import Conflict, RecordedEdit
 from d4s.apply.outcome import Outcome, refresh
-from d4s.apply.prompt_builder import PromptBuilder
 from d4s.artifacts import sha256_of
 from d4s.editors.ledger import Ledger
 from d4s.errors import SettingsError
@@ -23,12 +22,12 @@ def undo(path: Path, numbers: Sequence[int], device: str) -> Outcome:
         D4SError: if there is no such folder, or another command is changing it.
     """
     with exclusive_access(path):
-        folder = EditedFolder.open(path)
+        folder = EditedFolder.open(path, device=device)
         new = [number for number in numbers if number not in folder.manifest.undone]
         folder.check_undo(new)
-        model, prepared = folder.load_model(device)
+        folder.load()
         folder.undo(new)
-        return refresh(folder, model, prepared, n_previous=folder.ledger.length)
+        return refresh(folder, n_previous=folder.ledger.length)
 
 
 def replace(path: Path, number: int, target: str, device: str) -> Outcome:
@@ -45,20 +44,20 @@ def replace(path: Path, number: int, target: str, device: str) -> Outcome:
     if not target:
         raise SettingsError("the new target is empty; name the answer wanted: --target Lyon")
     with exclusive_access(path):
-        folder = EditedFolder.open(path)
+        folder = EditedFolder.open(path, device=device)
         wanted = (to_nfc(target),)
         if not folder.is_written and any(
             number in edit.spec.replaces and edit.spec.target_keys == wanted for edit in folder.active_edits()
         ):
-            return append_edits(folder, *folder.load_model(device), [])
+            return append_edits(folder, [])
         folder.check_removable([number], "replace")
         spec = next(edit.spec for edit in folder.active_edits() if edit.number == number)
         if spec.target_keys == wanted:
             raise SettingsError(f"edit {number} has the target {target!r} already")
         spec = spec.model_copy(update={"target": target, "averaged_targets": (), "replaces": (number,)})
-        model, prepared = folder.load_model(device)
-        PromptBuilder(model, folder.manifest.chat).refuse_issues(spec)
-        return append_edits(folder, model, prepared, [spec])
+        folder.load()
+        folder.prompts.refuse_issues(spec)
+        return append_edits(folder, [spec])
 
 
 def merge(first: Path, second: Path, out: Path, *, prefer_second: bool, device: str) -> Outcome:
@@ -69,15 +68,15 @@ def merge(first: Path, second: Path, out: Path, *, prefer_second: bool, device: 
         Conflict: if edits contradict each other and the second one's are not preferred, naming all of them.
         D4SError: if another command is changing one of the folders, or is at work in `out`.
     """
-    with open_shared(first, second) as (one, other), new_folder(out) as part:
+    with open_shared(first, second, device=device) as (one, other), new_folder(out) as part:
         _refuse_mismatch(one, other)
         dropped, repeated = _overlap(one, other, prefer_second=prefer_second)
-        model, prepared = one.load_model(device)
-        concatenate = EditedFolder.create(part, one.manifest.model_copy(update={"undone": (), "written": None}))
-        concatenate.save_prepared(prepared)
+        one.load()
+        merged = EditedFolder.create(part, one.manifest.model_copy(update={"undone": (), "written": None}), one.prompts)
+        merged.save_prepared(one.prepared)
         for folder, excluded in ((one, dropped), (other, repeated)):
-            _copy_batches(concatenate.ledger, folder, excluded)
-        return refresh(concatenate, model, prepared)
+            _copy_batches(merged.ledger, folder, excluded)
+        return refresh(merged)
 
 
 def _overlap(one: EditedFolder, other: EditedFolder, *, prefer_second: bool) -> tuple[set[int], set[int]]:

@@ -13,32 +13,31 @@ import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from safetensors.torch import load_file
 
 from d4s.apply.base_model import BaseModelSource
 from d4s.apply.chat import Chat
 from d4s.apply.history import EditSpec, RecordedEdit, edits_from_log
-from d4s.artifacts import DIGEST_LENGTH, MANIFEST, library_versions, sha256_of, write_json, write_tensors
+from d4s.apply.prompt_builder import PromptBuilder
+from d4s.artifacts import DIGEST_LENGTH, MANIFEST, library_versions, write_json
 from d4s.config import Frozen, canonical
 from d4s.editors.editor_settings import EditorSettings
-from d4s.editors.families import build
-from d4s.editors.ledger import Ledger
-from d4s.editors.moments import SecondMoment
-from d4s.editors.protocol import Editor, Prepared, State
+from d4s.editors.protocol import Prepared, State
 from d4s.errors import ArtifactError, SettingsError
 from d4s.facts.joining import Joiner
 from d4s.locks import folder_lock
 from d4s.models.edited_model import EditedModel
 from d4s.models.language_model import LanguageModel
+from d4s.runs import prepared_parts
+from d4s.runs.edit_sequence import EditSequence
 from d4s.schemas import SCHEMA_VERSION
 
-MODEL, DELTA, HISTORY, STATE = "model", "delta.safetensors", "edits.jsonl", "state"
-PREPARED, PREPARED_INDEX, PREPARED_TENSORS = "prepared", "prepared.json", "prepared.safetensors"
+MODEL, DELTA, HISTORY, STATE, PREPARED = "model", "delta.safetensors", "edits.jsonl", "state", "prepared"
 PART = ".part"
 NO_MANIFEST = f"{{0}} holds no {MANIFEST}; make it with d4s apply --out {{0}}"
 
@@ -58,8 +57,8 @@ def exclusive_access(path: Path, *, is_new: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def open_shared(*paths: Path) -> Iterator[list["EditedFolder"]]:
-    """Edited folders, open, that no other command changes meanwhile.
+def open_shared(*paths: Path, device: str = "cpu", dtype: str | None = None) -> Iterator[list["EditedFolder"]]:
+    """Edited folders, open as `EditedFolder.open` does it, that no other command changes meanwhile.
 
     Raises:
         ArtifactError: if one is not there.
@@ -71,7 +70,7 @@ def open_shared(*paths: Path) -> Iterator[list["EditedFolder"]]:
     with ExitStack() as held:
         for path in paths:
             held.enter_context(folder_lock(path, shared=True))
-        yield [EditedFolder.open(path) for path in paths]
+        yield [EditedFolder.open(path, device=device, dtype=dtype) for path in paths]
 
 
 LABEL_DIGEST = re.compile(rf" [0-9a-f]{{{DIGEST_LENGTH}}}$")
@@ -117,17 +116,30 @@ def _comparable_fields(manifest: FolderManifest) -> dict[str, Any]:
     return plain
 
 
-class EditedFolder:
-    """An edited folder, open."""
+class EditedFolder(EditSequence):
+    """An edited folder, open: a sequence of edits with what it says of itself.
 
-    def __init__(self, path: Path, manifest: FolderManifest) -> None:
+    The unedited model is the one of `prompts`; without them it is loaded, where the manifest says and onto a device, when it is needed.
+    """
+
+    def __init__(
+        self, path: Path, manifest: FolderManifest, prompts: PromptBuilder | None = None, *, device: str = "cpu", dtype: str | None = None
+    ) -> None:
+        super().__init__(path / STATE, manifest.settings)
         self.path, self.manifest = path, manifest
-        self.editor: Editor = build(manifest.settings)
-        self.ledger = Ledger.open(path / STATE, self.editor.kind)
+        self._device, self._dtype = device, dtype
+        if prompts is not None:
+            self.prompts = prompts
 
     @classmethod
-    def open(cls, path: Path) -> "EditedFolder":
+    def open(cls, path: Path, prompts: PromptBuilder | None = None, *, device: str = "cpu", dtype: str | None = None) -> "EditedFolder":
         """An edited folder that is there.
+
+        Args:
+            path: the folder.
+            prompts: how prompts are put to its unedited model, where that is in memory already.
+            device: where the model is loaded otherwise.
+            dtype: the precision in which it is loaded then; the manifest's if omitted.
 
         Raises:
             ArtifactError: if there is none, or it is of another version.
@@ -142,10 +154,10 @@ class EditedFolder:
             raise ArtifactError(f"{path / MANIFEST} is no manifest of an edited model: {error}") from None
         if manifest.schema_version != SCHEMA_VERSION:
             raise ArtifactError(f"{path} is of schema version {manifest.schema_version}, expected {SCHEMA_VERSION}; edit the model again")
-        return cls(path, manifest)
+        return cls(path, manifest, prompts, device=device, dtype=dtype)
 
     @classmethod
-    def create(cls, path: Path, manifest: FolderManifest) -> "EditedFolder":
+    def create(cls, path: Path, manifest: FolderManifest, prompts: PromptBuilder | None = None) -> "EditedFolder":
         """The folder of this very description: a new one, or one that is there; one without any edit is begun from the start.
 
         Raises:
@@ -153,16 +165,16 @@ class EditedFolder:
         """
         cls.refuse_mismatch(path, manifest)
         if (path / MANIFEST).is_file():
-            found = cls.open(path)
+            found = cls.open(path, prompts)
             if found.manifest.differences(manifest):
                 for name in (PREPARED, STATE):
                     shutil.rmtree(path / name, ignore_errors=True)
                 found._update_manifest(**(dict(manifest) | {"versions": library_versions()}))
-                return cls.open(path)
-            if found.manifest.model != manifest.model:  # it has moved
-                found._update_manifest(model=manifest.model)
+                return cls.open(path, prompts)
+            if (found.manifest.model, found.manifest.chat) != (manifest.model, manifest.chat):  # moved, or rendered before the first edit
+                found._update_manifest(model=manifest.model, chat=manifest.chat)
             return found
-        folder = cls(path, manifest)
+        folder = cls(path, manifest, prompts)
         folder._update_manifest(versions=library_versions())
         return folder
 
@@ -274,23 +286,56 @@ class EditedFolder:
 
     # --- the model ------------------------------------------------------------------------------------------------
 
-    def load_model(self, device: str, dtype: str | None = None) -> tuple[LanguageModel, Prepared]:
-        """The unedited model, and what the editor needs beside it.
+    @cached_property
+    def prompts(self) -> PromptBuilder:
+        """How prompts are put to the unedited model, which is loaded for it.
+
+        Raises:
+            ArtifactError: if the unedited model is not what it was.
+        """
+        model = replace(self.manifest.model.load(self._device, self._dtype), joiner=self.manifest.joiner)
+        return PromptBuilder(model, self.manifest.chat)
+
+    @property
+    def model(self) -> LanguageModel:
+        """The unedited model."""
+        return self.prompts.model
+
+    def load(self) -> None:
+        """Read now what the editor needs and the unedited model, so that nothing is changed where one of them is missing.
 
         Raises:
             ArtifactError: if the folder was never finished, or the unedited model is not what it was.
         """
-        prepared = self.load_prepared()
-        if prepared is None:
-            raise ArtifactError(f"{self.path} was never finished; run its d4s apply again")
-        return replace(self.manifest.model.load(device, dtype), joiner=self.manifest.joiner), prepared
+        _ = self.prepared, self.prompts
 
     @contextmanager
-    def edited(self, device: str = "cpu") -> Iterator[EditedModel]:
-        """The model with the present edits, memories among them; for use from Python."""
-        model, prepared = self.load_model(device)
-        with self.editor.edited(model, prepared, self.state()) as view:
+    def edited(self) -> Iterator[EditedModel]:
+        """The model with the present edits, memories among them; for use from Python too."""
+        self.load()
+        with self.editor.edited(self.model, self.prepared, self.state()) as view:
             yield view
+
+    # --- what the editor needs ------------------------------------------------------------------------------------
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether what the editor needs was saved; says so without reading and checking it, which takes its time with large models."""
+        return prepared_parts.has_prepared(self.path / PREPARED)
+
+    def prepared_files(self) -> list[str]:
+        """Names of the files that hold what the editor needs."""
+        return sorted(f"{PREPARED}/{path.name}" for path in (self.path / PREPARED).glob("*"))
+
+    def save_prepared(self, prepared: Prepared) -> None:
+        """Write what the editor needs, so that later edits and views use the same."""
+        prepared_parts.save_prepared(self.path / PREPARED, prepared)
+        self.prepared = prepared
+
+    def _read_prepared(self) -> Prepared:
+        if not self.is_prepared:
+            raise ArtifactError(f"{self.path} was never finished; run its d4s apply again")
+        return prepared_parts.read_prepared(self.path / PREPARED, self.manifest.moments)
 
     # --- views ----------------------------------------------------------------------------------------------------
 
@@ -305,46 +350,6 @@ class EditedFolder:
         """Say that they are."""
         self._update_manifest(written=(self.ledger.length, self.manifest.undone))
 
-    def prepared_files(self) -> list[str]:
-        """Names of the files that hold what the editor needs."""
-        return sorted(f"{PREPARED}/{path.name}" for path in (self.path / PREPARED).glob("*"))
-
-    def save_prepared(self, prepared: Prepared) -> None:
-        """Write what the editor needs, so that later edits and views use the same."""
-        where = self.path / PREPARED
-        moments = {f"moment.{layer}": moment.sum_kk.cpu() for layer, moment in prepared.moments.items()}
-        tensors = moments | {f"extra.{name}": tensor.cpu() for name, tensor in prepared.extras.items()}
-        if tensors:
-            write_tensors(where / PREPARED_TENSORS, tensors)
-        counts = {layer: moment.n_tokens for layer, moment in prepared.moments.items()}
-        index = _PreparedIndex(contexts=prepared.contexts, n_tokens=counts, sha256=sha256_of(where / PREPARED_TENSORS) if tensors else None)
-        write_json(where / PREPARED_INDEX, index.model_dump(mode="json"))
-
-    @property
-    def is_prepared(self) -> bool:
-        """Whether what the editor needs was kept; says so without reading and checking it, which takes its time with large models."""
-        return (self.path / PREPARED / PREPARED_INDEX).is_file()
-
-    def load_prepared(self) -> Prepared | None:
-        """What the editor needs, as it was kept; None where it was not yet.
-
-        Raises:
-            ArtifactError: if a file of it is broken or was changed.
-        """
-        where = self.path / PREPARED
-        if not self.is_prepared:
-            return None
-        try:
-            index = _PreparedIndex.model_validate_json((where / PREPARED_INDEX).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ArtifactError(f"{where / PREPARED_INDEX} is broken ({error}); edit the model again") from None
-        if index.sha256 is not None and (not (where / PREPARED_TENSORS).is_file() or sha256_of(where / PREPARED_TENSORS) != index.sha256):
-            raise ArtifactError(f"{where / PREPARED_TENSORS} is not what the editor had prepared; edit the model again")
-        tensors = load_file(where / PREPARED_TENSORS) if index.sha256 is not None else {}
-        moments = {layer: SecondMoment(tensors[f"moment.{layer}"], count, self.manifest.moments) for layer, count in index.n_tokens.items()}
-        extras = {name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")}
-        return Prepared(index.contexts, moments, extras)
-
     def _update_manifest(self, **changes: Any) -> None:
         self.manifest = self.manifest.model_copy(update=changes)
         write_json(self.path / MANIFEST, self.manifest.model_dump(mode="json"))
@@ -356,11 +361,3 @@ def _inactive_before(entry: Sequence[RecordedEdit], place: int) -> list[int]:
         return []
     held = {edit.spec.prompt_key for edit in entry[: place + 1] if not edit.inactive_reason}
     return [edit.number for edit in entry[:place] if edit.spec.prompt_key not in held]
-
-
-class _PreparedIndex(Frozen):
-    """What stands beside prepared tensors."""
-
-    contexts: tuple[str, ...]
-    n_tokens: dict[int, int]
-    sha256: str | None

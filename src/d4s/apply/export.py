@@ -34,7 +34,7 @@ def export(path: Path, kind: ExportFormat, out: Path, rank: int | None, device: 
         SettingsError: if the editor changes no weights, a rank is given for anything but LoRA, or `out` is there already.
         D4SError: if another command is changing the folder, or is at work in `out`.
     """
-    with open_shared(path) as (folder,):
+    with open_shared(path, device=device, dtype="float32" if kind == "lora" else None) as (folder,):
         if folder.editor.kind == "codebook":
             raise SettingsError(
                 f"{folder.manifest.editor} changes no weights: its entries answer beside the model, so nothing can be exported as "
@@ -43,28 +43,27 @@ def export(path: Path, kind: ExportFormat, out: Path, rank: int | None, device: 
         if rank is not None and kind != "lora":
             raise SettingsError(f"--rank is about --format lora only, found --format {kind}")
         with new_folder(out) as part:
-            return _write(folder, kind, part, rank, device)
+            return _write(folder, kind, part, rank)
 
 
-def _write(folder: EditedFolder, kind: ExportFormat, out: Path, rank: int | None, device: str) -> Mapping[str, float]:
+def _write(folder: EditedFolder, kind: ExportFormat, out: Path, rank: int | None) -> Mapping[str, float]:
     """Write the present state into a folder; for LoRA, what its rank leaves out."""
-    model, prepared = folder.load_model(device, dtype="float32" if kind == "lora" else None)
-    with folder.editor.edited(model, prepared, folder.state()) as view:
+    with folder.edited() as view:
         deltas = view.weight_changes() or {}
         if kind == "lora":
-            return _write_lora(folder, model, deltas, out, rank)
+            return _write_lora(folder, deltas, out, rank)
         if kind == "full":
-            write_model(out, model)
+            write_model(out, folder.model)
         else:
-            write_tensors(out / "delta.safetensors", to_state_dict(model, deltas))
+            write_tensors(out / "delta.safetensors", to_state_dict(folder.model, deltas))
             write_json(out / "base.json", folder.manifest.model.model_dump(mode="json"))
     return {}
 
 
-def _write_lora(folder: EditedFolder, model: LanguageModel, deltas: WeightDeltas, out: Path, rank: int | None) -> dict[str, float]:
+def _write_lora(folder: EditedFolder, deltas: WeightDeltas, out: Path, rank: int | None) -> dict[str, float]:
     """Write an adapter in the format of `peft`; what its rank leaves out of each changed module, relative to the change."""
-    tensors, errors, used_rank = lora_adapter(model, deltas, rank)
-    write_lora(out, tensors, lora_config(folder.manifest.model, model, [*errors], used_rank))
+    tensors, errors, used_rank = lora_adapter(folder.model, deltas, rank)
+    write_lora(out, tensors, lora_config(folder.manifest.model, folder.model, [*errors], used_rank))
     return errors
 
 

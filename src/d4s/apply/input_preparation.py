@@ -1,4 +1,4 @@
-"""What an editor needs beside model and facts, made once for a folder: prefixes, second moments, and its own tensors."""
+"""What an editor needs beside model and facts, computed once for a folder; and where the text of second moments comes from."""
 
 import hashlib
 import logging
@@ -14,10 +14,10 @@ from d4s.editors.contexts import sample_prefixes
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.editor_settings import FamilySettings
 from d4s.editors.moments import SecondMoment, check_token_count, collect_moments, evenly_spaced_rows, read_moments
-from d4s.editors.preparation import prepare_tensors
 from d4s.editors.protocol import Prepared
 from d4s.errors import D4SError, SettingsError
 from d4s.models.language_model import LanguageModel
+from d4s.runs.prepared_parts import assemble_prepared
 
 log = logging.getLogger(__name__)
 SELF = "self"
@@ -92,6 +92,4 @@ def prepare(model: LanguageModel, settings: FamilySettings, source: TextSource, 
         rows = evenly_spaced_rows(rows, source.tokens)
         check_token_count(rows.numel(), max(map(model.d_in, layers)))
         moments = collect_moments(model, rows, layers, ROWS_PER_PASS, label)
-    prepare_settings = settings.prepare_settings()
-    extras = {} if prepare_settings is None else prepare_tensors(prepare_settings, moments, model, requests)
-    return Prepared(contexts, moments if "moments" in settings.required_inputs else {}, extras)
+    return assemble_prepared(settings, contexts, moments, model, requests)

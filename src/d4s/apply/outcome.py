@@ -19,7 +19,6 @@ from d4s.apply.hf_folder import save_hf_folder
 from d4s.apply.history import RecordedEdit
 from d4s.apply.prompt_builder import PromptBuilder
 from d4s.artifacts import write_tensors, write_text
-from d4s.editors.protocol import Prepared
 from d4s.metrics.generation import free_answers
 from d4s.metrics.scoring import FactEvaluation
 from d4s.models.edited_model import EditedModel
@@ -59,34 +58,28 @@ class Outcome:
         return [one for one in self.results if one.edit.number > self.n_previous]
 
 
-def refresh(folder: EditedFolder, model: LanguageModel, prepared: Prepared, n_previous: int = 0) -> Outcome:
+def refresh(folder: EditedFolder, n_previous: int = 0) -> Outcome:
     """Measure the present state, and write the edited model, its change and the history for it."""
 
     def write(deltas: WeightDeltas) -> None:
-        write_model(folder.path / MODEL, model)
-        write_tensors(folder.path / DELTA, to_state_dict(model, deltas))
+        write_model(folder.path / MODEL, folder.model)
+        write_tensors(folder.path / DELTA, to_state_dict(folder.model, deltas))
 
-    found = evaluate_edits(folder, model, prepared, n_previous, write)
+    found = evaluate_edits(folder, n_previous, write)
     _write_history(folder, found.results)
     folder.mark_written()
     return found
 
 
-def evaluate_edits(
-    folder: EditedFolder,
-    model: LanguageModel,
-    prepared: Prepared,
-    n_previous: int = 0,
-    on_deltas: Callable[[WeightDeltas], None] | None = None,
-) -> Outcome:
+def evaluate_edits(folder: EditedFolder, n_previous: int = 0, on_deltas: Callable[[WeightDeltas], None] | None = None) -> Outcome:
     """Measure the present state; `on_deltas` is handed the change of weights while the model has it, where the editor changes any."""
-    builder, edits = PromptBuilder(model, folder.manifest.chat), folder.active_edits()
-    facts = [builder.fact(edit.spec, edit.number) for edit in edits]
-    unedited = LiveModel(model)
+    prompts, edits = folder.prompts, folder.active_edits()
+    facts = [prompts.fact(edit.spec, edit.number) for edit in edits]
+    unedited = LiveModel(folder.model)
     evaluation = FactEvaluation.of(unedited, facts, probes_per_fact=max([1, *(len(fact.neighborhood) for fact in facts)]), max_new_tokens=0)
-    before = _answers(unedited, edits, builder)
-    with folder.editor.edited(model, prepared, folder.state()) as view:
-        after = _answers(view, edits, builder)
+    before = _answers(unedited, edits, prompts)
+    with folder.edited() as view:
+        after = _answers(view, edits, prompts)
         means = _means(evaluation, view)
         deltas = view.weight_changes()
         if on_deltas is not None and deltas is not None:
@@ -118,12 +111,12 @@ def write_model(folder: Path, model: LanguageModel) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _answers(view: EditedModel, edits: Sequence[RecordedEdit], builder: PromptBuilder) -> list[tuple[str, float]]:
+def _answers(view: EditedModel, edits: Sequence[RecordedEdit], prompts: PromptBuilder) -> list[tuple[str, float]]:
     """What a model writes to each edit's prompt, and the probability of its target there."""
-    prompts = [builder.text(edit.spec.prompt) for edit in edits]
-    texts = free_answers(view, prompts, ANSWER_TOKENS)
-    probabilities = (-view.score(prompts, [edit.spec.target for edit in edits]).joint_nll()).exp().tolist() if edits else []
-    return list(zip(texts, probabilities, strict=True))
+    texts = [prompts.text(edit.spec.prompt) for edit in edits]
+    answers = free_answers(view, texts, ANSWER_TOKENS)
+    probabilities = (-view.score(texts, [edit.spec.target for edit in edits]).joint_nll()).exp().tolist() if edits else []
+    return list(zip(answers, probabilities, strict=True))
 
 
 def _means(evaluation: FactEvaluation, view: EditedModel) -> dict[str, float]:

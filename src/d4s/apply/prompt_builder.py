@@ -23,10 +23,10 @@ NO_MARKS = "text without the tokenizer's special tokens ({}), which are no text 
 
 
 class PromptBuilder:
-    """How prompts are put to a model: as they are, or as a user's turn in its chat."""
+    """How prompts are put to a model: as they are, or as a user's turn in its chat. One is made per model and handed on."""
 
     def __init__(self, model: LanguageModel, chat: Chat | None) -> None:
-        self._model, self._chat = model, chat
+        self.model, self._chat = model, chat
 
     def text(self, prompt: str) -> str:
         """A prompt, or a template, as the model is to read it; the tokenizer adds its own beginning of text."""
@@ -65,17 +65,17 @@ class PromptBuilder:
 
     def tokens(self, prompt: str) -> int:
         """How many tokens a prompt has as the model reads it."""
-        return len(encode(self._model, self.text(prompt)))
+        return len(encode(self.model, self.text(prompt)))
 
     def issues(self, spec: EditSpec) -> Iterator[Issue]:
         """Defects that only the model's tokens show: too long, special tokens, or words that the tokenizer does not know."""
-        marked = [(field, text, find_special_tokens(self._model, text)) for field, text in _texts_by_field(spec)]
+        marked = [(field, text, find_special_tokens(self.model, text)) for field, text in _texts_by_field(spec)]
         if any(found for _, _, found in marked):
             yield from (Issue(field, shorten(text), NO_MARKS.format(", ".join(found))) for field, text, found in marked if found)
             return
-        unknown, limit = self._model.tokenizer.unk_token_id, self._model.max_positions
+        unknown, limit = self.model.tokenizer.unk_token_id, self.model.max_positions
         try:
-            unprefixed = build_prompts(self._model, self.request(spec, 1), ()).prompts[0]
+            unprefixed = build_prompts(self.model, self.request(spec, 1), ()).prompts[0]
             evaluated = list(self._evaluated_texts(spec))
         except (PromptTooLong, ValueError) as error:
             yield Issue("prompt", shorten(spec.prompt), f"a prompt for this model: {error}")
@@ -110,7 +110,7 @@ class PromptBuilder:
 
     def _scored_length(self, prompt: str, answer: str) -> int:
         """Tokens that the model reads to score an answer: all but its last one."""
-        ids, target = encode_pair(self._model, self.text(prompt), answer)
+        ids, target = encode_pair(self.model, self.text(prompt), answer)
         return len(ids) + len(target) - 1
 
     def find_rejects(self, lines: Sequence[RecordLine[RawFact]]) -> Iterator[Reject]:

@@ -18,7 +18,7 @@ MAX_ROWS = 50
 
 def announce(plan: EditPlan) -> None:
     """Say what is about to happen."""
-    manifest, model = plan.folder.manifest, plan.model
+    manifest, model = plan.folder.manifest, plan.folder.model
     settings = manifest.settings
     table = Table(show_header=False, width=WIDTH, title="what will happen", title_justify="left")
     table.add_column(no_wrap=True)
@@ -51,7 +51,7 @@ def _memory(steps: Sequence[tuple[str, Requirements]]) -> str:
 
 
 def _computations(plan: EditPlan) -> list[str]:
-    settings, is_new = plan.folder.manifest.settings, not plan.folder.is_prepared
+    settings, is_new = plan.folder.settings, not plan.folder.is_prepared
     if not plan.specs:
         return [] if plan.folder.is_written else ["what is written"]
     parts = {

@@ -2,6 +2,8 @@
 
 The memory answers in the very pass that reads the prompt, so what follows (target tokens of a score, generated tokens
 after the cached prompt) sees its answer through attention only, as the network itself would have it. The weights stay.
+
+Terms and symbols: docs/notation.md.
 """
 
 import itertools

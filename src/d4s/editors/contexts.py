@@ -1,4 +1,7 @@
-"""Prefixes for prompts, sampled from the unedited model with a seed: with them, keys and targets do not hang on one phrasing."""
+"""Prefixes for prompts, sampled from the unedited model with a seed: with them, keys and targets do not hang on one phrasing.
+
+Terms and symbols: docs/notation.md.
+"""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Controls of an editor: the same editor with its whole change scrambled or rescaled, which tell a change's norm from its direction."""
+"""Controls of an editor: the same editor with its whole change scrambled or rescaled, which tell a change's norm from its direction.
+
+Terms and symbols: docs/notation.md.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple

@@ -2,6 +2,8 @@
 
 PRUNE compresses its large singular values, 1-LI goes only part of the way; a rescaled and a scrambled change are controls,
 which tell the norm of a change from its direction.
+
+Terms and symbols: docs/notation.md.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""Facts as a seeded sequence of edit requests whose first n never depend on how many follow."""
+"""Facts as a seeded sequence of edit requests whose first n never depend on how many follow.
+
+Terms and symbols: docs/notation.md.
+"""
 
 import hashlib
 from collections.abc import Sequence

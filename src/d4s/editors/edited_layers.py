@@ -7,6 +7,8 @@ With keys K, wanted outputs R (rows) and the gain G of the keys (`solve.py`) a s
     (R + K Dᵀ)ᵀ G − D       where D of the step before was solved for and not written (OTE-SE)
 
 and `AdaptiveRefitLayer` refits all edits at each step, with a weight of the preserved matrix that follows a queue (LyapLock).
+
+Terms and symbols: docs/notation.md.
 """
 
 import logging

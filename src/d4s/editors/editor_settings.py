@@ -2,6 +2,8 @@
 
 Nothing here imports torch, so that a study can be resolved, hashed and planned without a model. A named method is a row
 of `presets.py`; `resolve` looks it up, lays the study's changes over it and refuses what the algebra does not allow.
+
+Terms and symbols: docs/notation.md.
 """
 
 from collections.abc import Iterator, Mapping

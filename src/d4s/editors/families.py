@@ -1,4 +1,7 @@
-"""The families of editors by name, imported only when one is built."""
+"""The families of editors by name, imported only when one is built.
+
+Terms and symbols: docs/notation.md.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -3,6 +3,8 @@
 FT-L (`prompt_last`) scores all target tokens at the last prompt token, as if they were a bag; FT-M (`target`) scores
 each at its own place. Minimised by Adam until the loss is small; after every update each weight is clamped to a distance
 from its value at the start of this edit, so a sequence may drift without bound. The bias stays as it is.
+
+Terms and symbols: docs/notation.md.
 """
 
 import math

@@ -15,6 +15,8 @@ takes its place and its radius; the adapted layer is the MLP's output projection
 
 Each step is one record, a whole entry: `key`, `value`, `radius`, `label`, and where it split, the `split_key` whose radius
 became `split_radius`. Entries are known by their keys, so records can be taken out or joined: what the others say then holds.
+
+Terms and symbols: docs/notation.md.
 """
 
 import math

@@ -2,6 +2,8 @@
 
 Values of `mini` are ours, tuned as `docs/tuning.md` tells; the others are what methods and the field's common repositories
 released. Plain values only: `settings.py` checks them.
+
+Terms and symbols: docs/notation.md.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,7 @@
-"""Keys: what a request looks up in an MLP's output matrix, averaged over prompts; and the hidden states that edits move."""
+"""Keys: what a request looks up in an MLP's output matrix, averaged over prompts; and the hidden states that edits move.
+
+Terms and symbols: docs/notation.md.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

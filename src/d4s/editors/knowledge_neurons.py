@@ -11,6 +11,8 @@ Neurons above a share of the largest attribution, over all layers, are kept; non
 Edit: to the value column of each, c · (sum of word embeddings of the target − of the model's own greedy completion, as
 many tokens) is added, with c = 2 for one token and 1 for several, as in the common release. A record is that one vector and
 the neurons that it is added to, so the change of every layer is the sum over records.
+
+Terms and symbols: docs/notation.md.
 """
 
 from collections.abc import Iterator, Sequence

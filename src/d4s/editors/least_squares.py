@@ -8,6 +8,8 @@ rows in balance with the preserved matrix A₀ and with all rows added before. W
 Three ways to hold P agree to rounding: `DirectSolver` (the matrix itself, factored at every call), `RecursiveSolver` (P with
 low-rank updates, delayed so that one product serves many edits) and `LowRankSolver` (a factor of A₀ and the rows whitened by
 it). Sequential equals batch: Δ_t = Δ_{t-1} + (R − K Δ_{t-1}ᵀ)ᵀ G is the solution over all rows.
+
+Terms and symbols: docs/notation.md.
 """
 
 from typing import Protocol, runtime_checkable

@@ -4,6 +4,8 @@ A frame is length, CRC and a safetensors payload: the state's record, with what 
 append is on disk before the next step begins. A frame truncated by a kill is dropped with a warning and its step done again.
 Dense states are no records: a late one stands beside the file, written as often as a tenth of the time allows, and a copy at
 each length asked for. Frames beyond the last kept state are dropped, and their steps done again to the same bits.
+
+Terms and symbols: docs/notation.md.
 """
 
 import hashlib

@@ -3,6 +3,8 @@
 For each batch of requests: a target hidden state each, at the last edited layer; then layer by layer, from below, the
 keys that the requests look up, their share of the residual, and the change of weights that fits it (`layers.py`), with
 W = W₀ + Δ written before the next layer is read, so deeper keys and residuals see it.
+
+Terms and symbols: docs/notation.md.
 """
 
 import logging

@@ -1,6 +1,8 @@
 """Second moments of the keys: what the MLP output matrices of a model read from text, all layers in one pass.
 
 In: a model and rows of token ids. Out: per layer Σ k kᵀ in float64 and the number of tokens; sums of parts add up.
+
+Terms and symbols: docs/notation.md.
 """
 
 import logging

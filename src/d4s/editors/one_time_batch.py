@@ -1,6 +1,8 @@
 """All requests so far as one MEMIT batch from the original weights: the solution that a sequence of edits should reach.
 
 Steps only record requests, as token ids with their targets; the batch is solved when the edited model is asked for.
+
+Terms and symbols: docs/notation.md.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,8 @@
 """The typed parts that least-squares editors are made of: targets, keys, what is preserved, what is prepared.
 
 Nothing here imports torch. `settings.py` puts parts together to families and says which go with which.
+
+Terms and symbols: docs/notation.md.
 """
 
 from typing import Annotated, Literal

@@ -1,4 +1,7 @@
-"""What some editors need beyond moments, computed once: directions of key space that text hardly uses, and the usual norm."""
+"""What some editors need beyond moments, computed once: directions of key space that text hardly uses, and the usual norm.
+
+Terms and symbols: docs/notation.md.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence

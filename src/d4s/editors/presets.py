@@ -2,6 +2,8 @@
 
 A column is a kind of model. `mini` is the embedded model's and ours, tuned as `docs/tuning.md` tells; the others are
 released settings of the methods' own or the field's common repositories. Plain values only: `settings.py` checks them.
+
+Terms and symbols: docs/notation.md.
 """
 
 from collections.abc import Mapping

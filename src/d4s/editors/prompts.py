@@ -1,6 +1,8 @@
 """A request as token ids: its prompt unprefixed and after every prefix, with the last subject token and the target.
 
 The last subject token is the last token of the subject: keys are read there, and the hidden state that is optimised stands there.
+
+Terms and symbols: docs/notation.md.
 """
 
 import re

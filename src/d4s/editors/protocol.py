@@ -1,4 +1,7 @@
-"""The contract of an editor: what it needs, its state as a value, a session that edits, and the edited model."""
+"""The contract of an editor: what it needs, its state as a value, a session that edits, and the edited model.
+
+Terms and symbols: docs/notation.md.
+"""
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
@@ -60,6 +63,14 @@ class Targets:
     def concatenate(cls, parts: Sequence["Targets"]) -> "Targets":
         """Targets of one group of requests after another."""
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in TARGET_FIELDS})
+
+    def mean(self) -> "Targets":
+        """One target, the mean of all."""
+        return Targets(**{name: getattr(self, name).mean(0, keepdim=True) for name in TARGET_FIELDS})
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The same by name, on the CPU, as files hold them."""
+        return {name: getattr(self, name).cpu() for name in TARGET_FIELDS}
 
 
 TARGET_FIELDS = ("hidden_shift", "hidden", "mlp_output", "probability_before", "probability_after", "steps")

@@ -1,4 +1,7 @@
-"""Requests with their targets as tensors of a state's record, for editors that read or solve them again later."""
+"""Requests with their targets as tensors of a state's record, for editors that read or solve them again later.
+
+Terms and symbols: docs/notation.md.
+"""
 
 from collections.abc import Sequence
 
@@ -14,7 +17,7 @@ def requests_to_tensors(texts: Sequence[PromptSet], targets: Targets) -> dict[st
     seen = [[prompt.through_subject for prompt in one.prompts] for one in texts]
     ids = torch.tensor([token for one in seen for text in one for token in text], dtype=torch.int32)
     lengths = torch.tensor([[len(text) for text in one] for one in seen], dtype=torch.int32)
-    return {"ids": ids, "lengths": lengths} | {name: getattr(targets, name).cpu() for name in TARGET_FIELDS}
+    return {"ids": ids, "lengths": lengths} | targets.to_tensors()
 
 
 def requests_from_tensors(records: Sequence[StepRecord]) -> tuple[list[PromptSet], Targets]:

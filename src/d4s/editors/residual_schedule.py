@@ -1,4 +1,7 @@
-"""How the residual is shared among the edited layers."""
+"""How the residual is shared among the edited layers.
+
+Terms and symbols: docs/notation.md.
+"""
 
 import math
 from typing import Literal

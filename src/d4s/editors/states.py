@@ -1,4 +1,7 @@
-"""The two shapes of state as values: records that grow at the end, and dense tensors that every step replaces."""
+"""The two shapes of state as values: records that grow at the end, and dense tensors that every step replaces.
+
+Terms and symbols: docs/notation.md.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field

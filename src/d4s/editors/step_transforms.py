@@ -1,4 +1,7 @@
-"""What is done to a step before it is written: RECT keeps the entries that matter, SPHERE takes main directions out."""
+"""What is done to a step before it is written: RECT keeps the entries that matter, SPHERE takes main directions out.
+
+Terms and symbols: docs/notation.md.
+"""
 
 import math
 from dataclasses import dataclass

@@ -7,12 +7,14 @@ For a request with p prompts and a shift δ of the hooked vector h (of the unpre
 with ‖δ‖ clamped to a multiple of ‖h‖ after every update. PMET shifts the MLP's and the attention's share of the block's
 output at once, each with its own clamp and decay, and keeps the MLP's. Requests are independent: many are optimised in one batch, each
 stopping on its own. At the original weights the `targets` stage does this in blocks of requests, before any edit.
+
+Terms and symbols: docs/notation.md.
 """
 
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -202,6 +204,11 @@ def optimise(model: LanguageModel, batch: Sequence[PromptSet], settings: TargetS
     return Targets.concatenate(parts)[torch.tensor(order).argsort()]
 
 
+def optimise_requests(model: LanguageModel, requests: Sequence[EditRequest], prefixes: Sequence[str], settings: TargetSettings) -> Targets:
+    """Targets of requests, at their unprefixed prompts and behind prefixes, on the model as it is now."""
+    return optimise(model, [build_prompts(model, request, prefixes) for request in requests], settings)
+
+
 def _passes(model: LanguageModel, batch: Sequence[PromptSet], order: Sequence[int], suffix_lengths: Sequence[int]) -> Iterator[list[int]]:
     """Numbers of requests, in an order of rising length, that are optimised together."""
     longest = max(len(prompt.teacher_forced) for one in batch for prompt in one.prompts)
@@ -265,7 +272,7 @@ def rescale_targets(targets: Targets, norm: float, skip: float) -> Targets:
 
 def anchor_norm(model: LanguageModel, requests: Sequence[EditRequest], target: TargetSettings, settings: AnchorSettings) -> float:
     """The usual norm of what the MLP at the target's layer puts out for solved requests, at unprefixed prompts of the unedited model."""
-    targets = optimise(model, [build_prompts(model, request, ()) for request in requests[: settings.requests]], target)
+    targets = optimise_requests(model, requests[: settings.requests], (), target)
     norms = (targets.mlp_output + targets.hidden_shift).norm(dim=1).double().sort().values
     return float(norms[: max(1, math.floor((1 - settings.drop) * len(norms)))].mean())
 
@@ -287,8 +294,8 @@ def targets(job: StageJob[TargetsJobSettings]) -> None:
     log.info("targets of blocks %s, of %d requests each; %d others are there", blocks, REQUESTS_PER_BLOCK, len(job.outputs) - len(blocks))
     for done, block in enumerate(progress(blocks, "targets", len(blocks)), start=1):
         batch = requests[block * REQUESTS_PER_BLOCK : (block + 1) * REQUESTS_PER_BLOCK]
-        found = optimise(model, [build_prompts(model, request, contexts) for request in batch], job.settings.target)
-        write_tensors(job.path(f"b{block}.safetensors"), {field.name: getattr(found, field.name).cpu() for field in fields(found)})
+        found = optimise_requests(model, batch, contexts, job.settings.target)
+        write_tensors(job.path(f"b{block}.safetensors"), found.to_tensors())
         job.write_part_manifest([f"b{block}.safetensors"], f"b{block}.json", requests=[request.request_id for request in batch])
         log.info("block %d is there, %d of %d", block, done, len(blocks))
 

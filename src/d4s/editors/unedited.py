@@ -1,4 +1,7 @@
-"""No editing at all: the reference that every method is held against, run through the very same stages."""
+"""No editing at all: the reference that every method is held against, run through the very same stages.
+
+Terms and symbols: docs/notation.md.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

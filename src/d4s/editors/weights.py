@@ -1,4 +1,7 @@
-"""Changed weights of a model for the length of a block: sums in float64, rounded once, the original bits back at the end."""
+"""Changed weights of a model for the length of a block: sums in float64, rounded once, the original bits back at the end.
+
+Terms and symbols: docs/notation.md.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -39,13 +39,13 @@ from d4s.metrics.probes import Question, questions_of
 from d4s.models.edited_model import EditedModel, Scores
 
 N_EXAMPLE_FACTS = 20
-SHORT_ANSWER = 8  # tokens of the unedited model's answer that stands in for a missing one where nothing else is written
+SHORT_ANSWER = 8  # tokens of the unedited model's answer that replaces a missing one where free answers are off
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model makes of one question; `text` is None where it was not asked to write, and may end where no more is read."""
+    """A model's prediction for one question; `text` is the free answer as far as its metrics need it, None where there is none."""
 
     nll: float
     alternative_nll: float | None
@@ -55,7 +55,7 @@ class Prediction:
 
 
 class FactEvaluation:
-    """Questions about facts, and the unedited model's replies to them, `before`; facts are asked about in its order.
+    """The questions about facts with the unedited model's predictions, `before`; facts are evaluated in its order.
 
     `max_new_tokens` of 0 leaves free answers out.
     """
@@ -70,19 +70,19 @@ class FactEvaluation:
 
     @classmethod
     def of(cls, unedited: EditedModel, facts: Sequence[Fact], *, probes_per_fact: int, max_new_tokens: int) -> "FactEvaluation":
-        """The evaluation of an unedited model, made now."""
+        """The evaluation based on an unedited model's predictions, computed now."""
         before = unedited_predictions(unedited, facts, probes_per_fact=probes_per_fact, max_new_tokens=max_new_tokens)
         return cls(before, max_new_tokens=max_new_tokens)
 
     def scores(self, model: EditedModel, step: int, edited_at: Mapping[str, int]) -> tuple[list[Row], list[Row]]:
-        """Rows of SCORES and of ANSWERS for a model after `step` edits; `edited_at` names the facts and their steps."""
+        """Rows of SCORES and of ANSWERS for a model after `step` edits; `edited_at` gives the facts and their steps."""
         asked = [item for fact_id in edited_at for item in self.questions[fact_id]]
         return self.rows(
             dict(zip(asked, predict(model, asked, self.max_new_tokens, full_answers=self.texts), strict=True)), step, edited_at
         )
 
     def rows(self, predictions: Mapping[Question, Prediction], step: int, edited_at: Mapping[str, int]) -> tuple[list[Row], list[Row]]:
-        """Rows of SCORES and of ANSWERS from replies to every question about the facts; `before` gives the unedited model's."""
+        """Rows of SCORES and of ANSWERS from the predictions for every question about the facts; `before` gives the unedited model's."""
         asked = [item for fact_id in edited_at for item in self.questions[fact_id]]
         scores = [
             {
@@ -100,9 +100,9 @@ class FactEvaluation:
         return scores, [self._answer(step, item, predictions[item]) for item in asked if item in self.texts]
 
     def means(self, model: EditedModel, fact_ids: Iterable[str], metrics: Collection[str] = ()) -> dict[str, dict[str, float]]:
-        """Teacher-forced scores by fact and metric, averaged over prompts; for a look right after an edit.
+        """Teacher-forced scores by fact and metric, averaged over prompts; used right after an edit.
 
-        With `metrics` these alone: nothing is asked that none of them is about, and no rival where none compares.
+        With `metrics`, only these are computed: other questions are left out, and alternatives where no metric compares with them.
         """
         asked = [item for fact_id in fact_ids for item in self.questions[fact_id] if not metrics or _names(item, metrics)]
         put = [item if not metrics or f"{item.kind}_score" in metrics else replace(item, alternative=None) for item in asked]
@@ -114,7 +114,7 @@ class FactEvaluation:
         return {fact_id: {metric: float(np.mean(values)) for metric, values in by.items()} for fact_id, by in found.items()}
 
     def _reference(self, item: Question) -> Prediction | None:
-        """The unedited model's reply where a reading is about agreement with it."""
+        """The unedited model's prediction for questions of locality, which compare with it; else None."""
         return self.before[item] if item.kind == "locality" else None
 
     def _answer(self, step: int, item: Question, prediction: Prediction) -> Row:
@@ -133,9 +133,9 @@ class FactEvaluation:
 def unedited_predictions(
     unedited: EditedModel, facts: Sequence[Fact], *, probes_per_fact: int, max_new_tokens: int
 ) -> dict[Question, Prediction]:
-    """The unedited model's replies to all questions about facts, free answers as whole sentences.
+    """The unedited model's predictions for all questions about facts, with free answers as whole sentences.
 
-    Where a probe has no answer, the unedited model's free answer takes its place; the probe is left out if that is empty.
+    A probe without an answer gets the unedited model's free answer as its answer, and is left out if that is empty.
     """
     items = [item for fact in facts for item in questions_of(fact, probes_per_fact)]
     open_ended = [item for item in items if not item.answer]
@@ -146,16 +146,16 @@ def unedited_predictions(
 
 
 def _names(question: Question, metrics: Collection[str]) -> bool:
-    """Whether one of the metrics is about a kind of question."""
+    """Whether one of the metrics belongs to a kind of question."""
     return any(metric.startswith(f"{question.kind}_") for metric in metrics)
 
 
 def predict(
     model: EditedModel, questions: Sequence[Question], max_new_tokens: int, full_answers: Container[Question] = ()
 ) -> list[Prediction]:
-    """A model's replies to settled questions, all scored together and all written together.
+    """A model's predictions for questions with answers, all scored together and all generated together.
 
-    Answers are written as far as their reading needs; those to questions in `full_answers` to the end of the sentence.
+    Free answers are generated as far as their metrics need; those of `full_answers` to the end of the sentence.
     """
     if not questions:
         return []
@@ -174,20 +174,20 @@ def predict(
 
 
 def _words_read(question: Question) -> int:
-    """How many words of a free answer its reading looks at; one that consists of symbols is compared letter by letter."""
+    """The number of words of a free answer that its metrics need; answers of symbols alone are compared as whole sentences."""
     counts = [len(normalise_words(answer)) for answer in (question.answer or "", *question.aliases)]
     return NO_WORD_LIMIT if question.kind == "locality" or 0 in counts else max(counts)
 
 
 def _cut(scores: Scores, lengths: Sequence[int]) -> tuple[list[tuple[bool, ...]], list[tuple[int, ...]]]:
-    """Rows without their padding."""
+    """Rows without their padding: whether each token is the arg-max, and the arg-max tokens."""
     correct = [tuple(row[:length]) for row, length in zip(scores.correct.tolist(), lengths, strict=True)]
     predicted = [tuple(row[:length]) for row, length in zip(scores.predicted.tolist(), lengths, strict=True)]
     return correct, predicted
 
 
 def metrics_of(question: Question, prediction: Prediction, before: Prediction | None) -> dict[str, float]:
-    """The metrics of one reply by name; against the unedited model's reply where `before` is given (locality)."""
+    """The metrics of one prediction by name; against the unedited model's prediction where `before` is given (locality)."""
     found = _against_answer(question, prediction) if before is None else _against_before(prediction, before)
     names = [question.kind, *([f"{question.kind}_{question.part}"] if question.part else [])]
     return {f"{name}_{suffix}": float(value) for name in names for suffix, value in found.items()}

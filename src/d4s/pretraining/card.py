@@ -43,9 +43,9 @@ float32.
 options or a label are learnt item by item: it does not compare options. Words outside its vocabulary are lost. It is of
 no use as an assistant.
 
-| taught | wording | accuracy (all target tokens greedy) | n |
+| data set | wording | accuracy (all target tokens greedy) | n |
 |---|---|---|---|
 {accuracy_rows}
 
-Withheld wordings were never seen about the subject they are asked of.
+A withheld wording does not occur in the training text with that subject.
 """

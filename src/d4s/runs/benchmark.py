@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 from d4s.artifacts import Artifact, StageJob, write_table
-from d4s.editors.editor_inputs import load as load_prepared
 from d4s.editors.editor_settings import Unedited
 from d4s.editors.families import build
 from d4s.editors.ledger import read_state
@@ -13,6 +12,7 @@ from d4s.metrics.benchmark_files import BENCHMARK_FILES, role
 from d4s.metrics.lm_eval_bridge import benchmarks
 from d4s.models.loading import load
 from d4s.runs.lengths import length_of
+from d4s.runs.prepared_parts import load_prepared
 from d4s.runs.run_settings import BenchmarkJobSettings
 from d4s.schemas import BENCHMARK
 

@@ -21,14 +21,14 @@ from d4s.editors.families import build
 from d4s.editors.keys import read_activations
 from d4s.editors.moments import read_moments
 from d4s.editors.part_settings import KeySettings, TargetSettings
-from d4s.editors.preparation import prepare_tensors
 from d4s.editors.prompts import Prompt, PromptSet, build_prompts
 from d4s.editors.protocol import Diverged, Prepared, Targets, run_step
-from d4s.editors.target_optimisation import build_target_loss, optimise, read_targets
+from d4s.editors.target_optimisation import build_target_loss, optimise_requests, read_targets
 from d4s.facts.record import Fact
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import encode_pair, subject_last_index
+from d4s.runs.prepared_parts import assemble_prepared
 from d4s.runs.run_settings import WorldReportSettings
 
 log = logging.getLogger(__name__)
@@ -105,10 +105,8 @@ class CriteriaRun:
 
     def _prepared(self, editor: FamilySettings) -> Prepared:
         moments = read_moments(self.inputs["moments"], editor.moment_layers) if editor.moment_layers else {}
-        wanted = editor.prepare_settings()
-        requests = [request for request, _ in self.drawn]
-        extras = {} if wanted is None else prepare_tensors(wanted, moments, self.model, requests)
-        return Prepared(self.contexts, moments, extras, solvers={})
+        parts = assemble_prepared(editor, self.contexts, moments, self.model, [request for request, _ in self.drawn])
+        return replace(parts, solvers={})
 
     def _targets_of(self, settings: TargetSettings) -> Targets:
         requests, folder = [request for request, _ in self.drawn], self.inputs.get("targets")
@@ -116,7 +114,7 @@ class CriteriaRun:
         if folder is not None and Artifact.open(folder, "targets", "b0.json").manifest.settings == wanted:
             return read_targets(folder, requests)
         log.info("targets of %d requests at block %d", len(requests), settings.layer)
-        return optimise(self.model, [build_prompts(self.model, request, self.contexts) for request in requests], settings)
+        return optimise_requests(self.model, requests, self.contexts, settings)
 
 
 def first_edit_settings(settings: FamilySettings) -> FamilySettings:

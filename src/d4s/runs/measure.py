@@ -14,7 +14,6 @@ import numpy as np
 
 from d4s.artifacts import StageJob, write_table
 from d4s.editors.edit_requests import draw_requests
-from d4s.editors.editor_inputs import load as load_prepared
 from d4s.editors.editor_settings import Unedited
 from d4s.editors.families import build
 from d4s.editors.ledger import read_state
@@ -28,6 +27,7 @@ from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.runs.baseline_reader import BaselineNumbers, read_baseline_numbers, read_evaluation
 from d4s.runs.lengths import length_of
+from d4s.runs.prepared_parts import load_prepared
 from d4s.runs.run_settings import MeasureJobSettings
 from d4s.schemas import ANSWERS, FACTS, NORMS, PERPLEXITY, SCORES
 

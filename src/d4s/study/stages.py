@@ -76,7 +76,7 @@ STAGES: dict[str, Stage] = {
     ),
     "edit": Stage(
         "runs",
-        "d4s.runs.edit_sequence:edit",
+        "d4s.runs.edit_stage:edit",
         "d4s.runs.run_settings:RunSettings",
         "Edit one sequence; outputs are nLENGTH.json; continues its ledger.",
     ),

@@ -2,6 +2,8 @@
 
 A new method gets a case here, which checks whether runs, resuming and undoing may rely on it. Memories change
 no weights, so they are held to their answers; the requests of their case must lie apart, so that no entry answers for two.
+
+Terms and symbols: docs/notation.md.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -15,7 +15,7 @@ def check_writer(writer: Writer, items: Sequence[Item]) -> None:
     nothing but the item: neither on the order of items nor on the other items.
 
     Raises:
-        ValueError: naming every promise that is broken.
+        ValueError: listing everything that fails.
     """
     complaints = [f"{form}: {complaint}" for form in FORMS for complaint in _writer_complaints(writer, items, form)]
     if complaints:

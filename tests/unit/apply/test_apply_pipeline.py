@@ -136,7 +136,7 @@ def test_an_edit_that_diverges_leaves_the_others_written(model: Path, tmp_path: 
             raise Diverged("no number")
         return run_step(session, requests, targets)
 
-    monkeypatch.setattr(chain, "run_step", fail_at_fourth)
+    monkeypatch.setattr("d4s.runs.edit_sequence.run_step", fail_at_fourth)
     with pytest.raises(D4SError, match=r"edit 4 diverged \(no number\); it and 2 more were not made"):
         applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "out", editor)
     assert [edit.number for edit in EditedFolder.open(tmp_path / "out").active_edits()] == [1, 2, 3]
@@ -293,13 +293,13 @@ def test_moments_come_from_a_text_file(model: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("Ada Moss works as a baker.\n\nBen Reed lives in the city of Oslo. " * 40, encoding="utf-8")
     folder, _ = applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "out", text=TextSource(file=text, tokens=500))
-    prepared = folder.load_prepared()
-    assert prepared is not None and prepared.moments[0].n_tokens == 512 and folder.manifest.moments.startswith("text text.txt ")
+    assert folder.prepared.moments[0].n_tokens == 512 and folder.manifest.moments.startswith("text text.txt ")
     confined, _ = applied(
         model, fact_file(tmp_path / "facts.csv"), tmp_path / "confined", "alphaedit", text=TextSource(file=text, tokens=500)
     )
-    kept = confined.load_prepared()
-    assert kept is not None and not kept.moments and {*kept.extras} == {f"{layer}.basis" for layer in confined.manifest.settings.layers}
+    assert not confined.prepared.moments and {*confined.prepared.extras} == {
+        f"{layer}.basis" for layer in confined.manifest.settings.layers
+    }
     text.write_text("too short", encoding="utf-8")
     with pytest.raises(D4SError, match="too few for one row of 64"):
         applied(model, fact_file(tmp_path / "facts.csv"), tmp_path / "short", text=TextSource(file=text))

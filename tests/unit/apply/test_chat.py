@@ -134,7 +134,6 @@ def test_the_joiner_stays_with_the_folder(tmp_path: Path) -> None:
     base, out = saved_model(tmp_path / "base"), tmp_path / "out"
     facts = fact_file(tmp_path / "one.csv", FACTS[:1])
     applied(base, facts, out, "rome", joiner="none")
-    model, _ = EditedFolder.open(out).load_model("cpu")
-    assert model.joiner == "none"
+    assert EditedFolder.open(out).model.joiner == "none"
     with pytest.raises(D4SError, match='joiner: "none" there, "auto" now'):
         applied(base, facts, out, "rome")

@@ -13,7 +13,7 @@ import pytest
 from d4s.apply.apply_memory import estimate_editing
 from d4s.apply.apply_pipeline import REJECTED, apply, native_dtype
 from d4s.apply.change import undo
-from d4s.apply.edited_folder import PREPARED, PREPARED_TENSORS, EditedFolder
+from d4s.apply.edited_folder import PREPARED, EditedFolder
 from d4s.apply.fact_files import read_facts
 from d4s.apply.history import Conflict
 from d4s.apply.input_preparation import TextSource
@@ -46,7 +46,7 @@ def test_a_stop_before_the_first_manifest_is_whole_stops_nothing(base: Path, tmp
     assert len(folder.active_edits()) == 2
 
 
-@pytest.mark.parametrize("name", [PREPARED_TENSORS, "prepared.json"])
+@pytest.mark.parametrize("name", ["prepared.safetensors", "prepared.json"])
 def test_what_was_prepared_is_checked_before_it_is_used(base: Path, tmp_path: Path, name: str) -> None:
     applied(base, fact_file(tmp_path / "facts.csv", FACTS[:2]), tmp_path / "out")
     path = tmp_path / "out" / PREPARED / name
@@ -125,5 +125,5 @@ def test_an_adopted_model_is_edited_in_its_precision_or_the_one_asked_for(base: 
 
 def test_the_forecast_counts_what_is_solved_at_the_end(base: Path, tmp_path: Path) -> None:
     folder, _ = applied(base, fact_file(tmp_path / "facts.csv", FACTS[:2]), tmp_path / "out", "one_time_batch")
-    steps = dict(estimate_editing(folder, load(base), TextSource(tokens=1500), 100))
+    steps = dict(estimate_editing(folder, TextSource(tokens=1500), 100))
     assert steps["what comes out"].host["state"] > 0 == steps["edits"].host.get("state", 0)

@@ -5,11 +5,11 @@ import torch
 
 from d4s.artifacts import Artifact, StageJob, write_json, write_tensors
 from d4s.config import ContextsSettings, MomentsSettings
-from d4s.editors.editor_inputs import load
 from d4s.editors.editor_settings import resolve
 from d4s.editors.part_settings import BasisSettings, PrepareSettings
 from d4s.editors.preparation import free_directions, prepare
 from d4s.errors import ArtifactError, SettingsError
+from d4s.runs.prepared_parts import load_prepared
 
 
 def moment_with(values: list[float], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,20 +61,20 @@ def test_editors_get_what_they_need_and_no_more(tmp_path: Path) -> None:
     moments = moments_at(tmp_path / "m", (1, 3))
     prepare(StageJob("prepared", PrepareSettings(basis=BasisSettings(layers=(1, 3), threshold=0.02)), {"moments": moments}, tmp_path / "p"))
     inputs = {"contexts": contexts_at(tmp_path / "c"), "moments": moments, "prepared": tmp_path / "p"}
-    found = load({role: path for role, path in inputs.items() if role != "moments"}, settings)
+    found = load_prepared({role: path for role, path in inputs.items() if role != "moments"}, settings)
     assert (found.contexts, set(found.moments), set(found.extras)) == (("So.", "Then."), set(), {"1.basis", "3.basis"})
-    solving = load(inputs, resolve("tested", {"preset": "memit", "layers": [1, 3], "target": {"layer": 3}}, "mini"))
+    solving = load_prepared(inputs, resolve("tested", {"preset": "memit", "layers": [1, 3], "target": {"layer": 3}}, "mini"))
     assert set(solving.moments) == {1, 3} and solving.moments[1].n_tokens == 7 and not solving.extras
-    nothing = load(inputs, resolve("unedited", {}, "mini"))
+    nothing = load_prepared(inputs, resolve("unedited", {}, "mini"))
     assert (nothing.contexts, dict(nothing.moments), dict(nothing.extras)) == ((), {}, {})
 
 
 def test_missing_inputs_are_named_together() -> None:
     with pytest.raises(SettingsError, match=r"needs the inputs \['contexts', 'prepared'\]; given: \['model'\]"):
-        load({"model": Path("m")}, resolve("alphaedit", {}, "mini"))
+        load_prepared({"model": Path("m")}, resolve("alphaedit", {}, "mini"))
 
 
 def test_moments_of_other_layers_are_refused_by_name(tmp_path: Path) -> None:
     settings = resolve("tested", {"preset": "memit", "layers": [1, 2]}, "mini")
     with pytest.raises(ArtifactError, match=r"holds no l2\.json"):
-        load({"contexts": contexts_at(tmp_path / "c"), "moments": moments_at(tmp_path / "m", (1,))}, settings)
+        load_prepared({"contexts": contexts_at(tmp_path / "c"), "moments": moments_at(tmp_path / "m", (1,))}, settings)

@@ -15,6 +15,7 @@ from d4s.apply.apply_pipeline import build_manifest, resolve_options
 from d4s.apply.base_model import BaseModelSource
 from d4s.apply.edited_folder import EditedFolder
 from d4s.apply.hparams_match import model_shape
+from d4s.apply.prompt_builder import PromptBuilder
 from d4s.config import MeasureSettings, Study
 from d4s.editors import locate_then_edit
 from d4s.editors.editor_settings import LocateThenEdit, resolve
@@ -312,7 +313,7 @@ def test_applying_names_each_step_that_takes_memory(editor: str, steps: list[str
     asked = options(base, fact_file(tmp_path / "facts.csv"), tmp_path / "out", editor, overrides=changes)
     model = load(base)
     base_model = BaseModelSource.of(asked.model, "float32", "main")
-    folder = EditedFolder.create(asked.out, build_manifest(asked, base_model, resolve_options(asked, model_shape(model)), None))
-    needed = dict(estimate_editing(folder, model, asked.text, 2))
+    manifest = build_manifest(asked, base_model, resolve_options(asked, model_shape(model)), None)
+    needed = dict(estimate_editing(EditedFolder.create(asked.out, manifest, PromptBuilder(model, None)), asked.text, 2))
     assert list(needed) == steps
     assert ("basis" in needed["edits"].host) == (editor == "alphaedit")

@@ -21,7 +21,7 @@ from d4s.models.views import LiveModel
 from d4s.runs import benchmark as benchmark_module
 from d4s.runs import measure as measure_module
 from d4s.runs.benchmark import benchmark
-from d4s.runs.edit_sequence import edit
+from d4s.runs.edit_stage import edit
 from d4s.runs.measure import measure, sample_evenly, summary_line
 from d4s.runs.run_settings import BenchmarkJobSettings, MeasureJobSettings, RunSettings
 from d4s.schemas import ANSWERS, BENCHMARK, FACTS, NORMS, PERPLEXITY, SCORES

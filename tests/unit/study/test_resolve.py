@@ -215,7 +215,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "d4s"
 
 
-EDITING = ("d4s.runs.edit_sequence", "d4s.editors.locate_then_edit")
+EDITING = ("d4s.runs.edit_stage", "d4s.editors.locate_then_edit")
 REACHED = {
     "a kind of state": (
         "editors/editor_settings.py",

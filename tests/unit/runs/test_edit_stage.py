@@ -20,7 +20,7 @@ from d4s.errors import ArtifactError, SettingsError
 from d4s.metrics.scoring import FactEvaluation
 from d4s.models.loading import load
 from d4s.models.views import LiveModel
-from d4s.runs import edit_sequence as stage
+from d4s.runs import edit_stage as stage
 from d4s.schemas import EDIT_LOG, IMMEDIATE
 from tests.runs import FACT_COUNT, SEED, prepare_inputs, run, settings_for
 from tests.tiny import tiny_facts, tiny_model
@@ -91,7 +91,7 @@ def test_the_unedited_model_is_not_asked_where_its_baseline_is(
     asked = []
     score_and_generate = LiveModel.score_and_generate
     monkeypatch.setattr(
-        LiveModel, "reply", lambda view, prompts, *more: asked.append(len(prompts)) or score_and_generate(view, prompts, *more)
+        LiveModel, "score_and_generate", lambda view, prompts, *more: asked.append(len(prompts)) or score_and_generate(view, prompts, *more)
     )
     run(inputs, tmp_path / "run", "memit", 3)
     assert len(asked) == 3, "once after each edit, never before"
