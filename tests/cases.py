@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from d4s.editors.editor_conformance import EditorCase
 from d4s.editors.editor_settings import resolve
 from d4s.editors.families import build
 from d4s.editors.hparams import merge_hparams
@@ -13,6 +12,7 @@ from d4s.editors.moments import collect_moments
 from d4s.editors.preparation import prepare_tensors
 from d4s.editors.protocol import Prepared
 from d4s.editors.target_optimisation import optimise
+from d4s.testing.editor_conformance import EditorCase
 from tests.oracle.plain import PREFIXES, requests_of, rewritings_of
 from tests.tiny import tiny_model
 

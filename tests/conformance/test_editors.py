@@ -7,7 +7,6 @@ import torch
 
 from d4s.editors import locate_then_edit
 from d4s.editors.codebook_views import CodebookModel
-from d4s.editors.editor_conformance import EditorCase, EditorNotConformant, check_editor, differing
 from d4s.editors.editor_settings import resolve
 from d4s.editors.families import FAMILIES, build
 from d4s.editors.grace import GraceEditor
@@ -15,6 +14,7 @@ from d4s.editors.hparams import merge_hparams
 from d4s.editors.locate_then_edit import LocateThenEditEditor
 from d4s.editors.presets import PRESETS
 from d4s.editors.states import RecordState
+from d4s.testing.editor_conformance import EditorCase, EditorNotConformant, check_editor, differing
 from tests.cases import CHANGED, SMALL, case_for, settings_for
 
 

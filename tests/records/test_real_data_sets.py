@@ -7,9 +7,9 @@ import pytest
 
 from d4s.editors.edit_requests import eligible_facts
 from d4s.facts.facts_stage import ReadResult, RecordSource, count_records, repeats
-from d4s.facts.reader_conformance import check_reader
 from d4s.facts.readers import READERS, STYLE_FILES, files_of
 from d4s.facts.record import Fact, Portability, Probe
+from d4s.testing.reader_conformance import check_reader
 from tools import datasets_page
 
 READ = (

@@ -5,9 +5,9 @@ import pytest
 from d4s.artifacts import Artifact, StageJob
 from d4s.config import FORMS, QuestionsSettings
 from d4s.facts.atomic import IF_THEN, read_events
-from d4s.facts.reader_conformance import fact_complaints
 from d4s.facts.record import from_frame
 from d4s.schemas import EVENTS, FACTS
+from d4s.testing.reader_conformance import fact_complaints
 
 
 @pytest.fixture(scope="module")

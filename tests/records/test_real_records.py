@@ -9,6 +9,7 @@ from d4s.facts.articles import articles
 from d4s.facts.facts_stage import RecordSource, count_records, repeats
 from d4s.facts.readers import READERS
 from d4s.facts.record import Probe
+from d4s.pretraining.training_facts import of_counterfact, of_zsre
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +24,17 @@ def read(path_of):
     return once
 
 
+@pytest.fixture(scope="module")
+def taught(read):
+    facts = read("counterfact").facts
+    return of_counterfact(facts, facts)
+
+
 def test_counts_of_counterfact(read, raw):
     reading, records = read("counterfact"), raw("counterfact")
-    assert count_records(reading) == {"seen": 500, "kept": 500, "rejected": 0, "left_out": 0, "beyond_limit": 0, "facts": 3201}
-    edited = [fact for fact in reading.facts if fact.editable]
-    assert [fact.fact_id for fact in edited] == [f"counterfact:{record['case_id']}" for record in records]
+    assert count_records(reading) == {"seen": 500, "kept": 500, "rejected": 0, "left_out": 0, "beyond_limit": 0, "facts": 500}
+    assert all(fact.editable and not fact.wordings for fact in reading.facts)
+    assert [fact.fact_id for fact in reading.facts] == [f"counterfact:{record['case_id']}" for record in records]
     assert repeats(reading.facts)["conflicts"] == [["counterfact:2580", "counterfact:17403"]]
     assert len(eligible_facts(reading.facts)) == 499
 
@@ -40,17 +47,21 @@ def test_a_known_counterfact_record(read):
     assert Counter(probe.kind for probe in fact.neighborhood) == {"neighborhood": 10, "attribute": 10}
     assert fact.neighborhood[1] == Probe("neighborhood", "Ghana is in", "Africa", "gold")
     assert fact.neighborhood[10] == Probe("attribute", "Australian Antarctic Territory is located in", "Antarctica", "gold")
+
+
+def test_what_is_taught_of_counterfact(taught):
+    assert (len(taught), sum(fact.editable for fact in taught)) == (3201, 500)
+    fact = next(fact for fact in taught if fact.fact_id == "counterfact:20952")
     assert fact.wordings == ("{} is located in the continent", "{} is in", "{}, in")
 
 
-def test_new_objects_of_counterfact_are_known_objects_of_their_relation(read):
-    facts = read("counterfact").facts
-    known = {(fact.relation, fact.target_true) for fact in facts}
-    assert all((fact.relation, fact.target_new) in known for fact in facts)
+def test_new_objects_of_counterfact_are_known_objects_of_their_relation(taught):
+    known = {(fact.relation, fact.target_true) for fact in taught}
+    assert all((fact.relation, fact.target_new) in known for fact in taught)
 
 
-def test_paraphrases_of_counterfact_are_taught_about_other_subjects_only(read):
-    facts = [fact for fact in read("counterfact").facts if fact.editable]
+def test_paraphrases_of_counterfact_are_taught_about_other_subjects_only(taught):
+    facts = [fact for fact in taught if fact.editable]
     wordings = {(fact.relation, wording) for fact in facts for wording in (fact.template, *fact.wordings)}
     taught_elsewhere = 0
     for fact in facts:
@@ -63,10 +74,9 @@ def test_paraphrases_of_counterfact_are_taught_about_other_subjects_only(read):
     assert taught_elsewhere / 1000 > 0.97
 
 
-def test_first_neighbors_of_counterfact_are_facts(read):
-    facts = read("counterfact").facts
-    told = {(wording.replace("{}", fact.subject), fact.target_true) for fact in facts for wording in (fact.template, *fact.wordings)}
-    probes = [probe for fact in facts for probe in [one for one in fact.neighborhood if one.kind == "neighborhood"][:3]]
+def test_first_neighbors_of_counterfact_are_facts(taught):
+    told = {(wording.replace("{}", fact.subject), fact.target_true) for fact in taught for wording in (fact.template, *fact.wordings)}
+    probes = [probe for fact in taught for probe in [one for one in fact.neighborhood if one.kind == "neighborhood"][:3]]
     assert sum((probe.prompt, probe.answer) in told for probe in probes) / len(probes) > 0.95
 
 
@@ -100,7 +110,7 @@ def test_a_known_zsre_record_in_both_readings(read):
 def test_questions_of_zsre_that_mean_the_same_are_joined(read):
     facts = read("zsre_mend", "answers").facts
     assert len({fact.relation for fact in facts}) == 397
-    assert sum(len(fact.wordings) >= 2 for fact in facts) == 578
+    assert sum(len(fact.wordings) >= 2 for fact in of_zsre(facts, facts)) == 578
     assert all(fact.neighborhood[0].prompt.endswith("?") and "nq question" not in fact.neighborhood[0].prompt for fact in facts)
 
 

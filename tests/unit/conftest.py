@@ -9,11 +9,8 @@ from d4s.analysis.study_results import Results
 from d4s.config import FigureSettings
 from d4s.figures.figure_stage import figures
 from d4s.tables.table_stage import tables
-from tests.servers import faulty
-from tests.shelf import shelf
 from tests.synthetic import CONTROLS, FORM_CONTROLS, Made, write_study
 
-__all__ = ["faulty", "shelf"]  # fixtures that several modules use
 SHOWN = ("unedited", "rome", "memit", "memit_seq", "d4s", "d4s_frozen", "one_time_batch", *CONTROLS)
 
 

@@ -5,7 +5,8 @@ whatever a model says to the true answer (there is no old answer then, and `targ
 EasyEdit's file of records with one question each that follows from `alt`, so it has that reading alone.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from pydantic import Field
@@ -14,7 +15,6 @@ from d4s.facts.facts_stage import ReadResult, RecordSource
 from d4s.facts.fields import no_op_issues
 from d4s.facts.jsonl import Issue, Raw, RecordLine, Text, choose_style, read_lines, result_of_lines, shorten, subject_issues
 from d4s.facts.record import Fact, Portability, Probe
-from d4s.facts.templates import cluster_templates
 
 STYLES = ("alt", "answers")
 PREFIX = "nq question: "
@@ -50,9 +50,8 @@ def _read(dataset: str, styles: tuple[str, ...], source: RecordSource) -> ReadRe
     """ZsRE records as facts in one of the styles; records of questions that mean the same share a relation."""
     style = choose_style(source, styles)
     lines = read_lines(source.path, RawZsre, lambda raw: _issues(raw, style))
-    pairs = [(line.raw.template, _rephrase_template(line.raw)) for line in lines.valid]
-    same_meaning = cluster_templates([(one, other or one) for one, other in pairs])
-    return result_of_lines(source, lines, [[_fact(dataset, line, style, same_meaning[line.raw.template])] for line in lines.valid])
+    clusters = question_clusters((line.raw.template, line.raw.subject, line.raw.rephrase) for line in lines.valid)
+    return result_of_lines(source, lines, [[_fact(dataset, line, style, clusters[line.raw.template][0])] for line in lines.valid])
 
 
 read = partial(_read, "zsre_mend", STYLES)
@@ -71,20 +70,47 @@ def _issues(raw: RawZsre, style: str) -> Iterator[Issue]:
         yield from no_op_issues("alt", alt, raw.answers)
 
 
-def _rephrase_template(raw: RawZsre) -> str | None:
-    """The rephrasing as a template, where its subject is certain."""
-    return raw.rephrase.replace(raw.subject, "{}") if not list(subject_issues("rephrase", raw.rephrase, raw.subject)) else None
+def rephrase_template(rephrase: str, subject: str) -> str | None:
+    """The rephrasing as a template, or None where the place of its subject is uncertain."""
+    return None if any(subject_issues("rephrase", rephrase, subject)) else rephrase.replace(subject, "{}")
 
 
-def _fact(dataset: str, line: RecordLine[RawZsre], style: str, wordings: tuple[str, ...]) -> Fact:
+def question_clusters(records: Iterable[tuple[str, str, str]]) -> Clusters:
+    """Every question template mapped to all equivalent ones, in the order of the records.
+
+    Args:
+        records: Template, subject and rephrasing of each record; its template and its rephrasing are equivalent.
+    """
+    return cluster_templates([(template, rephrase_template(rephrase, subject) or template) for template, subject, rephrase in records])
+
+
+def cluster_templates(pairs: Sequence[tuple[str, str]]) -> Mapping[str, tuple[str, ...]]:
+    """Every template mapped to all templates that pairs of equal meaning connect it with, in the order in which they came."""
+    parent: dict[str, str] = {}
+
+    def root(template: str) -> str:
+        parent.setdefault(template, template)
+        while parent[template] != template:
+            parent[template] = template = parent[parent[template]]
+        return template
+
+    for one, other in pairs:
+        first, second = root(one), root(other)
+        parent[second] = first
+    members: dict[str, list[str]] = defaultdict(list)
+    for template in parent:
+        members[root(template)].append(template)
+    return {template: tuple(members[root(template)]) for template in parent}
+
+
+def _fact(dataset: str, line: RecordLine[RawZsre], style: str, relation: str) -> Fact:
     raw, follow_up = line.raw, line.raw.portability
-    withheld = {raw.template, _rephrase_template(raw)}
     question = raw.loc.removeprefix(PREFIX).rstrip("?") + "?"
     old, new, aliases = (raw.answers[0], raw.alt.strip(), raw.answers[1:]) if style == "alt" else ("", raw.answers[0], ())
     return Fact(
         fact_id=f"{dataset}:{line.number}",
         dataset=dataset,
-        relation=wordings[0],
+        relation=relation,
         subject=raw.subject,
         template=raw.template,
         target_true=old,
@@ -93,5 +119,4 @@ def _fact(dataset: str, line: RecordLine[RawZsre], style: str, wordings: tuple[s
         paraphrases=(raw.rephrase,),
         neighborhood=(Probe("unrelated", question, raw.loc_ans),),
         portability=(Portability("reasoning", follow_up.question, (follow_up.answer,)),) if follow_up and style == "alt" else (),
-        wordings=tuple(wording for wording in wordings if wording not in withheld),
     )

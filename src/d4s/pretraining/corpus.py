@@ -11,26 +11,26 @@ from transformers import PreTrainedTokenizerFast
 from d4s.artifacts import StageJob, write_tensors, write_text
 from d4s.config import CorpusSettings
 from d4s.errors import SettingsError
-from d4s.facts.record import Fact, from_frame
+from d4s.facts.record import Fact
 from d4s.log import progress
 from d4s.pretraining.free_text import FreeText, RunningText, WorldText
 from d4s.pretraining.packing import Packer, WeightedTokens, encode, pack_text
 from d4s.pretraining.sentences import Sentence, SentenceSampler, TrainingExample, mixture, training_examples
 from d4s.pretraining.tokenizer_training import bos_of, load_given_tokenizer, train_tokenizer
-from d4s.schemas import FACTS
+from d4s.pretraining.training_facts import collect_training_facts, write_training_facts
 
 log = logging.getLogger(__name__)
 SAMPLE_ROWS = 40
 
 
 def corpus(job: StageJob[CorpusSettings]) -> None:
-    """Write tokenizer/, tokens.safetensors (rows, weights), heldout.safetensors (rows) and sample.txt.
+    """Write tokenizer/, tokens.safetensors (rows, weights), heldout.safetensors (rows), sample.txt and training_facts/.
 
     Raises:
         SettingsError: if facts are to be taught in a given model's tokens, or there is nothing to learn from.
     """
     settings = job.settings
-    training_facts = read_training_facts(job)
+    training_facts = collect_training_facts(job)
     text = _free_text(job)
     if settings.tokenizer.kind == "model":
         if training_facts:
@@ -50,13 +50,8 @@ def corpus(job: StageJob[CorpusSettings]) -> None:
     _write(job, tokenizer, rows, np.ones_like(rows, dtype=np.float16) if weights is None else weights, heldout)
     log.info("%d rows of %d tokens, %d held out; %d sentences were too long", len(rows), settings.row, len(heldout), too_long)
     files = [str(path.relative_to(job.folder)) for path in sorted(job.path("tokenizer").iterdir())]
+    files += write_training_facts(job, training_facts)
     job.write_manifest([*files, "tokens.safetensors", "heldout.safetensors", "sample.txt"], too_long=too_long, vocabulary=len(tokenizer))
-
-
-def read_training_facts(job: StageJob[CorpusSettings]) -> dict[str, list[Fact]]:
-    """Facts of every `teach_NAME` input, by name."""
-    roles = sorted(role for role in job.inputs if role.startswith("teach_"))
-    return {role.removeprefix("teach_"): from_frame(job.artifact(role, "facts").table("facts.parquet", FACTS)) for role in roles}
 
 
 def _training_examples(training_facts: dict[str, list[Fact]]) -> dict[str, list[TrainingExample]]:

@@ -24,7 +24,6 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 from d4s.artifacts import Artifact, StageJob, atomic_write, write_table, write_text
 from d4s.config import PretrainSettings
 from d4s.errors import D4SError, SettingsError
-from d4s.facts.record import Fact, from_frame
 from d4s.log import progress
 from d4s.pretrained import read_tokenizer
 from d4s.pretraining import checkpoint
@@ -34,7 +33,8 @@ from d4s.pretraining.fact_accuracy import accuracies
 from d4s.pretraining.network import Optimisers, lr_schedule, new_network
 from d4s.pretraining.sentences import training_examples
 from d4s.pretraining.tokenizer_training import bos_of
-from d4s.schemas import CURVE, FACTS, MODEL_CHECK
+from d4s.pretraining.training_facts import read_training_facts
+from d4s.schemas import CURVE, MODEL_CHECK
 
 log = logging.getLogger(__name__)
 CURVE_EVERY = 25
@@ -85,10 +85,6 @@ def _tokenizer(source: Artifact) -> PreTrainedTokenizerFast:
         if name.startswith("tokenizer/"):
             source.path(name)
     return read_tokenizer(str(source.folder / "tokenizer"))
-
-
-def _facts(job: StageJob[PretrainSettings], role: str) -> list[Fact]:
-    return from_frame(job.artifact(role, "facts").table("facts.parquet", FACTS))
 
 
 def token_losses(logits: Float[Tensor, "b row vocab"], ids: Int[Tensor, "b row"]) -> Float[Tensor, "b next"]:
@@ -162,7 +158,7 @@ def _write_outputs(
     job: StageJob[PretrainSettings], network: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, curve: list[CurveRow]
 ) -> list[str]:
     """Write model, tokenizer, card, curve and accuracies; returns the names of the files."""
-    training_facts = {role.removeprefix("teach_"): _facts(job, role) for role in sorted(job.inputs) if role.startswith("teach_")}
+    training_facts = read_training_facts(job.artifact("corpus", "corpora"))
     files = _save_hf(job.folder, network, tokenizer)
     check = accuracies(network, tokenizer, training_facts)
     for row in check:

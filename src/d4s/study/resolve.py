@@ -33,6 +33,7 @@ from d4s.facts.event_readers import EVENT_FILES, EVENT_READERS
 from d4s.facts.readers import READERS, files_of
 from d4s.metrics.benchmark_files import BENCHMARK_FILES, role
 from d4s.models.adopt import local_model_files
+from d4s.pretraining.training_facts import TRAINING_FACTS
 from d4s.questions.writers import WRITERS
 from d4s.study.code_digests import code_digest
 from d4s.study.graph import Node, RawFile, merge_nodes
@@ -212,8 +213,17 @@ class _NodeBuilder:
                 inputs["teach_world_labels"] = self.facts(FactsDataset(source="world", style="labels", limit=model.labels))
             return inputs | {"world": self.world()}
         if isinstance(model, RecordsModel):
-            return {f"teach_{dataset}": self.dataset(dataset) for dataset in model.datasets} | {"text": self.raw(model.text)}
+            return self._teach_records(model) | {"text": self.raw(model.text)}
         return {"model": self.model(name), "text": self.raw(model.text)}
+
+    def _teach_records(self, model: RecordsModel) -> dict[str, Node | RawFile]:
+        """The data sets that a model is trained on; for some of them also all facts of the file (`TRAINING_FACTS`)."""
+        inputs: dict[str, Node | RawFile] = {f"teach_{name}": self.dataset(name) for name in model.datasets}
+        for name in model.datasets:
+            dataset = self.study.datasets[name]
+            if isinstance(dataset, FactsDataset) and dataset.source in TRAINING_FACTS:
+                inputs[f"pool_{name}"] = self.facts(dataset.model_copy(update={"limit": None}))
+        return inputs
 
     def corpus(self, name: str) -> Node:
         model = self.study.models[name]
@@ -227,8 +237,7 @@ class _NodeBuilder:
             files = {f"file_{number}": RawFile(path) for number, path in enumerate(local_model_files(Path(model.path)))}
             return self._node("adopt", name, settings, {role: self._files.setdefault(file.path, file) for role, file in files.items()})
         settings = model.pretrain.model_dump(mode="json") | {"model_seed": model.model_seed}
-        teach = {role: node for role, node in self.corpus_inputs(name).items() if role.startswith("teach_")}
-        return self._node("pretrain", f"{name}-m{model.model_seed}", settings, {"corpus": self.corpus(name), **teach})
+        return self._node("pretrain", f"{name}-m{model.model_seed}", settings, {"corpus": self.corpus(name)})
 
     # --- what editors need ----------------------------------------------------------------------------------------
 

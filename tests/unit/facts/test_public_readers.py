@@ -13,12 +13,12 @@ from d4s.config import FactsSettings, Study
 from d4s.errors import RecordError, SettingsError
 from d4s.facts.elken import RawEvent, sentence_parts
 from d4s.facts.facts_stage import ReadResult, RecordSource, facts, repeats
-from d4s.facts.reader_conformance import check_reader, fact_complaints
 from d4s.facts.readers import READERS, STYLE_FILES, files_of
 from d4s.facts.record import Fact, Portability, Probe, from_frame
 from d4s.schemas import FACTS
 from d4s.study.graph import RawFile
 from d4s.study.resolve import resolve
+from d4s.testing.reader_conformance import check_reader, fact_complaints
 from tests.samples import write_lines
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -10,11 +10,11 @@ from d4s.errors import RecordError, SettingsError
 from d4s.facts.atomic import WORDINGS, read_events
 from d4s.facts.counterfact import read as read_counterfact
 from d4s.facts.facts_stage import ReadResult, RecordSource
-from d4s.facts.reader_conformance import check_reader
 from d4s.facts.readers import READERS
 from d4s.facts.record import Probe
-from d4s.facts.templates import cluster_templates, parse_prompt, pool_templates, template_in
+from d4s.facts.zsre import cluster_templates
 from d4s.facts.zsre import read as read_zsre
+from d4s.testing.reader_conformance import check_reader
 from tests.samples import WANTS, atomic, counterfact, write_lines, zsre
 
 
@@ -91,31 +91,7 @@ def test_a_counterfact_record_field_by_field(sources):
     assert first.neighborhood[0] == Probe("neighborhood", "Neighbor 1 lives in", "Lisbon", "gold")
     assert first.neighborhood[4] == Probe("attribute", "Other 1 lives in", "Bremen", "gold")
     assert first.wordings == ()
-    assert [fact.fact_id for fact in others[:4]] == ["counterfact:1.n1", "counterfact:1.n2", "counterfact:1.a1", "counterfact:2"]
-
-
-def test_neighbors_and_attributes_become_facts_that_are_never_edited(sources):
-    facts = {fact.fact_id: fact for fact in read_counterfact(sources["counterfact"][0]).facts}
-    neighbor, second, other = (facts[f"counterfact:1.{which}"] for which in ("n1", "n2", "a1"))
-    assert (neighbor.subject, neighbor.target_true, neighbor.template) == ("Neighbor 1", "Lisbon", "{} lives in")
-    assert neighbor.wordings == ("{} is at home in",)
-    assert (second.subject, second.template) == ("Second 1", "{} is at home in")
-    assert (other.subject, other.target_true, other.target_new) == ("Other 1", "Bremen", "Lisbon")
-    assert not any(facts[key].editable for key in facts if "." in key.split(":")[1])
-
-
-def test_nothing_is_taught_twice_about_a_subject(tmp_path):
-    records = [counterfact(1), counterfact(2)]
-    records[0]["neighborhood_prompts"] = ["Mira Quell lives in", "Zed lives in"]
-    records[1]["neighborhood_prompts"] = ["Zed lives in", "Yan lives in"]
-    facts = read_counterfact(RecordSource(write_lines(tmp_path / "c.jsonl", *records))).facts
-    assert [fact.subject for fact in facts if ".n" in fact.fact_id] == ["Zed", "Yan"]
-
-
-def test_wordings_of_a_record_leave_out_its_own_paraphrases(tmp_path):
-    other = counterfact(2) | {"paraphrase_prompts": ["So it is. Mira Quell resides in", "True? Mira Quell dwells in"]}
-    first, *_ = read_counterfact(RecordSource(write_lines(tmp_path / "c.jsonl", counterfact(1), other))).facts
-    assert first.wordings == ("{} resides in", "{} dwells in")
+    assert [fact.fact_id for fact in others] == ["counterfact:2", "counterfact:3", "counterfact:4"]
 
 
 def test_both_readings_of_zsre(sources):
@@ -129,15 +105,13 @@ def test_both_readings_of_zsre(sources):
     assert (alt.kept, len(alt.rejects), answers.kept, len(answers.rejects)) == (3, 1, 4, 0)
 
 
-def test_questions_that_mean_the_same_share_a_relation_and_wordings(tmp_path):
+def test_questions_that_mean_the_same_share_a_relation(tmp_path):
     chain = zsre(2, src="Which place does Mira Quell call home?", rephrase="Where does Mira Quell live?")
     apart = zsre(3, src="How old is Tavi Brook?", rephrase="What age is Tavi Brook?")
     vague = zsre(4, src="How old is Nils Arden?", rephrase="What is the age?")
     facts = read_zsre(RecordSource(write_lines(tmp_path / "z.jsonl", zsre(1), chain, apart, vague))).facts
     assert facts[0].relation == facts[1].relation != facts[2].relation == facts[3].relation
-    assert facts[0].wordings == ("Which place does {} call home?",)
-    assert facts[1].wordings == ("What town is home to {}?",)
-    assert facts[3].wordings == ("What age is {}?",)
+    assert not any(fact.wordings for fact in facts)
 
 
 def test_atomic_facts_with_names(sources):
@@ -213,27 +187,7 @@ def test_an_unknown_style_is_refused(sources, name):
         READERS.load(name)(replace(sources[name][0], style="answrs"))
 
 
-def test_stems_begin_where_a_sentence_begins():
-    templates = ("The capital of {} is", "{} has the capital")
-    assert template_in("Long ago. The capital of Peru is", "Peru", templates) == "The capital of {} is"
-    assert template_in("(b. Peru owns", "Peru", templates) == "{} owns"
-    assert template_in("The capital city of Peru is", "Peru", templates) is None
-    assert template_in("Nothing here", "Peru", templates) is None
-    assert template_in("All about Peru", "Peru", templates) is None
-
-
-def test_prompts_are_read_back_by_the_wording_with_most_text():
-    templates = ("{} is", "The capital of {} is", "{}, in")
-    assert parse_prompt("The capital of Peru is", templates) == ("The capital of {} is", "Peru")
-    assert parse_prompt("Peru is", templates) == ("{} is", "Peru")
-    assert parse_prompt("Peru, in", templates) == ("{}, in", "Peru")
-    assert parse_prompt("Peru was", templates) is None
-    assert parse_prompt("is", templates) is None
-    assert parse_prompt("The capital of  is", ("The capital of {} is",)) is None
-
-
 def test_clusters_join_what_pairs_connect():
     joined = cluster_templates([("a", "b"), ("c", "d"), ("b", "c"), ("e", "e")])
     assert joined["a"] == joined["d"] == ("a", "b", "c", "d")
     assert joined["e"] == ("e",)
-    assert pool_templates([("r", "x"), ("s", "y"), ("r", "z"), ("r", "x")]) == {"r": ("x", "z"), "s": ("y",)}

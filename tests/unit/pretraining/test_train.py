@@ -13,17 +13,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
-from d4s.artifacts import Artifact, StageJob, sha256_of, write_table, write_tensors
-from d4s.config import CorpusSettings, FactsSettings, PretrainSettings
+from d4s.artifacts import Artifact, StageJob, sha256_of, write_tensors
+from d4s.config import CorpusSettings, PretrainSettings
 from d4s.errors import ArtifactError, D4SError, SettingsError
-from d4s.facts.record import Fact, to_rows
+from d4s.facts.record import Fact
 from d4s.pretraining import train
 from d4s.pretraining.checkpoint import NAME, TrainingState
 from d4s.pretraining.fact_accuracy import accuracies, all_greedy
 from d4s.pretraining.network import Optimisers, lr_schedule, new_network
 from d4s.pretraining.tokenizer_training import word_tokenizer
 from d4s.pretraining.train import pretrain, token_losses, update, weighted_means, workers
-from d4s.schemas import CURVE, FACTS, MODEL_CHECK
+from d4s.pretraining.training_facts import write_training_facts
+from d4s.schemas import CURVE, MODEL_CHECK
 
 SHAPE = PretrainSettings(
     layers=2, width=16, mlp_width=32, heads=2, positions=16, batch_rows=4, warmup_steps=2, muon_lr=0.02, adam_lr=0.01, checkpoint_every=3
@@ -56,15 +57,14 @@ def rows(count: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     store = tmp_path_factory.mktemp("store")
-    corpus, taught = store / "corpus", store / "facts"
+    corpus = store / "corpus"
     ids, weights = rows()
     write_tensors(corpus / "tokens.safetensors", {"rows": ids, "weights": weights})
     TOKENIZER.save_pretrained(corpus / "tokenizer")
     files = ["tokens.safetensors", *(f"tokenizer/{path.name}" for path in (corpus / "tokenizer").iterdir())]
-    StageJob("corpora", CorpusSettings(), {}, corpus).write_manifest(files)
-    write_table(taught / "facts.parquet", to_rows([*facts(), fact_of_nothing()]), FACTS)
-    StageJob("facts", FactsSettings(source="test"), {}, taught).write_manifest(["facts.parquet"])
-    return {"corpus": corpus, "teach_test": taught}
+    made = StageJob("corpora", CorpusSettings(), {}, corpus)
+    made.write_manifest([*files, *write_training_facts(made, {"test": [*facts(), fact_of_nothing()]})])
+    return {"corpus": corpus}
 
 
 def job(folder: Path, inputs: dict[str, Path], settings: PretrainSettings = SHAPE) -> StageJob[PretrainSettings]:
@@ -252,16 +252,16 @@ from pathlib import Path
 from d4s.artifacts import StageJob
 from d4s.config import PretrainSettings
 from d4s.pretraining.train import pretrain
-corpus, taught, folder, settings = sys.argv[1:]
-settings, inputs = PretrainSettings.model_validate_json(settings), {"corpus": Path(corpus), "teach_test": Path(taught)}
-pretrain(StageJob("models", settings, inputs, Path(folder), digest="d1"))
+corpus, folder, settings = sys.argv[1:]
+settings = PretrainSettings.model_validate_json(settings)
+pretrain(StageJob("models", settings, {"corpus": Path(corpus)}, Path(folder), digest="d1"))
 """
 
 
 def test_sigkill_and_the_same_job_give_the_same_bits(trained: Artifact, inputs: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "straight"
     folder.mkdir()
-    arguments = [str(inputs["corpus"]), str(inputs["teach_test"]), str(folder), SHAPE.model_dump_json()]
+    arguments = [str(inputs["corpus"]), str(folder), SHAPE.model_dump_json()]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env=environment, stderr=subprocess.DEVNULL)
     while process.poll() is None and not (folder / NAME).exists():

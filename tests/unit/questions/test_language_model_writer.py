@@ -15,7 +15,7 @@ from d4s.artifacts import Artifact, StageJob
 from d4s.config import FORMS, Form, QuestionsSettings, WorldSettings
 from d4s.errors import MissingAnswersError, SettingsError
 from d4s.questions.answers import AnswerStore, key_of
-from d4s.questions.draft_checks import check_writer, draft_issues
+from d4s.questions.draft_checks import draft_issues
 from d4s.questions.event_templates import LETTERS, NO, YES
 from d4s.questions.language_model_writer import LanguageModelWriter
 from d4s.questions.prompts import v1, v2
@@ -23,6 +23,7 @@ from d4s.questions.question_facts import questions
 from d4s.questions.question_items import Item, plan_items
 from d4s.questions.writers import WRITERS, Draft, TemplateWriter, Writer, make_writer
 from d4s.schemas import EVENTS, PROVENANCE, USAGE
+from d4s.testing.writer_conformance import check_writer
 from tests.samples import made_world
 from tools.standin import MODEL, completion, serving
 

@@ -10,10 +10,10 @@ from d4s.config import QuestionsSettings, WorldSettings
 from d4s.editors.edit_requests import draw_requests
 from d4s.errors import SettingsError
 from d4s.facts.facts_stage import RecordSource, count_records
-from d4s.facts.reader_conformance import check_reader
 from d4s.facts.record import Fact, from_frame
 from d4s.questions.question_facts import questions
 from d4s.schemas import FACTS, PEOPLE
+from d4s.testing.reader_conformance import check_reader
 from d4s.world.reader import STYLES, read
 from d4s.world.relations import BY_NAME
 from tests.samples import made_world

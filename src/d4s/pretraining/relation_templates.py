@@ -1,7 +1,7 @@
-"""Wordings of a relation found in the records themselves: pooled templates, prompts read back, questions that mean the same."""
+"""Templates of a relation found in the prompts of its records: pooled, cut out of paraphrases, and matched against other prompts."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 
 def template_in(paraphrase: str, subject: str, templates: Iterable[str]) -> str | None:
@@ -44,22 +44,3 @@ def pool_templates(templates: Iterable[tuple[str, str]]) -> dict[str, tuple[str,
     for relation, template in templates:
         pools[relation].setdefault(template)
     return {relation: tuple(pool) for relation, pool in pools.items()}
-
-
-def cluster_templates(pairs: Sequence[tuple[str, str]]) -> Mapping[str, tuple[str, ...]]:
-    """Every template mapped to all templates that pairs of equal meaning connect it with, in the order in which they came."""
-    parent: dict[str, str] = {}
-
-    def root(template: str) -> str:
-        parent.setdefault(template, template)
-        while parent[template] != template:
-            parent[template] = template = parent[parent[template]]
-        return template
-
-    for one, other in pairs:
-        first, second = root(one), root(other)
-        parent[second] = first
-    members: dict[str, list[str]] = defaultdict(list)
-    for template in parent:
-        members[root(template)].append(template)
-    return {template: tuple(members[root(template)]) for template in parent}

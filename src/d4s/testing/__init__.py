@@ -1,0 +1,1 @@
+"""Conformance suites that a new editor, reader or writer of questions is held against; its own tests call them."""

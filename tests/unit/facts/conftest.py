@@ -1,0 +1,5 @@
+"""Fixtures of the tests of readers and of fetching."""
+
+from tests.shelf import shelf
+
+__all__ = ["shelf"]
