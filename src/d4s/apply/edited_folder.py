@@ -35,7 +35,7 @@ from d4s.facts.joining import Joiner
 from d4s.locks import folder_lock
 from d4s.models.edited_model import EditedModel
 from d4s.models.language_model import LanguageModel
-from d4s.schemas import SCHEMA_VERSION
+from d4s.schema_version import SCHEMA_VERSION
 
 MODEL, DELTA, HISTORY, STATE = "model", "delta.safetensors", "edits.jsonl", "state"
 PREPARED, PREPARED_INDEX, PREPARED_TENSORS = "prepared", "prepared.json", "prepared.safetensors"

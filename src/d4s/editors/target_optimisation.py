@@ -289,7 +289,7 @@ def targets(job: StageJob[TargetsJobSettings]) -> None:
         batch = requests[block * REQUESTS_PER_BLOCK : (block + 1) * REQUESTS_PER_BLOCK]
         found = optimise(model, [build_prompts(model, request, contexts) for request in batch], job.settings.target)
         write_tensors(job.path(f"b{block}.safetensors"), {field.name: getattr(found, field.name).cpu() for field in fields(found)})
-        job.write_part_manifest([f"b{block}.safetensors"], f"b{block}.json", requests=[request.request_id for request in batch])
+        job.write_manifest([f"b{block}.safetensors"], f"b{block}.json", requests=[request.request_id for request in batch])
         log.info("block %d is there, %d of %d", block, done, len(blocks))
 
 
