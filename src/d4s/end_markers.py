@@ -1,8 +1,8 @@
 """End markers: what a job that makes an artefact in parts declares to the workflow, written last and atomically.
 
-Parts are layers, blocks of requests or lengths, each with a manifest of its own in the artefact's folder: `l3.json`, `b0.json`, `n300.json`.
-The marker of a job lies in a folder beside them and is named for the parts that it stands for: `done/10-50-300.json`. Four or more numbers
-in equal steps are shortened, `0to6-whole` or `100to1000by100`. Snakemake deletes and asks for markers alone, so that parts stay.
+Parts are layers, blocks of requests or lengths, each with a manifest of its own in the artefact's folder: `l3.json`, `b0.json`,
+`n300.json`. The marker of a job lies in a folder beside them and is named for the parts that it stands for, `done/10-50-300.json`; four
+or more numbers in equal steps are shortened, `0to6-whole` or `100to1000by100`. Snakemake knows, and deletes, markers alone, so parts stay.
 """
 
 import json

@@ -50,7 +50,10 @@ def test_a_mistyped_change_of_settings(pairs: list[str], message: str) -> None:
         (["nowhere"], "inputs are given as ROLE=PATH, each role once; found 'nowhere'"),
         (["world=a", "world=b"], "inputs are given as ROLE=PATH, each role once; found 'world=b'"),
         (["world=nowhere"], "input nowhere is neither a file nor a finished artefact"),
-        (["--ahead", '[{"stage": "facts"}]'], "--ahead takes a JSON list of calls with stage, output, settings, inputs and code: KeyError('output')"),
+        (
+            ["--ahead", '[{"stage": "facts"}]'],
+            "--ahead takes a JSON list of calls with stage, output, settings, inputs and code: KeyError('output')",
+        ),
     ],
 )
 def test_mistyped_settings_and_inputs_of_a_stage(options: list[str], message: str, tmp_path: Path) -> None:

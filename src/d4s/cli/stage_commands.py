@@ -36,7 +36,8 @@ OutputArgument = Annotated[
     Path, typer.Argument(help="What to make: FOLDER/manifest.json, or of a stage in parts FOLDER/done/PARTS.json, such as done/10-50.json.")
 ]
 InputsArgument = Annotated[
-    list[str] | None, typer.Argument(help="What it is made from, as ROLE=PATH: a file, or the folder, manifest or end marker of an artefact.")
+    list[str] | None,
+    typer.Argument(help="What it is made from, as ROLE=PATH: a file, or the folder, manifest or end marker of an artefact."),
 ]
 SettingsOption = Annotated[str, typer.Option(help="Settings as JSON text, or a YAML or JSON file; omitted keys take their defaults.")]
 CodeOption = Annotated[str, typer.Option(help="Code digest to record; computed when omitted.")]
