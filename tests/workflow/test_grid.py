@@ -32,8 +32,8 @@ def _dataset(params: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("what", "edit", "expected"),
     [
-        ("a removed length", _lengths([5]), {"edit": 4, "measure": 4} | LAST),  # which find their parts
-        ("an inserted length", _lengths([2, 3, 5]), {"edit": 4, "measure": 4} | LAST),
+        ("a removed length", _lengths([5]), {"edit": 4, "measure": 4, "benchmark": 4} | LAST),  # which find their parts
+        ("an inserted length", _lengths([2, 3, 5]), {"edit": 4, "measure": 4, "benchmark": 4} | LAST),
         ("a longer length", _lengths([2, 5, 6]), {"edit": 4, "measure": 4, "benchmark": 4} | LAST),
         (
             "another editor",
