@@ -170,6 +170,10 @@ pages: setup  ## write what is generated: environment.yml, docs/settings.*, docs
 	$(BIN)/python -m tools.methods_page
 	$(BIN)/python -m tools.results_page $(if $(TAKE),--take $(TAKE))
 
+.PHONY: rulegraph
+rulegraph: setup  ## draw the rules of the workflow and what feeds what: docs/images/rulegraph.svg
+	$(BIN)/snakemake --rulegraph 2>/dev/null | $(BIN)/python -m tools.rulegraph docs/images/rulegraph.svg
+
 .PHONY: lock
 lock:  ## resolve pyproject.toml into requirements.lock (UPGRADE=--upgrade, or UPGRADE="--upgrade-package NAME")
 	@$(FIND_PYTHON); "$$python" -m tools.lock $(UPGRADE)

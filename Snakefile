@@ -2,7 +2,7 @@
 
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.27")
 
 
 if not workflow.overwrite_configfiles:
@@ -11,14 +11,56 @@ if not workflow.overwrite_configfiles:
 
 
 include: "workflow/rules/common.smk"
+
+
+wildcard_constraints:
+    world=PLAN.names("world"),
+    facts=PLAN.names("facts"),
+    questions=PLAN.names("questions"),
+    corpus=PLAN.names("corpus"),
+    trained=PLAN.names("pretrain"),
+    adopted=PLAN.names("adopt"),
+    report=PLAN.names("world_report"),
+    contexts=PLAN.names("contexts"),
+    moments=PLAN.names("moments"),
+    prepared=PLAN.names("prepare"),
+    baseline=PLAN.names("baseline"),
+    targets=PLAN.names("targets"),
+    objectives=PLAN.names("objectives"),
+    run=PLAN.names("edit"),
+    measures=PLAN.names("measure"),
+    benchmarks=PLAN.names("benchmark"),
+    layers="[-a-z0-9]+",
+    blocks="[-a-z0-9]+",
+    lengths="[-a-z0-9]+",
+    shard="[-a-z0-9]+",
+
+
 include: "workflow/rules/world.smk"
 include: "workflow/rules/facts.smk"
-include: "workflow/rules/statistics.smk"
-include: "workflow/rules/parts.smk"
+include: "workflow/rules/preparation.smk"
+include: "workflow/rules/runs.smk"
 include: "workflow/rules/paper.smk"
 
 
+INPUT_STAGES = (
+    "world",
+    "facts",
+    "questions",
+    "corpus",
+    "pretrain",
+    "adopt",
+    "contexts",
+    "moments",
+    "prepare",
+    "baseline",
+    "targets",
+    "objectives",
+)
 # DVC wants the folder of every kind, also of one that a study makes nothing of.
+KINDS = [STORE / kind for kind in dict.fromkeys(stage.kind for stage in STAGES.values())]
+
+
 onstart:
     try:
         for folder in KINDS:
@@ -27,6 +69,10 @@ onstart:
         raise WorkflowError(f"results cannot be written: {error}; fix that and run the same command again")
     if closed := [str(folder) for folder in (Path("results"), *KINDS) if not os.access(folder, os.W_OK)]:
         raise WorkflowError(f"results cannot be written: {closed[0]} is closed; open it and run the same command again")
+    # What `-R`, `-f` or `-F` ask for is made again in full: its jobs find none of the parts that are there.
+    if not workflow.touch:
+        stored = [job for job in workflow.dag.needrun_jobs() if job.rule.name in STAGES and workflow.dag.reason(job).forced]
+        forget(path for job in stored for path in job.output)
 
 
 rule all:
@@ -38,14 +84,14 @@ rule all:
 # The four stages that dvc.yaml knows.
 rule inputs:
     input:
-        [path for node in PLAN.nodes if node.kind in INPUT_KINDS for path in node.manifests],
+        PLAN.markers(*INPUT_STAGES),
 
 
 rule runs:
     input:
-        [path for node in PLAN.of("edit") for path in node.manifests],
+        PLAN.markers("edit"),
 
 
 rule measures:
     input:
-        [path for stage in ("measure", "benchmark", "world_report") for node in PLAN.of(stage) for path in node.manifests],
+        PLAN.markers("measure", "benchmark", "world_report"),

@@ -21,6 +21,7 @@ from d4s.resources.job_estimates import ResourceEstimates
 from d4s.resources.requirements import MIB
 from d4s.study.graph import Node
 from d4s.study.resolve import StudyPlan, resolve
+from d4s.study.rule_lookups import RuleLookups
 from tests.tiny import vocabulary, word_tokenizer
 
 SHAPES: dict[str, Any] = {
@@ -70,12 +71,12 @@ def write_model(folder: Path, shape: str) -> None:
 def run_jobs(plan: StudyPlan, folder: Path) -> None:
     """Every job of a plan that is not done, one after another; not those of the last stages."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    lookups = RuleLookups(plan)
     for node in plan.nodes:
-        outputs = [str(path) for path in node.manifests if not (folder / path).is_file()]
-        if not outputs:
-            continue
-        options = ["--settings", node.settings_text, "--inputs", node.inputs_text, "--code", node.code]
-        subprocess.run([sys.executable, "-m", "d4s", node.stage, *outputs, *options], cwd=folder, env=environment, check=True)
+        if not (folder / node.marker).is_file():
+            inputs = [f"{role}={path}" for role, path in lookups.inputs(node.name, ["*"]).items()]
+            words = [node.stage, str(node.marker), *inputs, "--settings", node.settings_text, "--code", node.code]
+            subprocess.run([sys.executable, "-m", "d4s", *words], cwd=folder, env=environment, check=True)
 
 
 def compared(plan: StudyPlan, folder: Path) -> list[tuple[Node, float, float]]:

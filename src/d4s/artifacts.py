@@ -17,20 +17,17 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from d4s.config import canonical
 from d4s.errors import ArtifactError
-from d4s.schemas import SCHEMA_VERSION
+from d4s.schema_version import SCHEMA_VERSION
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a job that finds its parts made reads no table, and ends before any of these could be imported
+    import pandas as pd
+    import pyarrow as pa
     from torch import Tensor
 
 MANIFEST = "manifest.json"
 POINTER = "pointer.json"  # in the artefact of an adopted model: where the model is and how it is loaded
-KEPT_FOLDER = "kept"
 DIGEST_LENGTH = 10
 LIBRARIES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "lm_eval", "snakemake", "dvc")
 S = TypeVar("S")
@@ -74,12 +71,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def write_table(path: Path, rows: pd.DataFrame | Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+def write_table(path: Path, rows: "pd.DataFrame | Sequence[Mapping[str, Any]]", schema: "pa.Schema") -> None:
     """Write rows as Parquet atomically, in exactly the schema's columns.
 
     Raises:
         ValueError: if a column is missing or unknown.
     """
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     if isinstance(rows, pd.DataFrame):
         _refuse_columns(set(rows.columns), schema, path)
         table = pa.Table.from_pandas(rows[schema.names], schema=schema, preserve_index=False)
@@ -92,7 +93,7 @@ def write_table(path: Path, rows: pd.DataFrame | Sequence[Mapping[str, Any]], sc
         pq.write_table(table, temporary, compression="zstd")
 
 
-def _refuse_columns(found: set[str], schema: pa.Schema, path: Path) -> None:
+def _refuse_columns(found: set[str], schema: "pa.Schema", path: Path) -> None:
     if found != set(schema.names):
         raise ValueError(
             f"{path.name}: missing columns {sorted(set(schema.names) - found)}, unknown columns {sorted(found - set(schema.names))}"
@@ -107,12 +108,15 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata or {}))
 
 
-def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
+def read_table(path: Path, schema: "pa.Schema") -> "pd.DataFrame":
     """A Parquet file as a frame, checked against its schema and version.
 
     Raises:
         ArtifactError: if it is no such Parquet file.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
@@ -214,34 +218,22 @@ class StageJob(Generic[S]):
             notes=notes,
         ).write(self.folder / manifest)
 
-    def write_part_manifest(self, files: Sequence[str], manifest: str, **notes: Any) -> None:
-        """Write the manifest of a part that is done, and before it a copy that the workflow does not know and never deletes."""
-        self.write_manifest(files, f"{KEPT_FOLDER}/{manifest}", **notes)
-        self._restore_manifest(manifest)
-
     def missing_parts(self) -> Iterator[str]:
-        """The wanted manifests whose parts are still to be made, in the order asked for; those of the others are put back.
+        """The wanted manifests whose parts are still to be made, in the order asked for.
 
-        A part is done if its kept manifest and every file named there are whole and this very job, by its digest, made
-        them. Other jobs may be at work on other parts in the same folder.
+        A part is made if its manifest and every file named there are whole and this very job, by its digest, made them. Other
+        jobs may be at work on other parts in the same folder.
         """
-        for manifest in self.outputs:
-            if self._is_complete(manifest):
-                self._restore_manifest(manifest)
-            else:
-                yield manifest
-
-    def _restore_manifest(self, manifest: str) -> None:
-        write_text(self.path(manifest), (self.path(KEPT_FOLDER) / manifest).read_text(encoding="utf-8"))
+        return (manifest for manifest in self.outputs if not self._is_complete(manifest))
 
     def _is_complete(self, manifest: str) -> bool:
         try:
-            kept = Artifact.open(self.folder, self.kind, f"{KEPT_FOLDER}/{manifest}")
-            for name in kept.manifest.files:
-                kept.path(name)
+            found = Artifact.open(self.folder, self.kind, manifest)
+            for name in found.manifest.files:
+                found.path(name)
         except ArtifactError:
             return False
-        return kept.manifest.digest == self.digest
+        return found.manifest.digest == self.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,8 +293,8 @@ class Artifact:
             raise ArtifactError(f"{path} is truncated or altered: its sha256 is not the manifest's; delete {self.folder} and run again")
         return path
 
-    def table(self, name: str, schema: pa.Schema) -> pd.DataFrame:
-        """A Parquet file of the artefact as a frame, checked."""
+    def table(self, name: str, schema: "pa.Schema") -> "pd.DataFrame":
+        """A Parquet file of the artefact, checked."""
         return read_table(self.path(name), schema)
 
     def tensors(self, name: str) -> dict[str, "Tensor"]:

@@ -85,16 +85,16 @@ def test_a_study_on_a_cluster_equals_one_at_home_also_when_jobs_are_cancelled(cl
     away = copy_checkout(tmp_path / "away", SMALL)
     process = _submit(away, cluster)
     try:
-        for stage, begun in (("pretrain", "models/*/*checkpoint*"), ("edit", "runs/*.d4s.*/ledger*")):
+        for stage, begun in (("pretrain", "models/*/*checkpoint*"), ("cell", "runs/*.d4s.*/ledger*")):
             _wait_for(process, lambda begun=begun: any(away.path.glob(f"results/store/{begun}")))
             _cancel(cluster, stage)
         _finish(away, process)
     finally:
         process.terminate()
-    for stage in ("pretrain", "edit"):
+    for stage in ("pretrain", "cell"):
         states = [job["JobState"] for job in _jobs(cluster, stage)]
         assert states.count("CANCELLED") == 1 and "COMPLETED" in states, (stage, states)
-    shards = _jobs(cluster, "targets")
+    shards = _jobs(cluster, "targets_shard")
     assert len(shards) == 2 and {job["NodeList"] for job in shards} <= set(NODES)
     home.snakemake()
     assert away.tables() == home.tables()

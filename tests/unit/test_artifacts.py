@@ -27,7 +27,8 @@ from d4s.artifacts import (
 )
 from d4s.config import FactsSettings
 from d4s.errors import ArtifactError
-from d4s.schemas import CURVE, NORMS, SCHEMA_VERSION
+from d4s.schema_version import SCHEMA_VERSION
+from d4s.schemas import CURVE, NORMS
 
 ROWS = [
     {"step": 1, "layer": 0, "quantity": "l1", "value": 0.5},

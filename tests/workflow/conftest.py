@@ -80,12 +80,9 @@ class Workdir:
         return self.run("snakemake", "--cores", "2", *arguments, fails=fails)
 
     def jobs(self, *arguments: str) -> dict[str, int]:
-        """What a dry run would do: number of jobs by stage."""
-        output = self.snakemake("-n", *arguments)
-        counts: dict[str, int] = {}
-        for name, count in re.findall(r"^(\w+)\s+(\d+)\s*$", output.partition("Job stats:")[2].partition("total")[0], flags=re.MULTILINE):
-            stage = name.split("_mini")[0]
-            counts[stage] = counts.get(stage, 0) + int(count)
+        """What a dry run would do: number of jobs by rule."""
+        stats = self.snakemake("-n", *arguments).partition("Job stats:")[2].partition("total")[0]
+        counts = {name: int(count) for name, count in re.findall(r"^(\w+)\s+(\d+)\s*$", stats, flags=re.MULTILINE)}
         counts.pop("all", None)
         return counts
 

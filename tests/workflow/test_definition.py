@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from d4s.study.stages import STAGES
 from tests.workflow.conftest import ODD, ROOT, TINY, Workdir, copy_checkout
 
 
@@ -29,11 +30,31 @@ def test_conda_is_asked_for_in_words_people_can_search(fresh: Workdir) -> None:
 
 def test_every_rule_has_an_environment_a_log_and_resources() -> None:
     text = "\n".join(path.read_text() for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")))
-    whole, own = {"input", "output", "log", "benchmark", "conda", "threads", "resources", "shell"}, {"output", "log", "benchmark"}
-    rules = re.split(r"^ *(?=(?:use )?rule\b.*:$)", text, flags=re.MULTILINE)[1:]
+    expected = {"output", "log", "benchmark", "conda", "threads", "resources", "params", "shell"}
+    rules = re.split(r"^(?=rule \w+:$)", text, flags=re.MULTILINE)[1:]
+    assert {rule.partition(":")[0].removeprefix("rule ") for rule in rules} >= STAGES.keys()
     for rule in rules:
         words = set(re.findall(r"^ +(\w+):", rule, flags=re.MULTILINE))
-        assert words >= (own if rule.startswith("use ") else whole), (rule.partition("\n")[0], words)
+        assert words >= expected, (rule.partition("\n")[0], words)
+
+
+def test_rules_are_written_and_listed_by_plain_names(fresh: Workdir) -> None:
+    listed = fresh.snakemake("--list-rules").split()
+    assert STAGES.keys() <= set(listed) and all(name.isidentifier() for name in listed)
+    text = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    assert not re.search(r"^\s*(for|use rule)\b.*:$", text, re.MULTILINE)
+
+
+def _ahead(work: Workdir, *arguments: str) -> set[str]:
+    """Stages that any job would make ahead."""
+    calls = re.findall(r"--ahead (.*) 2> ", work.snakemake("-n", "-p", *arguments))
+    return {stage for text in calls for stage in re.findall(r'"stage": "(\w+)"', text)}
+
+
+def test_what_is_made_ahead_is_what_this_run_of_snakemake_makes(fresh: Workdir) -> None:
+    assert _ahead(fresh) == {"measure", "benchmark", "baseline", "targets", "objectives"}
+    assert _ahead(fresh, "--until", "edit") == {"targets"}
+    assert _ahead(fresh, "--omit-from", "benchmark") == {"measure", "baseline", "targets", "objectives"}
 
 
 def test_the_profile_is_loaded_by_itself(fresh: Workdir) -> None:
@@ -52,10 +73,9 @@ SHARDED = {
 }
 
 
-def _outputs(dry_run: str) -> list[tuple[str, list[str]]]:
-    """Rule and declared outputs of every job, as a dry run lists them."""
-    jobs = re.findall(r"^rule (\w+):\n(?:    input: .*\n)?    output: (.*)$", dry_run, re.MULTILINE)
-    return [(rule, files.split(", ")) for rule, files in jobs]
+def _outputs(dry_run: str) -> list[tuple[str, str]]:
+    """Rule and declared output of every job, as a dry run lists them."""
+    return re.findall(r"^rule (\w+):\n(?:    input: .*\n)?    output: (.*)$", dry_run, re.MULTILINE)
 
 
 def _pretend_that_all_is_done(work: Workdir, outputs: list[str]) -> None:
@@ -72,14 +92,13 @@ def _pretend_that_all_is_done(work: Workdir, outputs: list[str]) -> None:
 def test_shards_share_blocks_and_layers_and_their_number_reruns_nothing(tmp_path: Path) -> None:
     work = copy_checkout(tmp_path / "sharded", yaml.safe_load((ROOT / "params.yaml").read_text()) | SHARDED)
     jobs = _outputs(work.snakemake("-n"))
-    for stage, letter, numbers in (("targets", "b", ["01", "23", "456"]), ("moments", "l", ["0", "12"])):
-        shared = sorted((rule, [Path(name).name for name in files]) for rule, files in jobs if rule.startswith(stage))
-        assert [rule.rpartition("_")[2] for rule, _ in shared] == [f"{number}of{len(numbers)}" for number in range(1, len(numbers) + 1)]
-        assert [files for _, files in shared] == [[f"{letter}{number}.json" for number in some] for some in numbers]
-    _pretend_that_all_is_done(work, [name for _, files in jobs for name in files])
+    for stage, names in (("targets", ["0-1", "2-3", "4-5-6"]), ("moments", ["0", "1-2"])):
+        assert sorted(Path(path).stem for rule, path in jobs if rule == f"{stage}_shard") == names
+        assert [Path(path).parent.name for rule, path in jobs if rule == stage] == ["done"]
+    _pretend_that_all_is_done(work, [path for rule, path in jobs if not rule.endswith("_shard")])
     for shards in ({"targets": 3, "moments": 2}, {"targets": 1, "moments": 1}, {"targets": 5, "moments": 3}):
         work.change(lambda params, shards=shards: params.update(execution={"shards": shards}))
         assert work.jobs() == {}, shards
     work.change(lambda params: params["grid"][0].update(lengths=[10, 330, 360]))
     longer = work.jobs()
-    assert (longer["targets"], longer.get("moments", 0), longer["edit"]) == (1, 0, 2)
+    assert (longer["targets"], longer["targets_shard"], longer.get("moments", 0), longer["edit"]) == (1, 5, 0, 2)

@@ -25,18 +25,17 @@ def _store(work: Workdir, pattern: str) -> Iterator[Path]:
 
 STAGES: dict[str, Callable[[Workdir], bool]] = {
     "pretrain": lambda work: any(_store(work, "models/*/*checkpoint*")),
-    "targets": lambda work: any(psutil_jobs(work, "/targets/")),
+    "targets": lambda work: any(_jobs(work, "baseline")),  # whose process makes them
     "edit": lambda work: any(path.stat().st_size > 0 for path in _store(work, "runs/*/ledger*") if path.is_file()),
     "measure": lambda work: any(_store(work, "measures/*/n2*")),
 }
 
 
-def psutil_jobs(work: Workdir, kind: str) -> Iterator[psutil.Process]:
-    """The processes in a checkout that make an artefact of a kind, given as `/KIND/`, in parts."""
+def _jobs(work: Workdir, stage: str) -> Iterator[psutil.Process]:
+    """The processes in a checkout that a stage has begun."""
     for process in psutil.process_iter(["cmdline", "cwd"]):
         command = process.info["cmdline"] or []
-        made = command[4 : command.index("--calls")] if command[1:4] == ["-m", "d4s", "stages"] else []
-        if any(kind in path for path in made) and process.info["cwd"] == str(work.path):
+        if command[1:4] == ["-m", "d4s", stage] and process.info["cwd"] == str(work.path):
             yield process
 
 
@@ -68,17 +67,17 @@ def test_kills_of_snakemake_and_of_jobs_change_no_table(finished: Workdir, tmp_p
         _kill_everything(process)
         work.snakemake("--unlock")
     process = work.start("snakemake", "--cores", "2", "--retries", "2")
-    _wait_for(process, lambda: any(psutil_jobs(work, "/runs/")))
-    for victim in psutil_jobs(work, "/runs/"):
+    _wait_for(process, lambda: any(_jobs(work, "edit")))
+    for victim in _jobs(work, "edit"):
         victim.kill()
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output[-3000:]
     assert work.tables() == finished.tables()
 
 
-def test_a_job_killed_between_its_last_write_and_its_end_hides_nothing(copy: Workdir) -> None:
-    """Its output is there and marked as unfinished; what was never made from it must be made by the very next run."""
-    (left,) = _store(copy, "runs/*.memit.*/n5.json")
+def test_a_job_killed_between_its_marker_and_its_end_is_done_and_hides_nothing(copy: Workdir) -> None:
+    """Snakemake has marked the marker as unfinished; it is whole, and what was never made after it must be made by the very next run."""
+    (left,) = _store(copy, "runs/*.memit.*/done/2-5.json")
     mark = copy.path / ".snakemake" / "incomplete" / urlsafe_b64encode(str(left.relative_to(copy.path)).encode()).decode()
     mark.parent.mkdir(exist_ok=True)
     mark.write_text("")
@@ -86,7 +85,22 @@ def test_a_job_killed_between_its_last_write_and_its_end_hides_nothing(copy: Wor
         shutil.rmtree(folder)
     (copy.path / "results" / "tiny" / "report.html").unlink()
     jobs = copy.jobs()
-    assert (jobs.get("edit"), jobs.get("report")) == (1, 1)
+    assert {name: jobs.get(name) for name in ("edit", "measure", "benchmark", "report")} == {
+        "edit": None,
+        "measure": 1,
+        "benchmark": 1,
+        "report": 1,
+    }
+
+
+def test_what_is_forced_is_made_again_in_full_and_what_is_not_stays(copy: Workdir) -> None:
+    before = copy.tables()
+    (marker,) = _store(copy, "measures/*.memit.*/done/2-5.json")
+    parts = {path: path.stat().st_mtime_ns for path in _store(copy, "measures/*/n*")}
+    copy.snakemake("-R", str(marker.relative_to(copy.path)))
+    again = {path for path, time in parts.items() if path.stat().st_mtime_ns > time}
+    assert again == {path for path in parts if ".memit." in path.parent.name}
+    assert copy.tables() == before and copy.jobs() == {}
 
 
 def _truncate(path: Path) -> None:

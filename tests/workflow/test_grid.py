@@ -32,20 +32,20 @@ def _dataset(params: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("what", "edit", "expected"),
     [
-        ("a removed length", _lengths([5]), LAST),
-        ("an inserted length", _lengths([2, 3, 5]), {"edit": 4} | LAST),
-        ("a longer length", _lengths([2, 5, 6]), {"edit": 4} | LAST),
+        ("a removed length", _lengths([5]), {"edit": 4, "measure": 4, "benchmark": 4} | LAST),  # which find their parts
+        ("an inserted length", _lengths([2, 3, 5]), {"edit": 4, "measure": 4, "benchmark": 4} | LAST),
+        ("a longer length", _lengths([2, 5, 6]), {"edit": 4, "measure": 4, "benchmark": 4} | LAST),
         (
             "another editor",
             lambda p: p["grid"][0]["editors"].append("memit_seq"),
-            {"edit": 1, "world_report": 1} | LAST,
+            {"edit": 1, "measure": 1, "benchmark": 1, "world_report": 1} | LAST,
         ),
-        ("another data set", _dataset, {"baseline": 1, "edit": 1} | LAST),
+        ("another data set", _dataset, {"baseline": 2, "objectives": 1, "edit": 1, "measure": 1} | LAST),
         ("another figure format", lambda p: p["figures"].update(dpi=60), {"learning": 1, "figures": 1, "report": 1}),
         (
             "another seed",
             lambda p: p.update(seeds=[1, 2]),
-            {"contexts": 1, "baseline": 2, "edit": 5} | LAST,
+            {"contexts": 1, "baseline": 4, "targets": 1, "edit": 5, "measure": 5, "benchmark": 4} | LAST,
         ),
     ],
 )  # fmt: skip

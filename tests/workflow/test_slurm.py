@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from d4s.study.stages import STAGES
 from tests.workflow.conftest import ROOT, Workdir, copy_checkout
 
 LIMIT = 13
@@ -19,22 +20,29 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Workdir:
 
 
 def _asked(resource: str, dry_run: str) -> dict[str, int]:
-    """What each rule asks for."""
-    return {rule: int(much) for rule, much in re.findall(rf"^rule (\w+):$.*?\b{resource}=(\d+)", dry_run, re.MULTILINE | re.DOTALL)}
+    """What the job of each rule that asks for most asks for."""
+    found: dict[str, int] = {}
+    for rule, much in re.findall(rf"^rule (\w+):$.*?\b{resource}=(\d+)", dry_run, re.MULTILINE | re.DOTALL):
+        found[rule] = max(found.get(rule, 0), int(much))
+    return found
 
 
 def test_no_rule_asks_for_more_time_than_a_job_may_have(study: Workdir) -> None:
     free = _asked("runtime", study.snakemake("-n"))
-    edits = {rule for rule in free if rule.startswith("edit_")}
-    assert edits and max(free[rule] for rule in edits) > LIMIT
+    assert free["edit"] > LIMIT
     study.change(lambda params: params.update(execution={"time_limit": LIMIT}))
     limited = _asked("runtime", study.snakemake("-n"))
-    assert {rule: limited[rule] for rule in edits} == {rule: min(free[rule], LIMIT) for rule in edits}
+    assert all(limited[rule] == min(free[rule], LIMIT) for rule in STAGES if rule in free)
 
 
 def test_memory_is_asked_for_the_two_snakemakes_beside_a_job_too(study: Workdir) -> None:
     asked = _asked("mem_mb", study.snakemake("-n"))
     assert asked["world"] == min(asked.values()) >= 2 * SNAKEMAKE_MB + SMALLEST_JOB_MB
+
+
+def test_a_rule_is_given_other_resources_by_its_name(study: Workdir) -> None:
+    said = study.snakemake("-n", "--set-resources", "edit:gpu=2", "measure:mem_mb=9000")
+    assert (_asked("gpu", said)["edit"], _asked("gpu", said)["measure"], _asked("mem_mb", said)["measure"]) == (2, 0, 9000)
 
 
 def test_the_profile_comes_on_top_of_the_default_one(study: Workdir) -> None:

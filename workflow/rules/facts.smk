@@ -1,23 +1,51 @@
 """Records and questions as facts."""
 
 
-use rule world as facts with:
+rule facts:
+    input:
+        unpack(inputs_of("world", "records", "originals", "labels", "probes", "annotated")),
     output:
-        output_of("facts"),
+        f"{STORE}/facts/{{facts}}/manifest.json",
     log:
-        f"{LOGS}/facts/{{name}}.log",
+        f"{LOGS}/facts/{{facts}}.log",
     benchmark:
-        f"{LOGS}/facts/{{name}}.tsv"
-    wildcard_constraints:
-        name=names("facts"),
+        f"{LOGS}/facts/{{facts}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s facts {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
 
 
-use rule world as questions with:
+rule questions:
+    input:
+        unpack(inputs_of("world", "records", "answers")),
     output:
-        output_of("questions"),
+        f"{STORE}/facts/{{questions}}/manifest.json",
     log:
-        f"{LOGS}/questions/{{name}}.log",
+        f"{LOGS}/questions/{{questions}}.log",
     benchmark:
-        f"{LOGS}/questions/{{name}}.tsv"
-    wildcard_constraints:
-        name=names("questions"),
+        f"{LOGS}/questions/{{questions}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s questions {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"

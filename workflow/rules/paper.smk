@@ -1,7 +1,7 @@
-"""The last stages, with plain_values names: they read Parquet only and rerun by time stamp, input set, settings and code."""
+"""The last stages, with plain names: they read Parquet only and rerun by time stamp, input set, settings and code."""
 
-MEASURED = [path for stage in ("measure", "benchmark", "objectives", "world_report") for node in PLAN.of(stage) for path in node.manifests]
-LEARNED = [path for node in PLAN.of("pretrain") for path in node.manifests]
+MEASURED = PLAN.markers("measure", "benchmark", "objectives", "world_report")
+LEARNED = PLAN.markers("pretrain")
 STUDY_TEXT = canonical(plain_values(STUDY, "execution"))
 DATA_TEXT = canonical(plain_values(STUDY, "figures", "execution"))
 
@@ -10,10 +10,7 @@ rule summarize:
     input:
         MEASURED,
     output:
-        f"{RESULTS}/index.parquet",
-        f"{RESULTS}/summary.parquet",
-        f"{RESULTS}/costs.parquet",
-        f"{RESULTS}/store.json",
+        f"{RESULTS}/study.json",  # is written last
     log:
         f"{LOGS}/{STUDY.study}/summarize.log",
     benchmark:
@@ -27,7 +24,7 @@ rule summarize:
         gpu=0,
     params:
         study=lambda wildcards: DATA_TEXT,
-        measured=[str(path) for path in MEASURED],
+        measured=MEASURED,
         code=code_digest("d4s.study.summarize"),
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s summarize --study {params.study:q} 2> {log:q}"
@@ -74,40 +71,59 @@ rule tables:
         runtime=10,
         gpu=0,
     params:
-        stage="tables",
         study=lambda wildcards: DATA_TEXT,
         code=code_digest("d4s.tables.table_stage"),
     shell:
-        "OMP_NUM_THREADS={threads} python -m d4s {params.stage} --study {params.study:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s tables --study {params.study:q} 2> {log:q}"
 
 
-use rule tables as figures with:
+rule figures:
+    input:
+        rules.summarize.output,
     output:
         f"{RESULTS}/figures/figures.json",
     log:
         f"{LOGS}/{STUDY.study}/figures.log",
     benchmark:
         f"{LOGS}/{STUDY.study}/figures.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
     params:
-        stage="figures",
         study=lambda wildcards: STUDY_TEXT,
         code=code_digest("d4s.figures.figure_stage"),
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s figures --study {params.study:q} 2> {log:q}"
 
 
-use rule tables as claims with:
+rule claims:
+    input:
+        rules.summarize.output,
     output:
         f"{RESULTS}/claims.json",
     log:
         f"{LOGS}/{STUDY.study}/claims.log",
     benchmark:
         f"{LOGS}/{STUDY.study}/claims.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
     params:
-        stage="claims",
         study=lambda wildcards: DATA_TEXT,
         code=code_digest("d4s.analysis.claims"),
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s claims --study {params.study:q} 2> {log:q}"
 
 
-use rule figures as report with:
+rule report:
     input:
         rules.tables.output,
         rules.figures.output,
@@ -119,7 +135,15 @@ use rule figures as report with:
         f"{LOGS}/{STUDY.study}/report.log",
     benchmark:
         f"{LOGS}/{STUDY.study}/report.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+        gpu=0,
     params:
-        stage="report",
         study=lambda wildcards: STUDY_TEXT,
         code=code_digest("d4s.report.page"),
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s report --study {params.study:q} 2> {log:q}"

@@ -1,20 +1,13 @@
-"""The embedded world, training data from it or from records, the models trained here, and those from elsewhere.
-
-The first rule is the pattern of all that make an artefact with one manifest.
-"""
+"""The embedded world, what models are trained on, the models trained here, those from elsewhere, and whether they are fit to be edited."""
 
 
 rule world:
-    input:
-        inputs_of,
     output:
-        output_of("world"),
+        f"{STORE}/worlds/{{world}}/manifest.json",
     log:
-        f"{LOGS}/world/{{name}}.log",
+        f"{LOGS}/world/{{world}}.log",
     benchmark:
-        f"{LOGS}/world/{{name}}.tsv"
-    wildcard_constraints:
-        name=names("world"),
+        f"{LOGS}/world/{{world}}.tsv"
     conda:
         ENVIRONMENT
     threads: 1
@@ -23,57 +16,110 @@ rule world:
         runtime=runtime_of,
         gpu=gpu_of,
     params:
-        stage=stage_of,
         settings=settings_of,
-        inputs=roles_of,
         code=code_of,
     shell:
-        "OMP_NUM_THREADS={threads} python -m d4s {params.stage} {output:q} --settings {params.settings:q}"
-        " --inputs {params.inputs:q} --code {params.code:q} 2> {log:q}"
+        "OMP_NUM_THREADS={threads} python -m d4s world {output:q}" " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
 
 
-use rule world as corpus with:
+rule corpus:
+    input:
+        unpack(inputs_of("world", "text", "model", "teach_*")),
     output:
-        output_of("corpus"),
+        f"{STORE}/corpora/{{corpus}}/manifest.json",
     log:
-        f"{LOGS}/corpus/{{name}}.log",
+        f"{LOGS}/corpus/{{corpus}}.log",
     benchmark:
-        f"{LOGS}/corpus/{{name}}.tsv"
-    wildcard_constraints:
-        name=names("corpus"),
+        f"{LOGS}/corpus/{{corpus}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s corpus {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
 
 
-use rule world as pretrain with:
+rule pretrain:
+    input:
+        unpack(inputs_of("corpus", "teach_*")),
     output:
-        output_of("pretrain"),
+        f"{STORE}/models/{{trained}}/manifest.json",
     log:
-        f"{LOGS}/pretrain/{{name}}.log",
+        f"{LOGS}/pretrain/{{trained}}.log",
     benchmark:
-        f"{LOGS}/pretrain/{{name}}.tsv"
-    wildcard_constraints:
-        name=names("pretrain"),
+        f"{LOGS}/pretrain/{{trained}}.tsv"
+    priority: priority_of
+    conda:
+        ENVIRONMENT
     threads: 2
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s pretrain {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
 
 
-use rule world as adopt with:
+rule adopt:
+    input:
+        unpack(inputs_of("file_*")),
     output:
-        output_of("adopt"),
+        f"{STORE}/models/{{adopted}}/manifest.json",
     log:
-        f"{LOGS}/adopt/{{name}}.log",
+        f"{LOGS}/adopt/{{adopted}}.log",
     benchmark:
-        f"{LOGS}/adopt/{{name}}.tsv"
-    wildcard_constraints:
-        name=names("adopt"),
+        f"{LOGS}/adopt/{{adopted}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s adopt {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
 
 
 # Looks at single edits on seed 0.
-use rule world as world_report with:
+rule world_report:
+    input:
+        unpack(inputs_of("model", "facts", "contexts", "moments")),
     output:
-        output_of("world_report"),
+        f"{STORE}/reports/{{report}}/manifest.json",
     log:
-        f"{LOGS}/world_report/{{name}}.log",
+        f"{LOGS}/world_report/{{report}}.log",
     benchmark:
-        f"{LOGS}/world_report/{{name}}.tsv"
-    wildcard_constraints:
-        name=names("world_report"),
-    priority: 1_000_000  # one long job that nothing else waits for but the end
+        f"{LOGS}/world_report/{{report}}.tsv"
+    priority: 1_000_000  # one long job that nothing waits for but the end
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s world_report {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"

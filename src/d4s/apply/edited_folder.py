@@ -35,7 +35,7 @@ from d4s.models.edited_model import EditedModel
 from d4s.models.language_model import LanguageModel
 from d4s.runs import prepared_parts
 from d4s.runs.edit_sequence import EditSequence
-from d4s.schemas import SCHEMA_VERSION
+from d4s.schema_version import SCHEMA_VERSION
 
 MODEL, DELTA, HISTORY, STATE, PREPARED = "model", "delta.safetensors", "edits.jsonl", "state", "prepared"
 PART = ".part"

@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from d4s.cli.app import STAGE_PANEL, StudyOption, Verbose, command, parse_study
-from d4s.cli.stage_commands import CodeOption, InputsOption, SettingsOption, run_stage
+from d4s.cli.stage_commands import CodeOption, InputsArgument, SettingsOption, StageCall, parse_inputs, run_stage
 from d4s.errors import SettingsError
 from d4s.study.stages import STAGES
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print how many calls and tokens the study's questions will take.")]
 Price = Annotated[float | None, typer.Option(help="Price per million tokens, to print costs too.")]
-Manifests = Annotated[list[Path] | None, typer.Argument(help="The manifest to make, in the artefact's folder.")]
+ManifestArgument = Annotated[Path | None, typer.Argument(help="The manifest to make, in the artefact's folder.")]
 
 
 HELP = f"{STAGES['questions'].help}\n\nSettings: see docs/questions.md. Makes an artefact of kind 'facts'."
@@ -20,10 +20,10 @@ HELP = f"{STAGES['questions'].help}\n\nSettings: see docs/questions.md. Makes an
 
 @command(rich_help_panel=STAGE_PANEL, help=HELP)
 def questions(
-    outputs: Manifests = None,
+    output: ManifestArgument = None,
+    inputs: InputsArgument = None,
     *,
     settings: SettingsOption = "{}",
-    inputs: InputsOption = "{}",
     code: CodeOption = "",
     verbose: Verbose = False,
     dry_run: DryRun = False,
@@ -33,9 +33,9 @@ def questions(
 ) -> None:
     """Ask if-then events in one form, or estimate."""
     if not dry_run:
-        if not outputs:
+        if output is None:
             raise SettingsError("name the manifest to make, or add --dry-run")
-        return run_stage("questions", outputs, settings=settings, inputs=inputs, code=code, verbose=verbose)
+        return run_stage(StageCall("questions", output, settings, parse_inputs(inputs or ()), code), verbose=verbose)
     from d4s.study.question_costs import dry_run as lines
 
     if (price_in is None) != (price_out is None):

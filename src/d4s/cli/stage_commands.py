@@ -1,14 +1,16 @@
 """The stages that make artefacts.
 
-Each takes its settings and inputs as JSON (text, or a file) and the manifests to make; the workflow calls it in exactly
-this form, and so may a person.
+Each takes what to make, what it is made from as `ROLE=PATH`, and its settings as JSON (text, or a file); the workflow calls it in
+exactly this form, and so may a person. Whether anything is missing is looked up before torch, transformers or pandas are imported.
 """
 
 import gc
 import json
+import logging
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,24 +19,44 @@ from typing import Annotated, Any, NamedTuple
 import psutil
 import typer
 
-from d4s.artifacts import StageJob, digest_of
+from d4s.artifacts import MANIFEST, StageJob, digest_of
 from d4s.cli.app import STAGE_PANEL, Verbose, command, limit_threads, parse_mapping, read_manifest
 from d4s.config import validate
 from d4s.digests import cached_sha256
+from d4s.end_markers import DONE, artifact_of, is_marker, outputs_of_marker, read_marker, write_marker
 from d4s.errors import SettingsError
 from d4s.log import progress_notes, setup_logging
 from d4s.study.code_digests import SOURCE_VARIABLE, code_digest, refuse_other_source
 from d4s.study.graph import STORE
 from d4s.study.stages import ENTRIES, SETTINGS, STAGES, Stage
 
-SettingsOption = Annotated[str, typer.Option(help="Settings as JSON text, or a YAML or JSON file; omitted keys take their defaults.")]
-InputsOption = Annotated[str, typer.Option(help='Input folders and files by role, as JSON: {"model": "results/store/models/..."}.')]
-CodeOption = Annotated[str, typer.Option(help="Code digest to record; computed when omitted.")]
-Outputs = Annotated[list[Path], typer.Argument(help="Manifests to make, all in the artefact's folder.")]
+log = logging.getLogger(__name__)
 
+OutputArgument = Annotated[
+    Path, typer.Argument(help="What to make: FOLDER/manifest.json, or of a stage in parts FOLDER/done/PARTS.json, such as done/10-50.json.")
+]
+InputsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="What it is made from, as ROLE=PATH: a file, or the folder, manifest or end marker of an artefact."),
+]
+SettingsOption = Annotated[str, typer.Option(help="Settings as JSON text, or a YAML or JSON file; omitted keys take their defaults.")]
+CodeOption = Annotated[str, typer.Option(help="Code digest to record; computed when omitted.")]
+AheadOption = Annotated[
+    str, typer.Option(help="What to make next in the same process, as a JSON list of calls: stage, output, settings, inputs, code.")
+]
 
 OBJECTS_BETWEEN_COLLECTIONS = 200_000  # imports make millions that stay; searching them for cycles took a sixth of a job's start
 PROC_STATUS, CLEAR_REFS, RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs"), "5"
+
+
+class StageCall(NamedTuple):
+    """What a command line asks for: a stage, the file to be made, settings, inputs by role, and code."""
+
+    stage: str
+    output: Path
+    settings: str
+    inputs: Mapping[str, Path]
+    code: str
 
 
 class _Inputs(dict[str, Path]):
@@ -45,49 +67,95 @@ class _Inputs(dict[str, Path]):
         self._stage = stage
 
     def __missing__(self, role: str) -> Path:
-        raise SettingsError(f"{self._stage} needs an input with the role {role!r}: --inputs '{{\"{role}\": FOLDER_OR_FILE}}'")
+        raise SettingsError(f"{self._stage} needs an input with the role {role!r}: {role}=FOLDER_OR_FILE")
+
+
+def parse_inputs(pairs: Sequence[str]) -> dict[str, Path]:
+    """Inputs by role from `ROLE=PATH`.
+
+    Raises:
+        SettingsError: naming every pair that is none, or comes twice.
+    """
+    found: dict[str, Path] = {}
+    for pair in pairs:
+        role, equals, path = pair.partition("=")
+        if not (role and equals and path) or role in found:
+            raise SettingsError(f"inputs are given as ROLE=PATH, each role once; found {pair!r}")
+        found[role] = Path(path)
+    return found
+
+
+def _parse_ahead(text: str) -> list[StageCall]:
+    """The calls that are made next, from a JSON list.
+
+    Raises:
+        SettingsError: if it is none.
+    """
+    try:
+        return [
+            StageCall(
+                call["stage"],
+                Path(call["output"]),
+                call["settings"],
+                {role: Path(path) for role, path in call["inputs"].items()},
+                call["code"],
+            )
+            for call in json.loads(text)
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SettingsError(f"--ahead takes a JSON list of calls with stage, output, settings, inputs and code: {error!r}") from None
 
 
 def _input_digest(path: Path) -> str:
-    """Digest of an input: its manifest's, or else its content's.
+    """Digest of an input: what its marker or manifest says, or else that of its content.
 
     Raises:
         SettingsError: if it is neither a file nor a finished artefact.
         ArtifactError: if a manifest is truncated.
     """
-    if path.is_file():
-        return cached_sha256(path)
-    names = sorted(path.glob("*.json")) if not (path / "manifest.json").is_file() else [path / "manifest.json"]
+    if marked := read_marker(path):
+        return str(marked["digest"])
+    place = artifact_of(path)
+    if place.is_file():
+        return cached_sha256(place)
+    names = sorted(place.glob("*.json")) if not (place / MANIFEST).is_file() else [place / MANIFEST]
     for name in names:
         if content := read_manifest(name):
             return str(content["digest"])
     raise SettingsError(f"input {path} is neither a file nor a finished artefact")
 
 
-def _parse_job(name: str, settings: str, inputs: str, code: str, outputs: list[Path]) -> StageJob[Any]:
-    """The job that a command line describes.
+def _parse_output(name: str, output: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder of an artefact and the manifests of the parts that are wanted of it.
+
+    Raises:
+        SettingsError: if the stage makes no such file.
+    """
+    letter = STAGES[name].part
+    if letter is None and output.name == MANIFEST:
+        return output.parent, (MANIFEST,)
+    if letter is not None and is_marker(output):
+        return output.parent.parent, outputs_of_marker(output.name, letter)
+    expected = MANIFEST if letter is None else f"{DONE}/PARTS.json, such as {DONE}/{'10-50' if letter else 'manifest'}.json"
+    raise SettingsError(f"{name} makes FOLDER/{expected}; found {output}")
+
+
+def _parse_job(call: StageCall) -> StageJob[Any]:
+    """The job that a call describes.
 
     Raises:
         SettingsError: if settings or inputs are wrong, or the folder is named for another job.
     """
-    stage = STAGES[name]
-    folders = {output.parent for output in outputs}
-    if len(folders) != 1:
-        raise SettingsError(f"outputs of one call belong to one folder, found {sorted(map(str, folders))}")
-    folder = folders.pop()
-    validated = validate(SETTINGS.load(name), parse_mapping(settings, "--settings"), f"settings of {name!r}")
-    input_paths = parse_mapping(inputs, "--inputs")
-    if pathless := {role: path for role, path in input_paths.items() if not isinstance(path, str)}:
-        raise SettingsError(f"--inputs takes one folder or file for each role, found {pathless}")
-    paths = _Inputs(name, {role: Path(path) for role, path in input_paths.items()})
-    digests = {role: _input_digest(path) for role, path in paths.items()}
-    code = code or code_digest(stage.module)
-    settings_content: dict[str, Any] = validated.model_dump(mode="json")
-    digest = digest_of(stage.kind, settings_content, digests, code)
-    named_digest = folder.name.rpartition("-")[2]
-    if folder.parent.parent == STORE and named_digest != digest:
+    stage = STAGES[call.stage]
+    folder, outputs = _parse_output(call.stage, call.output)
+    validated = validate(SETTINGS.load(call.stage), parse_mapping(call.settings, "--settings"), f"settings of {call.stage!r}")
+    digests = {role: _input_digest(path) for role, path in call.inputs.items()}
+    paths = _Inputs(call.stage, {role: artifact_of(path) for role, path in call.inputs.items()})
+    code = call.code or code_digest(stage.module)
+    digest = digest_of(stage.kind, validated.model_dump(mode="json"), digests, code)
+    if folder.parent.parent == STORE and folder.name.rpartition("-")[2] != digest:
         raise SettingsError(f"{folder} is named for other settings, inputs or code than were given (these make {digest})")
-    return StageJob(stage.kind, validated, paths, folder, tuple(output.name for output in outputs), code, digest, digests)
+    return StageJob(stage.kind, validated, paths, folder, outputs, code, digest, digests)
 
 
 class ProcessTimes(NamedTuple):
@@ -140,10 +208,22 @@ def _reset_peak() -> None:
         CLEAR_REFS.write_text(RESET_PEAK)
 
 
-def run_stage(name: str, outputs: list[Path], *, settings: str, inputs: str, code: str, verbose: bool) -> None:
-    """Make the artefact that a command line describes."""
+def run_stage(call: StageCall, ahead: str = "[]", *, verbose: bool = False) -> None:
+    """Make the artefact that a call describes, then what is asked for ahead; an end marker, where it has one, comes last of all.
+
+    What is made ahead has a job of its own, which says what is wrong where it fails here.
+    """
     _set_up(verbose)
-    _make_artifact(name, _parse_job(name, settings, inputs, code, outputs), ProcessTimes.at_start())
+    job, following = _parse_job(call), _parse_ahead(ahead)
+    before, input_cache = _make_missing(call.stage, job, ProcessTimes.at_start()), job.input_cache
+    for one in following:
+        try:
+            before = _make_missing(one.stage, replace(_parse_job(one), input_cache=input_cache), before)
+        except Exception as error:
+            log.warning("%s of %s was not made ahead and is left to its own job: %s", one.stage, one.output, error)
+            before = ProcessTimes.now()
+    if is_marker(call.output):
+        write_marker(job, call.output)
 
 
 def _set_up(verbose: bool) -> None:
@@ -155,11 +235,16 @@ def _set_up(verbose: bool) -> None:
         refuse_other_source(expected)
 
 
-def _make_artifact(name: str, job: StageJob[Any], before: ProcessTimes) -> None:
-    """Make an artefact, telling how far it is where that is asked for."""
+def _make_missing(name: str, job: StageJob[Any], before: ProcessTimes) -> ProcessTimes:
+    """Make what is missing of an artefact, telling how far it is where that is asked for; when the next stage begins."""
+    if STAGES[name].part is not None and not any(job.missing_parts()):
+        log.info("%s: everything is there", job.folder)
+        return before
     job.folder.mkdir(parents=True, exist_ok=True)
     with progress_notes(job.path(job.outputs[0])):
         _run_and_record(name, job, before)
+    _reset_peak()
+    return ProcessTimes.now()
 
 
 def _run_and_record(name: str, job: StageJob[Any], before: ProcessTimes) -> None:
@@ -175,32 +260,21 @@ def _run_and_record(name: str, job: StageJob[Any], before: ProcessTimes) -> None
     _record_costs(job, name, before, entered)
 
 
-@command(rich_help_panel=STAGE_PANEL)
-def stages(
-    outputs: Outputs,
-    calls: Annotated[str, typer.Option(help="By folder, in order, as JSON: the stage that makes it, its settings, inputs and code.")],
-    verbose: Verbose = False,
-) -> None:
-    """Make several artefacts one after another in one process: what one stage has loaded, the next need not load again."""
-    _set_up(verbose)
-    before, input_cache = ProcessTimes.at_start(), {}
-    for folder, call in parse_mapping(calls, "--calls").items():
-        wanted = [output for output in outputs if output.parent == Path(folder)]
-        job = _parse_job(call["stage"], json.dumps(call["settings"]), json.dumps(call["inputs"]), call["code"], wanted)
-        _make_artifact(call["stage"], replace(job, input_cache=input_cache), before)
-        before = ProcessTimes.now()
-        _reset_peak()
-
-
 def _add(name: str, stage: Stage) -> None:
     keys = ", ".join(SETTINGS.load(name).model_fields) if stage.settings.startswith("d4s.config") else "see docs/settings.md"
     help_text = f"{stage.help}\n\nSettings: {keys or 'none'}. Makes an artefact of kind {stage.kind!r}."
 
     @command(name=name, rich_help_panel=STAGE_PANEL, help=help_text)
     def make(
-        outputs: Outputs, settings: SettingsOption = "{}", inputs: InputsOption = "{}", code: CodeOption = "", verbose: Verbose = False
+        output: OutputArgument,
+        inputs: InputsArgument = None,
+        *,
+        settings: SettingsOption = "{}",
+        code: CodeOption = "",
+        ahead: AheadOption = "[]",
+        verbose: Verbose = False,
     ) -> None:
-        run_stage(name, outputs, settings=settings, inputs=inputs, code=code, verbose=verbose)
+        run_stage(StageCall(name, output, settings, parse_inputs(inputs or ()), code), ahead, verbose=verbose)
 
 
 for _name, _stage in STAGES.items():

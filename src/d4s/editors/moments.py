@@ -103,7 +103,7 @@ def moments(job: StageJob[MomentsSettings]) -> None:
     for layer, moment in collect_moments(model, rows, layers, job.settings.batch_rows, text.manifest.name).items():
         tensors = {"sum_kk": moment.sum_kk.cpu(), "n_tokens": torch.tensor(moment.n_tokens)}
         write_tensors(job.path(f"l{layer}.safetensors"), tensors)
-        job.write_part_manifest([f"l{layer}.safetensors"], f"l{layer}.json", source=moment.source)
+        job.write_manifest([f"l{layer}.safetensors"], f"l{layer}.json", source=moment.source)
 
 
 def read_moments(folder: Path, layers: Sequence[int]) -> Mapping[int, SecondMoment]:

@@ -296,7 +296,7 @@ def targets(job: StageJob[TargetsJobSettings]) -> None:
         batch = requests[block * REQUESTS_PER_BLOCK : (block + 1) * REQUESTS_PER_BLOCK]
         found = optimise_requests(model, batch, contexts, job.settings.target)
         write_tensors(job.path(f"b{block}.safetensors"), found.to_tensors())
-        job.write_part_manifest([f"b{block}.safetensors"], f"b{block}.json", requests=[request.request_id for request in batch])
+        job.write_manifest([f"b{block}.safetensors"], f"b{block}.json", requests=[request.request_id for request in batch])
         log.info("block %d is there, %d of %d", block, done, len(blocks))
 
 

@@ -21,7 +21,7 @@ def objectives(job: StageJob[ObjectivesSettings]) -> None:
     facts = from_frame(job.artifact("facts", "facts").table("facts.parquet", FACTS))
     rows = target_rows(LiveModel(job.read_once("model", load)), [fact for fact in facts if fact.editable])
     write_table(job.path(FILE), rows, OBJECTIVES)
-    job.write_part_manifest([FILE], MANIFEST)
+    job.write_manifest([FILE], MANIFEST)
 
 
 def target_rows(model: EditedModel, facts: Sequence[Fact]) -> list[dict[str, Any]]:

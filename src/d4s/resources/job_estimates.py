@@ -1,9 +1,8 @@
-"""The jobs of a plan with what each will need: memory, disk and work; for `d4s plan` and for the resources of rules."""
+"""The jobs of a plan with what each will need: memory, disk and work; for `d4s plan` and for the resources of rules (`rule_resources`)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ from d4s.editors.editor_settings import FAMILY_SETTINGS, FamilySettings
 from d4s.editors.part_settings import PrepareSettings, TargetsJobSettings
 from d4s.models.model_shape import UnknownShape, shape_of_model
 from d4s.resources import memory_estimate, work_estimate
-from d4s.resources.machine_speed import LIGHT_STARTUP, SLOW_DEVICE, SLOW_HOST, STARTUP, Speed
+from d4s.resources.machine_speed import LIGHT_STARTUP, STARTUP, Speed
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
-from d4s.resources.requirements import MIB, Bytes, Number, Requirements, Work
+from d4s.resources.requirements import Bytes, Number, Requirements, Work
 from d4s.runs.run_settings import BaselineSettings
 from d4s.study.graph import Node
-from d4s.study.resolve import STAGES_OF_RUN, StudyPlan
+from d4s.study.resolve import StudyPlan
+from d4s.study.rule_lookups import STAGES_OF_RUN
 
 MULTI_DEVICE_MAPS = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})  # device maps that take all devices there are
 NO_TORCH = frozenset({"world", "facts", "questions", "adopt"})
@@ -26,9 +26,6 @@ OTHER_QUESTION_TOKENS, STATEMENT_TOKENS = (30, 16), (22, 9)
 OPTIONS, WORLD_OPTION_TOKENS = 4, 15
 WORLD_TASKS = 7  # as d4s.world.world_benchmarks makes them
 BENCHMARK_ITEMS = {"local": (1800, 700.0), "hub": (28_700, 700.0)}  # of six tasks with their examples, and tokens of an option
-MEMORY_MARGIN = 1.25  # memory that a rule asks for beyond what is foreseen
-TIME_MARGIN, MIN_MINUTES = 4, 10  # time that a rule asks for, as a multiple and at least, in minutes
-UNKNOWN_MODEL_MB, UNKNOWN_MODEL_MINUTES = 64_000, 600  # what a rule asks for where the model's sizes are unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +59,6 @@ class JobEstimate:
         return start + (replace(speed, double=host.double) if self.node.stage == "prepare" else speed).seconds(
             self.requirements.work if whole else self.remaining
         )
-
-
-@dataclass(frozen=True, slots=True)
-class RuleResources:
-    """What a rule asks of Snakemake; enters no hash."""
-
-    mem_mb: int
-    runtime: int
-    gpu: int
 
 
 class ResourceEstimates:
@@ -108,18 +96,9 @@ class ResourceEstimates:
                 self._remaining_work(node, tuple(manifests), placement, requirements.work),
             )
 
-    def resources(self, node: Node) -> RuleResources:
-        """What the rule of an artefact asks for: the largest of its jobs, with room to spare."""
-        jobs = [*self.of(node)]
-        if not jobs:
-            return RuleResources(UNKNOWN_MODEL_MB, UNKNOWN_MODEL_MINUTES, int(self._wants_device(self._model_of(node))))
-        most = max(job.requirements.host_bytes for job in jobs)
-        longest = max(job.seconds(SLOW_HOST, SLOW_DEVICE) for job in jobs)
-        return RuleResources(
-            ceil(MEMORY_MARGIN * most / MIB / 100) * 100,
-            max(MIN_MINUTES, ceil(TIME_MARGIN * longest / 60)),
-            int(any(j.on_device for j in jobs)),
-        )
+    def wants_device(self, node: Node) -> bool:
+        """Whether the model that an artefact's job loads is to be on a device."""
+        return self._wants_device(self._model_of(node))
 
     # --- models ---------------------------------------------------------------------------------------------------
 

@@ -52,13 +52,13 @@ def _write_block(job: StageJob[BaselineSettings], model: LanguageModel, drawn: S
     ]
     name = f"b{block}.replies.parquet"
     write_table(job.path(name), rows, REPLIES)
-    job.write_part_manifest([name], f"b{block}.json", facts=[fact.fact_id for fact in facts], max_new_tokens=max_new_tokens)
+    job.write_manifest([name], f"b{block}.json", facts=[fact.fact_id for fact in facts], max_new_tokens=max_new_tokens)
 
 
 def _write_numbers(job: StageJob[BaselineSettings], model: LanguageModel) -> None:
     rows = job.artifact("text", "corpora").tensors("heldout.safetensors")["rows"][: job.settings.perplexity_rows].tolist()
     write_json(job.path(NUMBERS_FILE), {"perplexities": perplexities(LiveModel(model), rows), "norms": original_norms(model)})
-    job.write_part_manifest([NUMBERS_FILE], NUMBERS_MANIFEST)
+    job.write_manifest([NUMBERS_FILE], NUMBERS_MANIFEST)
 
 
 def _longest_answer(model: LanguageModel, facts: Sequence[Fact], max_new_tokens: int) -> int:

@@ -35,7 +35,7 @@ def benchmark(job: StageJob[BenchmarkJobSettings]) -> None:
                 rows = benchmarks(edited, files, job.settings.benchmarks, model)
         name = f"n{length}.benchmark.parquet"
         write_table(job.path(name), rows.assign(step=length), BENCHMARK)
-        job.write_part_manifest([name], f"n{length}.json")
+        job.write_manifest([name], f"n{length}.json")
         log.info("%s at %d edits: mean of the tasks %.3f", job.folder.name, length, rows["value"].mean())
 
 

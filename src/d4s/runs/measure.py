@@ -108,7 +108,7 @@ class RunEvaluator:
         }
         for name, (rows, schema) in tables.items():
             write_table(job.path(f"n{length}.{name}.parquet"), rows, schema)
-        job.write_part_manifest([f"n{length}.{name}.parquet" for name in tables], f"n{length}.json")
+        job.write_manifest([f"n{length}.{name}.parquet" for name in tables], f"n{length}.json")
         log.info("%s at %d edits: %s", job.folder.name, length, summary_line(found.scores, found.perplexities))
 
 

@@ -10,6 +10,8 @@ from typing import Any, Union
 from d4s.artifacts import MANIFEST, digest_of
 from d4s.config import canonical
 from d4s.digests import cached_sha256
+from d4s.end_markers import DONE, marker_name
+from d4s.study.stages import STAGES
 
 STORE = Path("results/store")
 
@@ -26,7 +28,7 @@ class RawFile:
         return cached_sha256(self.path)
 
     @property
-    def target(self) -> Path:
+    def marker(self) -> Path:
         """What a rule depends on."""
         return self.path
 
@@ -65,8 +67,13 @@ class Node:
 
     @property
     def manifests(self) -> list[Path]:
-        """The manifests that a rule declares as its outputs."""
+        """The manifests wanted of it, one for each part."""
         return [self.folder / name for name in self.outputs]
+
+    @property
+    def marker(self) -> Path:
+        """The one file that its rule declares: its manifest, or of an artefact in parts the end marker of those that are wanted."""
+        return self.folder / (MANIFEST if STAGES[self.stage].part is None else f"{DONE}/{marker_name(self.outputs)}")
 
     def shards(self, count: int) -> list[list[Path]]:
         """The manifests, by number, distributed over a number of jobs or, where there are fewer manifests, one per job.
@@ -78,25 +85,15 @@ class Node:
         return [paths[start:stop] for start, stop in pairwise(len(paths) * job // count for job in range(count + 1))]
 
     @property
-    def call(self) -> dict[str, Any]:
-        """What a job is given: stage, settings, input folders and files by role, and code."""
-        input_paths = {role: str(node.folder if isinstance(node, Node) else node.path) for role, node in self.inputs.items()}
-        return {"stage": self.stage, "settings": {**self.settings, **self.unhashed_settings}, "inputs": input_paths, "code": self.code}
-
-    @property
     def settings_text(self) -> str:
         """Settings as canonical JSON, as handed to the job."""
-        return canonical(self.call["settings"])
+        return canonical({**self.settings, **self.unhashed_settings})
 
     @property
-    def inputs_text(self) -> str:
-        """Input folders and files by role as JSON, as handed to the job."""
-        return canonical(self.call["inputs"])
-
-    @property
-    def input_files(self) -> list[Path]:
-        """Files of its inputs that must exist before the job starts."""
-        return [path for node in self.inputs.values() for path in (node.manifests if isinstance(node, Node) else [node.path])]
+    def call(self) -> dict[str, Any]:
+        """What a job is given that makes this artefact beside its own: its stage, parts, settings, input folders and files, and code."""
+        places = {role: str(node.folder if isinstance(node, Node) else node.path) for role, node in self.inputs.items()}
+        return {"stage": self.stage, "output": str(self.marker), "settings": self.settings_text, "inputs": places, "code": self.code}
 
     def upstream(self) -> Iterator["Node"]:
         """All nodes that it depends on, nearest last, repeats included."""

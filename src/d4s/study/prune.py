@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from d4s.end_markers import is_marker
 from d4s.errors import ArtifactError
 from d4s.study.graph import STORE
 from d4s.study.resolve import StudyPlan
@@ -39,3 +40,9 @@ def prune(plans: Iterable[StudyPlan], *, remove: bool, root: Path = Path()) -> I
             shutil.rmtree(folder)
         yield f"{'removed' if remove else 'unused'} {folder} ({size / 2**20:.1f} MB)"
     yield f"{total / 2**20:.1f} MB {'removed' if remove else 'could be removed; pass --yes to do it'}"
+
+
+def forget(outputs: Iterable[str]) -> None:
+    """Remove artefacts that are to be made again, given by what their rules declare: their jobs must not find the parts that there are."""
+    for path in map(Path, outputs):
+        shutil.rmtree(path.parent.parent if is_marker(path) else path.parent, ignore_errors=True)

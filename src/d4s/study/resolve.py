@@ -3,7 +3,7 @@
 Snakemake, `d4s plan`, `d4s prune` and the last stages all ask `resolve`; it imports no torch and reads no artefact.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +43,6 @@ from d4s.world.reader import STYLES
 from d4s.writer_settings import ReplayWriterSettings, TemplateWriterSettings
 
 WORLD_REPORT_SEED = 0
-STAGES_OF_DRAW, STAGES_OF_RUN = ("baseline", "targets"), ("measure", "benchmark")
 
 
 @dataclass(frozen=True)
@@ -86,23 +85,6 @@ class StudyPlan:
     def of(self, stage: str) -> list[Node]:
         """The artefacts that one stage makes."""
         return [node for node in self.nodes if node.stage == stage]
-
-    def process_groups(self, without: Sequence[str] = ()) -> list[list[Node]]:
-        """Artefacts in parts, those together that one process makes since they load the same model.
-
-        What the unedited model says of a draw of a data set, and the draw's targets, with the objectives of the data set at its first
-        draw; a run, with its measures and benchmarks.
-        """
-        found: dict[str, list[Node]] = {}
-        first_draws = {node.label.rpartition(".")[0]: node.label for node in reversed(self.of("baseline"))}
-        for stage in ("moments", *STAGES_OF_DRAW, "objectives", "edit", *STAGES_OF_RUN):
-            for node in self.of(stage) if stage not in without else ():
-                if stage in STAGES_OF_DRAW or stage == "objectives":
-                    key = first_draws.get(node.label, node.label)
-                else:
-                    key = (node.inputs["run"] if stage in STAGES_OF_RUN else node).digest
-                found.setdefault(key, []).append(node)
-        return [*found.values()]
 
 
 def results_folder(study: Study) -> Path:

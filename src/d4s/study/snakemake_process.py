@@ -62,7 +62,7 @@ def _process_tree(pid: int) -> list[psutil.Process]:
 
 def failed_jobs(text: str) -> Iterator[tuple[str, tuple[Path, ...], str]]:
     """Jobs that failed, by what Snakemake wrote: the rule, its log files, and how it ended; of one that was tried again, the last time."""
-    found: dict[str, tuple[tuple[Path, ...], str]] = {}
+    found: dict[tuple[Path, ...], tuple[str, str]] = {}
     rule = status = ""
     for line in text.splitlines():
         match, ended = FAILED_JOB.match(line), EXIT_STATUS.search(line)
@@ -70,11 +70,10 @@ def failed_jobs(text: str) -> Iterator[tuple[str, tuple[Path, ...], str]]:
             status = ended["status"]
         elif match and match["rule"]:
             rule = match["rule"]
-            found[rule] = ((), status)
-        elif match and rule and not found[rule][0]:
-            found[rule] = (tuple(map(Path, match["logs"].split(", "))), found[rule][1])
-            status = ""
-    yield from ((rule, *rest) for rule, rest in found.items())
+        elif match and rule:
+            found[tuple(map(Path, match["logs"].split(", ")))] = (rule, status)
+            rule = status = ""
+    yield from ((rule, logs, status) for logs, (rule, status) in found.items())
 
 
 def failure_report(log: Path) -> Iterator[str]:

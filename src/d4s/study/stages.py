@@ -13,6 +13,8 @@ class Stage:
     entry: str
     settings: str
     help: str
+    part: str | None = None
+    """Letter of the manifests of its numbered parts; empty where its only part is `manifest.json`, None where that is declared itself."""
 
     @property
     def module(self) -> str:
@@ -48,19 +50,22 @@ STAGES: dict[str, Stage] = {
         "d4s.metrics.objectives:objectives",
         "d4s.config:ObjectivesSettings",
         "Perplexity and length of the edit targets under the unedited model.",
+        "",
     ),
     "contexts": Stage("contexts", "d4s.editors.contexts:contexts", "d4s.config:ContextsSettings", "Sample the prompt prefixes."),
     "moments": Stage(
         "moments",
         "d4s.editors.moments:moments",
         "d4s.config:MomentsSettings",
-        "Second moments of the keys, all wanted layers in one pass; outputs are lLAYER.json.",
+        "Second moments of the keys, all wanted layers in one pass; the output is done/LAYERS.json.",
+        "l",
     ),
     "targets": Stage(
         "targets",
         "d4s.editors.target_optimisation:targets",
         "d4s.editors.part_settings:TargetsJobSettings",
-        "Target hidden states of blocks of requests at the original weights; outputs are bBLOCK.json.",
+        "Target hidden states of blocks of requests at the original weights; the output is done/BLOCKS.json.",
+        "b",
     ),
     "prepare": Stage(
         "prepared",
@@ -72,25 +77,29 @@ STAGES: dict[str, Stage] = {
         "baselines",
         "d4s.runs.baseline:baseline",
         "d4s.runs.run_settings:BaselineSettings",
-        "What the unedited model answers, once for all editors: blocks of requests, bBLOCK.json, and whole.json.",
+        "What the unedited model answers, once for all editors; the output is done/BLOCKS.json, or done/BLOCKS-whole.json.",
+        "b",
     ),
     "edit": Stage(
         "runs",
         "d4s.runs.edit_stage:edit",
         "d4s.runs.run_settings:RunSettings",
-        "Edit one sequence; outputs are nLENGTH.json; continues its ledger.",
+        "Edit one sequence, continuing its ledger; the output is done/LENGTHS.json.",
+        "n",
     ),
     "measure": Stage(
         "measures",
         "d4s.runs.measure:measure",
         "d4s.runs.run_settings:MeasureJobSettings",
-        "Scores, perplexity and norms of a run at the lengths asked for; outputs are nLENGTH.json.",
+        "Scores, perplexity and norms of a run at the lengths asked for; the output is done/LENGTHS.json.",
+        "n",
     ),
     "benchmark": Stage(
         "benchmarks",
         "d4s.runs.benchmark:benchmark",
         "d4s.runs.run_settings:BenchmarkJobSettings",
-        "Benchmark tasks on a run's states through lm-evaluation-harness; outputs are nLENGTH.json.",
+        "Benchmark tasks on a run's states through lm-evaluation-harness; the output is done/LENGTHS.json.",
+        "n",
     ),
     "world_report": Stage(
         "reports",

@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow as pa
 
 from d4s.artifacts import write_table, write_text
-from d4s.schemas import SCHEMA_VERSION
+from d4s.schema_version import SCHEMA_VERSION
 from d4s.tables.table import Table, TableCell, TableRow
 
 _ESCAPES = {

@@ -47,12 +47,16 @@ def test_a_mistyped_change_of_settings(pairs: list[str], message: str) -> None:
         (["--settings", "[1]"], "--settings: '[1]' holds list, expected a mapping"),
         (["--settings", "nowhere.yaml"], "--settings: 'nowhere.yaml' is neither JSON nor a file"),
         (["--settings", '{"sorce": "x"}'], "sorce: unknown key; did you mean 'source'?"),
-        (["--inputs", "[1]"], "--inputs: '[1]' holds list, expected a mapping"),
-        (["--inputs", '{"world": 1}'], "--inputs takes one folder or file for each role, found {'world': 1}"),
-        (["--inputs", '{"world": "nowhere"}'], "input nowhere is neither a file nor a finished artefact"),
+        (["nowhere"], "inputs are given as ROLE=PATH, each role once; found 'nowhere'"),
+        (["world=a", "world=b"], "inputs are given as ROLE=PATH, each role once; found 'world=b'"),
+        (["world=nowhere"], "input nowhere is neither a file nor a finished artefact"),
+        (
+            ["--ahead", '[{"stage": "facts"}]'],
+            "--ahead takes a JSON list of calls with stage, output, settings, inputs and code: KeyError('output')",
+        ),
     ],
 )
-def test_mistyped_settings_and_inputs_of_a_verb(options: list[str], message: str, tmp_path: Path) -> None:
+def test_mistyped_settings_and_inputs_of_a_stage(options: list[str], message: str, tmp_path: Path) -> None:
     known = [] if "--settings" in options else ["--settings", '{"source": "world"}']
     assert message in told("facts", tmp_path / "made" / MANIFEST, *known, *options)
     assert not (tmp_path / "made").exists()
@@ -68,8 +72,7 @@ def test_a_broken_file_of_settings(content: str, message: str, tmp_path: Path) -
 
 def test_a_torn_manifest_of_an_input(world: Path, tmp_path: Path) -> None:
     (world / MANIFEST).write_text('{"kind": "wor', encoding="utf-8")
-    inputs = json.dumps({"world": str(world)})
-    words = ("facts", tmp_path / "made" / MANIFEST, "--settings", '{"source": "world"}', "--inputs", inputs)
+    words = ("facts", tmp_path / "made" / MANIFEST, f"world={world}", "--settings", '{"source": "world"}')
     assert f"{world / MANIFEST} is truncated or no JSON" in told(*words, fails=1)
 
 

@@ -130,9 +130,16 @@ def test_a_job_that_was_killed_leaves_no_words(tmp_path: Path) -> None:
 
 
 def test_several_failed_jobs_are_all_told() -> None:
-    other = JOB_FAILED.replace("rule pretrain", "rule edit_1of2").replace("LOG", "b.log").replace("status 1", "status 3")
-    found = [*failed_jobs(JOB_FAILED.replace("LOG", "a.log, c.log") + other)]
-    assert found == [("pretrain", (Path("a.log"), Path("c.log")), "1"), ("edit_1of2", (Path("b.log"),), "3")]
+    one, other = (
+        JOB_FAILED.replace("rule pretrain", "rule edit").replace("LOG", f"{log}.log").replace("status 1", f"status {status}")
+        for log, status in (("b", 3), ("d", 4))
+    )
+    found = [*failed_jobs(JOB_FAILED.replace("LOG", "a.log, c.log") + one + other + one.replace("status 3", "status 5"))]
+    assert found == [
+        ("pretrain", (Path("a.log"), Path("c.log")), "1"),
+        ("edit", (Path("b.log"),), "5"),  # was tried again
+        ("edit", (Path("d.log"),), "4"),
+    ]
 
 
 def test_what_snakemake_itself_says_is_handed_on(tmp_path: Path) -> None:

@@ -17,12 +17,15 @@ from d4s.editors.editor_settings import LocateThenEdit, resolve
 from d4s.models.model_shape import Shape, UnknownShape, shape_at, shape_of
 from d4s.resources import capacity, memory_estimate
 from d4s.resources.capacity import DoesNotFit, Machine, check_capacity
-from d4s.resources.job_estimates import UNKNOWN_MODEL_MB, ResourceEstimates
+from d4s.resources.job_estimates import ResourceEstimates
 from d4s.resources.machine_estimates import MachineEstimates
 from d4s.resources.machine_speed import Speed
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
 from d4s.resources.requirements import GIB, MIB, STUDY_REMEDIES, Requirements, Work
+from d4s.resources.rule_resources import GATHERING_MB, SNAKEMAKE_MB, UNKNOWN_MODEL_MB, RuleResources, RuleResourceTable
+from d4s.study.resolve import StudyPlan
 from d4s.study.resolve import resolve as resolve_study
+from d4s.study.rule_lookups import RuleLookups
 
 ROOT = Path(__file__).resolve().parents[3]
 UNTIED = {"tie_word_embeddings": False}
@@ -161,8 +164,9 @@ def test_every_artefact_has_its_jobs_and_shards_share_them() -> None:
 def test_the_seams_need_no_torch() -> None:
     code = (
         "import sys; from pathlib import Path; from d4s.config import load_study; from d4s.study.resolve import resolve;"
-        "from d4s.resources.job_estimates import ResourceEstimates; plan = resolve(load_study(Path('params.yaml')));"
-        "ResourceEstimates(plan, has_device=True).resources(plan.nodes[0]); sys.exit('torch' in sys.modules)"
+        "from d4s.resources.rule_resources import RuleResourceTable; from d4s.study.rule_lookups import RuleLookups;"
+        "plan = resolve(load_study(Path('params.yaml')));"
+        "RuleResourceTable(RuleLookups(plan)).of(plan.nodes[0].name); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
@@ -174,13 +178,34 @@ def _data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("D4S_DATA", str(tmp_path / "data"))
 
 
+def _asked(plan: StudyPlan, stage: str) -> RuleResources:
+    """What the first job of a stage asks of Snakemake."""
+    return RuleResourceTable(RuleLookups(plan)).of(plan.of(stage)[0].name)
+
+
+def test_a_job_asks_for_what_is_made_ahead_in_its_process_too() -> None:
+    plan = resolve_study(_study())
+    table, lookups = RuleResourceTable(RuleLookups(plan)), RuleLookups(plan)
+    for run in plan.of("edit"):
+        ahead = [table.of(node.name) for node in lookups.ahead(run.name)]
+        assert table.of(run.name).mem_mb >= max(one.mem_mb for one in ahead)
+        assert table.of(run.name).runtime > sum(one.runtime for one in ahead)
+
+
+def test_a_job_that_gathers_shards_asks_for_little_and_a_shard_for_all() -> None:
+    plan = resolve_study(_study(execution={"shards": {"moments": 3}}))
+    (node,) = plan.of("moments")
+    table = RuleResourceTable(RuleLookups(plan))
+    assert table.of(node.name).mem_mb == GATHERING_MB + SNAKEMAKE_MB < table.of(node.name, is_shard=True).mem_mb
+
+
 def test_rules_ask_for_a_device_where_the_study_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _data(tmp_path, monkeypatch)
     CONFIGS["gpt2-xl"].save_pretrained(tmp_path / "model")
     asked = []
     for more in ({}, {"device_map": "auto"}):
         plan = resolve_study(_real(str(tmp_path / "model"), **more))
-        asked.append(ResourceEstimates(plan, has_device=True).resources(plan.of("edit")[0]))
+        asked.append(_asked(plan, "edit"))
     here, there = asked
     assert (here.gpu, there.gpu) == (0, 1)
     assert here.mem_mb > 6000 and here.mem_mb > there.mem_mb
@@ -192,7 +217,7 @@ def test_a_model_of_unknown_size_is_said_and_not_guessed(tmp_path: Path, monkeyp
     estimates = ResourceEstimates(plan, has_device=False)
     assert "no config.json" in estimates.unknown["real"]
     assert not any(job.node.stage == "edit" for job in estimates.jobs)
-    assert estimates.resources(plan.of("edit")[0]).mem_mb == UNKNOWN_MODEL_MB
+    assert _asked(plan, "edit").mem_mb == UNKNOWN_MODEL_MB + SNAKEMAKE_MB
     lines = list(MachineEstimates(estimates, Machine(GIB), SPEED, SPEED).lines())
     assert "nothing is foreseen for the jobs of model 'real'" in lines[-1]
 

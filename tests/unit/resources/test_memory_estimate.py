@@ -30,7 +30,9 @@ from d4s.resources.job_estimates import WORLD_TASKS, JobEstimate, ResourceEstima
 from d4s.resources.machine_speed import Speed
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
 from d4s.resources.requirements import GIB, MOVABLE_PARTS, STUDY_REMEDIES, Requirements
+from d4s.resources.rule_resources import RuleResourceTable
 from d4s.study.resolve import resolve as resolve_study
+from d4s.study.rule_lookups import RuleLookups
 from tests.applying import fact_file, options, saved_model
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -221,6 +223,10 @@ def _preparing(estimates: ResourceEstimates) -> JobEstimate:
     return found
 
 
+def _gpu(estimates: ResourceEstimates, job: JobEstimate) -> int:
+    return RuleResourceTable(RuleLookups(estimates.plan)).of(job.node.name).gpu
+
+
 def test_an_anchor_is_prepared_with_the_model(model: str) -> None:
     estimates = _estimates(model, "nas", "auto")
     job = _preparing(estimates)
@@ -230,7 +236,7 @@ def test_an_anchor_is_prepared_with_the_model(model: str) -> None:
     )
     alone = PromptSizes(1, *(getattr(estimates.prompt_sizes(job.node), name) for name in ("tokens", "after_subject")))
     optimised = memory_estimate.targets(placed, settings.layers[-1], alone, 1000)[1]
-    assert job.on_device and estimates.resources(job.node).gpu == 1
+    assert job.on_device and _gpu(estimates, job) == 1
     assert job.requirements.device == optimised and {"weights", "cache", "activations"} == set(optimised)
     assert job.requirements.host["moments"] == 2 * len(settings.layers) * 8 * 6400**2
     assert job.requirements.host["temporaries"] == 4 * 8 * 6400**2
@@ -257,7 +263,7 @@ def test_a_basis_is_prepared_without_the_model(model: str) -> None:
     estimates = _estimates(model, "alphaedit", "auto")
     job = _preparing(estimates)
     assert set(job.requirements.host) == {"process", "moments", "temporaries"} and not job.requirements.device
-    assert job.requirements.work.single == 0 and estimates.resources(job.node).gpu == 0
+    assert job.requirements.work.single == 0 and _gpu(estimates, job) == 0
 
 
 def test_eigenvectors_take_the_time_of_the_host(model: str) -> None:

@@ -100,7 +100,6 @@ def test_a_longer_study_leaves_the_blocks_that_are_there(inputs: dict[str, Path]
 
 def test_what_is_there_costs_no_model(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_baseline(inputs, tmp_path / "b", 8, seed=SEED)
-    (tmp_path / "b" / "b1.json").unlink()
     monkeypatch.setattr(stage, "load", lambda _: pytest.fail("the model was loaded"))
     make_baseline(inputs, tmp_path / "b", 8, seed=SEED)
     assert (tmp_path / "b" / "b1.json").is_file()

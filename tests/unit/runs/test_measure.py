@@ -205,6 +205,5 @@ def test_benchmarks_are_written_per_length_and_not_run_twice(inputs, tmp_path, m
     assert len(frames[0]) == len(BENCHMARK_OF_WORLD_TASK)
     pd.testing.assert_frame_equal(frames[0].drop(columns="step"), frames[1].drop(columns="step"))
     monkeypatch.setattr(benchmark_module, "load", lambda *_: pytest.fail("nothing is to be run"))
-    (job.folder / "n6.json").unlink()
     benchmark(job)
     assert (job.folder / "n6.json").is_file()

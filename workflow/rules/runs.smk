@@ -1,0 +1,81 @@
+"""Runs, their measures and their benchmarks: a run of Snakemake that makes all three of a cell makes them in the process of the first."""
+
+
+rule edit:
+    input:
+        unpack(inputs_of("model", "facts", "contexts", "moments", "targets", "prepared", "baseline")),
+        ahead=inputs_ahead,
+    output:
+        f"{STORE}/runs/{{run}}/done/{{lengths}}.json",
+    log:
+        f"{LOGS}/edit/{{run}}/{{lengths}}.log",
+    benchmark:
+        f"{LOGS}/edit/{{run}}/{{lengths}}.tsv"
+    priority: priority_of
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+        ahead=ahead_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s edit {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} --ahead {params.ahead:q} 2> {log:q}"
+
+
+rule measure:
+    input:
+        unpack(inputs_of("model", "facts", "run", "contexts", "moments", "prepared", "text", "baseline")),
+    output:
+        f"{STORE}/measures/{{measures}}/done/{{lengths}}.json",
+    log:
+        f"{LOGS}/measure/{{measures}}/{{lengths}}.log",
+    benchmark:
+        f"{LOGS}/measure/{{measures}}/{{lengths}}.tsv"
+    priority: priority_of
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s measure {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
+rule benchmark:
+    input:
+        unpack(inputs_of("model", "facts", "run", "contexts", "moments", "prepared", "world", "items_*", "examples_*")),
+    output:
+        f"{STORE}/benchmarks/{{benchmarks}}/done/{{lengths}}.json",
+    log:
+        f"{LOGS}/benchmark/{{benchmarks}}/{{lengths}}.log",
+    benchmark:
+        f"{LOGS}/benchmark/{{benchmarks}}/{{lengths}}.tsv"
+    priority: priority_of
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s benchmark {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
