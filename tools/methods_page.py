@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from d4s.editors.part_settings import Rect
+
 from d4s.editors.editor_settings import FamilySettings, LeastSquaresSettings, LocateThenEdit, resolve
 from d4s.editors.families import FAMILIES
-from d4s.editors.part_settings import Rect
 from d4s.editors.presets import PRESETS, model_kinds_of
 
 ROOT = Path(__file__).resolve().parent.parent

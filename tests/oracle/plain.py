@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from d4s.editors.edit_requests import EditRequest, draw_requests
-from d4s.editors.part_settings import KeySettings, TargetSettings
+from d4s.editors.parts.key_rule import KeySettings
+from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.prompts import Prompt, PromptSet, build_prompts
 from d4s.models.language_model import LanguageModel
 from tests.tiny import tiny_facts

@@ -16,7 +16,7 @@ from d4s.editors.editor_settings import FineTune
 from d4s.editors.families import build
 from d4s.editors.finetune import FineTuneEditor
 from d4s.editors.moments import SecondMoment
-from d4s.editors.part_settings import TargetSettings
+from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.prompts import PromptSet, build_prompts
 from d4s.editors.protocol import Prepared
 from d4s.editors.target_optimisation import optimise

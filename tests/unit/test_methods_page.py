@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
+from d4s.editors.part_settings import DeltaTransform, KeySettings, Preservation, StepTransform, TargetSettings
+from d4s.editors.residual_schedule import ResidualSchedule
 from pydantic import BaseModel
 
 from d4s.editors.editor_settings import LocateThenEdit
-from d4s.editors.part_settings import DeltaTransform, KeySettings, Preservation, StepTransform, TargetSettings
 from d4s.editors.presets import PRESETS, Preset
-from d4s.editors.residual_schedule import ResidualSchedule
 from tools import methods_page
 
 

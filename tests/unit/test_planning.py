@@ -95,7 +95,7 @@ def test_a_hub_model_that_was_never_fetched_is_told_how_to_be(monkeypatch: pytes
 
 def _parts(editor: str, **changes: Any) -> dict[str, float]:
     settings = resolve(editor, {}, "gpt2-xl").model_copy(update=changes)
-    return memory_estimate.state(settings, SMALL)
+    return settings.held_bytes(SMALL, 4, 0)
 
 
 @pytest.mark.parametrize("editor", ["memit", "memit_seq", "d4s", "rome", "alphaedit", "nse", "encore"])

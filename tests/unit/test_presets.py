@@ -7,7 +7,7 @@ import pytest
 from d4s.editors.editor_settings import FAMILY_SETTINGS, resolve
 from d4s.editors.families import FAMILIES, build, module_of
 from d4s.editors.hparams import merge_hparams
-from d4s.editors.part_settings import BasisSettings, PrepareSettings
+from d4s.editors.parts.input_settings import BasisSettings, PrepareSettings
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
 from d4s.errors import SettingsError
 

@@ -1,7 +1,6 @@
 import math
 
 import pytest
-
 from d4s.editors.residual_schedule import REMEASURED, residual_weight
 
 

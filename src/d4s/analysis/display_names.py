@@ -2,38 +2,9 @@
 
 from collections.abc import Mapping
 
-METHODS: Mapping[str, str] = {
-    "unedited": "Unedited",
-    "ft_l": "FT-L",
-    "ft_m": "FT-M",
-    "kn": "KN",
-    "rome": "ROME",
-    "rome_identity": "ROME (C = I)",
-    "r_rome": "R-ROME",
-    "c_rome": "C-ROME",
-    "emmet": "EMMET",
-    "memit": "MEMIT",
-    "memit_seq": "MEMIT + history",
-    "pmet": "PMET",
-    "alphaedit": "AlphaEdit",
-    "nse": "NSE",
-    "rect": "RECT",
-    "prune": "PRUNE",
-    "sphere": "SPHERE",
-    "simie": "SimIE",
-    "ote_se": "OTE-SE",
-    "lyaplock": "LyapLock",
-    "one_li": "1-LI",
-    "encore": "ENCORE",
-    "nas": "NAS",
-    "blue": "BLUE",
-    "grace": "GRACE",
-    "d4s": "D4S",
-    "d4s_even": "D4S (even spread)",
-    "d4s_frozen": "D4S (frozen keys)",
-    "d4s_refreshed": "D4S (refreshed keys)",
-    "one_time_batch": "One-time batch",
-}
+from d4s.editors.presets import PRESETS
+
+METHODS: Mapping[str, str] = {name: preset.title for name, preset in PRESETS.items()}
 METHOD_ORDER = tuple(METHODS)
 REFERENCES = ("unedited", "one_time_batch")
 LONG_SEQUENCE = 100  # edits from which on the paper compares averages

@@ -1,10 +1,11 @@
 """Controls of an editor: the same editor with its whole change scrambled or rescaled, which tell a change's norm from its direction."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
+
+from d4s.editors.parts.part_families import DeltaTransform
 
 Settings = Mapping[str, Any]
-KINDS = ("scramble", "rescale")
 
 
 class EditorControl(NamedTuple):
@@ -12,7 +13,7 @@ class EditorControl(NamedTuple):
 
     editor: str
     base: str
-    kind: Literal["scramble", "rescale"]
+    kind: str
     factor: float
 
 
@@ -29,7 +30,8 @@ def find_controls(editors: Mapping[str, Settings]) -> list[EditorControl]:
 
 def is_control(settings: Settings) -> bool:
     """Whether an editor with these resolved settings changes what it has found out, rather than finding it out."""
-    return (settings.get("delta_transform") or {}).get("kind") in KINDS
+    kind = (settings.get("delta_transform") or {}).get("kind")
+    return kind in DeltaTransform.kinds and DeltaTransform.kinds[kind].is_control
 
 
 def edited_as(name: str, editors: Mapping[str, Settings]) -> tuple[str, Settings]:

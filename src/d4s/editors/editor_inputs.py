@@ -5,8 +5,9 @@ from pathlib import Path
 
 from d4s.artifacts import Artifact
 from d4s.editors.contexts import read_contexts
-from d4s.editors.editor_settings import FamilySettings, InputKind
+from d4s.editors.editor_settings import FamilySettings
 from d4s.editors.moments import read_moments
+from d4s.editors.parts.part_families import InputKind
 from d4s.editors.protocol import Prepared
 from d4s.errors import SettingsError
 
