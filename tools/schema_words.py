@@ -43,8 +43,8 @@ class Words:
         Raises:
             ValueError: for a schema that there are no words for.
         """
-        if "$ref" in value:
-            title = self.titles[self._model(value)[0]]
+        if "$ref" in value or value.get("title") in self.titles:
+            title = self.titles[self._model(value)[0] if "$ref" in value else value["title"]]
             return f"[{title[0].lower()}{title[1:]}]({anchor(title)})"
         if "const" in value:
             return f"`{value['const']}`"

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from d4s.config import Study, validate
 from d4s.editors.editor_settings import EditorSettings
 from d4s.editors.editor_settings import resolve as resolve_editor
+from d4s.editors.parts.part_families import DeltaTransform, History, Preservation, ResidualSchedule, StepTransform
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
 from tools.schema_words import Words, flow
 
@@ -102,7 +103,9 @@ editors:
 
 EDITORS = """\
 An editor is a preset, or an entry of `editors` that starts from a preset and says what differs; nested settings merge. A
-definition from nothing names its `family` and its parts. Parts that do not go together are refused with the reason.
+definition from nothing names its `family` and its parts. A part is written as its kind with its settings, such as
+`history: {{kind: adaptive_refit, slack: 30}}`, or as its kind alone where its settings have defaults, `history: refit`. Parts that
+do not go together are refused with the reason.
 
 Every preset has settings per kind of model, and the model's `hparams_for` picks the column. `mini` is the model that is trained
 here; {columns} are settings that the methods or the field's common repositories released.
@@ -138,20 +141,21 @@ EDITOR_TITLES = {
     "Unedited": "The family `unedited`",
     "TargetSettings": "`target` of an editor",
     "KeySettings": "`keys` of an editor",
-    "MomentPreservation": "`preservation` with `kind: moments`",
-    "IdentityPreservation": "`preservation` with `kind: identity`",
-    "NullSpacePreservation": "`preservation` with `kind: null_space`",
     "AnchorSettings": "`anchor` of an editor",
     "Rounds": "`rounds` of an editor",
-    "Rect": "`step_transform` with `kind: rect`",
-    "Sphere": "`step_transform` with `kind: sphere`",
-    "SimIE": "`step_transform` with `kind: simie`",
-    "Prune": "`delta_transform` with `kind: prune`",
-    "Interpolate": "`delta_transform` with `kind: interpolate`",
-    "Rescale": "`delta_transform` with `kind: rescale`",
-    "Scramble": "`delta_transform` with `kind: scramble`",
     "ContextsSettings": "`contexts`",
 }
+FAMILIES_OF_PARTS = (Preservation, History, StepTransform, DeltaTransform, ResidualSchedule)
+
+
+def part_titles() -> dict[str, str]:
+    """The titles of parts that have settings of their own."""
+    return {
+        part.__name__: f"`{part.name}` with `kind: {kind}`"
+        for family in FAMILIES_OF_PARTS
+        for kind, part in family.kinds.items()
+        if set(part.model_fields) != {"kind"}
+    }
 
 
 def sections() -> tuple[Section, ...]:
@@ -161,7 +165,7 @@ def sections() -> tuple[Section, ...]:
         Section("The grid", {"GridRow": "A row of `grid`"}, example=GRID_EXAMPLE),
         Section(
             "Editors",
-            EDITOR_TITLES,
+            EDITOR_TITLES | part_titles(),
             text=EDITORS.format(
                 columns=", ".join(f"`{column}`" for column in released_columns()),
                 presets="\n".join(preset_rows()),
@@ -248,7 +252,9 @@ def page(study: Mapping[str, Any]) -> str:
     Raises:
         ValueError: if a settings model has no place on the page, or a key no description.
     """
-    definitions = study["$defs"] | TypeAdapter(EditorSettings).json_schema()["$defs"] | {"Study": study}
+    parts = {part.__name__: part.model_json_schema() for family in FAMILIES_OF_PARTS for part in family.kinds.values()}
+    editors = TypeAdapter(EditorSettings).json_schema()["$defs"] | {name: parts[name] for name in part_titles()}
+    definitions = study["$defs"] | editors | {"Study": study}
     titles = {name: title for section in sections() for name, title in section.models.items()}
     if set(titles) != set(definitions):
         raise ValueError(f"sections of the page and settings models differ in {sorted(set(titles) ^ set(definitions))}")

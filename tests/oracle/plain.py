@@ -185,7 +185,7 @@ def memit(model: LanguageModel, batches: Sequence[Sequence[PromptSet]], settings
             residuals = (wanted - present) / (len(layers) - i)
             update = residuals @ keys.T @ torch.linalg.inv(preserved_by(settings, moments, layer) + seen[layer] + keys @ keys.T)
             put(model, layer, got(model, layer) + update)
-            if getattr(settings, "history", "none") == "keys":
+            if getattr(settings.history, "kind", "none") == "keys":
                 seen[layer] += keys @ keys.T
         history.append({layer: got(model, layer) - original[layer] for layer in layers})
     for layer in layers:

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, GPTNeoCon
 
 from d4s.artifacts import MANIFEST
 from d4s.config import Study
-from d4s.editors.editor_settings import LocateThenEdit, resolve
+from d4s.editors.editor_settings import resolve
+from d4s.editors.least_squares_settings import LocateThenEdit
 from d4s.models.model_shape import Shape, UnknownShape, shape_at, shape_of
 from d4s.resources import capacity, memory_estimate
 from d4s.resources.capacity import DoesNotFit, Machine, check_capacity

@@ -16,7 +16,8 @@ from d4s.apply.base_model import BaseModelSource
 from d4s.apply.edited_folder import EditedFolder
 from d4s.apply.hparams_match import model_shape
 from d4s.config import MeasureSettings, Study
-from d4s.editors.editor_settings import LocateThenEdit, resolve
+from d4s.editors.editor_settings import resolve
+from d4s.editors.least_squares_settings import LocateThenEdit
 from d4s.editors.parts.input_settings import BasisSettings, PrepareSettings
 from d4s.editors.parts.preservations import NullSpacePreservation
 from d4s.editors.parts.sphere import main_directions

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 
 from d4s.editors.presets import PRESETS
 
-METHODS: Mapping[str, str] = {name: preset.title for name, preset in PRESETS.items()}
-METHOD_ORDER = tuple(METHODS)
 REFERENCES = ("unedited", "one_time_batch")
 LONG_SEQUENCE = 100  # edits from which on the paper compares averages
 PAPER_METHODS = ("ft_l", "ft_m", "kn", "rome", "memit", "pmet", "grace")
@@ -59,12 +57,12 @@ HEADLINE_METRICS = tuple(METRIC_NAMES)
 
 def method_name(editor: str) -> str:
     """Display name of an editor; its own name where it has none."""
-    return METHODS.get(editor, editor.replace("_", " "))
+    return PRESETS[editor].title if editor in PRESETS else editor.replace("_", " ")
 
 
 def method_order(editor: str) -> tuple[int, str]:
-    """Sort key of editors: the order of the table above, then by name."""
-    return (METHOD_ORDER.index(editor) if editor in METHODS else len(METHOD_ORDER), editor)
+    """Sort key of editors: the order of the presets, then by name."""
+    return ([*PRESETS].index(editor) if editor in PRESETS else len(PRESETS), editor)
 
 
 def sorted_editors(editors: object) -> list[str]:

@@ -20,6 +20,9 @@ def merge_hparams(*layers: HParams) -> dict[str, Any]:
 
 
 def _merge_value(before: Any, value: Any) -> Any:
+    """A value laid over another; a part that is written as its kind alone is one without settings."""
+    if isinstance(before, str) and isinstance(value, Mapping) and "kind" not in value:
+        return {"kind": before, **value}
     if not isinstance(before, Mapping) or not isinstance(value, Mapping):
         return value
     same_kind = value.get("kind", before.get("kind")) == before.get("kind")

@@ -290,6 +290,9 @@ class LocateThenEditEditor:
         """The state that consists of saved records, or of saved tensors."""
         return DenseState(dict(dense)) if self.kind == "dense" else RecordState(self.kind, tuple(records))
 
+    def shared_entry(self, record: StepRecord) -> None:
+        """None: every record stands for itself."""
+
     def start(self, model: LanguageModel, prepared: Prepared) -> State:
         """No records, and no tensors."""
         return self.restore((), {})

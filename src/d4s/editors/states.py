@@ -1,6 +1,6 @@
 """The two shapes of state as values: records that grow at the end, and dense tensors that every step replaces."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -45,6 +45,10 @@ class RecordEditor:
     def restore(self, records: Sequence[StepRecord], dense: Mapping[str, Tensor]) -> RecordState:
         """The state that consists of saved records."""
         return RecordState(self.kind, tuple(records))
+
+    def shared_entry(self, record: StepRecord) -> Hashable | None:
+        """None: every record stands for itself."""
+        return None
 
     def start(self, model: LanguageModel, prepared: Prepared) -> RecordState:
         """No records."""

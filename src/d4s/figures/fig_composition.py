@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 
 from d4s.analysis.compositions import Composition, composition, history_name
 from d4s.analysis.curves import at_step, summary_curve
-from d4s.analysis.display_names import METHODS, method_name
+from d4s.analysis.display_names import method_name
 from d4s.analysis.intervals import IntervalEstimate
 from d4s.analysis.norm_comparison import norm_at
 from d4s.analysis.study_results import Panel, Results
+from d4s.editors.presets import PRESETS
 from d4s.figures.captions import on_datasets
 from d4s.figures.plot_elements import Drawing, FigureSkipped, panels, percent_ticks, ratio_axis
 from d4s.figures.style import GRID, MUTED, PAPER, Page, method_style
@@ -46,7 +47,7 @@ def figure(results: Results) -> Drawing:
     rows = [Row(editor, found[editor], _numbers(results, shown, editor, length)) for editor in found]
     rows = _ordered(rows)
     named = [
-        f"{method_name(row.editor)} ({history_name(row.parts.history).lower()}: {row.parts.label})" for row in rows if row.editor in METHODS
+        f"{method_name(row.editor)} ({history_name(row.parts.history).lower()}: {row.parts.label})" for row in rows if row.editor in PRESETS
     ]
     names = f" Named methods among them: {', '.join(named)}." if named else ""
     seeds = (

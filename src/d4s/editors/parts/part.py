@@ -44,7 +44,7 @@ class Choice(NamedTuple):
     """
 
     name: str
-    kind: str
+    kind: Any  # a literal in each part
     formula: str
     module: str
     label: str = ""
@@ -57,7 +57,7 @@ class Part(Frozen):
     as its kind alone where its settings have defaults.
     """
 
-    kind: str
+    kind: Any  # a literal in each part
     name: ClassVar[str]
     """The key of settings that a family's parts stand under."""
     label: ClassVar[str] = ""
