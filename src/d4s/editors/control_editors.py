@@ -30,8 +30,8 @@ def find_controls(editors: Mapping[str, Settings]) -> list[EditorControl]:
 
 def is_control(settings: Settings) -> bool:
     """Whether an editor with these resolved settings changes what it has found out, rather than finding it out."""
-    kind = (settings.get("delta_transform") or {}).get("kind")
-    return kind in DeltaTransform.kinds and DeltaTransform.kinds[kind].is_control
+    part = DeltaTransform.kinds.get((settings.get("delta_transform") or {}).get("kind", ""))
+    return part is not None and issubclass(part, DeltaTransform) and part.is_control
 
 
 def edited_as(name: str, editors: Mapping[str, Settings]) -> tuple[str, Settings]:

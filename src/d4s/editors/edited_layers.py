@@ -35,10 +35,8 @@ class EditedLayer:
         self.original: Float[Tensor, "d_out d_in"] = model.weight(self.number).clone()
         self.delta: Weight = torch.zeros(self.original.shape, dtype=torch.float64, device=model.state_device(self.number))
         self._cache: MutableMapping[int, tuple[Any, Any]] | None = prepared.solvers
-        is_cached = self._cache is not None and self.number in self._cache
-        self.preserved: PreservedMatrix = (
-            self._cache[self.number][0] if is_cached else settings.preservation.matrix(self.number, prepared, model)
-        )
+        cached = None if self._cache is None else self._cache.get(self.number)
+        self.preserved: PreservedMatrix = cached[0] if cached else settings.preservation.matrix(self.number, prepared, model)
         self.history = settings.history.at(self)
         self.transform = LayerTransform() if settings.step_transform is None else settings.step_transform.at(self)
 

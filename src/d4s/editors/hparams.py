@@ -1,7 +1,7 @@
 """Settings per kind of model that methods share: MEMIT's, ROME's and fine-tuning's, and those of methods with values of their own.
 
 Values of `mini` are ours, tuned as `docs/tuning.md` tells; the others are what methods and the field's common repositories
-released. Plain values only: `settings.py` checks them.
+released. Plain values only: `editor_settings.py` checks them.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """The one locate-then-edit loop. What a method is comes from its settings; see `presets.py` for the names.
 
 For each batch of requests: a target hidden state each, at the last edited layer; then layer by layer, from below, the
-keys that the requests look up, their share of the residual, and the change of weights that fits it (`layers.py`), with
+keys that the requests look up, their share of the residual, and the change of weights that fits it (`edited_layers.py`), with
 W = W₀ + Δ written before the next layer is read, so deeper keys and residuals see it.
 """
 

@@ -1,7 +1,7 @@
 """The table of named editing methods: a row with its paper, what it is, and its settings per kind of model.
 
 A column is a kind of model. `mini` is the embedded model's and ours, tuned as `docs/tuning.md` tells; the others are
-released settings of the methods' own or the field's common repositories. Plain values only: `settings.py` checks them.
+released settings of the methods' own or the field's common repositories. Plain values only: `editor_settings.py` checks them.
 """
 
 from collections.abc import Mapping
