@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.conftest import Measure
 from benchmarks.shapes import small_gpt2
-from d4s.editors.part_settings import TargetSettings
+from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.target_optimisation import optimise
 from tests.oracle.plain import requests_of, rewritings_of, target_of
 

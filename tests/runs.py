@@ -9,7 +9,7 @@ from d4s.artifacts import StageJob, write_json, write_table, write_tensors
 from d4s.config import ContextsSettings, CorpusSettings, FactsSettings, MomentsSettings
 from d4s.editors.editor_settings import resolve
 from d4s.editors.moments import moments
-from d4s.editors.part_settings import TargetsJobSettings
+from d4s.editors.parts.input_settings import TargetsJobSettings
 from d4s.editors.target_optimisation import targets
 from d4s.facts.record import to_rows
 from d4s.runs.edit_stage import edit

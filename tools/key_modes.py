@@ -16,9 +16,9 @@ from torch import Tensor
 from d4s.artifacts import Artifact
 from d4s.config import load_study
 from d4s.editors.edit_requests import draw_requests
-from d4s.editors.editor_settings import LocateThenEdit, OneTimeBatch
 from d4s.editors.editor_settings import resolve as resolve_editor
 from d4s.editors.families import build
+from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
 from d4s.editors.locate_then_edit import LocateThenEditEditor
 from d4s.editors.one_time_batch import OneTimeBatchEditor
 from d4s.editors.target_optimisation import read_targets

@@ -1,7 +1,7 @@
 """Write docs/methods.md from the presets: each method with its paper, its formula, its parts, and the tests that hold it to them.
 
-`--check` writes nothing and fails if the page differs. What a preset is made of comes from its settings, what a family does
-from the docstring of its module, which tests speak of it from their code; here are only the formulas of the parts.
+`--check` writes nothing and fails if the page differs. What a preset is made of comes from its settings, the formula of a part
+from its class, what a family does from the docstring of its module, which tests speak of it from their code.
 """
 
 import argparse
@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from d4s.editors.editor_settings import FamilySettings, LeastSquaresSettings, LocateThenEdit, resolve
+from d4s.editors.editor_settings import FamilySettings, resolve
 from d4s.editors.families import FAMILIES
-from d4s.editors.part_settings import Rect
+from d4s.editors.least_squares_settings import LeastSquaresSettings, all_choices
+from d4s.editors.parts.part import Choice
 from d4s.editors.presets import PRESETS, model_kinds_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,11 +48,11 @@ on the unedited model and keeps two sums over all edits, from which *W* is refit
 
 """
 
-TARGETS, KEYS, SPREAD, PREPARE, LAYERS, SOLVE, AFTER, FINISH, LOOP, PROMPTS, WEIGHTS = (
+TARGETS, KEYS, SCHEDULES, HISTORIES, LAYERS, SOLVE, LOOP, PROMPTS, WEIGHTS = (
     f"src/d4s/editors/{name}.py"
     for name in (
-        "target_optimisation", "keys", "residual_schedule", "preparation", "edited_layers", "least_squares", "step_transforms",
-        "delta_transforms", "locate_then_edit", "prompts", "weights",
+        "target_optimisation", "keys", "parts/residual_schedules", "parts/histories", "edited_layers", "least_squares",
+        "locate_then_edit", "prompts", "weights",
     )
 )  # fmt: skip
 ALGORITHM: Sequence[tuple[str, Mapping[str, str]]] = (
@@ -69,11 +70,11 @@ ALGORITHM: Sequence[tuple[str, Mapping[str, str]]] = (
         {"read_activations": KEYS, "average_keys": KEYS},
     ),
     ("residual *R*; MEMIT: *z − h*, measured now; D4S: *δ*, measured once", {"_read_layer": LOOP, "_residuals": LOOP}),
-    ("share of it for this layer: 1/(*L − i*)", {"residual_weight": SPREAD}),
+    ("share of it for this layer: 1/(*L − i*)", {"weight": SCHEDULES}),
     (
         "MEMIT: Δ ← Δ + *R Kᵀ* (λ*C* + *K Kᵀ*)⁻¹ over this batch. D4S: over all edits so far the sums Σ *r kᵀ* and Σ *k kᵀ*, "
         "Δ = (Σ *r kᵀ*) (λ*C* + Σ *k kᵀ*)⁻¹",
-        {"fit": LAYERS, "_gain": LAYERS, "add": SOLVE},
+        {"fit": LAYERS, "_gain": HISTORIES, "add": SOLVE},
     ),
     ("*W = W₀ + Δ*, summed in float64 and rounded once; the next layer is read with it", {"write_weight": WEIGHTS}),
 )
@@ -83,88 +84,8 @@ The sums of line 7 are not inverted at each step: the inverse of λ*C* + Σ *k k
 old Δ to the new one is the same solution
 ([`least_squares.py`](../src/d4s/editors/least_squares.py); [why](decisions/0002-states-as-values.md)).
 Once, before any edit: λ*C* from text ([`collect_moments`](../src/d4s/editors/moments.py)) and its factor
-([`PreservedMatrix.of`](../src/d4s/editors/edited_layers.py)).
+([`MomentPreservation.matrix`](../src/d4s/editors/parts/preservations.py)).
 """
-LOSS = "least mean of −log P(target tokens) + kl · KL at the KL prompt + decay · ‖δ‖ / ‖h‖², with ‖δ‖ ≤ clamp · ‖h‖"
-PARTS: Mapping[tuple[str, str], tuple[str, str]] = {
-    ("target.hook", "block_output"): (f"*z = h + δ* at the block's output; δ has the {LOSS}", TARGETS),
-    ("target.hook", "mlp_output"): ("the same with *h* the MLP's share of the block's output", TARGETS),
-    ("target.hook", "mlp_and_attention"): ("two shifts at once, of the MLP's and of the attention's share; the MLP's is written", TARGETS),
-    ("target.at", "original"): ("δ is optimised on the unedited model: once, for all editors", TARGETS),
-    ("target.at", "current"): ("δ is optimised on the model as edited so far", TARGETS),
-    ("target.stop", "top1"): ("optimising stops a few steps after every target token has become the most likely one", TARGETS),
-    ("anchor", "norm"): ("MLP output at the target rescaled to the usual norm *c*; unshifted where it is above *2c*", TARGETS),
-    ("keys.average", "grouped"): ("*k = ½ k(unprefixed prompt) + ½ mean k(prefixed prompts)*", KEYS),
-    ("keys.average", "plain"): ("*k = mean k* over all prompts", KEYS),
-    ("keys.average", "unprefixed"): ("*k = k(unprefixed prompt)*", KEYS),
-    ("keys.mode", "progressive"): ("keys of a layer are read with the layers below already edited", LOOP),
-    ("keys.mode", "frozen"): ("keys are read on the unedited model", LOOP),
-    ("keys.mode", "refreshed"): ("as progressive; from time to time those of all edits are read again", LOOP),
-    ("keys.shared_key", "true"): ("the averaged key in the denominator too; the target counts from the averaged output", KEYS),
-    ("residual_schedule", "remeasured"): ("*share = 1 / (L − i)* of the residual measured after each layer", SPREAD),
-    ("residual_schedule", "static"): ("*share = 1 / (L − i)* of the residual measured once; adds up to *1 + 1/2 + … + 1/L*", SPREAD),
-    ("residual_schedule", "even"): ("*share = 1 / L* of the residual measured once", SPREAD),
-    ("residual_schedule", "root"): ("*share = 1 / √(L − i)* of the residual measured after each layer", SPREAD),
-    ("residual_schedule", "own"): ("each layer has a target and a residual of its own, and takes all of it", SPREAD),
-    ("preservation", "moments"): ("*A₀ = λ C + ridge · I*", SOLVE),
-    ("preservation", "identity"): ("*A₀ = λ I*", SOLVE),
-    ("preservation", "null_space"): ("*K* becomes *K U₀* and *A₀ = λ I* there; *U₀*: eigenvectors of *C* below the threshold", PREPARE),
-    ("solver", "least_squares"): ("*G = K (A₀ + M + KᵀK)⁻¹*", SOLVE),
-    ("solver", "hard_constraint"): (
-        "*G = u / (k·u)* with *u = A₀⁻¹ k̄*: the target is met exactly at the unprefixed prompt's key *k*",
-        SOLVE,
-    ),
-    ("history", "none"): ("*M = 0*: earlier edits are forgotten", LAYERS),
-    ("history", "keys"): ("*M = Σ kᵀk* over earlier edits", LAYERS),
-    ("history", "refit"): ("Δ solved for all edits from *W₀*: *Δ ← Δ + (share · R − K Δᵀ)ᵀ G*, with *M* as for keys", LAYERS),
-    ("history", "adaptive_refit"): (
-        "*Δ = (Σ rᵀk)(q A₀ + M)⁻¹*; *q ← max(1, q + loss / (slack · first loss) − 1)*, *loss = tr(Δ A₀ Δᵀ)*",
-        LAYERS,
-    ),
-    ("neurons", "share"): ("the system of the neurons alone that hold a share of *Σ|k|*; the others' weights stay", SOLVE),
-    ("rounds", "bounded"): ("further passes over the layers while *above < ‖z − h‖ < below*", LOOP),
-    ("step_transform", "rect"): ("entries of the step outside the largest *|step / W|* are not written", AFTER),
-    ("step_transform.feedback", "true"): ("the step is solved as *(R + K Dᵀ)ᵀ G − D* with *D* what the last one lacked", LAYERS),
-    ("step_transform", "sphere"): ("*G ← G − strength · G V Vᵀ*, *V* the main directions of the weight's normalised rows", AFTER),
-    ("step_transform", "simie"): ("*G ← G Kᵀ K (w I + M)⁻¹*, with *M* of all keys so far", LAYERS),
-    ("delta_transform", "prune"): ("singular values *s > m* of Δ become *log(s/m) + m*, *m* the largest of *W₀*", FINISH),
-    ("delta_transform", "interpolate"): ("*W₀ + a Δ*, *a* the share that serves kept requests best without moving KL prompts", FINISH),
-    ("delta_transform", "rescale"): ("control: *W₀ + factor · Δ*", FINISH),
-    ("delta_transform", "scramble"): ("control: the entries of Δ in random order", FINISH),
-}  # fmt: skip
-
-
-def parts_of(settings: LeastSquaresSettings) -> Iterator[tuple[str, str]]:
-    """The parts that a method is made of, in the order of the loop; what it leaves at nothing is not among them."""
-    yield "target.hook", settings.target.hook
-    yield "target.at", settings.target.at
-    if settings.target.stop_top1 is not None:
-        yield "target.stop", "top1"
-    if settings.anchor is not None:
-        yield "anchor", "norm"
-    yield "keys.average", settings.keys.average
-    yield "keys.mode", settings.keys.mode
-    if settings.keys.shared_key:
-        yield "keys.shared_key", "true"
-    yield "residual_schedule", settings.residual_schedule
-    yield "preservation", settings.preservation.kind
-    if isinstance(settings, LocateThenEdit):
-        yield from _parts_of_steps(settings)
-
-
-def _parts_of_steps(settings: LocateThenEdit) -> Iterator[tuple[str, str]]:
-    yield "solver", settings.solver
-    yield "history", settings.history
-    if settings.neurons < 1:
-        yield "neurons", "share"
-    if settings.rounds is not None:
-        yield "rounds", "bounded"
-    if settings.step_transform is not None:
-        yield "step_transform", settings.step_transform.kind
-    if isinstance(settings.step_transform, Rect) and settings.step_transform.feedback:
-        yield "step_transform.feedback", "true"
-    if settings.delta_transform is not None:
-        yield "delta_transform", settings.delta_transform.kind
 
 
 def linked(path: str) -> str:
@@ -172,23 +93,18 @@ def linked(path: str) -> str:
     return f"[`{path.removeprefix('src/d4s/editors/')}`](../{path})"
 
 
-def users() -> dict[tuple[str, str], list[str]]:
-    """Which presets have a part, with any of their columns.
-
-    Raises:
-        ValueError: if a preset has a part without a formula.
-    """
-    found: dict[tuple[str, str], list[str]] = {part: [] for part in PARTS}
+def users() -> dict[Choice, list[str]]:
+    """Which presets have a part, with any of their columns."""
+    found: dict[Choice, list[str]] = {choice: [] for choice in all_choices()}
+    known = {(choice.name, choice.kind): choice for choice in found}
     for name in PRESETS:
-        for part in dict.fromkeys(part for settings in _resolved(name) for part in _parts(settings)):
-            if part not in PARTS:
-                raise ValueError(f"preset {name!r} has {part[0]} `{part[1]}`, which tools/methods_page.py has no formula for")
-            found[part].append(name)
+        for part in dict.fromkeys((choice.name, choice.kind) for settings in _resolved(name) for choice in _choices(settings)):
+            found[known[part]].append(name)
     return found
 
 
-def _parts(settings: FamilySettings) -> Iterator[tuple[str, str]]:
-    return parts_of(settings) if isinstance(settings, LeastSquaresSettings) else iter(())
+def _choices(settings: FamilySettings) -> Iterator[Choice]:
+    return settings.choices() if isinstance(settings, LeastSquaresSettings) else iter(())
 
 
 @cache
@@ -213,10 +129,15 @@ def _tests() -> Mapping[str, frozenset[str]]:
 
 def _parts_table() -> Iterator[str]:
     yield "| part | formula | in | methods |\n|---|---|---|---|\n"
-    for part, names in users().items():
-        formula, path = PARTS[part]
+    for choice, names in users().items():
         methods = f"{len(names)} of them" if len(names) > 8 else ", ".join(f"[`{name}`](#{name})" for name in names) or "none by itself"
-        yield f"| `{': '.join(part)}` | {formula.replace('|', '&#124;')} | {linked(path)} | {methods} |\n"
+        formula, path = choice.formula.replace("|", "&#124;"), _place(choice.module)
+        yield f"| `{choice.name}: {choice.kind}` | {formula} | {path} | {methods} |\n"
+
+
+def _place(module: str) -> str:
+    """A link to a module of the package; of a part defined elsewhere its module's name."""
+    return linked(f"src/{module.replace('.', '/')}.py") if module.startswith("d4s.") else f"`{module}`"
 
 
 def _source(family: str) -> str:
@@ -236,12 +157,12 @@ def _method(name: str) -> str:
     released = ", ".join(f"`{column}`" for column in preset.released) or "none; all values are ours"
     lines = [
         f"### `{name}`\n",
-        f"{preset.note}\n",
-        f"* **From**: {preset.paper}",
+        f"{preset.title}. {preset.note}\n",
+        f"* **From**: {f'[{preset.paper}]({preset.address})' if preset.address else preset.paper}",
         f"* **Family**: [`{preset.family}`](#family-{preset.family})",
     ]
-    if parts := list(_parts(settings)):
-        lines.append("* **Parts**: " + " · ".join(f"`{part}: {choice}`" for part, choice in parts))
+    if choices := list(_choices(settings)):
+        lines.append("* **Parts**: " + " · ".join(f"`{choice.name}: {choice.kind}`" for choice in choices))
     lines.append(f"* **Released values for**: {released}")
     lines.append(f"* **Against its formula**: {', '.join(_checks(name)) or 'the tests of its parts and of the methods that share them'}")
     return "\n".join(lines) + "\n\n"
@@ -256,11 +177,7 @@ def _checks(name: str) -> list[str]:
 
 
 def page() -> str:
-    """The text of docs/methods.md.
-
-    Raises:
-        ValueError: if a preset has a part without a formula.
-    """
+    """The text of docs/methods.md."""
     parts = ["\n## Parts\n\n", *_parts_table(), "\n## Families\n\n", *_families()]
     return "".join([HEAD, *_algorithm(), AFTERWARDS, *parts, "## Methods by name\n\n", *map(_method, PRESETS)]).rstrip() + "\n"
 

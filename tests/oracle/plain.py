@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from d4s.editors.edit_requests import EditRequest, draw_requests
-from d4s.editors.part_settings import KeySettings, TargetSettings
+from d4s.editors.parts.key_rule import KeySettings
+from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.prompts import Prompt, PromptSet, build_prompts
 from d4s.models.language_model import LanguageModel
 from tests.tiny import tiny_facts
@@ -184,7 +185,7 @@ def memit(model: LanguageModel, batches: Sequence[Sequence[PromptSet]], settings
             residuals = (wanted - present) / (len(layers) - i)
             update = residuals @ keys.T @ torch.linalg.inv(preserved_by(settings, moments, layer) + seen[layer] + keys @ keys.T)
             put(model, layer, got(model, layer) + update)
-            if getattr(settings, "history", "none") == "keys":
+            if getattr(settings.history, "kind", "none") == "keys":
                 seen[layer] += keys @ keys.T
         history.append({layer: got(model, layer) - original[layer] for layer in layers})
     for layer in layers:

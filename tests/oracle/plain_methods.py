@@ -188,7 +188,7 @@ def memit_with(model: LanguageModel, edits: Sequence[PromptSet], settings, momen
             right = torch.outer(at.missing(one, goal) / (len(at.layers) - i), key)
             system = at.base[layer] + at.seen[layer] + torch.outer(key, key)
             put(model, layer, got(model, layer) + after(at, layer, right, system, key))
-            if settings.history == "keys":
+            if settings.history.kind == "keys":
                 at.seen[layer] += torch.outer(key, key)
 
     return Plain(model, settings, moments).run(edits, one_edit)
@@ -278,6 +278,6 @@ def lyaplock(model: LanguageModel, edits: Sequence[PromptSet], settings, moments
             change = weight + update - at.original[layer]
             loss = float((change @ at.base[layer] @ change.T).trace())
             first.setdefault(layer, loss)
-            queue[layer] = max(1.0, queue[layer] + loss / (settings.slack * first[layer]) - 1.0)
+            queue[layer] = max(1.0, queue[layer] + loss / (settings.history.slack * first[layer]) - 1.0)
 
     return Plain(model, settings, moments).run(edits, one_edit)

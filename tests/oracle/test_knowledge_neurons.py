@@ -96,9 +96,9 @@ def test_layers_in_one_pass_are_attributed_as_one_by_one(tiny_model, monkeypatch
     model, request = tiny_model("gptj", dtype=torch.float64, layers=4, mlp_width=12), requests_of(2)[1]
     prompt, answer = encode_pair(model, request.prompt, request.target_true)
     together = attributions(model, prompt, [*answer, *answer], STEPS)
-    monkeypatch.setattr(knowledge_neurons, "TOKENS_AT_ONCE", 2 * STEPS * 2)
+    monkeypatch.setattr(knowledge_neurons, "ATTRIBUTED_TOKENS", 2 * STEPS * 2)
     by_twos = attributions(model, prompt, [*answer, *answer], STEPS)
-    monkeypatch.setattr(knowledge_neurons, "TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr(knowledge_neurons, "ATTRIBUTED_TOKENS", 1)
     for found in (by_twos, attributions(model, prompt, [*answer, *answer], STEPS)):
         torch.testing.assert_close(found, together, rtol=1e-9, atol=1e-12 * float(together.abs().max()))
 

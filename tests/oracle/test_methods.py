@@ -105,7 +105,7 @@ def transform_delta(bench: Bench, texts: Sequence[PromptSet]) -> dict[int, torch
 
 @pytest.mark.parametrize("slack", [60.0, 0.6])
 def test_lyaplock_is_the_step_of_its_source(slack: float) -> None:
-    agrees("lyaplock", plain_methods.lyaplock, slack=slack, **WEAK)
+    agrees("lyaplock", plain_methods.lyaplock, history={"slack": slack}, **WEAK)
 
 
 def test_the_queue_waits_for_an_edit_that_changes_something() -> None:

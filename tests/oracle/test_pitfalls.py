@@ -16,7 +16,8 @@ from d4s.editors.editor_settings import FineTune
 from d4s.editors.families import build
 from d4s.editors.finetune import FineTuneEditor
 from d4s.editors.moments import SecondMoment
-from d4s.editors.part_settings import TargetSettings
+from d4s.editors.parts.histories import Forget
+from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.prompts import PromptSet, build_prompts
 from d4s.editors.protocol import Prepared
 from d4s.editors.target_optimisation import optimise
@@ -226,7 +227,7 @@ def test_alphaedit_remembers_its_keys_in_every_architecture(family: str) -> None
     bench = Bench(settings_for("alphaedit", {**SMALL, "preservation": {"threshold": 0.05, "weight": 0.01}}), 6, family)
     found = bench.run(bench.texts)
     agree(found, plain.alphaedit(bench.model, bench.texts, bench.settings, bench.moments), 1e-7)
-    forgetful = Bench(bench.settings.model_copy(update={"history": "none"}), 6, family)
+    forgetful = Bench(bench.settings.model_copy(update={"history": Forget()}), 6, family)
     forgetful.extras = bench.extras
     other = forgetful.run(forgetful.texts)
     assert all((found[-1][layer] - other[-1][layer]).norm() > 1e-3 * found[-1][layer].norm() for layer in found[-1])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from d4s.editors import target_optimisation
-from d4s.editors.part_settings import TargetSettings
+from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.prompts import PromptSet, pad_ids
 from d4s.editors.target_optimisation import optimise
 from d4s.models.restart import restart, restart_sublayers

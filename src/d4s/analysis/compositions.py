@@ -1,26 +1,22 @@
-"""The parts of a locate-then-edit editor as labels, so that a study of combinations can be read part by part.
+"""Which parts a locate-then-edit editor is composed of, in words, so that a study of combinations can be read part by part.
 
-Parts that recorded settings do not name count as absent, so that results of earlier versions can be read.
+The words are the labels of parts; parts that recorded settings do not name have their defaults.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-Settings = Mapping[str, Any]
-HISTORIES: Mapping[str, str] = {
-    "none": "No history",
-    "keys": "Earlier keys kept",
-    "refit": "All edits refitted",
-    "adaptive_refit": "Refit, growing weight",
-}
+from d4s.editors.editor_settings import parse_editor
+from d4s.editors.least_squares_settings import LocateThenEdit, all_choices
+from d4s.editors.parts.part import Choice
+from d4s.editors.parts.part_families import History
+
 PLAIN = "plain"
-_TRANSFORM_LABELS = {"rect": "RECT", "sphere": "SPHERE", "simie": "SimIE"}
-_HOOK_LABELS = {"mlp_and_attention": "joint target", "mlp_output": "MLP target"}
-_SCHEDULE_LABELS = {"static": "static", "even": "even", "root": "root", "own": "own targets"}
-PART_LABELS = (
-    "ridge", "null space", "identity", *_TRANSFORM_LABELS.values(), "feedback", "top-1 stop", "anchor", "joint target", "MLP target",
-    "first targets", *_SCHEDULE_LABELS.values(), "frozen keys", "refreshed keys", "chosen neurons", "rounds",
+NAMED = (
+    "preservation", "step_transform", "step_transform.feedback", "target.stop", "anchor", "target.hook", "target.at",
+    "residual_schedule", "keys.mode", "neurons", "rounds",
 )  # fmt: skip
+"""Choices that have words, in their order: guards before targets before spreads."""
 
 
 class Composition(NamedTuple):
@@ -40,40 +36,33 @@ class Composition(NamedTuple):
 
     @property
     def sort_key(self) -> tuple[int, int, tuple[int, ...]]:
-        """Sort key: by history, few parts before many, preservation before targets before residual schedules."""
-        return [*HISTORIES].index(self.history), len(self.parts), tuple(PART_LABELS.index(part) for part in self.parts)
+        """Sort key: by history, few parts before many, guards before targets before spreads."""
+        words = part_labels()
+        return [*History.kinds].index(self.history), len(self.parts), tuple(words.index(part) for part in self.parts)
 
 
-def composition(settings: Settings) -> Composition | None:
-    """The parts of a least-squares editor; None for other families, solver `hard_constraint`, and editors with a delta transform."""
+def history_name(kind: str) -> str:
+    """How a kind of history keeps earlier edits, in words."""
+    return History.kinds[kind].label
+
+
+def part_labels() -> list[str]:
+    """The words of all parts."""
+    return [*_labels(all_choices())]
+
+
+def composition(settings: Mapping[str, Any]) -> Composition | None:
+    """The parts of a least-squares editor; None for other families, exact solvers, and what is finished from the whole change."""
     if settings.get("family") != "locate_then_edit" or settings.get("solver") == "hard_constraint" or settings.get("delta_transform"):
         return None
-    return Composition(settings["history"], tuple(_parts(settings)))
+    editor = parse_editor(settings)
+    if not isinstance(editor, LocateThenEdit):
+        return None
+    own = (choice for choice in editor.choices() if choice.name != "target.at" or not editor.history.starts_at_original)
+    return Composition(editor.history.kind, tuple(_labels(own)))
 
 
-def _parts(settings: Settings) -> Iterator[str]:
-    preservation, target, step_transform = settings["preservation"], settings["target"], settings.get("step_transform")
-    if preservation["kind"] != "moments":
-        yield {"null_space": "null space", "identity": "identity"}[preservation["kind"]]
-    elif preservation.get("ridge"):
-        yield "ridge"
-    if step_transform:
-        yield _TRANSFORM_LABELS[step_transform["kind"]]
-        if step_transform.get("feedback"):
-            yield "feedback"
-    if target.get("stop_top1") is not None:
-        yield "top-1 stop"
-    if settings.get("anchor"):
-        yield "anchor"
-    if target.get("hook") in _HOOK_LABELS:
-        yield _HOOK_LABELS[target["hook"]]
-    if target["at"] == "original" and settings["history"] != "refit":  # a refit always uses targets at the original weights
-        yield "first targets"
-    if settings["residual_schedule"] in _SCHEDULE_LABELS:
-        yield _SCHEDULE_LABELS[settings["residual_schedule"]]
-    if settings["keys"]["mode"] != "progressive":
-        yield f"{settings['keys']['mode']} keys"
-    if settings.get("neurons", 1.0) < 1.0:
-        yield "chosen neurons"
-    if settings.get("rounds"):
-        yield "rounds"
+def _labels(choices: Iterator[Choice]) -> Iterator[str]:
+    """Words of choices; targets of the original model have none where the history has no others."""
+    worded = [choice for choice in choices if choice.label and choice.name in NAMED]
+    yield from (choice.label for choice in sorted(worded, key=lambda choice: NAMED.index(choice.name)))

@@ -2,39 +2,8 @@
 
 from collections.abc import Mapping
 
-METHODS: Mapping[str, str] = {
-    "unedited": "Unedited",
-    "ft_l": "FT-L",
-    "ft_m": "FT-M",
-    "kn": "KN",
-    "rome": "ROME",
-    "rome_identity": "ROME (C = I)",
-    "r_rome": "R-ROME",
-    "c_rome": "C-ROME",
-    "emmet": "EMMET",
-    "memit": "MEMIT",
-    "memit_seq": "MEMIT + history",
-    "pmet": "PMET",
-    "alphaedit": "AlphaEdit",
-    "nse": "NSE",
-    "rect": "RECT",
-    "prune": "PRUNE",
-    "sphere": "SPHERE",
-    "simie": "SimIE",
-    "ote_se": "OTE-SE",
-    "lyaplock": "LyapLock",
-    "one_li": "1-LI",
-    "encore": "ENCORE",
-    "nas": "NAS",
-    "blue": "BLUE",
-    "grace": "GRACE",
-    "d4s": "D4S",
-    "d4s_even": "D4S (even spread)",
-    "d4s_frozen": "D4S (frozen keys)",
-    "d4s_refreshed": "D4S (refreshed keys)",
-    "one_time_batch": "One-time batch",
-}
-METHOD_ORDER = tuple(METHODS)
+from d4s.editors.presets import PRESETS
+
 REFERENCES = ("unedited", "one_time_batch")
 LONG_SEQUENCE = 100  # the paper compares averages from this number of edits on
 PAPER_METHODS = ("ft_l", "ft_m", "kn", "rome", "memit", "pmet", "grace")
@@ -87,13 +56,13 @@ HEADLINE_METRICS = tuple(METRIC_NAMES)
 
 
 def method_name(editor: str) -> str:
-    """Display name of an editor; the editor's own name where there is none."""
-    return METHODS.get(editor, editor.replace("_", " "))
+    """Display name of an editor; its own name where it has none."""
+    return PRESETS[editor].title if editor in PRESETS else editor.replace("_", " ")
 
 
 def method_order(editor: str) -> tuple[int, str]:
-    """Sort key of editors: the order of the table above, then by name."""
-    return (METHOD_ORDER.index(editor) if editor in METHODS else len(METHOD_ORDER), editor)
+    """Sort key of editors: the order of the presets, then by name."""
+    return ([*PRESETS].index(editor) if editor in PRESETS else len(PRESETS), editor)
 
 
 def sorted_editors(editors: object) -> list[str]:

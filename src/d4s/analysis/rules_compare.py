@@ -102,7 +102,7 @@ def _benchmark_gap(results: Results, length: int) -> Callable[[RunKey, RunKey], 
 
 
 def _is_refit(results: Results, panel: Panel, editor: str) -> bool:
-    return results.editor_settings(panel.model, editor).get("history") == "refit"
+    return results.editor_settings(panel.model, editor).get("history") == {"kind": "refit"}
 
 
 def same_as_batch(results: Results) -> RuleResult:

@@ -6,6 +6,7 @@ from d4s.apply.edited_folder import EditedFolder
 from d4s.apply.input_preparation import ROWS_PER_PASS, TextSource
 from d4s.apply.moment_text import LONGEST_ROW
 from d4s.config import MeasureSettings
+from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.models.model_shape import UnknownShape, shape_at, shape_of
 from d4s.resources import memory_estimate
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
@@ -53,11 +54,7 @@ def estimate_editing(folder: EditedFolder, text: TextSource, facts: int) -> Iter
     if target := settings.shared_targets():
         yield (
             "targets",
-            Requirements(
-                *memory_estimate.targets(
-                    placement, target.layer, PromptSizes(), min(facts, memory_estimate.REQUESTS_PER_BLOCK), memory_estimate.parts_of(target)
-                )
-            ),
+            Requirements(*memory_estimate.targets(placement, target.layer, PromptSizes(), min(facts, REQUESTS_PER_BLOCK), target.shifts)),
         )
     edits = folder.ledger.length + facts
     yield "edits", Requirements(*memory_estimate.edit(placement, settings, edits, PromptSizes()))

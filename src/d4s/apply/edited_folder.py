@@ -10,7 +10,7 @@ change; the manifest says for which state they were written.
 
 import re
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -74,8 +74,6 @@ def open_shared(*paths: Path, device: str = "cpu", dtype: str | None = None) -> 
 
 
 LABEL_DIGEST = re.compile(rf" [0-9a-f]{{{DIGEST_LENGTH}}}$")
-EntryKey = tuple[bytes, tuple[int, ...]]
-"""What tells a memory's entries apart: key and label."""
 
 
 class FolderManifest(Frozen):
@@ -218,17 +216,14 @@ class EditedFolder(EditSequence):
         counts = [not any(edit.inactive_reason or edit.number in without for edit in batch) for batch in self.batches()]
         return self.editor.restore([row for row, is_present in zip(state.records, counts, strict=True) if is_present], {})
 
-    def entries(self, undone: Collection[int] = ()) -> dict[EntryKey, list[RecordedEdit]]:
-        """A memory's edits by the entry that they made or continue, as they would be if some more were undone; of other kinds none.
-
-        Each one's row holds the entry whole, as it was after that edit (`d4s.editors.grace.Entries`).
-        """
+    def entries(self, undone: Collection[int] = ()) -> dict[Hashable, list[RecordedEdit]]:
+        """Edits by the entry that they share, as they would be if some more were undone; none where every edit stands for itself."""
         if self.editor.kind != "codebook":
             return {}
-        found: dict[EntryKey, list[RecordedEdit]] = {}
-        rows = self.ledger.state_at(self.editor, self.ledger.length).records
-        for row, batch in zip(rows, self.batches(undone), strict=True):
-            found.setdefault((row["key"].numpy().tobytes(), tuple(row["label"].tolist())), []).extend(batch)
+        found: dict[Hashable, list[RecordedEdit]] = {}
+        records = self.ledger.state_at(self.editor, self.ledger.length).records
+        for record, batch in zip(records, self.batches(undone), strict=True):
+            found.setdefault(self.editor.shared_entry(record), []).extend(batch)
         return found
 
     def check_removable(self, numbers: Sequence[int], what: str) -> None:

@@ -4,10 +4,11 @@ Terms and symbols: docs/notation.md.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
+
+from d4s.editors.parts.part_families import DeltaTransform
 
 Settings = Mapping[str, Any]
-KINDS = ("scramble", "rescale")
 
 
 class EditorControl(NamedTuple):
@@ -15,7 +16,7 @@ class EditorControl(NamedTuple):
 
     editor: str
     base: str
-    kind: Literal["scramble", "rescale"]
+    kind: str
     factor: float
 
 
@@ -32,7 +33,8 @@ def find_controls(editors: Mapping[str, Settings]) -> list[EditorControl]:
 
 def is_control(settings: Settings) -> bool:
     """Whether an editor with these resolved settings changes what it has found out, rather than finding it out."""
-    return (settings.get("delta_transform") or {}).get("kind") in KINDS
+    part = DeltaTransform.kinds.get((settings.get("delta_transform") or {}).get("kind", ""))
+    return part is not None and issubclass(part, DeltaTransform) and part.is_control
 
 
 def edited_as(name: str, editors: Mapping[str, Settings]) -> tuple[str, Settings]:

@@ -1,4 +1,4 @@
-"""The settings of editors: one frozen model per family, made of typed parts; a study's editor resolved into one of them.
+"""The settings of editors: one frozen model per family; a study's editor resolved into one of them.
 
 Nothing here imports torch, so that a study can be resolved, hashed and planned without a model. A named method is a row
 of `presets.py`; `resolve` looks it up, lays the study's changes over it and refuses what the algebra does not allow.
@@ -6,232 +6,21 @@ of `presets.py`; `resolve` looks it up, lays the study's changes over it and ref
 Terms and symbols: docs/notation.md.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
-from d4s.config import Count, Frozen, describe
-from d4s.editors.part_settings import (
-    AnchorJobSettings,
-    AnchorSettings,
-    BasisSettings,
-    DeltaTransform,
-    KeySettings,
-    Layers,
-    NotNegative,
-    NullSpacePreservation,
-    Positive,
-    PrepareSettings,
-    Preservation,
-    Rect,
-    Rounds,
-    SimIE,
-    StepTransform,
-    TargetSettings,
-)
+from d4s.config import Count, describe
+from d4s.editors.family_settings import SINGLE, Family
+from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
+from d4s.editors.parts.part import DOUBLE, NotNegative, Positive
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
-from d4s.editors.residual_schedule import ResidualSchedule
 from d4s.errors import SettingsError
 from d4s.registry import nearest
 
-InputKind = Literal["contexts", "moments", "targets", "prepare"]
-
-
-class Family(Frozen):
-    """What an editor's settings say of what it reads beside model and facts: nothing, unless a family says otherwise."""
-
-    @property
-    def required_inputs(self) -> frozenset[InputKind]:
-        """Which artefacts an edit reads."""
-        return frozenset()
-
-    @property
-    def moment_layers(self) -> tuple[int, ...]:
-        """Layers whose second moments are taken: for the edits themselves, or for what is prepared from them."""
-        return ()
-
-    def shared_targets(self) -> TargetSettings | None:
-        """Settings of the targets that the `targets` stage computes; None where there are none at the original weights."""
-        return None
-
-    def prepare_settings(self) -> PrepareSettings | None:
-        """Settings of the `prepare` stage; None where the editor needs none."""
-        return None
-
-
-class LeastSquaresSettings(Family):
-    """What every editor that solves for a change of MLP output weights has to say."""
-
-    layers: Layers = Field(description="Edited layers, ascending; the last one is the layer of the target.")
-    target: TargetSettings
-    keys: KeySettings = KeySettings()
-    anchor: AnchorSettings | None = Field(default=None, description="Rescale targets to the usual norm (NAS).")
-    residual_schedule: ResidualSchedule = Field(
-        default="remeasured",
-        description="Share of the residual at layer i of L: 1/(L-i) re-measured after each layer (MEMIT), 1/(L-i) of the residual "
-        "measured once (D4S as released), 1/L of it, 1/sqrt(L-i) re-measured (PMET), or all of a target of the layer's own (BLUE).",
-    )
-    preservation: Preservation = Field(description="What a change of weights must leave alone.")
-
-    @property
-    def required_inputs(self) -> frozenset[InputKind]:
-        """Which artefacts an edit reads; a null space is prepared from second moments once, and the edits read it alone."""
-        found: set[InputKind] = {"contexts"}
-        if self.preservation.kind == "moments":
-            found.add("moments")
-        if self.prepare_settings() is not None:
-            found.add("prepare")
-        if self.target.at == "original":
-            found.add("targets")
-        return frozenset(found)
-
-    @property
-    def moment_layers(self) -> tuple[int, ...]:
-        """Layers whose second moments are taken: for the edits themselves, or for what is prepared from them."""
-        return () if self.preservation.kind == "identity" else self.layers
-
-    def shared_targets(self) -> TargetSettings | None:
-        """Settings of the targets that the `targets` stage computes; None where targets follow the edited model."""
-        return self.target if self.target.at == "original" else None
-
-    def prepare_settings(self) -> PrepareSettings | None:
-        """Settings of the `prepare` stage; None where the editor needs none."""
-        basis = anchor = None
-        if isinstance(self.preservation, NullSpacePreservation):
-            basis = BasisSettings(layers=self.layers, threshold=self.preservation.threshold)
-        if self.anchor is not None:
-            anchor = AnchorJobSettings(target=self.target, anchor=self.anchor)
-        return PrepareSettings(basis=basis, anchor=anchor) if basis or anchor else None
-
-    @model_validator(mode="after")
-    def _layers_fit(self) -> "LeastSquaresSettings":
-        if list(self.layers) != sorted(set(self.layers)):
-            raise ValueError(f"layers must ascend without repeats, found {list(self.layers)}")
-        if self.anchor is not None and self.residual_schedule == "own":
-            raise ValueError(
-                "anchor rescales one target by the usual norm at its layer, and residual_schedule `own` has a target at each layer"
-            )
-        if self.target.layer != self.layers[-1]:
-            raise ValueError(
-                f"the residual is measured at the last edited layer, so target.layer ({self.target.layer}) must be {self.layers[-1]}"
-            )
-        if self.residual_schedule == "own" and self.target.at == "original":
-            raise ValueError(
-                "residual_schedule `own` optimises a target per layer with the layers below edited, so target.at must be `current`"
-            )
-        if self.target.hook == "mlp_and_attention" and self.target.layer == 0:
-            raise ValueError(
-                "target.hook `mlp_and_attention` runs the target's block again after the one below, so target.layer must be 1 or more"
-            )
-        return self
-
-
-class LocateThenEdit(LeastSquaresSettings):
-    """Find where a fact is looked up, optimise what should be there, solve for weights that put it there, request by request."""
-
-    family: Literal["locate_then_edit"] = "locate_then_edit"
-    history: Literal["none", "keys", "refit", "adaptive_refit"] = Field(
-        default="none",
-        description="Forget earlier edits, keep their keys as preserved, refit all edits so far from the original weights, or do so "
-        "with a weight of what is preserved that grows while too much of it is lost (LyapLock).",
-    )
-    slack: Positive = Field(
-        default=60.0, description="With history `adaptive_refit`: loss of what is preserved that is let pass, in units of the first edit's."
-    )
-    solver: Literal["least_squares", "hard_constraint"] = Field(
-        default="least_squares",
-        description="Fit in balance with what is preserved, or hit the target exactly at the unprefixed prompt's key (ROME).",
-    )
-    neurons: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1.0, description="Change only the neurons that hold this share of the summed sizes of a batch's keys (NSE)."
-    )
-    rounds: Rounds | None = Field(default=None, description="Further rounds for requests that are not there yet (NSE).")
-    step_transform: StepTransform | None = Field(default=None, description="What is done to each step before it is written.")
-    delta_transform: DeltaTransform | None = Field(
-        default=None, description="What is done to the whole change whenever the edited model is asked for."
-    )
-    batch: Count = Field(default=1, description="Requests edited together.")
-
-    @property
-    def state_kind(self) -> Literal["refit", "additive", "dense"]:
-        """What the editor's states are: rows to be solved, rows to be summed, or tensors that every step replaces."""
-        if self.history in {"refit", "adaptive_refit"}:
-            return "refit"
-        folds = self.delta_transform is not None and self.delta_transform.kind in {"prune", "interpolate"}
-        return "dense" if folds or (self.step_transform is not None and self.step_transform.kind == "rect") else "additive"
-
-    @model_validator(mode="after")
-    def _algebra_allows(self) -> "LocateThenEdit":
-        if broken := [reason for holds, reason in self._rules() if not holds]:
-            raise ValueError("; ".join(broken))
-        return self
-
-    def _rules(self) -> Iterator[tuple[bool, str]]:
-        """What must hold for the parts to go together, each with the reason why."""
-        refits, step_transform, delta_transform = self.history in {"refit", "adaptive_refit"}, self.step_transform, self.delta_transform
-        if self.history == "refit":
-            yield (
-                self.target.at == "original",
-                "history `refit` solves from the original weights, so target.at must be `original`, found `current`",
-            )
-        if self.history == "adaptive_refit":
-            yield (
-                self.preservation.kind == "moments",
-                "history `adaptive_refit` weighs the second moment, so preservation.kind must be `moments`",
-            )
-            yield self.target.at == "current", "history `adaptive_refit` measures what earlier edits left, so target.at must be `current`"
-        if self.solver == "hard_constraint":
-            why = "solver `hard_constraint` meets one target exactly and needs"
-            yield len(self.layers) == 1, f"{why} one layer, found {len(self.layers)}"
-            yield self.batch == 1, f"{why} a batch of one, found {self.batch}"
-            yield self.history == "none", f"{why} history `none`, found `{self.history}`"
-            yield self.preservation.kind != "null_space", f"{why} no null space"
-        yield self.solver == "hard_constraint" or not self.keys.shared_key, "keys.shared_key is about solver `hard_constraint` only"
-        yield (
-            self.keys.mode != "refreshed" or self.history == "refit",
-            "keys.mode `refreshed` refits earlier edits, so history must be `refit`",
-        )
-        yield (
-            self.neurons == 1.0 or (not refits and self.preservation.kind != "null_space"),
-            ("neurons below 1 solve for another part of each step, so history must be `none` or `keys`, without a null space"),
-        )
-        yield (
-            self.rounds is None or (not refits and self.residual_schedule != "own"),
-            ("rounds measure what the first one left, so history must be `none` or `keys` and residual_schedule not `own`"),
-        )
-        yield (
-            not isinstance(step_transform, SimIE) or (self.state_kind == "additive" and self.rounds is None),
-            "step_transform `simie` sees the keys of every step once, so neither rounds nor a delta_transform that makes one change of all "
-            "go with it",
-        )
-        yield (
-            step_transform is None or not refits,
-            "step_transform changes a step, and histories `refit` and `adaptive_refit` solve for the whole change",
-        )
-        yield (
-            not isinstance(step_transform, Rect) or not step_transform.feedback or self.history == "keys",
-            ("step_transform.feedback hands what was not written to the next solve of the same system, so history must be `keys`"),
-        )
-        yield (
-            delta_transform is None or delta_transform.kind != "interpolate" or not refits,
-            ("delta_transform `interpolate` keeps requests for validation beside the change, so history must be `none` or `keys`"),
-        )
-
-
-class OneTimeBatch(LeastSquaresSettings):
-    """All requests so far solved at once, as one batch from the original weights: what a sequence is measured against."""
-
-    family: Literal["one_time_batch"] = "one_time_batch"
-    batch: Literal[1] = Field(default=1, description="Requests recorded per step; they are solved together all the same.")
-
-    @model_validator(mode="after")
-    def _original_targets(self) -> "OneTimeBatch":
-        if self.target.at != "original":
-            raise ValueError("a one-time batch starts from the original weights, so target.at must be `original`, found `current`")
-        if self.keys.mode == "refreshed" or self.keys.shared_key:
-            raise ValueError("a one-time batch reads its keys once, so keys.mode `refreshed` and keys.shared_key mean nothing for it")
-        return self
+if TYPE_CHECKING:
+    from d4s.models.model_shape import Shape
 
 
 class FineTune(Family):
@@ -253,6 +42,14 @@ class FineTune(Family):
         """The layers whose weights change."""
         return (self.layer,)
 
+    def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
+        """Weight, gradient, moments of Adam and copies in float32; sums in float64."""
+        return {"state": 8.0 * shape.mlp_out * SINGLE, "temporaries": 3.0 * shape.mlp_out * DOUBLE}
+
+    def ledger_bytes(self, shape: "Shape", edits: int) -> float:
+        """The change as it is."""
+        return float(shape.mlp_out * SINGLE)
+
 
 class Grace(Family):
     """A codebook beside one layer that answers near the prompts of edits; no weight changes."""
@@ -273,6 +70,10 @@ class Grace(Family):
         """The layer that the codebook stands beside."""
         return (self.layer,)
 
+    def ledger_bytes(self, shape: "Shape", edits: int) -> float:
+        """A key and a value per edit."""
+        return float(edits * SINGLE * (shape.mlp_width + shape.width))
+
 
 class KnowledgeNeurons(Family):
     """Find the neurons that the original answer hangs on, and write the new answer's embedding in place of the old one's into them."""
@@ -288,6 +89,10 @@ class KnowledgeNeurons(Family):
     def layers(self) -> tuple[int, ...]:
         """None: neurons are searched in all layers."""
         return ()
+
+    def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
+        """The original weight of every layer twice, and its change in float64."""
+        return {"originals": shape.layers * shape.mlp_out * (DOUBLE + 2.0 * item), "temporaries": 2.0 * shape.mlp_out * DOUBLE}
 
 
 class Unedited(Family):
@@ -334,6 +139,15 @@ def resolve(name: str, overrides: Mapping[str, Any], hparams_for: str) -> Family
             f"{nearest(hparams_for, model_kinds_of(preset))}"
         )
     return _validated(hparams_of(preset, hparams_for, changes), f"editor {name!r}")
+
+
+def parse_editor(settings: Mapping[str, Any]) -> FamilySettings:
+    """The settings that were recorded or handed to a job.
+
+    Raises:
+        SettingsError: if they are not those of a family.
+    """
+    return _validated(settings, "the recorded editor")
 
 
 def _validated(settings: Mapping[str, Any], where: str) -> FamilySettings:

@@ -24,9 +24,9 @@ FAMILIES = Registry(
 )
 
 
-def module_of(settings: FamilySettings) -> str:
-    """Dotted module that implements the settings' family; what a run's code digest covers. Imports nothing."""
-    return FAMILIES.module(settings.family)
+def modules_of(settings: FamilySettings) -> tuple[str, ...]:
+    """Dotted modules of the settings' family and parts; what a run's code digest covers. Imports nothing."""
+    return tuple(dict.fromkeys((FAMILIES.module(settings.family), *(type(part).__module__ for part in settings.parts()))))
 
 
 def build(settings: FamilySettings) -> "Editor":

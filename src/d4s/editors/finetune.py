@@ -158,6 +158,9 @@ class FineTuneEditor:
         """The state that consists of a saved weight."""
         return DenseState(dict(dense))
 
+    def shared_entry(self, record: StepRecord) -> None:
+        """None: every record stands for itself."""
+
     def start(self, model: LanguageModel, prepared: Prepared) -> State:
         """Nothing tuned yet."""
         return DenseState()

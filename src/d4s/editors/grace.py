@@ -236,6 +236,10 @@ class GraceEditor(RecordEditor):
     def __init__(self, settings: Grace) -> None:
         self.settings = settings
 
+    def shared_entry(self, record: StepRecord) -> tuple[bytes, tuple[int, ...]]:
+        """Key and label of the entry that a step made or continued."""
+        return _name(record["key"]), tuple(record["label"].tolist())
+
     @contextmanager
     def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[GraceSession]:
         """A session that continues from a state."""

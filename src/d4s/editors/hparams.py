@@ -1,9 +1,7 @@
 """Settings per kind of model that methods share: MEMIT's, ROME's and fine-tuning's, and those of methods with values of their own.
 
 Values of `mini` are ours, tuned as `docs/tuning.md` tells; the others are what methods and the field's common repositories
-released. Plain values only: `settings.py` checks them.
-
-Terms and symbols: docs/notation.md.
+released. Plain values only: `editor_settings.py` checks them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,6 +20,9 @@ def merge_hparams(*layers: HParams) -> dict[str, Any]:
 
 
 def _merge_value(before: Any, value: Any) -> Any:
+    """A value laid over another; a part that is written as its kind alone is one without settings."""
+    if isinstance(before, str) and isinstance(value, Mapping) and "kind" not in value:
+        return {"kind": before, **value}
     if not isinstance(before, Mapping) or not isinstance(value, Mapping):
         return value
     same_kind = value.get("kind", before.get("kind")) == before.get("kind")

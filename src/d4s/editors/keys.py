@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from d4s.editors.part_settings import KeySettings, TargetSettings
+from d4s.editors.parts.key_rule import KeySettings
+from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.prompts import PromptSet, pad_ids
 from d4s.models.language_model import LanguageModel
 from d4s.models.trace import trace

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from d4s.editors.constants import ATTRIBUTED_TOKENS
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.editor_settings import KnowledgeNeurons
 from d4s.editors.protocol import Diverged, Prepared, State, StateKind, StepLog, StepRecord, Targets
@@ -37,8 +38,6 @@ from d4s.models.trace import Trace, trace
 from d4s.models.views import LiveModel
 
 Deltas = dict[int, Float64[Tensor, "d_out d_in"]]
-TOKENS_AT_ONCE = 256
-"""Tokens that one layer's steps, and those of its neighbours with them, may bring into a pass."""
 
 
 class NoOriginalAnswer(D4SError):
@@ -54,7 +53,7 @@ def attributions(model: LanguageModel, prompt: Sequence[int], answer: Sequence[i
     """
     ids = torch.tensor([[*prompt, *answer[:-1]]], device=model.device)
     place, length = (torch.tensor([at], device=model.device) for at in (len(prompt) - 1, ids.shape[1]))
-    layers, size = range(model.n_layers), max(1, TOKENS_AT_ONCE // (steps * len(answer)))
+    layers, size = range(model.n_layers), max(1, ATTRIBUTED_TOKENS // (steps * len(answer)))
     outputs = {("out", layer): model.mlp_out(layer) for layer in layers}
     with trace(outputs | {("block", layer): model.block(layer) for layer in layers}) as found:
         later_blocks, _ = restart(model, ids, place, length, 0)

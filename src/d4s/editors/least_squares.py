@@ -12,16 +12,17 @@ it). Sequential equals batch: Δ_t = Δ_{t-1} + (R − K Δ_{t-1}ᵀ)ᵀ G is th
 Terms and symbols: docs/notation.md.
 """
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
+from d4s.editors.constants import DELAYED_ROWS, solver_kind
 from d4s.errors import D4SError
 
 RELATIVE_RIDGE = 1e-6
-DELAYED_ROWS = 32
 
 Square = Float64[Tensor, "d_in d_in"]
 Keys = Float64[Tensor, "b d_in"]
@@ -274,9 +275,35 @@ class ProjectedSolver:
 
 def choose_solver(base: Square, *, batch: int, grows: bool) -> LeastSquaresSolver:
     """The cheapest way to hold P for batches of a size, and a history that grows or stays empty."""
-    if not grows:
-        return LowRankSolver(base)
-    return DirectSolver(base) if 4 * batch >= base.shape[0] else RecursiveSolver(base)
+    kinds = {"low_rank": LowRankSolver, "direct": DirectSolver, "recursive": RecursiveSolver}
+    return kinds[solver_kind(base.shape[0], batch=batch, grows=grows)](base)
+
+
+def within_basis(solver: LeastSquaresSolver) -> LeastSquaresSolver:
+    """The solver itself; where it is confined to a basis, the one within."""
+    return solver.inner if isinstance(solver, ProjectedSolver) else solver
+
+
+@dataclass(frozen=True, slots=True)
+class PreservedMatrix:
+    """What a layer preserves: A₀, within a basis where the method is confined to one, and the ridge without which it has no factor."""
+
+    matrix: Float64[Tensor, "r r"]
+    basis: Float64[Tensor, "d_in r"] | None
+    ridge: float = 0.0
+
+    def make_solver(self, *, batch: int, grows: bool, neurons: float, is_dense: bool) -> LeastSquaresSolver:
+        """Its solver, to which rows may be added: for a share of neurons, with the matrix itself where states hold it, or the cheapest."""
+        if neurons < 1:
+            return SubsetSolver(self.matrix, neurons)
+        solver = DirectSolver(self.matrix) if grows and is_dense else choose_solver(self.matrix, batch=batch, grows=grows)
+        return solver if self.basis is None else ProjectedSolver(solver, self.basis)
+
+    def solve(self, residuals: Float64[Tensor, "n d_out"], keys: Float64[Tensor, "n d_in"]) -> Float64[Tensor, "d_out d_in"]:
+        """The change that fits all rows at once."""
+        if self.basis is None:
+            return solve_delta(residuals, keys, self.matrix)
+        return solve_delta(residuals, keys @ self.basis, self.matrix) @ self.basis.mT
 
 
 def exact_gain(solver: LeastSquaresSolver, keys: Keys, unprefixed: Keys) -> Keys:

@@ -1,7 +1,7 @@
 """The one locate-then-edit loop. What a method is comes from its settings; see `presets.py` for the names.
 
 For each batch of requests: a target hidden state each, at the last edited layer; then layer by layer, from below, the
-keys that the requests look up, their share of the residual, and the change of weights that fits it (`layers.py`), with
+keys that the requests look up, their share of the residual, and the change of weights that fits it (`edited_layers.py`), with
 W = W₀ + Δ written before the next layer is read, so deeper keys and residuals see it.
 
 Terms and symbols: docs/notation.md.
@@ -15,26 +15,23 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from d4s.editors.delta_transforms import Validation, view_of
+from d4s.editors.constants import REFACTOR_EVERY
 from d4s.editors.edit_requests import EditRequest
-from d4s.editors.edited_layers import PreservedMatrix, layers_of, residuals_of
-from d4s.editors.editor_settings import LocateThenEdit
+from d4s.editors.edited_layers import layers_of
 from d4s.editors.keys import Activations, read_activations
-from d4s.editors.part_settings import Interpolate
+from d4s.editors.least_squares_settings import LocateThenEdit
 from d4s.editors.prompts import PromptSet, build_prompts
 from d4s.editors.protocol import Prepared, State, StateKind, StepLog, StepRecord, Targets
 from d4s.editors.request_tensors import requests_from_tensors, requests_to_tensors
-from d4s.editors.residual_schedule import REMEASURED, residual_weight
 from d4s.editors.states import DenseState, RecordState
 from d4s.editors.target_optimisation import optimise, rescale_targets
-from d4s.editors.weights import write_weight
+from d4s.editors.weights import apply_deltas, write_weight
 from d4s.metrics.weight_norms import l1_per_element
 from d4s.models.language_model import LanguageModel
 from d4s.models.views import LiveModel
 
 log = logging.getLogger(__name__)
 StepNumbers = list[tuple[str, int | None, float]]
-REFACTOR_EVERY = 1000
 WARN_DRIFT = 1e-6
 
 
@@ -44,7 +41,7 @@ class LocateThenEditSession:
     def __init__(self, settings: LocateThenEdit, model: LanguageModel, prepared: Prepared, state: State) -> None:
         self._settings, self._model, self._prepared = settings, model, prepared
         self._layers = layers_of(settings, model, prepared)
-        self._validation = Validation.of(state.dense)
+        self._validation = None if settings.delta_transform is None else settings.delta_transform.validation(state.dense)
         self._records: list[StepRecord] = []
         for record in self._replay_last_refresh(state.records):
             self._replay(record)
@@ -64,10 +61,8 @@ class LocateThenEditSession:
         """
         prompt_sets = [build_prompts(self._model, request, self._prepared.contexts) for request in batch]
         if self._settings.target.at == "current":
-            return self.apply(
-                prompt_sets,
-                self._optimise_targets(prompt_sets, self._settings.layers[0 if self._settings.residual_schedule == "own" else -1]),
-            )
+            first = self._settings.layers[0 if self._settings.residual_schedule.has_own_targets else -1]
+            return self.apply(prompt_sets, self._optimise_targets(prompt_sets, first))
         if targets is None:
             raise ValueError("this editor works with targets at the original weights, and none were given")
         return self.apply(prompt_sets, targets)
@@ -86,8 +81,8 @@ class LocateThenEditSession:
             numbers = [*_target_numbers(targets), *self._pass(active_prompts, active_targets, record)]
         if self._settings.rounds is not None:
             self._preserve_keys(prompt_sets, record)
-        if isinstance(self._settings.delta_transform, Interpolate):
-            self._validation.offer(prompt_sets, self._settings.delta_transform.every)
+        if self._validation is not None:
+            self._validation.offer(prompt_sets)
         self._records.append(_deduplicate_residuals(record))
         if self._is_due(len(self._records)):
             self._refresh(self._records)
@@ -97,7 +92,7 @@ class LocateThenEditSession:
         """The records so far, or the tensors as they are."""
         if self._settings.state_kind == "dense":
             dense = {name: tensor for edited_layer in self._layers.values() for name, tensor in edited_layer.dense().items()}
-            return DenseState(dense | (self._validation.tensors() if isinstance(self._settings.delta_transform, Interpolate) else {}))
+            return DenseState(dense | ({} if self._validation is None else self._validation.tensors()))
         return RecordState(self._settings.state_kind, tuple(self._records))
 
     def live(self) -> LiveModel | None:
@@ -136,12 +131,12 @@ class LocateThenEditSession:
         """Change every layer once, put what is to be remembered into the record, and say what happened."""
         settings = self._settings
         frozen = self._read_at_original(prompt_sets) if settings.keys.mode == "frozen" else None
-        if settings.history == "refit" and settings.residual_schedule in REMEASURED:
+        if settings.history.starts_at_original and settings.residual_schedule.is_remeasured:
             self._restore_originals()
         numbers: StepNumbers = []
         residuals = targets.hidden_shift
         for index, layer in enumerate(settings.layers):
-            if settings.residual_schedule == "own" and index:
+            if settings.residual_schedule.has_own_targets and index:
                 targets = self._optimise_targets(prompt_sets, layer)
                 residuals = targets.hidden_shift
             activations = self._read_layer(prompt_sets, layer, frozen, is_first_layer=index == 0)
@@ -155,8 +150,7 @@ class LocateThenEditSession:
     def _read_layer(self, prompt_sets: Sequence[PromptSet], layer: int, frozen: Activations | None, *, is_first_layer: bool) -> Activations:
         """Keys at a layer, and the present hidden state where the residual is measured now."""
         settings = self._settings
-        starts_at_targets = settings.history == "refit" or settings.target.at == "current"
-        measured = settings.residual_schedule in REMEASURED or (is_first_layer and not starts_at_targets) or settings.keys.shared_key
+        measured = settings.measures_residual(is_first_layer=is_first_layer)
         if frozen is not None and not measured:
             return frozen
         now = read_activations(self._model, prompt_sets, (layer,), settings.keys, settings.target if measured else None)
@@ -171,7 +165,7 @@ class LocateThenEditSession:
         weighted_residuals = edited_layer.residual_weight * residuals.double()
         is_one_round = self._settings.rounds is None
         found, numbers = edited_layer.fit(keys.double(), unprefixed.double(), weighted_residuals, preserve_keys=is_one_round)
-        if self._settings.history == "refit":
+        if self._settings.history.starts_at_original:
             found[f"{layer}.residuals"] = residuals.cpu()
         if is_one_round and edited_layer.records_keys:
             found[f"{layer}.keys"] = keys.cpu()
@@ -298,6 +292,9 @@ class LocateThenEditEditor:
         """The state that consists of saved records, or of saved tensors."""
         return DenseState(dict(dense)) if self.kind == "dense" else RecordState(self.kind, tuple(records))
 
+    def shared_entry(self, record: StepRecord) -> None:
+        """None: every record stands for itself."""
+
     def start(self, model: LanguageModel, prepared: Prepared) -> State:
         """No records, and no tensors."""
         return self.restore((), {})
@@ -311,32 +308,16 @@ class LocateThenEditEditor:
     @contextmanager
     def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LiveModel]:
         """The model with the state's change of weights."""
-        deltas = self.deltas(model, prepared, state)
-        with view_of(model, deltas, self.settings.delta_transform, Validation.of(state.dense)) as view:
+        deltas, transform = self.deltas(model, prepared, state), self.settings.delta_transform
+        if transform is not None:
+            deltas = transform.finish(model, deltas, transform.validation(state.dense))
+        with apply_deltas(model, deltas) as view:
             yield view
 
-    def deltas(self, model: LanguageModel, prepared: Prepared, state: State) -> dict[int, Float64[Tensor, "d_out d_in"]]:
-        """The change of each edited layer's weight, before any `delta_transform`: solved from the records, or the sum of their factors."""
-        if self.settings.keys.mode == "refreshed" or self.settings.history == "adaptive_refit":
+    def deltas(self, model: LanguageModel, prepared: Prepared, state: State) -> Mapping[int, Float64[Tensor, "d_out d_in"]]:
+        """The change of each edited layer's weight, before any `delta_transform`: as the history folds it, or by replay."""
+        if self.settings.session_settings(len(state.records)) is not None:
             with self.editing(model, prepared, state) as session:
                 return session.deltas()
-        fold = self._solve_all if self.kind == "refit" else self._sum_factors
-        return {layer: fold(index, layer, model, prepared, state) for index, layer in enumerate(self.settings.layers)}
-
-    def _solve_all(self, index: int, layer: int, model: LanguageModel, prepared: Prepared, state: State) -> Float64[Tensor, "d_out d_in"]:
-        if not state.records:
-            return torch.zeros_like(model.weight(layer), dtype=torch.float64)
-        weight = residual_weight(self.settings.residual_schedule, index, len(self.settings.layers))
-        device = model.state_device(layer)
-        keys = torch.cat([record[f"{layer}.keys"] for record in state.records]).to(device).double()
-        residuals = torch.cat([residuals_of(record, layer) for record in state.records]).to(device).double()
-        return PreservedMatrix.of(self.settings.preservation, layer, prepared, model).solve(weight * residuals, keys)
-
-    def _sum_factors(self, index: int, layer: int, model: LanguageModel, prepared: Prepared, state: State) -> Float64[Tensor, "d_out d_in"]:
-        total = torch.zeros_like(model.weight(layer), dtype=torch.float64)
-        if f"{layer}.delta" in state.dense:
-            total += state.dense[f"{layer}.delta"].to(total.device)
-        for record in state.records:
-            if f"{layer}.left" in record:
-                total.addmm_(record[f"{layer}.left"].to(total.device).mT, record[f"{layer}.right"].to(total.device))
-        return total
+        fold = self.settings.history.fold
+        return {layer: fold(self.settings, index, model, prepared, state) for index, layer in enumerate(self.settings.layers)}

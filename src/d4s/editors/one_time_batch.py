@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from d4s.editors.edit_requests import EditRequest
-from d4s.editors.editor_settings import LeastSquaresSettings, LocateThenEdit, OneTimeBatch
+from d4s.editors.least_squares_settings import OneTimeBatch
 from d4s.editors.locate_then_edit import LocateThenEditEditor
 from d4s.editors.prompts import build_prompts
 from d4s.editors.protocol import Prepared, State, StateKind, StepLog, Targets
@@ -62,13 +62,8 @@ class OneTimeBatchEditor(RecordEditor):
     @contextmanager
     def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LiveModel]:
         """The model with all requests edited in at once."""
-        editor = LocateThenEditEditor(self.as_one_batch(max(1, len(state.records))))
+        editor = LocateThenEditEditor(self.settings.session_settings(len(state.records)))
         with editor.editing(model, prepared, editor.start(model, prepared)) as session:
             if state.records:
                 session.apply(*requests_from_tensors(state.records))
             yield session.view()
-
-    def as_one_batch(self, size: int) -> LocateThenEdit:
-        """The settings of the sequential family that edit `size` requests together."""
-        shared = {name: getattr(self.settings, name) for name in LeastSquaresSettings.model_fields}
-        return LocateThenEdit(**shared, batch=size)

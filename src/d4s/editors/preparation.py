@@ -14,7 +14,7 @@ from torch import Tensor
 from d4s.artifacts import StageJob, write_tensors
 from d4s.editors.edit_requests import EditRequest, draw_requests
 from d4s.editors.moments import SecondMoment, read_moments
-from d4s.editors.part_settings import PrepareSettings
+from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.editors.target_optimisation import anchor_norm
 from d4s.errors import SettingsError
 from d4s.facts.record import from_frame

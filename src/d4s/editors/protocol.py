@@ -3,7 +3,7 @@
 Terms and symbols: docs/notation.md.
 """
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -159,6 +159,13 @@ class Editor(Protocol):
 
     def restore(self, records: Sequence[StepRecord], dense: Mapping[str, Tensor]) -> State:
         """The state that consists of saved rows or of saved dense tensors."""
+        ...
+
+    def shared_entry(self, record: StepRecord) -> Hashable | None:
+        """What names the part of the state that a step's record holds whole and that later steps may continue.
+
+        Steps that share one can only be taken out from the last of them backwards. None where every step stands for itself.
+        """
         ...
 
     def start(self, model: LanguageModel, prepared: Prepared) -> State:

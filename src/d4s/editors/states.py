@@ -3,7 +3,7 @@
 Terms and symbols: docs/notation.md.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -48,6 +48,10 @@ class RecordEditor:
     def restore(self, records: Sequence[StepRecord], dense: Mapping[str, Tensor]) -> RecordState:
         """The state that consists of saved records."""
         return RecordState(self.kind, tuple(records))
+
+    def shared_entry(self, record: StepRecord) -> Hashable | None:
+        """None: every record stands for itself."""
+        return None
 
     def start(self, model: LanguageModel, prepared: Prepared) -> RecordState:
         """No records."""

@@ -22,9 +22,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from d4s.artifacts import Artifact, StageJob, write_tensors
+from d4s.editors.constants import ACTIVATIONS_PER_PASS
 from d4s.editors.contexts import read_contexts
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK, EditRequest, draw_requests
-from d4s.editors.part_settings import AnchorSettings, TargetSettings, TargetsJobSettings
+from d4s.editors.parts.input_settings import TargetsJobSettings
+from d4s.editors.parts.target_rule import AnchorSettings, TargetSettings
 from d4s.editors.prompts import PromptSet, build_prompts, pad_ids
 from d4s.editors.protocol import Targets
 from d4s.errors import ArtifactError
@@ -36,7 +38,6 @@ from d4s.models.restart import Restart, restart, restart_sublayers
 from d4s.schemas import FACTS
 
 log = logging.getLogger(__name__)
-ACTIVATIONS_PER_PASS = 2**28
 MAX_PADDING_RATIO = 1.25  # of the first request of a pass by a later one: each is filled up to the last
 MIN_ACTIVE_SHARE = 0.85  # share of a pass's requests that still move, below which the others are left out
 BETAS, EPSILON = (0.9, 0.999), 1e-8

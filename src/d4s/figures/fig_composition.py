@@ -7,12 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from d4s.analysis.compositions import HISTORIES, Composition, composition
+from d4s.analysis.compositions import Composition, composition, history_name
 from d4s.analysis.curves import at_step, summary_curve
-from d4s.analysis.display_names import METHODS, method_name
+from d4s.analysis.display_names import method_name
 from d4s.analysis.intervals import IntervalEstimate
 from d4s.analysis.norm_comparison import norm_at
 from d4s.analysis.study_results import Panel, Results
+from d4s.editors.presets import PRESETS
 from d4s.figures.captions import on_datasets
 from d4s.figures.plot_elements import Drawing, FigureSkipped, panels, percent_ticks, ratio_axis
 from d4s.figures.style import GRID, MUTED, PAPER, Page, method_style
@@ -20,7 +21,7 @@ from d4s.figures.style import GRID, MUTED, PAPER, Page, method_style
 FEWEST = 4
 ROW = 0.165
 COLUMNS = {"efficacy_accuracy": "Efficacy", "locality_accuracy": "Specificity", "norm": "L1 norm"}
-# A group has the colour of the named method that is its plainest combination.
+# A group has the look of a method that keeps earlier edits like it.
 _GROUP_STYLES = {"none": "memit", "keys": "alphaedit", "refit": "d4s", "adaptive_refit": "pmet"}
 
 
@@ -46,7 +47,7 @@ def figure(results: Results) -> Drawing:
     rows = [Row(editor, found[editor], _numbers(results, shown, editor, length)) for editor in found]
     rows = _ordered(rows)
     named = [
-        f"{method_name(row.editor)} ({HISTORIES[row.parts.history].lower()}: {row.parts.label})" for row in rows if row.editor in METHODS
+        f"{method_name(row.editor)} ({history_name(row.parts.history).lower()}: {row.parts.label})" for row in rows if row.editor in PRESETS
     ]
     names = f" Named methods among them: {', '.join(named)}." if named else ""
     seeds = (
@@ -108,7 +109,7 @@ def _draw(rows: list[Row], page: Page) -> Figure:
             ratio_axis(ax, "relative to unedited" if is_wide else "of unedited", axis="x")
         else:
             percent_ticks(ax, "retained, %" if column == "efficacy_accuracy" and is_wide else "%", 4 if is_wide else 2)
-    axes[0].set_yticks([*headings.values(), *heights.values()], [*(HISTORIES[history] for history in headings), *_labels(rows)])
+    axes[0].set_yticks([*headings.values(), *heights.values()], [*(history_name(history) for history in headings), *_labels(rows)])
     for label in axes[0].get_yticklabels()[: len(headings)]:
         label.set_fontweight("bold")
     axes[0].set_ylim(y - 0.3, -0.6)
@@ -125,7 +126,7 @@ def _dots(ax: Axes, rows: list[Row], heights: Mapping[str, float], column: str) 
     """Draw a dot with its interval for every row, and a line at the first row of every group."""
     for history in dict.fromkeys(row.parts.history for row in rows):
         group = [row for row in rows if row.parts.history == history and column in row.numbers]
-        colour = method_style(_GROUP_STYLES[history]).colour
+        colour = method_style(_GROUP_STYLES.get(history, history)).colour
         for row in group:
             found, y = row.numbers[column], heights[row.editor]
             ax.axhline(y, color=GRID, linewidth=0.5, zorder=1)

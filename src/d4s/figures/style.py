@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from d4s.editors.presets import PRESETS
+
 INK = "#1b1f24"
 MUTED = "#656d76"
 GRID = "#dde1e6"
@@ -24,25 +26,20 @@ class MethodStyle:
     dash: Any = "-"
 
 
-METHOD_STYLES: Mapping[str, MethodStyle] = {
-    "unedited": MethodStyle("#7d848c", "None", (0, (1, 1.6))),
-    "ft_l": MethodStyle("#b57d00", "v"),
-    "ft_m": MethodStyle("#8a6a3b", "<", (0, (4, 1.4))),
-    "kn": MethodStyle("#6b7f3a", "P"),
-    "rome": MethodStyle("#d1570c", "s"),
-    "rome_identity": MethodStyle("#cf7838", "s", (0, (4, 1.4))),
-    "r_rome": MethodStyle("#cf7838", "s", (0, (4, 1.4))),
-    "memit": MethodStyle("#1f77c0", "o"),
-    "memit_seq": MethodStyle("#3394d0", "D", (0, (4, 1.4))),
-    "pmet": MethodStyle("#bb5f9a", "^"),
-    "emmet": MethodStyle("#c374a7", "^", (0, (4, 1.4))),
-    "alphaedit": MethodStyle("#8159b5", "h"),
-    "nse": MethodStyle("#9c80c7", "h", (0, (4, 1.4))),
-    "grace": MethodStyle("#5b7083", "X"),
-    "d4s": MethodStyle("#0b9068", "*"),
-    "d4s_even": MethodStyle("#35a07b", "p", (0, (4, 1.4))),
-    "one_time_batch": MethodStyle("#8d949c", "d", (0, (5, 1.4, 1, 1.4))),
+DASHED = (0, (4, 1.4))
+HUES: Mapping[str, tuple[MethodStyle, ...]] = {
+    "unedited": (MethodStyle("#7d848c", "None", (0, (1, 1.6))),),
+    "fine_tuning": (MethodStyle("#b57d00", "v"), MethodStyle("#8a6a3b", "<", DASHED)),
+    "neurons": (MethodStyle("#6b7f3a", "P"),),
+    "rome": (MethodStyle("#d1570c", "s"), MethodStyle("#cf7838", "s", DASHED)),
+    "memit": (MethodStyle("#1f77c0", "o"), MethodStyle("#3394d0", "D", DASHED)),
+    "pmet": (MethodStyle("#c374a7", "^", DASHED), MethodStyle("#bb5f9a", "^")),
+    "null_space": (MethodStyle("#8159b5", "h"), MethodStyle("#9c80c7", "h", DASHED)),
+    "codebook": (MethodStyle("#5b7083", "X"),),
+    "d4s": (MethodStyle("#0b9068", "*"), MethodStyle("#35a07b", "p", DASHED)),
+    "batch": (MethodStyle("#8d949c", "d", (0, (5, 1.4, 1, 1.4))),),
 }
+"""Styles by the `hue` of presets, in the order of the presets that share it; the last one is for all that are left."""
 SPARE_COLOURS = ("#9b6b9e", "#4f8f9d", "#a8574a", "#7b8a2e", "#5c6fb3", "#94713f")
 TASK_STYLES = tuple(zip(("#4477aa", "#cc6677", "#ab861e", "#228833", "#aa4499", "#4a94c2"), "os^DvP", strict=True))
 
@@ -108,7 +105,10 @@ NARROW = Page("narrow", 3.4, 2, 3)
 
 
 def method_style(editor: str) -> MethodStyle:
-    """The style of a method; one without an entry takes a spare colour chosen by its name alone."""
-    if editor in METHOD_STYLES:
-        return METHOD_STYLES[editor]
-    return MethodStyle(SPARE_COLOURS[sum(editor.encode()) % len(SPARE_COLOURS)], "8")
+    """How a method is drawn; those without a hue take a spare colour that depends on their name alone."""
+    preset = PRESETS.get(editor)
+    if preset is None or preset.hue not in HUES:
+        return MethodStyle(SPARE_COLOURS[sum(editor.encode()) % len(SPARE_COLOURS)], "8")
+    relatives = [name for name, other in PRESETS.items() if other.hue == preset.hue]
+    styles = HUES[preset.hue]
+    return styles[min(relatives.index(editor), len(styles) - 1)]

@@ -18,14 +18,12 @@ from transformers import DynamicCache
 
 from d4s.models.edited_model import Scores, StopCriterion
 from d4s.models.language_model import LanguageModel
+from d4s.models.pass_sizes import LOGITS_PER_CHUNK, TOKENS_ON_ACCELERATORS, TOKENS_ON_CPU
 from d4s.models.tokens import Pair, encode_pairs, encode_prompts
 
-TOKENS_PER_BATCH = {"cpu": 512}  # fits a core's caches
-TOKENS_ON_ACCELERATORS = 16_384
-LOGITS_PER_CHUNK = 2**26
-MAX_WIDTH_RATIO = 1.25  # a batch holds no row longer than its first one by more than this factor: all rows run to the longest
-PADDING_PER_PASS = 24  # tokens of padding that cost no more than another pass, so that few rows are not split
-MIN_ACTIVE_SHARE = 0.75  # share of rows still generated below which the finished ones are removed from the batch
+MAX_WIDTH_RATIO = 1.25  # a row longer than the first of its batch by more than this opens a new one: all rows run to the longest
+PADDING_PER_PASS = 24  # tokens of filler that cost no more than another pass, so that few rows are not split
+MIN_ACTIVE_SHARE = 0.75  # rows that are still written, as a share of those that run, below which the others are taken out
 Ids = tuple[int, ...]
 Tails = dict[Ids, list[int]]  # by the ids that run after a prompt, the indices of the pairs that need them
 
@@ -71,7 +69,7 @@ class LiveModel:
     ) -> None:
         self.model = model
         self.reference = reference
-        self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(model.device.type, TOKENS_ON_ACCELERATORS)
+        self.tokens_per_batch = tokens_per_batch or (TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS_ON_ACCELERATORS)
 
     def score(self, prompts: Sequence[str], targets: Sequence[str]) -> Scores:
         """Teacher-forced scores of each target after its prompt, float32 on the CPU."""

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from d4s.config import BenchmarkSettings, HFModel, MeasureSettings, MomentsSettings, PretrainSettings
-from d4s.editors.editor_settings import FAMILY_SETTINGS, FamilySettings
-from d4s.editors.part_settings import PrepareSettings, TargetsJobSettings
+from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
+from d4s.editors.editor_settings import parse_editor
+from d4s.editors.parts.input_settings import PrepareSettings, TargetsJobSettings
 from d4s.models.model_shape import UnknownShape, shape_of_model
 from d4s.resources import memory_estimate, work_estimate
 from d4s.resources.machine_speed import LIGHT_STARTUP, STARTUP, Speed
@@ -189,8 +189,8 @@ def _moments(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ..
 
 def _targets(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
     target, prompt_sizes = TargetsJobSettings.model_validate(node.settings).target, estimates.prompt_sizes(node)
-    requests = len(manifests) * memory_estimate.REQUESTS_PER_BLOCK
-    needed = memory_estimate.targets(placement, target.layer, prompt_sizes, parts=memory_estimate.parts_of(target))
+    requests = len(manifests) * REQUESTS_PER_BLOCK
+    needed = memory_estimate.targets(placement, target.layer, prompt_sizes, parts=target.shifts)
     return needed, requests * placement.shape.width * 12.0, work_estimate.targets(placement, target, prompt_sizes, requests)
 
 
@@ -205,28 +205,28 @@ def _baseline(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, .
     baseline_settings = MeasureSettings(generate=settings.max_new_tokens > 0, max_new_tokens=max(1, settings.max_new_tokens))
     blocks = sum(path.stem.startswith("b") for path in manifests)
     todo = work_estimate.baseline(
-        placement, blocks * memory_estimate.REQUESTS_PER_BLOCK, baseline_settings, settings.perplexity_rows * (blocks < len(manifests))
+        placement, blocks * REQUESTS_PER_BLOCK, baseline_settings, settings.perplexity_rows * (blocks < len(manifests))
     )
     return memory_estimate.reading(placement, baseline_settings), blocks * 25e3, todo
 
 
 def _edit(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
-    editor, lengths, prompt_sizes = _editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
+    editor, lengths, prompt_sizes = parse_editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
     copies = 1 + len(lengths) if getattr(editor, "state_kind", "") == "dense" or editor.family == "fine_tune" else 1
     needed = memory_estimate.edit(placement, editor, max(lengths), prompt_sizes)
-    disk = copies * memory_estimate.ledger(editor, placement.shape, max(lengths))
+    disk = copies * editor.ledger_bytes(placement.shape, max(lengths))
     return needed, disk, work_estimate.edit(placement, editor, max(lengths), prompt_sizes)
 
 
 def _measure(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
-    editor, lengths, prompt_sizes = _editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
+    editor, lengths, prompt_sizes = parse_editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
     settings = MeasureSettings.model_validate(node.settings["measure"])
     needed = memory_estimate.measure(placement, editor, max(lengths), prompt_sizes, settings)
     return needed, sum(lengths) * 500.0, work_estimate.measure(placement, editor, lengths, prompt_sizes, settings)
 
 
 def _benchmark(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
-    editor, lengths, prompt_sizes = _editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
+    editor, lengths, prompt_sizes = parse_editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
     needed = memory_estimate.measure(placement, editor, max(lengths), prompt_sizes, None)
     return needed, 1e4 * len(lengths), work_estimate.benchmark(placement, editor, lengths, _benchmark_tokens(estimates, node), prompt_sizes)
 
@@ -239,7 +239,7 @@ def _benchmark_tokens(estimates: ResourceEstimates, node: Node) -> Number:
 
 
 def _world_report(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
-    editors = [_editor(settings) for settings in node.settings["editors"].values()]
+    editors = [parse_editor(settings) for settings in node.settings["editors"].values()]
     block = memory_estimate.targets(placement, 0, estimates.prompt_sizes(node))[0]["activations"]
     host, device = max(
         (memory_estimate.edit(placement, one, 1, estimates.prompt_sizes(node)) for one in editors),
@@ -261,10 +261,6 @@ _ESTIMATORS: Mapping[str, Estimator] = {
     "benchmark": _benchmark,
     "world_report": _world_report,
 }
-
-
-def _editor(settings: Mapping[str, Any]) -> FamilySettings:
-    return FAMILY_SETTINGS[settings["family"]].model_validate(settings)
 
 
 def _lengths(manifests: tuple[Path, ...]) -> list[int]:

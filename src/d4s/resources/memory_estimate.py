@@ -8,26 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from d4s.config import MeasureSettings, PretrainSettings
-from d4s.editors.editor_settings import (
-    FamilySettings,
-    FineTune,
-    Grace,
-    KnowledgeNeurons,
-    LeastSquaresSettings,
-    LocateThenEdit,
-    OneTimeBatch,
-)
-from d4s.editors.part_settings import PrepareSettings, TargetSettings
+from d4s.editors.constants import ACTIVATIONS_PER_PASS, ATTRIBUTED_TOKENS
+from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
+from d4s.editors.editor_settings import FamilySettings, FineTune, Grace, KnowledgeNeurons
+from d4s.editors.least_squares_settings import LeastSquaresSettings, LocateThenEdit, OneTimeBatch
+from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.models.model_shape import BYTES, Shape
+from d4s.models.pass_sizes import LOGITS_PER_CHUNK, TOKENS_ON_ACCELERATORS, TOKENS_ON_CPU
 from d4s.resources.requirements import MIB, MOVABLE_PARTS, Bytes, Number
 
 LIGHT, WITH_TORCH, WITH_TABLES, WITH_TASKS, WITH_CUDA = 165 * MIB, 470 * MIB, 510 * MIB, 540 * MIB, 2500 * MIB
-ON_HOST, ON_DEVICE = 512, 16_384  # tokens per pass, as in d4s.models.views
-LOGITS = 2**26  # entries per chunk, as there
-ACTIVATIONS = 2**28  # entries per pass of targets, as in d4s.editors.target_optimisation
-REQUESTS_PER_BLOCK = 50  # requests per block of targets
-ATTRIBUTED, ANSWER = 256, 3  # tokens that a layer's steps join, as in d4s.editors.knowledge_neurons; tokens of an original answer
-REFACTOR_EVERY = 1000  # steps between two factorisations of a recursive solver, as in d4s.editors.locate_then_edit
+ANSWER = 3  # tokens of an original answer
 DOUBLE, SINGLE = 8, 4
 TASK_ANSWERS = MeasureSettings(max_new_tokens=4)  # of tasks with free answers: a quarter of their prompts
 
@@ -65,7 +56,7 @@ class ModelPlacement:
     @property
     def pass_tokens(self) -> int:
         """Tokens of a pass when questions are asked or text is read."""
-        return max(ON_DEVICE if self.on_device else ON_HOST, self.row_tokens)
+        return max(TOKENS_ON_ACCELERATORS if self.on_device else TOKENS_ON_CPU, self.row_tokens)
 
     def activations(self, tokens: Number) -> Number:
         """Peak of a pass that keeps nothing: one block's inner vectors, of every token."""
@@ -83,7 +74,7 @@ class ModelPlacement:
 
     def logits(self, rows: Number, copies: int) -> Number:
         """Logits of rows and what is computed from them, in float32 and at most a chunk at a time."""
-        return min(rows * self.shape.vocabulary, LOGITS) * SINGLE * copies
+        return min(rows * self.shape.vocabulary, LOGITS_PER_CHUNK) * SINGLE * copies
 
 
 def split(placement: ModelPlacement, process: Number, on_host: Mapping[str, Number], on_model: Mapping[str, Number]) -> tuple[Bytes, Bytes]:
@@ -123,15 +114,10 @@ def targets(
     )
 
 
-def parts_of(target: TargetSettings) -> int:
-    """How many vectors of a request are shifted at once."""
-    return 2 if target.hook == "mlp_and_attention" else 1
-
-
 def at_once(placement: ModelPlacement, prompt_sizes: PromptSizes, requests: int) -> int:
     """Requests whose targets are optimised in one pass."""
     each = (prompt_sizes.per_request + 1) * prompt_sizes.tokens * placement.shape.width * placement.shape.layers
-    return max(1, min(requests, ACTIVATIONS // each))
+    return max(1, min(requests, ACTIVATIONS_PER_PASS // each))
 
 
 def _target_optimisation(
@@ -165,48 +151,6 @@ def questions(placement: ModelPlacement, settings: MeasureSettings | None) -> di
 # --- editors ----------------------------------------------------------------------------------------------------------
 
 
-def state(editor: FamilySettings, shape: Shape, item: int = SINGLE, edits: int = 0) -> dict[str, Number]:
-    """What an editor holds while it edits, beside the model: solvers and changes of its layers, and the largest temporaries."""
-    matrix = shape.mlp_out
-    if isinstance(editor, LeastSquaresSettings):
-        return _least_squares(editor, shape, item, edits) if isinstance(editor, LocateThenEdit) else {}
-    if isinstance(editor, FineTune):
-        return {"state": 8.0 * matrix * SINGLE, "temporaries": 3.0 * matrix * DOUBLE}
-    if isinstance(editor, KnowledgeNeurons):
-        return {"originals": shape.layers * matrix * (DOUBLE + 2.0 * item), "temporaries": 2.0 * matrix * DOUBLE}
-    return {}
-
-
-def _least_squares(editor: LocateThenEdit, shape: Shape, item: int, edits: int) -> dict[str, Number]:
-    """Per layer the preserved matrix and its solver, 2 d² in float64; its change, and its original weight twice.
-
-    With a queue the Gram matrix of all keys stands in the solver's place, and their products with residuals beside the change.
-    Directions that a step is reduced by are at most as many as the weight has rows: no more entries than the weight.
-    """
-    matrix, square = shape.mlp_out, shape.mlp_width**2
-    solvers = 2 + _is_simie(editor)
-    changes = (
-        1 + (editor.history == "adaptive_refit") + (editor.step_transform is not None and editor.step_transform.kind in {"rect", "sphere"})
-    )
-    per_layer = (solvers * square + changes * matrix) * DOUBLE + 2 * matrix * item
-    twice = 2 if editor.keys.mode == "refreshed" else 1
-    is_factored_anew = editor.history == "adaptive_refit" or editor.state_kind == "dense" or editor.neurons < 1
-    squares = 3 if _refactors(editor, shape, edits) else 2 if is_factored_anew else 1
-    temporaries = squares * square + 3 * matrix
-    return {"state": float(twice * len(editor.layers) * per_layer), "temporaries": float(temporaries * DOUBLE)}
-
-
-def _refactors(editor: LocateThenEdit, shape: Shape, edits: int) -> bool:
-    """Whether a recursive solver is recomputed during the run: the matrix, its factor and the new inverse beside the old one."""
-    is_recursive = editor.state_kind != "dense" and editor.neurons == 1 and 4 * editor.batch < shape.mlp_width
-    grows = editor.history in {"keys", "refit"} and editor.keys.mode != "refreshed"
-    return ((is_recursive and grows) or _is_simie(editor)) and edits // editor.batch >= REFACTOR_EVERY
-
-
-def _is_simie(editor: LocateThenEdit) -> bool:
-    return editor.step_transform is not None and editor.step_transform.kind == "simie"
-
-
 def _whole_batch(placement: ModelPlacement, editor: LocateThenEdit, edits: int, prompt_sizes: PromptSizes) -> dict[str, Number]:
     """The largest pass that reads keys: a batch, or all requests that a refresh solves."""
     between = editor.batch * editor.keys.every
@@ -219,23 +163,6 @@ def _largest(*alternatives: dict[str, Number]) -> dict[str, Number]:
     return max(alternatives, key=lambda parts: sum(parts.values()))
 
 
-def ledger(editor: FamilySettings, shape: Shape, edits: int) -> Number:
-    """Bytes of a run's ledger: rows of keys and residuals or of factors, or the dense state as it is."""
-    d_in, d_out, layers = shape.mlp_width, shape.width, len(editor.layers)
-    if isinstance(editor, LocateThenEdit):
-        if editor.state_kind == "dense":
-            return float(layers * (shape.mlp_out + (d_in * d_in if editor.history == "keys" else 0)) * DOUBLE)
-        if editor.state_kind == "refit":
-            return float(edits * SINGLE * (layers * d_in + d_out))
-        keys = SINGLE * d_in if editor.history != "none" else 0
-        return float(edits * layers * (DOUBLE * (d_in + d_out) + keys))
-    if isinstance(editor, OneTimeBatch):
-        return float(edits * SINGLE * 4 * d_out)
-    if isinstance(editor, FineTune):
-        return float(shape.mlp_out * SINGLE)
-    return float(edits * SINGLE * (d_in + d_out)) if isinstance(editor, Grace) else float(edits * DOUBLE * d_out)
-
-
 def edit(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_sizes: PromptSizes) -> tuple[Bytes, Bytes]:
     """Model, moments, the editor's state, its ledger, and the larger of finding a target and asking questions."""
     shape = placement.shape
@@ -244,15 +171,15 @@ def edit(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_s
         passes = _largest(passes, _whole_batch(placement, editor, edits, prompt_sizes))
         if editor.target.at == "current":
             passes = _largest(
-                passes, _target_optimisation(placement, editor.target.layer, prompt_sizes, editor.batch, parts_of(editor.target))
+                passes, _target_optimisation(placement, editor.target.layer, prompt_sizes, editor.batch, editor.target.shifts)
             )
     elif isinstance(editor, FineTune | Grace | KnowledgeNeurons):
         tokens = prompt_sizes.tokens
         if isinstance(editor, KnowledgeNeurons):
-            tokens = max(tokens, min(ATTRIBUTED, editor.steps * ANSWER * shape.layers))
+            tokens = max(tokens, min(ATTRIBUTED_TOKENS, editor.steps * ANSWER * shape.layers))
         passes = {**passes, "activations": max(passes["activations"], placement.activations(tokens) * shape.layers)}
-    on_host = {"ledger": ledger(editor, shape, edits)}
-    held = state(editor, shape, placement.item, edits)
+    on_host = {"ledger": editor.ledger_bytes(shape, edits)}
+    held = editor.held_bytes(shape, placement.item, edits)
     if not isinstance(editor, OneTimeBatch):
         on_host |= _read(editor, shape)
         held |= _basis(editor, shape)
@@ -268,18 +195,9 @@ def _read(editor: FamilySettings, shape: Shape) -> dict[str, Number]:
 
 def _basis(editor: FamilySettings, shape: Shape) -> dict[str, Number]:
     """Free directions, per layer: at most as many as a key has entries."""
-    if isinstance(editor, LeastSquaresSettings) and editor.preservation.kind == "null_space":
+    if isinstance(editor, LeastSquaresSettings) and editor.preservation.is_confined:
         return {"basis": float(len(editor.layers) * shape.mlp_width**2 * DOUBLE)}
     return {}
-
-
-def _session_of(editor: FamilySettings, edits: int) -> LocateThenEdit | None:
-    """The settings of the session that makes the edited model from a recorded state; None where no session is needed."""
-    if isinstance(editor, OneTimeBatch):
-        return LocateThenEdit(**{name: getattr(editor, name) for name in LeastSquaresSettings.model_fields}, batch=max(1, edits))
-    if isinstance(editor, LocateThenEdit) and (editor.keys.mode == "refreshed" or editor.history == "adaptive_refit"):
-        return editor
-    return None
 
 
 def measure(
@@ -291,18 +209,18 @@ def measure(
         "state": layers * shape.mlp_out * (DOUBLE + 2.0 * placement.item),
         "temporaries": 3.0 * shape.mlp_out * DOUBLE if layers else 0.0,
     }
-    on_host = {"ledger": ledger(editor, shape, edits)}
+    on_host = {"ledger": editor.ledger_bytes(shape, edits)}
     passes = questions(placement, settings or TASK_ANSWERS)
     if isinstance(editor, KnowledgeNeurons):
-        held = {"originals": sum(state(editor, shape, placement.item).values())}
-    session = _session_of(editor, edits)
+        held = {"originals": sum(editor.held_bytes(shape, placement.item, 0).values())}
+    session = editor.session_settings(edits) if isinstance(editor, LeastSquaresSettings) else None
     if session is not None:
-        held = state(session, shape, placement.item, edits) | _basis(editor, shape)
+        held = session.held_bytes(shape, placement.item, edits) | _basis(editor, shape)
         on_host |= _read(editor, shape)
         passes = _largest(passes, _whole_batch(placement, session, edits, prompt_sizes))
     elif isinstance(editor, LocateThenEdit) and editor.state_kind == "refit":
         on_host |= _read(editor, shape)
-        held["temporaries"] += (4.0 if editor.preservation.kind == "null_space" else 3.0) * shape.mlp_width**2 * DOUBLE
+        held["temporaries"] += (4.0 if editor.preservation.is_confined else 3.0) * shape.mlp_width**2 * DOUBLE
     passes = _largest(passes, {"temporaries": held.pop("temporaries", 0.0)})
     process = WITH_TABLES if settings else WITH_TASKS
     return split(placement, process, on_host, {"weights": placement.weights, **held, **passes})
@@ -328,7 +246,7 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
     if anchor is None:
         return {"process": WITH_TORCH, **moments, **work}, {}
     alone, target = replace(prompt_sizes, per_request=1), anchor.target
-    passes = _target_optimisation(placement, target.layer, alone, anchor.anchor.requests, parts_of(target))
+    passes = _target_optimisation(placement, target.layer, alone, anchor.anchor.requests, target.shifts)
     if not placement.on_device:
         return {"process": WITH_TABLES, **moments, "weights": placement.weights, **_largest(work, passes)}, {}
     return split(placement, WITH_TABLES, moments | work, {"weights": placement.weights, **passes})

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from d4s.config import CorpusSettings, MeasureSettings
-from d4s.editors.editor_settings import FamilySettings, FineTune, Grace, KnowledgeNeurons, LocateThenEdit, OneTimeBatch, Unedited
-from d4s.editors.part_settings import PrepareSettings, TargetSettings
-from d4s.resources.memory_estimate import ANSWER, REQUESTS_PER_BLOCK, ModelPlacement, PromptSizes, at_once
+from d4s.editors.constants import REFACTOR_EVERY
+from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
+from d4s.editors.editor_settings import FamilySettings, FineTune, Grace, KnowledgeNeurons, Unedited
+from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
+from d4s.editors.parts.input_settings import PrepareSettings
+from d4s.editors.parts.target_rule import TargetSettings
+from d4s.resources.memory_estimate import ANSWER, ModelPlacement, PromptSizes, at_once
 from d4s.resources.requirements import Number, Work
 
 QUESTIONS, QUESTION_TOKENS = 9, 14
@@ -76,12 +80,12 @@ def solver_work(editor: FamilySettings, placement: ModelPlacement, edits: int) -
         return Work(double=edits * layers * 4 * matrix)
     steps = edits / editor.batch
     at_start, each = d**3, 6 * d * d * editor.batch
-    if editor.state_kind == "dense" and editor.history != "none":
+    if editor.state_kind == "dense" and editor.history.remembers:
         each = d**3 / 3
-    if editor.history == "adaptive_refit":
+    if editor.history.factors_each_step:
         each = d**3 / 3 + 4 * d * matrix
-    if editor.history != "none" and steps > 1000:
-        at_start *= 1 + steps // 1000
+    if editor.history.remembers and steps > REFACTOR_EVERY:
+        at_start *= 1 + steps // REFACTOR_EVERY
     return Work(double=layers * (at_start + steps * (each + 10 * matrix)))
 
 

@@ -16,11 +16,13 @@ from torch import Tensor
 from d4s.artifacts import Artifact
 from d4s.editors.contexts import read_contexts
 from d4s.editors.edit_requests import EditRequest
-from d4s.editors.editor_settings import FamilySettings, LocateThenEdit
+from d4s.editors.editor_settings import FamilySettings
 from d4s.editors.families import build
 from d4s.editors.keys import read_activations
+from d4s.editors.least_squares_settings import LocateThenEdit
 from d4s.editors.moments import read_moments
-from d4s.editors.part_settings import KeySettings, TargetSettings
+from d4s.editors.parts.key_rule import KeySettings
+from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.prompts import Prompt, PromptSet, build_prompts
 from d4s.editors.protocol import Diverged, Prepared, Targets, run_step
 from d4s.editors.target_optimisation import build_target_loss, optimise_requests, read_targets
@@ -122,7 +124,7 @@ def first_edit_settings(settings: FamilySettings) -> FamilySettings:
 
     Targets at the original weights are computed for many requests in one batch.
     """
-    if isinstance(settings, LocateThenEdit) and settings.residual_schedule != "own" and settings.history != "adaptive_refit":
+    if isinstance(settings, LocateThenEdit) and not settings.residual_schedule.has_own_targets and not settings.history.replays:
         return settings.model_copy(update={"target": settings.target.model_copy(update={"at": "original"})})
     return settings
 

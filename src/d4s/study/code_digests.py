@@ -2,13 +2,15 @@
 
 A digest covers the syntax trees, docstrings stripped, of a module and of everything it statically imports within the
 package. A comment changes no syntax tree, so it reruns nothing. Settings are resolved before they are hashed and carry
-their values with them: of modules that list settings or names the digest covers what they do, functions and methods, and
-not what they list, fields and tables. So a new preset, reader or setting touches nothing old, and a property of settings
-that an editor asks for is covered like the editor itself.
+their values with them: of modules that hold settings or names the digest covers what they do, functions, methods and
+constants, and not what they list, fields and tables, nor what people read or plans count. So a new preset, reader or setting
+touches nothing old, and a property of settings that an editor asks for is covered like the editor itself. The parts of editors
+are imported by listing their folder, so a run's digest covers those that its editor is composed of and no others.
 """
 
 import ast
 import hashlib
+import importlib.util
 from functools import cache
 from pathlib import Path
 
@@ -28,13 +30,19 @@ DECLARATIVE_MODULES = frozenset(
         "writer_settings",
         "facts.readers",
         "facts.event_readers",
-        "editors.part_settings",
         "editors.editor_settings",
+        "editors.family_settings",
+        "editors.least_squares_settings",
         "editors.families",
         "runs.run_settings",
     )
 )
-"""Modules that list settings or names: covered by what they do."""
+"""Modules that hold settings or names: covered by what they do. Those of `PARTS` are too."""
+PARTS = f"{PACKAGE}.editors.parts."
+DESCRIPTIVE = frozenset(
+    {"label", "formula", "choice", "choices", "all_choices", "conflicts", "bytes", "held_bytes", "ledger_bytes", "_squares_at_work"}
+)
+"""Members of settings that say something to people, refuse combinations or count for plans, and change no result."""
 SUFFIXES = frozenset({".py", ".yaml", ".html", ".css", ".txt"})
 """What the package consists of, as `package-data` in `pyproject.toml` says too."""
 DATA_FILES = {
@@ -80,6 +88,10 @@ def refuse_other_source(expected: str) -> None:
 
 
 def _file_of(module: str) -> Path | None:
+    """The file of a module of the package, or of a part that is defined outside of it."""
+    if not module.startswith(f"{PACKAGE}."):
+        found = importlib.util.find_spec(module)
+        return None if found is None or found.origin is None else Path(found.origin)
     parts = module.split(".")[1:]
     for path in (ROOT.joinpath(*parts).with_suffix(".py"), ROOT.joinpath(*parts, "__init__.py")):
         if parts and path.is_file():
@@ -91,7 +103,7 @@ def _file_of(module: str) -> Path | None:
 def _tree(module: str) -> ast.Module:
     path = _file_of(module)
     if path is None:
-        raise ModuleNotFoundError(f"no module {module} in the package")
+        raise ModuleNotFoundError(f"no module {module}")
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
@@ -101,7 +113,7 @@ def _fingerprint(module: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
             node.body[0] = ast.Pass()
-    text = ast.dump(_behaviour(tree) if module in DECLARATIVE_MODULES else tree)
+    text = ast.dump(_behaviour(tree) if module in DECLARATIVE_MODULES or module.startswith(PARTS) else tree)
     for path in sorted(path for name in DATA_FILES.get(module, ()) for path in (ROOT / name, *(ROOT / name).rglob("*"))):
         if path.is_file() and path.suffix != ".pyc":
             text += f"\n{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
@@ -109,12 +121,29 @@ def _fingerprint(module: str) -> str:
 
 
 def _behaviour(tree: ast.Module) -> ast.Module:
-    """Functions and methods of a module, without its fields, tables and names of types."""
-    kept: list[ast.stmt] = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    """Functions, methods and constants of a module, without its fields, tables and names of types."""
+    kept: list[ast.stmt] = [node for node in tree.body if isinstance(node, ast.FunctionDef) or _is_number(node)]
     for node in tree.body:
-        if isinstance(node, ast.ClassDef) and (methods := [one for one in node.body if isinstance(one, ast.FunctionDef)]):
-            kept.append(ast.ClassDef(node.name, node.bases, node.keywords, [*methods], node.decorator_list))
+        if isinstance(node, ast.ClassDef) and (members := [one for one in node.body if _acts(one)]):
+            kept.append(ast.ClassDef(node.name, node.bases, node.keywords, members, node.decorator_list))
     return ast.Module(kept, [])
+
+
+def _is_number(node: ast.stmt) -> bool:
+    """Whether a statement names a number."""
+    return isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, int | float)
+
+
+def _acts(member: ast.stmt) -> bool:
+    """Whether a member of a class can change a result: a method, or a class variable, that is no description."""
+    if isinstance(member, ast.FunctionDef):
+        return member.name not in DESCRIPTIVE
+    return (
+        isinstance(member, ast.AnnAssign)
+        and isinstance(member.target, ast.Name)
+        and member.target.id not in DESCRIPTIVE
+        and ast.unparse(member.annotation).startswith("ClassVar")
+    )
 
 
 @cache

@@ -25,9 +25,9 @@ from d4s.config import (
 )
 from d4s.editors.control_editors import edited_as, is_control
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
-from d4s.editors.editor_settings import EditorSettings
+from d4s.editors.editor_settings import EditorSettings, parse_editor
 from d4s.editors.editor_settings import resolve as resolve_editor
-from d4s.editors.families import module_of
+from d4s.editors.families import modules_of
 from d4s.errors import SettingsError
 from d4s.facts.event_readers import EVENT_FILES, EVENT_READERS
 from d4s.facts.readers import READERS, files_of
@@ -274,7 +274,7 @@ class _NodeBuilder:
         model, facts, text = self.model(key.model), self.dataset(key.dataset), self.corpus(key.model)
         needs = self.needs(key, editor, max(lengths))
         label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
-        family = (module_of(editor),)
+        family = modules_of(editor)
         run_inputs = {"model": model, "facts": facts, "baseline": self.baseline(key, max(lengths))}
         run = self._run(key, run_inputs | needs, lengths)
         views = {role: node for role, node in needs.items() if role != "targets"}
@@ -296,7 +296,7 @@ class _NodeBuilder:
         editors = self._editors(key.model)
         name, settings = edited_as(key.editor, {name: found.model_dump(mode="json") for name, found in editors.items()})
         label = f"{key.model}.{key.dataset}.{name}.s{key.seed}"
-        modules = (module_of(editors[key.editor]),)
+        modules = modules_of(parse_editor(settings))
         return self._node("edit", label, {"editor": settings, "seed": key.seed}, inputs, outputs=_manifests(lengths), modules=modules)
 
     def _editors(self, model: str) -> dict[str, EditorSettings]:
@@ -339,7 +339,7 @@ class _NodeBuilder:
             if layers:
                 inputs["moments"] = self.moments(name, layers)
             settings = {"editors": {key: editor.model_dump(mode="json") for key, editor in editors.items()}, "seed": WORLD_REPORT_SEED}
-            modules = tuple(dict.fromkeys(module_of(editor) for editor in editors.values()))
+            modules = tuple(dict.fromkeys(module for editor in editors.values() for module in modules_of(editor)))
             if editors:
                 yield self._node("world_report", name, settings, inputs, modules=modules)
 

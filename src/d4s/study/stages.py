@@ -63,14 +63,14 @@ STAGES: dict[str, Stage] = {
     "targets": Stage(
         "targets",
         "d4s.editors.target_optimisation:targets",
-        "d4s.editors.part_settings:TargetsJobSettings",
+        "d4s.editors.parts.input_settings:TargetsJobSettings",
         "Target hidden states of blocks of requests at the original weights; the output is done/BLOCKS.json.",
         "b",
     ),
     "prepare": Stage(
         "prepared",
         "d4s.editors.preparation:prepare",
-        "d4s.editors.part_settings:PrepareSettings",
+        "d4s.editors.parts.input_settings:PrepareSettings",
         "Whatever else an editor needs, e.g. a projector.",
     ),
     "baseline": Stage(

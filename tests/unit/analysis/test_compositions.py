@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from d4s.analysis.compositions import PART_LABELS, Composition, composition
+from d4s.analysis.compositions import Composition, composition, part_labels
 from d4s.analysis.study_results import Results
 from d4s.editors.editor_settings import resolve
 from d4s.editors.presets import PRESETS
@@ -61,7 +61,7 @@ def test_parts_are_named_where_they_differ_from_memit(editor: str, expected: Com
 def test_there_is_a_word_for_every_part_of_every_preset() -> None:
     found = [made for name, preset in PRESETS.items() if "mini" in preset.base and (made := parts(name)) is not None]
     assert len(found) > 10
-    assert {part for made in found for part in made.parts} <= set(PART_LABELS)
+    assert {part for made in found for part in made.parts} <= set(part_labels())
     assert all(made.sort_key for made in found)
 
 

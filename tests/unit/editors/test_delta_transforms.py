@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from d4s.editors.delta_transforms import Validation, choose_fraction, prune_delta, transform_delta
-from d4s.editors.part_settings import Interpolate, Rescale, Scramble
+from d4s.editors.parts.control_transforms import Rescale, Scramble
+from d4s.editors.parts.interpolate import Interpolate, Validation
+from d4s.editors.parts.prune import Prune
 from d4s.editors.weights import apply_deltas
 from tests.oracle.plain import requests_of, rewritings_of
 
@@ -33,7 +34,7 @@ def test_the_share_goes_as_far_as_requests_ask_and_no_further(tiny_model) -> Non
     model = tiny_model(dtype=torch.float64)
     deltas = a_change(model, 20.0)
     kept, first = turning(model, deltas)
-    assert 0 < first == choose_fraction(model, deltas, kept, Interpolate(floor=0.0))
+    assert 0 < first == Interpolate(floor=0.0).fraction(model, deltas, kept)
 
 
 def test_essence_prompts_hold_the_share_back(tiny_model) -> None:
@@ -42,21 +43,21 @@ def test_essence_prompts_hold_the_share_back(tiny_model) -> None:
     kept, first = turning(model, deltas)
     ((prompt, target, _),) = kept.entries
     own = Validation([(prompt, target, prompt)], 1)  # its essence prompt turns with the answer
-    assert choose_fraction(model, deltas, own, Interpolate(floor=1.0)) < first
+    assert Interpolate(floor=1.0).fraction(model, deltas, own) < first
 
 
 def test_without_requests_the_whole_way_is_gone(tiny_model) -> None:
     model = tiny_model()
-    assert choose_fraction(model, a_change(model, 1.0), Validation(), Interpolate()) == 1.0
+    assert Interpolate().fraction(model, a_change(model, 1.0), Validation()) == 1.0
 
 
 def test_every_so_many_th_request_is_kept_and_comes_back(tiny_model) -> None:
     model = tiny_model()
-    kept = Validation()
+    kept = Validation(every=3)
     texts = rewritings_of(model, requests_of(7))
     for start in (0, 3, 5):
-        kept.offer(texts[start : (3, 3, 5, 5, 5, 7)[start]], 3)
-    again = Validation.of(kept.tensors())
+        kept.offer(texts[start : (3, 3, 5, 5, 5, 7)[start]])
+    again = Validation.of(kept.tensors(), 3)
     assert (again.entries, again.seen) == (kept.entries, 7)
     assert [entry[0] for entry in kept.entries] == [texts[number].prompts[0].ids for number in (0, 3, 6)]
 
@@ -64,7 +65,7 @@ def test_every_so_many_th_request_is_kept_and_comes_back(tiny_model) -> None:
 def test_pruned_changes_have_no_singular_value_far_above_the_originals() -> None:
     generator = torch.Generator().manual_seed(0)
     original, delta = (torch.randn(6, 9, generator=generator, dtype=torch.float64) for _ in range(2))
-    small, large = prune_delta(0.01 * delta, original, 1.2), prune_delta(100 * delta, original, 1.2)
+    small, large = (Prune(base=1.2).of(size * delta, original, 0) for size in (0.01, 100))
     torch.testing.assert_close(small, 0.01 * delta)
     largest = float(torch.linalg.matrix_norm(original, 2))
     assert largest < float(torch.linalg.matrix_norm(large, 2)) < largest + 40
@@ -76,16 +77,14 @@ def test_pruned_changes_have_no_singular_value_far_above_the_originals() -> None
 def test_controls_keep_what_they_say(norm) -> None:
     generator = torch.Generator().manual_seed(0)
     original, delta = (torch.randn(6, 9, generator=generator, dtype=torch.float64) for _ in range(2))
-    torch.testing.assert_close(
-        torch.linalg.norm(transform_delta(delta, original, Rescale(factor=3.0), 0), norm), 3 * torch.linalg.norm(delta, norm)
-    )
-    scrambled = transform_delta(delta, original, Scramble(), 0)
+    torch.testing.assert_close(torch.linalg.norm(Rescale(factor=3.0).of(delta, original, 0), norm), 3 * torch.linalg.norm(delta, norm))
+    scrambled = Scramble().of(delta, original, 0)
     torch.testing.assert_close(scrambled.flatten().sort().values, delta.flatten().sort().values)
-    assert not torch.equal(scrambled, delta) and torch.equal(scrambled, transform_delta(delta, original, Scramble(), 0))
+    assert not torch.equal(scrambled, delta) and torch.equal(scrambled, Scramble().of(delta, original, 0))
 
 
 def test_layers_are_scrambled_in_orders_of_their_own() -> None:
     delta = torch.arange(600.0, dtype=torch.float64).view(20, 30)
-    orders = {(seed, layer): transform_delta(delta, delta, Scramble(seed=seed), layer) for seed in range(3) for layer in range(3)}
+    orders = {(seed, layer): Scramble(seed=seed).of(delta, delta, layer) for seed in range(3) for layer in range(3)}
     found = list(orders.values())
     assert all((one == other).double().mean() < 0.05 for number, one in enumerate(found) for other in found[:number])

@@ -3,7 +3,8 @@ import torch
 
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.keys import average_keys, read_activations
-from d4s.editors.part_settings import KeySettings, TargetSettings
+from d4s.editors.parts.key_rule import KeySettings
+from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.prompts import PromptTooLong, build_prompts, pad_ids
 from d4s.models.tokens import encode
 from tests.oracle.plain import PREFIXES, average_key, hidden_of, key_of, requests_of, rewritings_of

@@ -6,7 +6,7 @@ import torch
 from d4s.artifacts import Artifact, StageJob, write_json, write_tensors
 from d4s.config import ContextsSettings, MomentsSettings
 from d4s.editors.editor_settings import resolve
-from d4s.editors.part_settings import BasisSettings, PrepareSettings
+from d4s.editors.parts.input_settings import BasisSettings, PrepareSettings
 from d4s.editors.preparation import free_directions, prepare
 from d4s.errors import ArtifactError, SettingsError
 from d4s.runs.prepared_parts import load_prepared

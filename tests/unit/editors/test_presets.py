@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from d4s.editors.editor_settings import FAMILY_SETTINGS, resolve
-from d4s.editors.families import FAMILIES, build, module_of
+from d4s.editors.families import FAMILIES, build, modules_of
 from d4s.editors.hparams import merge_hparams
-from d4s.editors.part_settings import BasisSettings, PrepareSettings
+from d4s.editors.parts.input_settings import BasisSettings, PrepareSettings
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
 from d4s.errors import SettingsError
 
@@ -19,7 +19,7 @@ def test_every_preset_is_valid_in_every_column(name: str, column: str) -> None:
     settings = resolve(name, {}, column)
     assert settings.family == PRESETS[name].family
     assert type(settings).model_validate(settings.model_dump(mode="json")) == settings
-    assert module_of(settings) == FAMILIES.module(settings.family)
+    assert modules_of(settings)[0] == FAMILIES.module(settings.family)
 
 
 def test_every_preset_has_a_paper_a_note_and_the_embedded_column() -> None:
@@ -47,8 +47,9 @@ def test_released_values_stand_as_released() -> None:
 
 def test_what_sets_the_methods_apart() -> None:
     memit, seq, d4s = (resolve(name, {}, "mini") for name in ("memit", "memit_seq", "d4s"))
-    assert seq == memit.model_copy(update={"history": "keys", "preservation": seq.preservation})
-    assert (d4s.history, d4s.residual_schedule, d4s.target.at, d4s.keys.mode) == ("refit", "static", "original", "progressive")
+    assert seq == memit.model_copy(update={"history": seq.history, "preservation": seq.preservation})
+    assert seq.history.kind == "keys"
+    assert (d4s.history.kind, d4s.residual_schedule.kind, d4s.target.at, d4s.keys.mode) == ("refit", "static", "original", "progressive")
     assert (d4s.layers, d4s.keys) == (memit.layers, memit.keys)
     assert resolve("rome", {}, "mini").preservation.kind == "moments"
     assert resolve("rome_identity", {}, "mini").preservation.kind == "identity"
@@ -58,7 +59,7 @@ def test_what_sets_the_methods_apart() -> None:
 
 def test_a_changed_preset_keeps_the_rest() -> None:
     even = resolve("even_shares", {"preset": "d4s", "residual_schedule": "even", "target": {"steps": 7}}, "mini")
-    assert (even.residual_schedule, even.target.steps) == ("even", 7)
+    assert (even.residual_schedule.kind, even.target.steps) == ("even", 7)
     assert even.target.lr == resolve("d4s", {}, "mini").target.lr
 
 
@@ -68,6 +69,17 @@ def test_a_part_of_another_kind_starts_afresh() -> None:
     assert merge_hparams(base, {"part": {"weight": 5}})["part"] == {"kind": "a", "weight": 5}
     assert resolve("mine", {"preset": "memit", "preservation": {"kind": "identity"}}, "mini").preservation.weight == 1.0
     assert "preset" not in hparams_of("memit", "mini", {})
+
+
+def test_a_part_is_written_by_its_kind_alone_or_with_its_settings() -> None:
+    assert resolve("mine", {"preset": "memit", "history": "keys"}, "mini") == resolve(
+        "mine", {"preset": "memit", "history": {"kind": "keys"}}, "mini"
+    )
+    assert resolve("lyaplock", {}, "mini").history.slack == 60.0
+    assert resolve("mine", {"preset": "lyaplock", "history": {"slack": 3}}, "mini").history.slack == 3.0
+    assert (
+        resolve("mine", {"preset": "memit", "step_transform": "rect"}, "mini").step_transform == resolve("rect", {}, "mini").step_transform
+    )
 
 
 def test_an_editor_can_be_written_from_scratch() -> None:
@@ -132,6 +144,10 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mine", {"preset": "d4s", "delta_transform": {"kind": "interpolate"}}, "keeps requests for validation"),
     ("mine", {"preset": "simie", "rounds": {"above": 1, "below": 2}}, "sees the keys of every step once"),
     ("mine", {"preset": "simie", "delta_transform": {"kind": "interpolate"}}, "sees the keys of every step once"),
+    ("mine", {"preset": "memit", "history": "kyes"}, "history: unknown history; did you mean 'keys'?, found 'kyes'"),
+    ("mine", {"preset": "memit", "step_transform": {"kind": "rects"}}, "step_transform: unknown step_transform; did you mean 'rect'?"),
+    ("mine", {"preset": "memit", "step_transform": {"kind": "rect", "kep": 1}}, "step_transform.kep: unknown key; did you mean 'keep'"),
+    ("mine", {"preset": "memit", "delta_transform": "rescale"}, "delta_transform.factor: Field required"),
     ("mine", {"preset": "one_time_batch", "keys": {"mode": "refreshed"}}, "reads its keys once"),
     ("mine", {"preset": "blue", "anchor": {}}, "has a target at each layer"),
     ("mine", {"preset": "lyaplock", "target": {"at": "original"}}, "so target.at must be `current`"),
@@ -158,7 +174,7 @@ def test_several_defects_are_named_at_once() -> None:
 
 
 def test_resolving_imports_no_torch() -> None:
-    code = "import sys; from d4s.editors.families import module_of; from d4s.editors.editor_settings import resolve; "
+    code = "import sys; from d4s.editors.families import modules_of; from d4s.editors.editor_settings import resolve; "
     code += "import d4s.runs.run_settings; "
-    code += "module_of(resolve('d4s', {}, 'mini')); assert 'torch' not in sys.modules"
+    code += "modules_of(resolve('d4s', {}, 'mini')); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,15 +2,15 @@ import math
 
 import pytest
 
-from d4s.editors.residual_schedule import REMEASURED, residual_weight
+from d4s.editors.parts.part_families import ResidualSchedule
 
 
 def achieved(residual_schedule: str, layers: int) -> float:
     """How much of a residual is taken over in all, if every layer does what it is asked to."""
     done = 0.0
     for index in range(layers):
-        left = 1.0 - done if residual_schedule in REMEASURED else 1.0
-        done += residual_weight(residual_schedule, index, layers) * left
+        schedule = ResidualSchedule.choose(residual_schedule)
+        done += schedule.weight(index, layers) * (1.0 - done if schedule.is_remeasured else 1.0)
     return done
 
 
@@ -28,6 +28,6 @@ def test_the_released_share_overshoots_as_known() -> None:
 
 
 def test_shares_by_layer() -> None:
-    assert [residual_weight("remeasured", i, 3) for i in range(3)] == pytest.approx([1 / 3, 1 / 2, 1.0])
-    assert [residual_weight("even", i, 3) for i in range(3)] == pytest.approx([1 / 3] * 3)
-    assert [residual_weight("root", i, 3) for i in range(3)] == pytest.approx([1 / math.sqrt(3), 1 / math.sqrt(2), 1.0])
+    assert [ResidualSchedule.choose("remeasured").weight(i, 3) for i in range(3)] == pytest.approx([1 / 3, 1 / 2, 1.0])
+    assert [ResidualSchedule.choose("even").weight(i, 3) for i in range(3)] == pytest.approx([1 / 3] * 3)
+    assert [ResidualSchedule.choose("root").weight(i, 3) for i in range(3)] == pytest.approx([1 / math.sqrt(3), 1 / math.sqrt(2), 1.0])

@@ -20,7 +20,8 @@ from d4s.config import ContextsSettings, CorpusSettings, FactsSettings, MomentsS
 from d4s.editors import target_optimisation as targets_stage
 from d4s.editors.edit_requests import draw_requests
 from d4s.editors.moments import collect_moments, moments, read_moments
-from d4s.editors.part_settings import TargetSettings, TargetsJobSettings
+from d4s.editors.parts.input_settings import TargetsJobSettings
+from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.target_optimisation import read_targets, targets
 from d4s.errors import ArtifactError
 from d4s.facts.record import to_rows

@@ -7,7 +7,8 @@ from d4s.artifacts import Artifact, StageJob, write_json, write_table
 from d4s.config import ContextsSettings, FactsSettings
 from d4s.editors import target_optimisation as stage
 from d4s.editors.edit_requests import draw_requests
-from d4s.editors.part_settings import AnchorSettings, TargetSettings, TargetsJobSettings
+from d4s.editors.parts.input_settings import TargetsJobSettings
+from d4s.editors.parts.target_rule import AnchorSettings, TargetSettings
 from d4s.editors.prompts import build_prompts
 from d4s.editors.protocol import Targets
 from d4s.editors.target_optimisation import Shifts, anchor_norm, optimise, read_targets, rescale_targets, targets

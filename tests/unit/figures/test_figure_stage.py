@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from d4s.analysis.curves import benchmark_curve
-from d4s.analysis.display_names import METHODS as NAMES
+from d4s.analysis.display_names import method_name
 from d4s.analysis.study_results import Panel, Results
 from d4s.config import FigureSettings
 from d4s.editors.presets import PRESETS
@@ -22,7 +22,7 @@ from d4s.figures import fig_form_matrix, fig_objectives
 from d4s.figures.captions import title_suffix
 from d4s.figures.figure_stage import FIGURES, figures
 from d4s.figures.plot_elements import FigureSkipped, curve, edits_axis, ratio_axis
-from d4s.figures.style import METHOD_STYLES, NARROW, RC, SPARE_COLOURS, TASK_STYLES, WIDE, Page, method_style
+from d4s.figures.style import HUES, NARROW, RC, SPARE_COLOURS, TASK_STYLES, WIDE, Page, method_style
 from tests.synthetic import METHODS, Made, Method, write_study
 
 PAPER, DARK = "#ffffff", "#14171b"
@@ -41,7 +41,7 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize(
     "colour",
-    sorted({method_style.colour for method_style in METHOD_STYLES.values()} | set(SPARE_COLOURS) | {colour for colour, _ in TASK_STYLES}),
+    sorted({style.colour for styles in HUES.values() for style in styles} | set(SPARE_COLOURS) | {colour for colour, _ in TASK_STYLES}),
 )
 def test_every_colour_reads_on_white_and_on_dark(colour: str) -> None:
     assert contrast(colour, PAPER) >= 2.9
@@ -49,18 +49,18 @@ def test_every_colour_reads_on_white_and_on_dark(colour: str) -> None:
 
 
 def test_methods_differ_in_colour_or_in_marker_and_dash() -> None:
-    drawn = {name: (style.colour, style.marker, str(style.dash)) for name, style in METHOD_STYLES.items() if name != "r_rome"}
-    assert len(set(drawn.values())) == len(drawn)
+    drawn = [(style.colour, style.marker, str(style.dash)) for styles in HUES.values() for style in styles]
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_methods_without_a_look_get_the_same_one_every_time() -> None:
     assert method_style("my_method") == method_style("my_method")
     assert method_style("my_method").colour in SPARE_COLOURS
-    assert set(METHOD_STYLES) <= set(NAMES)
+    assert {preset.hue for preset in PRESETS.values()} == {*HUES, ""}
 
 
-def test_every_preset_has_a_name_and_nothing_else_has() -> None:
-    assert set(NAMES) == set(PRESETS)
+def test_every_preset_has_a_name_of_its_own() -> None:
+    assert len({method_name(name) for name in PRESETS}) == len(PRESETS)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, GPTNeoCon
 
 from d4s.artifacts import MANIFEST
 from d4s.config import Study
-from d4s.editors.editor_settings import LocateThenEdit, resolve
+from d4s.editors.editor_settings import resolve
+from d4s.editors.least_squares_settings import LocateThenEdit
 from d4s.models.model_shape import Shape, UnknownShape, shape_at, shape_of
 from d4s.resources import capacity, memory_estimate
 from d4s.resources.capacity import DoesNotFit, Machine, check_capacity
@@ -98,7 +99,7 @@ def test_a_hub_model_that_was_never_fetched_is_told_how_to_be(monkeypatch: pytes
 
 def _parts(editor: str, **changes: Any) -> dict[str, float]:
     settings = resolve(editor, {}, "gpt2-xl").model_copy(update=changes)
-    return memory_estimate.state(settings, SMALL)
+    return settings.held_bytes(SMALL, 4, 0)
 
 
 @pytest.mark.parametrize("editor", ["memit", "memit_seq", "d4s", "rome", "alphaedit", "nse", "encore"])

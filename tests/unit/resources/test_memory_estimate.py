@@ -17,10 +17,11 @@ from d4s.apply.edited_folder import EditedFolder
 from d4s.apply.hparams_match import model_shape
 from d4s.apply.prompt_builder import PromptBuilder
 from d4s.config import MeasureSettings, Study
-from d4s.editors import locate_then_edit
-from d4s.editors.editor_settings import LocateThenEdit, resolve
-from d4s.editors.part_settings import BasisSettings, NullSpacePreservation, PrepareSettings
-from d4s.editors.step_transforms import main_directions
+from d4s.editors.editor_settings import resolve
+from d4s.editors.least_squares_settings import LocateThenEdit
+from d4s.editors.parts.input_settings import BasisSettings, PrepareSettings
+from d4s.editors.parts.preservations import NullSpacePreservation
+from d4s.editors.parts.sphere import main_directions
 from d4s.metrics.lm_eval_bridge import BENCHMARK_OF_WORLD_TASK
 from d4s.models.loading import load
 from d4s.models.model_shape import Shape
@@ -66,7 +67,7 @@ def _read(requests: int) -> float:
 def test_a_session_that_is_opened_to_measure_holds_all_that_it_edits_with(editor: str, asked: MeasureSettings | None) -> None:
     settings = _settings(editor)
     host, _ = memory_estimate.measure(HOST, settings, 1200, PROMPTS, asked)
-    held = memory_estimate.state(settings, SMALL, 4, 1200)
+    held = settings.held_bytes(SMALL, 4, 1200)
     assert host["state"] == held["state"] > 2 * len(settings.layers) * SQUARE
     assert host["moments"] == len(settings.layers) * SQUARE
     _, device = memory_estimate.measure(DEVICE, settings, 1200, PROMPTS, asked)
@@ -139,7 +140,7 @@ def test_a_refit_within_a_null_space_reads_bases_to_be_measured() -> None:
 
 def test_directions_of_sphere_are_no_more_than_rows_of_the_weight() -> None:
     settings = _settings("sphere")
-    more = memory_estimate.state(settings, SMALL)["state"] - memory_estimate.state(_settings("alphaedit"), SMALL)["state"]
+    more = settings.held_bytes(SMALL, 4, 0)["state"] - _settings("alphaedit").held_bytes(SMALL, 4, 0)["state"]
     assert more == len(settings.layers) * MATRIX
     assert main_directions(torch.eye(4, 16), 0.999).shape == (16, 4)
 
@@ -152,11 +153,7 @@ def test_what_a_plan_can_move_it_can_lower() -> None:
 
 
 def _squares(editor: str, edits: int, **changes: Any) -> float:
-    return (memory_estimate.state(_settings(editor, **changes), SMALL, 4, edits)["temporaries"] - 3 * MATRIX) / SQUARE
-
-
-def test_solvers_are_factored_afresh_as_often_as_sessions_do_it() -> None:
-    assert memory_estimate.REFACTOR_EVERY == locate_then_edit.REFACTOR_EVERY
+    return (_settings(editor, **changes).held_bytes(SMALL, 4, edits)["temporaries"] - 3 * MATRIX) / SQUARE
 
 
 @pytest.mark.parametrize("editor", ["memit_seq", "alphaedit", "d4s", "simie"])

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from d4s.editors.part_settings import TargetSettings
+from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.protocol import TARGET_FIELDS
 from d4s.editors.target_optimisation import optimise_requests
 from d4s.runs import target_cache

@@ -8,7 +8,7 @@ from d4s.artifacts import Artifact, StageJob, read_table, write_table
 from d4s.config import PretrainSettings
 from d4s.editors.edit_requests import draw_requests
 from d4s.editors.editor_settings import resolve
-from d4s.editors.part_settings import TargetSettings
+from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.prompts import build_prompts
 from d4s.editors.target_optimisation import optimise
 from d4s.models.tokens import encode

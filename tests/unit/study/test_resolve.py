@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from d4s.config import Study
+from d4s.editors.editor_settings import resolve as resolve_editor
+from d4s.editors.families import modules_of
 from d4s.errors import ArtifactError, MissingDataError, SettingsError
 from d4s.study import code_digests, stages
 from d4s.study.graph import Node
@@ -210,17 +212,22 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "d4s"
 
 
-EDITING = ("d4s.runs.edit_stage", "d4s.editors.locate_then_edit")
+EDITING = ("d4s.runs.edit_stage", *modules_of(resolve_editor("rect", {}, "mini")))
+LEAST_SQUARES, RECT, TARGETS = (f"editors/{name}.py" for name in ("least_squares_settings", "parts/rect", "parts/target_rule"))
 REACHED = {
     "a kind of state": (
-        "editors/editor_settings.py",
-        'if self.history in {"refit", "adaptive_refit"}:',
-        'if self.history == "adaptive_refit":',
+        LEAST_SQUARES,
+        'return "dense" if any(',
+        'return "additive" if any(',
     ),
-    "what is read": ("editors/editor_settings.py", 'found: set[InputKind] = {"contexts"}', "found: set[InputKind] = set()"),
-    "layers of moments": ("editors/editor_settings.py", 'return () if self.preservation.kind == "identity" else self.layers', "return ()"),
-    "shared targets": ("editors/editor_settings.py", 'return self.target if self.target.at == "original" else None', "return self.target"),
-    "a count of layers": ("editors/part_settings.py", "return 0 if self.basis is None else len(self.basis.layers)", "return 0"),
+    "what is read": (LEAST_SQUARES, 'found: set[InputKind] = {"contexts", ', 'found: set[InputKind] = {'),
+    "layers of moments": (LEAST_SQUARES, "return self.layers if self.preservation.uses_moments else ()", "return ()"),
+    "when a residual is measured": (LEAST_SQUARES, "return self.residual_schedule.is_remeasured or", "return"),
+    "mathematics of a part": (RECT, "relative.kthvalue(dropped).values", "relative.kthvalue(dropped + 1).values"),
+    "a number of a part": (RECT, "SMALLEST_WEIGHT = 1e-8", "SMALLEST_WEIGHT = 1e-7"),
+    "a constant of a part": (RECT, "is_dense: ClassVar[bool] = True", "is_dense: ClassVar[bool] = False"),
+    "shared targets": (LEAST_SQUARES, 'return self.target if self.target.at == "original" else None', "return self.target"),
+    "a count of layers": ("editors/parts/input_settings.py", "return 0 if self.basis is None else len(self.basis.layers)", "return 0"),
     "the text of settings": ("config.py", "sort_keys=True", "sort_keys=False"),
     "a look-up": ("registry.py", "return getattr(importlib.import_module(module), attribute)", "return None"),
 }  # fmt: skip
@@ -228,9 +235,11 @@ BESIDE = {
     "a preset": ("editors/presets.py", 'PRESETS: Mapping[str, Preset] = {', 'PRESETS: Mapping[str, Preset] = {\n    "other": None,'),
     "a column": ("editors/hparams.py", 'IDENTITY: HParams = {', 'OTHER: HParams = {}\nIDENTITY: Settings = {'),
     "a family": ("editors/families.py", '"editor family",\n    {', '"editor family",\n    {"other": "d4s.editors.other:Other",'),
-    "a setting": ("editors/part_settings.py", "class Sphere(Frozen):", "class Other(Frozen):\n    x: int = 1\n\n\nclass Sphere(Frozen):"),
-    "a default": ("editors/part_settings.py", "steps: Count = Field(default=25", "steps: Count = Field(default=26"),
-    "a kind of part": ("editors/part_settings.py", "StepTransform = Annotated[Rect |", "StepTransform = Annotated[Other | Rect |"),
+    "a setting": (RECT, "    feedback: bool =", "    other: int = 1\n    feedback: bool ="),
+    "a default": (TARGETS, "steps: Count = Field(default=25", "steps: Count = Field(default=26"),
+    "another part": ("editors/parts/sphere.py", "cumulative < energy", "cumulative <= energy"),
+    "a formula": (RECT, 'formula: ClassVar[str] = "entries', 'formula: ClassVar[str] = "Entries'),
+    "memory of a part": (RECT, "return DOUBLE * shape.mlp_out", "return 2 * DOUBLE * shape.mlp_out"),
     "a table of results": ("schemas.py", "EDIT_LOG = _schema(", "OTHER = _schema(step=_int)\nEDIT_LOG = _schema("),
     "words of an error": ("errors.py", "defects in the records", "defects"),
 }  # fmt: skip
@@ -244,6 +253,14 @@ def test_what_settings_do_changes_the_digest_of_an_edit_and_what_tables_list_doe
     assert text.count(old) == 1
     (checkout / name).write_text(text.replace(old, new))
     assert (_digest(*EDITING) != before) is (change in REACHED)
+
+
+def test_a_run_is_covered_by_the_parts_that_its_editor_has() -> None:
+    assert modules_of(resolve_editor("simie", {}, "mini")) == (
+        "d4s.editors.locate_then_edit",
+        *(f"d4s.editors.parts.{name}" for name in ("residual_schedules", "preservations", "histories", "simie")),
+    )
+    assert modules_of(resolve_editor("grace", {}, "mini")) == ("d4s.editors.grace",)
 
 
 def test_nodes_of_two_verbs_are_never_taken_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:

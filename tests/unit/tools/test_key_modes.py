@@ -15,4 +15,4 @@ def test_distances_are_relative_to_the_batch_by_layer() -> None:
 @pytest.mark.parametrize("name", MODES)
 def test_every_mode_is_an_editor(name: str) -> None:
     settings = resolve("variant", MODES[name], "mini")
-    assert settings.family == "locate_then_edit" and settings.history == "refit"
+    assert settings.family == "locate_then_edit" and settings.history.kind == "refit"

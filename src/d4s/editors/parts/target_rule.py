@@ -1,0 +1,93 @@
+"""How the target hidden state of a request is optimised, and how it is rescaled; `target_optimisation.py` computes it."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from d4s.config import Count, Frozen
+from d4s.editors.parts.part import Choice, NotNegative, Positive
+
+MODULE = "d4s.editors.target_optimisation"
+LOSS = "least mean of −log P(target tokens) + kl · KL at the KL prompt + decay · ‖δ‖ / ‖h‖², with ‖δ‖ ≤ clamp · ‖h‖"
+TOP1 = Choice(
+    "target.stop",
+    "top1",
+    "optimising stops a few steps after every target token has become the most likely one",
+    MODULE,
+    "top-1 stop",
+)
+ANCHOR = Choice(
+    "anchor", "norm", "MLP output at the target rescaled to the usual norm *c*; unshifted where it is above *2c*", MODULE, "anchor"
+)
+CHOICES = {
+    (choice.name, choice.kind): choice
+    for choice in (
+        Choice("target.hook", "block_output", f"*z = h + δ* at the block's output; δ has the {LOSS}", MODULE),
+        Choice("target.hook", "mlp_output", "the same with *h* the MLP's share of the block's output", MODULE, "MLP target"),
+        Choice(
+            "target.hook",
+            "mlp_and_attention",
+            "two shifts at once, of the MLP's and of the attention's share; the MLP's is written",
+            MODULE,
+            "joint target",
+        ),
+        Choice("target.at", "original", "δ is optimised on the unedited model: once, for all editors", MODULE, "first targets"),
+        Choice("target.at", "current", "δ is optimised on the model as edited so far", MODULE),
+        TOP1,
+    )
+}
+
+
+class TargetSettings(Frozen):
+    """How the target hidden state of a request is optimised: the hidden state at the last subject token plus a shift."""
+
+    layer: int = Field(ge=0, description="Block whose output is shifted; the last edited layer.")
+    hook: Literal["block_output", "mlp_output", "mlp_and_attention"] = Field(
+        default="block_output",
+        description="What is shifted: the block's output, the MLP's share of it, or that and the attention's share jointly (PMET), "
+        "of which only the MLP's is written.",
+    )
+    at: Literal["original", "current"] = Field(
+        default="current", description="Optimise on the unedited model (once, shared by editors) or on the model as edited so far."
+    )
+    steps: Count = Field(default=25, description="Evaluations of the loss; the last one is not followed by an update.")
+    lr: Positive = Field(default=0.5, description="Learning rate of Adam.")
+    clamp: Positive = Field(default=0.75, description="Largest norm of the shift, relative to the hidden state.")
+    kl_weight: NotNegative = Field(default=0.0625, description="Weight of the divergence at the KL prompt `SUBJECT is a`.")
+    weight_decay: NotNegative = Field(default=0.5, description="Weight of the shift's norm over the squared norm of the hidden state.")
+    stop_loss: NotNegative = Field(default=0.05, description="Stop once the loss is below this.")
+    stop_probability: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Also stop once every target token has at least this probability after every prompt."
+    )
+    stop_top1: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Also stop so many steps after every target token has become the most likely one after every prompt."
+    )
+    top1_weight: NotNegative = Field(
+        default=1.0, description="Weight of the target's loss while every target token is the most likely one after every prompt (PMET)."
+    )
+    top1_divergence: NotNegative | None = Field(
+        default=None, description="Also stop once that is so and the divergence at the KL prompt is at most this (PMET)."
+    )
+
+    @property
+    def shifts(self) -> int:
+        """How many vectors of a request are shifted at once."""
+        return 2 if self.hook == "mlp_and_attention" else 1
+
+    def choices(self) -> Iterator[Choice]:
+        """The rule's choices, with their formulas."""
+        yield CHOICES["target.hook", self.hook]
+        yield CHOICES["target.at", self.at]
+        if self.stop_top1 is not None:
+            yield TOP1
+
+
+class AnchorSettings(Frozen):
+    """Rescale what an MLP is to put out for a request to the usual norm on the unedited model, or leave the request out."""
+
+    requests: Count = Field(
+        default=1000, description="Requests, solved on the unedited model at their unprefixed prompts, that the norm is taken from."
+    )
+    drop: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.05, description="Share of the largest norms that is left out of the mean.")
+    skip: Positive = Field(default=2.0, description="Beyond so many times the usual norm a request is not edited at all.")
