@@ -128,7 +128,7 @@ def test_an_unlisted_file_is_refused(made):
 
 
 def test_an_artefact_of_another_kind_is_refused(made):
-    with pytest.raises(ArtifactError, match="holds 'facts' of schema version 1, expected 'models'"):
+    with pytest.raises(ArtifactError, match="holds 'facts' of schema version 2, expected 'models'"):
         Artifact.open(made, "models")
 
 
@@ -187,7 +187,7 @@ def test_a_table_of_another_schema_or_version_is_refused(tmp_path):
         read_table(path, CURVE)
     old = NORMS.with_metadata({"d4s_schema_version": "0"})
     pq.write_table(pa.Table.from_pylist(ROWS, schema=old), path)
-    with pytest.raises(ArtifactError, match="of version 1"):
+    with pytest.raises(ArtifactError, match="of version 2"):
         read_table(path, NORMS)
     path.write_text("no parquet at all", encoding="utf-8")
     with pytest.raises(ArtifactError, match="cannot be read as Parquet"):

@@ -21,8 +21,8 @@ def test_readers_go_together_and_nobody_changes_what_they_read(tmp_path: Path) -
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    hold = "with locked(Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
-    hold = f"import sys, time; from pathlib import Path; from d4s.locks import locked\n{hold}"
+    hold = "with folder_lock(Path(sys.argv[1])): print(1, flush=True); time.sleep(60)"
+    hold = f"import sys, time; from pathlib import Path; from d4s.locks import folder_lock\n{hold}"
     with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline()
         with pytest.raises(D4SError, match=AT_WORK), folder_lock(tmp_path):

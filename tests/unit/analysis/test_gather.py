@@ -187,7 +187,7 @@ def test_versions_and_resolved_editors_are_recorded(cells: list[CellFolders], tm
     gather(cells, tmp_path / "out")
     text = (tmp_path / "out" / "provenance.json").read_text()
     assert '"torch"' in text
-    assert '"mini / rome": {\n   "family": "locate_then_edit"' in text
+    assert '"mini / rome": {\n   "delta_transform": null,\n   "family": "locate_then_edit"' in text
 
 
 def test_an_unfinished_length_is_named_and_nothing_is_written(cells: list[CellFolders], tmp_path: Path) -> None:
