@@ -1,6 +1,5 @@
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -215,8 +214,8 @@ def test_readers_get_dense_states_checked(tmp_path: Path) -> None:
 def test_row_states_undo_row_by_row() -> None:
     state = RecordState("refit", tuple(row(step) for step in range(4)))
     kept = state.without({1, 3})
-    assert [float(entry["residuals"]) for entry in kept.rows] == pytest.approx([0.0, 0.2])
+    assert [float(entry["residuals"]) for entry in kept.records] == pytest.approx([0.0, 0.2])
     assert len(state.records) == 4 and not kept.dense
     with pytest.raises(ValueError, match=r"steps \[4\] cannot be undone: .* 0 to 3"):
         state.without([4])
-    assert SimpleNamespace(kind=DenseState().kind, rows=DenseState().rows) == SimpleNamespace(kind="dense", rows=())
+    assert DenseState().kind == "dense" and DenseState().records == ()

@@ -76,7 +76,7 @@ def test_paraphrases_without_the_subject_are_left_out(tiny_model) -> None:
 def test_the_spectrum_of_keys_shows_copies(tiny_model) -> None:
     model = tiny_model(dtype=torch.float64)
     texts = rewritings_of(model, requests_of(4), ())
-    keys = torch.stack([key_of(model, one.wordings[0], 1) for one in texts])
+    keys = torch.stack([key_of(model, one.prompts[0], 1) for one in texts])
     values = torch.linalg.svdvals(keys).flip(0) ** 2
     torch.testing.assert_close(key_spectrum(model, texts, 1), values / values.mean(), rtol=1e-6, atol=1e-9)
     assert float(key_spectrum(model, [*texts, texts[0]], 1)[0]) < 1e-10
