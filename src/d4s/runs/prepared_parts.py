@@ -9,8 +9,9 @@ from d4s.artifacts import Artifact, sha256_of, write_json, write_tensors
 from d4s.config import Frozen
 from d4s.editors.contexts import read_contexts
 from d4s.editors.edit_requests import EditRequest
-from d4s.editors.editor_settings import FamilySettings, InputKind
+from d4s.editors.editor_settings import FamilySettings
 from d4s.editors.moments import SecondMoment, read_moments
+from d4s.editors.parts.part_families import InputKind
 from d4s.editors.preparation import prepare_tensors
 from d4s.editors.protocol import Prepared
 from d4s.errors import ArtifactError, SettingsError
