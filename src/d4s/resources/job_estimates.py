@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import Path
 
 from d4s.config import BenchmarkSettings, HFModel, MeasureSettings, MomentsSettings, PretrainSettings
+from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import parse_editor
 from d4s.editors.parts.input_settings import PrepareSettings, TargetsJobSettings
 from d4s.models.model_shape import UnknownShape, shape_of_model
@@ -209,7 +210,7 @@ def _moments(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ..
 
 def _targets(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
     target, prompt_sizes = TargetsJobSettings.model_validate(node.settings).target, estimates.prompt_sizes(node)
-    requests = len(manifests) * memory_estimate.REQUESTS_PER_BLOCK
+    requests = len(manifests) * REQUESTS_PER_BLOCK
     needed = memory_estimate.targets(placement, target.layer, prompt_sizes, parts=target.shifts)
     return needed, requests * placement.shape.width * 12.0, work_estimate.targets(placement, target, prompt_sizes, requests)
 
@@ -225,7 +226,7 @@ def _baseline(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, .
     baseline_settings = MeasureSettings(generate=settings.max_new_tokens > 0, max_new_tokens=max(1, settings.max_new_tokens))
     blocks = sum(path.stem.startswith("b") for path in manifests)
     todo = work_estimate.baseline(
-        placement, blocks * memory_estimate.REQUESTS_PER_BLOCK, baseline_settings, settings.perplexity_rows * (blocks < len(manifests))
+        placement, blocks * REQUESTS_PER_BLOCK, baseline_settings, settings.perplexity_rows * (blocks < len(manifests))
     )
     return memory_estimate.reading(placement, baseline_settings), blocks * 25e3, todo
 
