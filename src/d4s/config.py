@@ -60,9 +60,8 @@ def _keys_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """Settings models of an annotation: union members, and what derives from a model that stands for a family of parts."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation, *annotation.__subclasses__()]
+        return [annotation, *annotation.__subclasses__()]  # those of a family of parts
     return [found for part in getattr(annotation, "__args__", ()) for found in _models_in(part)]
 
 
