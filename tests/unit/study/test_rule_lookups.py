@@ -17,7 +17,7 @@ from d4s.study.rule_lookups import RuleLookups
 from d4s.study.stages import STAGES
 from d4s.study.validation import _needed_files
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RARE = {  # what no study of grids/ reads
     "models": {"mini": {"source": "hf", "path": "model", "hparams_for": "mini"}},
     "datasets": {
