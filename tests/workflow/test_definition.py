@@ -40,7 +40,7 @@ def test_every_rule_has_an_environment_a_log_and_resources() -> None:
 
 def test_rules_are_written_and_listed_by_plain_names(fresh: Workdir) -> None:
     listed = fresh.snakemake("--list-rules").split()
-    assert STAGES.keys() <= set(listed) and all(name.isidentifier() for name in listed)
+    assert STAGES.keys() <= set(listed) and not [name for name in listed if re.search(r"[0-9a-f]{10}", name)]
     text = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
     assert not re.search(r"^\s*(for|use rule)\b.*:$", text, re.MULTILINE)
 
