@@ -40,21 +40,9 @@ def test_every_rule_has_an_environment_a_log_and_resources() -> None:
 
 def test_rules_are_written_and_listed_by_plain_names(fresh: Workdir) -> None:
     listed = fresh.snakemake("--list-rules").split()
-    assert STAGES.keys() <= set(listed) and all(name.isidentifier() for name in listed)
+    assert STAGES.keys() <= set(listed) and not [name for name in listed if re.search(r"[0-9a-f]{10}", name)]
     text = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
     assert not re.search(r"^\s*(for|use rule)\b.*:$", text, re.MULTILINE)
-
-
-def _ahead(work: Workdir, *arguments: str) -> set[str]:
-    """Stages that any job would make ahead."""
-    calls = re.findall(r"--ahead (.*) 2> ", work.snakemake("-n", "-p", *arguments))
-    return {stage for text in calls for stage in re.findall(r'"stage": "(\w+)"', text)}
-
-
-def test_what_is_made_ahead_is_what_this_run_of_snakemake_makes(fresh: Workdir) -> None:
-    assert _ahead(fresh) == {"measure", "benchmark", "baseline", "targets", "objectives"}
-    assert _ahead(fresh, "--until", "edit") == {"targets"}
-    assert _ahead(fresh, "--omit-from", "benchmark") == {"measure", "baseline", "targets", "objectives"}
 
 
 def test_the_profile_is_loaded_by_itself(fresh: Workdir) -> None:

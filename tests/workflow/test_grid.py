@@ -1,5 +1,6 @@
 """Changing the grid computes only what changed."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,17 @@ def test_a_longer_run_continues_and_equals_a_straight_one(copy: Workdir, tmp_pat
     copy.snakemake()
     assert copy.tables() == before
     assert copy.jobs() == {}
+
+
+def test_until_edit_makes_runs_and_nothing_ahead_of_what_is_not_asked_for(copy: Workdir) -> None:
+    before, store = copy.tables(), copy.path / "results" / "store"
+    for kind in ("runs", "measures", "benchmarks"):
+        (folder,) = (store / kind).glob("*.world_qa.memit.*")
+        shutil.rmtree(folder)
+    copy.snakemake("--until", "edit")
+    assert [*store.glob("runs/*.world_qa.memit.*/done/2-5.json")] and not [*store.glob("measures/*.world_qa.memit.*")]
+    copy.snakemake()
+    assert copy.tables() == before and copy.jobs() == {}
 
 
 def test_prune_removes_only_what_no_study_uses(copy: Workdir) -> None:
