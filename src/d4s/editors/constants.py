@@ -3,7 +3,7 @@
 from typing import Literal
 
 REFACTOR_EVERY = 1000
-"""Steps after which what a recursive solver holds is computed afresh."""
+"""Steps after which the inverse of a recursive solver is recomputed."""
 DELAYED_ROWS = 32
 """Rows of updates that a recursive solver collects for one product."""
 ACTIVATIONS_PER_PASS = 2**28

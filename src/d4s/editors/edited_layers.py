@@ -23,7 +23,7 @@ Keys = Float64[Tensor, "b d_in"]
 Residuals = Float64[Tensor, "b d_out"]
 Square = Float64[Tensor, "r r"]
 Basis = Float64[Tensor, "d_in r"]
-RECORDS_PER_CHUNK = 256  # of the keys that a solver is computed afresh for
+RECORDS_PER_CHUNK = 256  # of the keys with which a solver is recomputed
 
 
 class EditedLayer:
@@ -69,7 +69,7 @@ class EditedLayer:
         self.history.preserve_keys(keys)
 
     def refactor(self, records: Sequence[StepRecord]) -> float | None:
-        """Compute what recursive solvers hold after these records afresh; the largest drift, None where no solver is recursive."""
+        """Recompute the inverses of recursive solvers from these records; the largest drift, None where no solver is recursive."""
         recursive = (*self.history.recursive(self), *self.transform.recursive())
         return max((solver.refactor(self._sum(empty, basis, records)) for solver, empty, basis in recursive), default=None)
 

@@ -190,7 +190,7 @@ class LocateThenEdit(LeastSquaresSettings):
     def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
         """Per layer what its parts hold, its change, and its original weight twice; and the largest temporaries.
 
-        Refreshed keys build the layers anew beside the old ones.
+        Refreshed keys build the layers again beside the old ones.
         """
         per_layer = sum(part.bytes(shape) for part in self.parts()) + (DOUBLE + 2 * item) * shape.mlp_out
         layers = (2 if self.keys.mode == "refreshed" else 1) * len(self.layers)
@@ -198,7 +198,7 @@ class LocateThenEdit(LeastSquaresSettings):
         return {"state": float(layers * per_layer), "temporaries": float(temporaries * DOUBLE)}
 
     def _squares_at_work(self, shape: "Shape", edits: int) -> int:
-        """D x d matrices that the largest computation of a step holds: three where a recursive solver is computed afresh.
+        """D x d matrices that the largest computation of a step holds: three where a recursive solver is recomputed.
 
         Those are the matrix, its factor and the new inverse, beside the old one.
         """
@@ -231,7 +231,7 @@ class LocateThenEdit(LeastSquaresSettings):
         elif self.keys.shared_key:
             yield "keys.shared_key is about solver `hard_constraint` only"
         if self.keys.mode == "refreshed" and not self.history.starts_at_original:
-            yield "keys.mode `refreshed` solves earlier edits anew, so history must be `refit`"
+            yield "keys.mode `refreshed` refits earlier edits, so history must be `refit`"
         if self.neurons < 1 and (self.history.refits or self.preservation.is_confined):
             yield "neurons below 1 solve for another part of each step, so history must be `none` or `keys`, without a null space"
         if self.rounds is not None and (self.history.refits or self.residual_schedule.has_own_targets):

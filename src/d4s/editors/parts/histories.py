@@ -58,7 +58,7 @@ class Refit(History):
 
     kind: Literal["refit"] = "refit"
 
-    label: ClassVar[str] = "Edits solved anew"
+    label: ClassVar[str] = "All edits refitted"
     formula: ClassVar[str] = "Δ solved for all edits from *W₀*: *Δ ← Δ + (share · R − K Δᵀ)ᵀ G*, with *M* as for keys"
     refits: ClassVar[bool] = True
     starts_at_original: ClassVar[bool] = True
@@ -92,7 +92,7 @@ class AdaptiveRefit(History):
     kind: Literal["adaptive_refit"] = "adaptive_refit"
     slack: Positive = Field(default=60.0, description="Loss of what is preserved that is let pass, in units of the first edit's.")
 
-    label: ClassVar[str] = "Anew, growing weight"
+    label: ClassVar[str] = "Refit, growing weight"
     formula: ClassVar[str] = "*Δ = (Σ rᵀk)(q A₀ + M)⁻¹*; *q ← max(1, q + loss / (slack · first loss) − 1)*, *loss = tr(Δ A₀ Δᵀ)*"
     refits: ClassVar[bool] = True
     replays: ClassVar[bool] = True

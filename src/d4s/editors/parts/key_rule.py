@@ -20,7 +20,7 @@ CHOICES = {
         Choice("keys.average", "unprefixed", "*k = k(unprefixed prompt)*", READING),
         Choice("keys.mode", "progressive", "keys of a layer are read with the layers below already edited", LOOP),
         Choice("keys.mode", "frozen", "keys are read on the unedited model", LOOP, "frozen keys"),
-        Choice("keys.mode", "refreshed", "as progressive; from time to time those of all edits are read anew", LOOP, "refreshed keys"),
+        Choice("keys.mode", "refreshed", "as progressive; from time to time those of all edits are read again", LOOP, "refreshed keys"),
         SHARED_KEY,
     )
 }
@@ -37,7 +37,7 @@ class KeySettings(Frozen):
     mode: Literal["progressive", "frozen", "refreshed"] = Field(
         default="progressive",
         description="Read keys with the layers below already edited, always at the original weights, or read those of all edits so far "
-        "anew from time to time.",
+        "again from time to time.",
     )
     every: Count = Field(default=50, description="With mode `refreshed`: steps, each of a batch of requests, between two such readings.")
     shared_key: bool = Field(

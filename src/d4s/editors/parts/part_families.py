@@ -142,7 +142,7 @@ class LayerHistory(ABC):
         """Hold keys fast from now on, where the history remembers keys."""
 
     def recursive(self, layer: "EditedLayer") -> Iterator[Recursive]:
-        """Solvers that are to be computed afresh from time to time."""
+        """Solvers whose inverse is recomputed from time to time."""
         yield from ()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -160,7 +160,7 @@ class StepTransform(Part):
     is_dense: ClassVar[bool] = False
     """Whether what is written is no product of few factors, so that states hold the whole change."""
     refactors: ClassVar[bool] = False
-    """Whether it holds a recursive solver, computed afresh from time to time."""
+    """Whether it holds a recursive solver, recomputed from time to time."""
 
     @abstractmethod
     def at(self, layer: "EditedLayer") -> "LayerTransform":
@@ -190,7 +190,7 @@ class LayerTransform:
         """Take the keys of a recorded step over."""
 
     def recursive(self) -> Iterator[Recursive]:
-        """Solvers that are to be computed afresh from time to time."""
+        """Solvers whose inverse is recomputed from time to time."""
         yield from ()
 
     def tensors(self) -> dict[str, Tensor]:
