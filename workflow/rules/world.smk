@@ -24,7 +24,7 @@ rule world:
 
 rule corpus:
     input:
-        unpack(inputs_of("world", "text", "model", "teach_*")),
+        unpack(inputs_of("world", "text", "model", "teach_*", "pool_*")),
     output:
         f"{STORE}/corpora/{{corpus}}/manifest.json",
     log:
