@@ -49,7 +49,7 @@ rule corpus:
 
 rule pretrain:
     input:
-        unpack(inputs_of("corpus", "teach_*")),
+        unpack(inputs_of("corpus")),
     output:
         f"{STORE}/models/{{trained}}/manifest.json",
     log:
