@@ -24,7 +24,7 @@ def marker_name(outputs: Sequence[str]) -> str:
     """The name of the marker that stands for parts, given by their manifests.
 
     Raises:
-        SettingsError: if there are so many numbers in unequal steps that no file can be named for them.
+        SettingsError: if a file name cannot hold all numbers, which takes many in unequal steps.
     """
     parts = [match for name in outputs if (match := PART_NAME.fullmatch(name.removesuffix(".json")))]
     numbers = sorted(int(match["number"]) for match in parts if match["number"])
