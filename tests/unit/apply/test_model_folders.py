@@ -151,7 +151,7 @@ def test_a_manifest_of_another_program_does_not_matter(base: Path, tmp_path: Pat
 
 def test_a_manifest_that_cannot_be_read_costs_nobody_a_model(base: Path) -> None:
     (base / MANIFEST).write_text('{"kind": "mod')
-    with pytest.raises(ArtifactError, match="take it out of the folder") as error:
+    with pytest.raises(ArtifactError, match="remove it if another program wrote it, else restore it") as error:
         load(base)
     assert "delete" not in str(error.value)
 
