@@ -162,7 +162,7 @@ def d4s(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) -> 
             sums[layer] += torch.outer(residual, key)
             grams[layer] += torch.outer(key, key)
             solved = sums[layer] @ torch.linalg.inv(preserved_by(settings, moments, layer) + grams[layer])
-            delta[layer] = solved / (len(layers) if settings.residual_schedule == "even" else len(layers) - i)
+            delta[layer] = solved / (len(layers) if settings.residual_schedule.kind == "even" else len(layers) - i)
             put(model, layer, original[layer] + delta[layer])
         for layer in layers:
             put(model, layer, original[layer])

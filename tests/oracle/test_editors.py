@@ -54,7 +54,7 @@ def test_steps_are_those_of_the_released_solves_without_a_ridge(name: str, condi
         found = released(name, keys, residuals, seen, settings.preservation.weight * moment)
         expected = found if name == "d4s" else expected + found
         seen = torch.cat([seen[0], keys], 1), torch.cat([seen[1], residuals], 1)
-        _, numbers = layer.fit(keys.mT, keys.mT, layer.share * residuals.mT)
+        _, numbers = layer.fit(keys.mT, keys.mT, layer.residual_weight * residuals.mT)
         assert float((layer.delta - expected).norm() / expected.norm()) < 1e-10, step
         assert "preserved_ridge" not in numbers
 

@@ -159,7 +159,7 @@ class LocateThenEdit(LeastSquaresSettings):
         | static, even, own | any other | current | δ, as targets are the present model's | δ; own: that of the layer's target |
         | static, even | none, keys | original | measured, as the model has changed since | as at the first layer |
 
-        `keys.shared_key` (R-ROME) measures in any case, from the averaged output.
+        `keys.shared_key` (R-ROME) always measures, from the averaged output.
         """
         starts_at_targets = self.history.starts_at_original or self.target.at == "current"
         return self.residual_schedule.is_remeasured or (is_first_layer and not starts_at_targets) or self.keys.shared_key

@@ -266,7 +266,7 @@ def test_what_a_call_paid_before_it_failed_is_in_the_ledger(tmp_path: Path, monk
         chosen = QuestionsSettings(form="true_false", writer=writing)
         folder = tmp_path / "made"
         job = StageJob("facts", chosen, {"world": world}, folder)
-        monkeypatch.setattr(stage_commands, "_job", lambda *_: job)
+        monkeypatch.setattr(stage_commands, "_parse_job", lambda *_: job)
         with pytest.raises(D4SError, match=re.escape("30 answers are kept")):
             stage_commands.run_stage("questions", [folder / "manifest.json"], settings="", inputs="", code="", verbose=False)
     [line] = (folder / "costs.jsonl").read_text().splitlines()
@@ -278,7 +278,7 @@ def test_what_a_call_paid_before_it_failed_is_in_the_ledger(tmp_path: Path, monk
 
 def test_a_call_that_fails_and_paid_nothing_leaves_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = StageJob("facts", QuestionsSettings(form="true_false"), {"world": tmp_path / "none"}, tmp_path / "made")
-    monkeypatch.setattr(stage_commands, "_job", lambda *_: job)
+    monkeypatch.setattr(stage_commands, "_parse_job", lambda *_: job)
     with pytest.raises(D4SError):
         stage_commands.run_stage("questions", [tmp_path / "made" / "manifest.json"], settings="", inputs="", code="", verbose=False)
     assert not (tmp_path / "made" / "costs.jsonl").exists()

@@ -82,7 +82,7 @@ def test_the_smallest_limit_of_all_groups_around_a_process_counts(tmp_path: Path
     inner = tmp_path / "groups" / "slurm" / "job_7" / "step"
     inner.mkdir(parents=True)
     for folder, limit in ((tmp_path / "groups" / "slurm", "max"), (inner.parent, str(5 * MIB)), (inner, "max")):
-        (folder / "memory_estimate.max").write_text(f"{limit}\n")
+        (folder / "memory.max").write_text(f"{limit}\n")
     (tmp_path / "own").write_text("0::/slurm/job_7/step\n")
     monkeypatch.setattr(capacity, "CGROUPS", tmp_path / "groups")
     monkeypatch.setattr(capacity, "OWN_GROUP", tmp_path / "own")

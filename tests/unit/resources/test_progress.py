@@ -250,8 +250,8 @@ def test_what_finished_jobs_took_corrects_their_stage_and_all_together_the_other
     store.now = watching.REFRESH + 1
     assert watch.poll().left > before
     later = store.found.with_latest_costs()
-    assert later.corrections == {"pretrain": pytest.approx(3.0)} and 1.5 < later.pace < 3.0
-    assert of(watch, "edit").seconds(later) == pytest.approx(later.pace * of(watch, "edit").seconds(store.found))
+    assert later.corrections == {"pretrain": pytest.approx(3.0)} and 1.5 < later.overall_ratio < 3.0
+    assert of(watch, "edit").seconds(later) == pytest.approx(later.overall_ratio * of(watch, "edit").seconds(store.found))
 
 
 def test_the_last_steps_are_done_once_they_are_as_new_as_what_they_read(store: Store) -> None:

@@ -21,7 +21,7 @@ class Interpolate(DeltaTransform):
 
     kind: Literal["interpolate"] = "interpolate"
     points: Annotated[int, Field(ge=2)] = Field(default=11, description="Shares between 0 and 1, both ends among them, that are tried.")
-    every: Count = Field(default=5, description="Every so many-th request is kept for validation.")
+    every: Count = Field(default=5, description="One request in this number is kept for validation.")
     floor: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.9, description="Least share of KL prompts `SUBJECT is a` whose most likely continuation stays."
     )
@@ -74,14 +74,14 @@ class Interpolate(DeltaTransform):
 
 @dataclass(slots=True)
 class Validation:
-    """Requests kept to choose a share by: prompt, target and KL prompt of each as token ids, of every so many-th request."""
+    """Requests kept to choose a share by: prompt, target and KL prompt of each as token ids, one request in `every`."""
 
     entries: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
     seen: int = 0
     every: int = 1
 
     def offer(self, prompt_sets: Sequence["PromptSet"]) -> None:
-        """Keep every so many-th request that is edited, the first among them."""
+        """Keep one edited request in `every`, the first among them."""
         for one in prompt_sets:
             if self.seen % self.every == 0:
                 unprefixed = one.prompts[0]

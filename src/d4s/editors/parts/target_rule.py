@@ -61,7 +61,8 @@ class TargetSettings(Frozen):
         default=None, description="Also stop once every target token has at least this probability after every prompt."
     )
     stop_top1: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="Also stop so many steps after every target token has become the most likely one after every prompt."
+        default=None,
+        description="Also stop this number of steps after every target token has become the most likely one after every prompt.",
     )
     top1_weight: NotNegative = Field(
         default=1.0, description="Weight of the target's loss while every target token is the most likely one after every prompt (PMET)."
@@ -90,4 +91,4 @@ class AnchorSettings(Frozen):
         default=1000, description="Requests, solved on the unedited model at their unprefixed prompts, that the norm is taken from."
     )
     drop: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.05, description="Share of the largest norms that is left out of the mean.")
-    skip: Positive = Field(default=2.0, description="Beyond so many times the usual norm a request is not edited at all.")
+    skip: Positive = Field(default=2.0, description="A request whose norm is above this multiple of the usual one is not edited.")
