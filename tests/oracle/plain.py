@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from d4s.editors.edit_requests import EditRequest, draw_requests
+from d4s.editors.least_squares_settings import LocateThenEdit
 from d4s.editors.parts.key_rule import KeySettings
 from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.prompts import Prompt, PromptSet, build_prompts
@@ -185,7 +186,7 @@ def memit(model: LanguageModel, batches: Sequence[Sequence[PromptSet]], settings
             residuals = (wanted - present) / (len(layers) - i)
             update = residuals @ keys.T @ torch.linalg.inv(preserved_by(settings, moments, layer) + seen[layer] + keys @ keys.T)
             put(model, layer, got(model, layer) + update)
-            if getattr(settings.history, "kind", "none") == "keys":
+            if isinstance(settings, LocateThenEdit) and settings.history.kind == "keys":
                 seen[layer] += keys @ keys.T
         history.append({layer: got(model, layer) - original[layer] for layer in layers})
     for layer in layers:

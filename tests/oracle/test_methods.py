@@ -88,7 +88,7 @@ def test_prune_compresses_the_whole_change() -> None:
     original = {layer: bench.model.weight(layer).clone() * 1.0 for layer in bench.settings.layers}
     plain_run = plain.memit(bench.model, [[one] for one in bench.texts], bench.settings, bench.moments)
     found = transform_delta(bench, bench.texts)
-    expected = {layer: plain_methods.prune_delta(delta, original[layer], 1.5) for layer, delta in plain_run[-1].items()}
+    expected = {layer: plain_methods.pruned(delta, original[layer], 1.5) for layer, delta in plain_run[-1].items()}
     agree([found], [expected])
 
 

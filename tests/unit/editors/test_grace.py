@@ -260,7 +260,7 @@ def test_a_run_taken_up_from_its_ledger_is_the_straight_run(tiny_model, tmp_path
         ledger.append(row, 1, {"rows": []})
     resumed, _ = edited(tiny_model(), settings, requests[3:], Ledger.open(tmp_path, editor.kind).state_at(editor, 3))
     assert len(resumed.records) == len(straight.records) == 7
-    for ours, theirs in zip(resumed.rows, straight.rows, strict=True):
+    for ours, theirs in zip(resumed.records, straight.records, strict=True):
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

@@ -26,7 +26,7 @@ class Editor:
     def start(self, model, prepared):
         raise NotImplementedError
 
-    editing = edited = start
+    editing = edited = shared_entry = start
 
 
 class Edited:

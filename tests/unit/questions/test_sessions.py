@@ -13,6 +13,7 @@ from werkzeug import Response
 
 from d4s.artifacts import StageJob
 from d4s.cli import stage_commands
+from d4s.cli.stage_commands import StageCall
 from d4s.config import QuestionsSettings, WorldSettings
 from d4s.errors import D4SError
 from d4s.questions import api_client
@@ -268,7 +269,7 @@ def test_what_a_call_paid_before_it_failed_is_in_the_ledger(tmp_path: Path, monk
         job = StageJob("facts", chosen, {"world": world}, folder)
         monkeypatch.setattr(stage_commands, "_parse_job", lambda *_: job)
         with pytest.raises(D4SError, match=re.escape("30 answers are kept")):
-            stage_commands.run_stage("questions", [folder / "manifest.json"], settings="", inputs="", code="", verbose=False)
+            stage_commands.run_stage(StageCall("questions", folder / "manifest.json", "", {}, ""))
     [line] = (folder / "costs.jsonl").read_text().splitlines()
     paid = [record.answer for record in AnswerStore(tmp_path / "a.jsonl").records.values()]
     found = json.loads(line)
@@ -280,5 +281,5 @@ def test_a_call_that_fails_and_paid_nothing_leaves_no_row(tmp_path: Path, monkey
     job = StageJob("facts", QuestionsSettings(form="true_false"), {"world": tmp_path / "none"}, tmp_path / "made")
     monkeypatch.setattr(stage_commands, "_parse_job", lambda *_: job)
     with pytest.raises(D4SError):
-        stage_commands.run_stage("questions", [tmp_path / "made" / "manifest.json"], settings="", inputs="", code="", verbose=False)
+        stage_commands.run_stage(StageCall("questions", tmp_path / "made" / "manifest.json", "", {}, ""))
     assert not (tmp_path / "made" / "costs.jsonl").exists()
