@@ -33,8 +33,9 @@ class AnswerSchema(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+# Names and docstrings of these classes are part of the schema in a request, and so of the digest that its recorded answer is found by.
 class Wordings(AnswerSchema):
-    """Six wordings of a question whose answer is a phrase."""
+    """Six wordings of a question that a phrase answers."""
 
     question: Template
     paraphrases: list[Template] = Field(min_length=PARAPHRASES, max_length=PARAPHRASES)
@@ -48,7 +49,7 @@ class Choices(Wordings):
 
 
 class Statements(AnswerSchema):
-    """Six wordings of a question whose answer is yes or no."""
+    """Six wordings of a question that yes or no answers."""
 
     question: Statement
     paraphrases: list[Statement] = Field(min_length=PARAPHRASES, max_length=PARAPHRASES)

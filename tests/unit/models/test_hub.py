@@ -54,7 +54,7 @@ def test_a_branch_is_the_commit_it_stands_at_and_a_commit_is_itself(hub: Path) -
 
 @pytest.mark.parametrize(("name", "revision"), [("someone/else", "main"), ("someone/tiny", "v2"), ("not a name/at all/x", "main")])
 def test_what_has_no_commit_is_named(hub: Path, name: str, revision: str) -> None:
-    with pytest.raises(ArtifactError, match=f"no commit of {name} at revision '{revision}' can be found"):
+    with pytest.raises(ArtifactError, match=f"no commit of {name} at revision '{revision}' was found"):
         commit_of(name, revision)
 
 

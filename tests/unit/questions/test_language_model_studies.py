@@ -104,11 +104,11 @@ from pathlib import Path
 from d4s.artifacts import read_table
 from d4s.config import QuestionsSettings
 from d4s.questions.question_items import plan_items
-from d4s.questions.writers import writer_of
+from d4s.questions.writers import make_writer
 from d4s.schemas import EVENTS
 events, settings, out = map(Path, sys.argv[1:])
 items = plan_items(read_table(events, EVENTS), 0)
-drafts = writer_of(QuestionsSettings.model_validate_json(settings.read_text())).write(items, "directly_generated")
+drafts = make_writer(QuestionsSettings.model_validate_json(settings.read_text())).write(items, "directly_generated")
 out.write_text(json.dumps([dataclasses.asdict(draft) for draft in drafts]))
 """
 
