@@ -16,12 +16,14 @@ from pydantic import TypeAdapter
 
 from d4s.config import Study
 from d4s.editors.editor_settings import EditorSettings
+from d4s.editors.parts.part_families import DeltaTransform, History, Preservation, ResidualSchedule, StepTransform
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
 from tools.performance_page import insert_between
 
 Schema = Mapping[str, Any]
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "settings.md"
+PART_FAMILIES = (Preservation, History, ResidualSchedule, StepTransform, DeltaTransform)
 SCHEMA = ROOT / "docs" / "settings.schema.json"
 BEGIN, END = "<!-- keys: begin -->", "<!-- keys: end -->"
 
@@ -40,9 +42,15 @@ def study_schema() -> dict[str, Any]:
 def tables() -> str:
     """Every preset, and every key of every settings model, as Markdown."""
     study = study_schema()
-    models = {"Study": study} | study["$defs"] | TypeAdapter(EditorSettings).json_schema()["$defs"]
+    models = {"Study": study} | study["$defs"] | TypeAdapter(EditorSettings).json_schema()["$defs"] | part_models()
     keys = [f"### {name}\n\n{model['description']}\n\n{table_of_keys(model, models)}" for name, model in models.items()]
     return "\n\n".join(["## Presets", presets(), "## Every key", *keys]) + "\n"
+
+
+def part_models() -> dict[str, Schema]:
+    """The settings of every part of an editor that has some, by the name of its class."""
+    parts = [part for family in PART_FAMILIES for part in family.kinds.values()]
+    return {part.__name__: part.model_json_schema() for part in parts if set(part.model_fields) != {"kind"}}
 
 
 def presets() -> str:

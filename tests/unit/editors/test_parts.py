@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import pytest
-from d4s.editors.editor_conformance import check_editor
 from pydantic import Field
 
 from d4s.analysis.compositions import Composition, composition
@@ -19,6 +18,7 @@ from d4s.errors import SettingsError
 from d4s.models.model_shape import Shape
 from d4s.resources import memory_estimate
 from d4s.study.code_digests import code_digest
+from d4s.testing.editor_conformance import check_editor
 from tests.cases import SMALL, case_for
 from tests.oracle.plain import requests_of
 from tools import methods_page, settings_page
@@ -109,13 +109,13 @@ def test_it_is_described_by_pages_and_labels(shrink: type[StepTransform], monkey
     page = methods_page.page()
     assert f"| `step_transform: shrink` | *G ← share · G* | `{__name__}` | [`shrunk`](#shrunk) |" in page
     assert "### `shrunk`\n\nShrunk MEMIT. It is mine.\n" in page
-    assert settings_page.part_titles()["Shrink"] == "`step_transform` with `kind: shrink`"
+    assert "### Shrink\n\nWrite a share of each step." in settings_page.tables()
     assert method_name("shrunk") == "Shrunk MEMIT"
     assert composition(resolve("shrunk", {}, "mini").model_dump(mode="json")) == Composition("none", ("shrunk",))
 
 
 def test_a_kind_is_registered_once_and_only_with_a_formula(shrink: type[StepTransform]) -> None:
-    with pytest.raises(TypeError, match=r"step_transform `shrink` of tests\.unit\.test_parts is registered already"):
+    with pytest.raises(TypeError, match=r"step_transform `shrink` of tests\.unit\.editors\.test_parts is registered already"):
 
         class Again(StepTransform):
             kind: Literal["shrink"] = "shrink"
