@@ -137,6 +137,6 @@ def test_every_artefact_has_a_name_of_its_own() -> None:
 
 
 def test_a_job_that_finds_its_parts_imports_nothing_heavy() -> None:
-    heavy = "{'torch', 'transformers', 'pandas', 'pyarrow'}"
+    heavy = "{'torch', 'transformers', 'pandas', 'pyarrow', 'numpy'}"
     code = f"import sys; import d4s.cli, d4s.runs.run_settings, d4s.editors.editor_settings; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,10 +5,10 @@ where they run, and `Tensor` stands for its type in their annotations, which che
 """
 
 import inspect
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
-from jaxtyping import Float, Float64
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -22,17 +22,22 @@ if TYPE_CHECKING:
     from d4s.models.model_shape import Shape
 else:
     Tensor = Any
+if TYPE_CHECKING or "jaxtyping" in sys.modules:  # which imports numpy; where it is not loaded, nothing checks shapes
+    from jaxtyping import Float, Float64
+
+    Weight = Float64[Tensor, "d_out d_in"]
+    Original = Float[Tensor, "d_out d_in"]
+    Keys = Float64[Tensor, "b d_in"]
+    Residuals = Float64[Tensor, "b d_out"]
+    Square = Float64[Tensor, "r r"]
+    Basis = Float64[Tensor, "d_in r"]
+else:
+    Weight = Original = Keys = Residuals = Square = Basis = Any
 
 Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
-Weight = Float64[Tensor, "d_out d_in"]
-Original = Float[Tensor, "d_out d_in"]
-Keys = Float64[Tensor, "b d_in"]
-Residuals = Float64[Tensor, "b d_out"]
-Square = Float64[Tensor, "r r"]
-Basis = Float64[Tensor, "d_in r"]
 DOUBLE = 8
 """Bytes of a number in double precision, in which editors keep their sums and changes."""
 
