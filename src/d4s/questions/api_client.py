@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import httpx2
 import openai
@@ -52,8 +52,11 @@ TRANSIENT_STATUSES = frozenset({408, 409, 429})
 """Statuses that concern the state of the server and not the request; so do those from 500 on."""
 
 
+@runtime_checkable
 class AnswerSource(Protocol):
     """A source of answers to requests; `None` where there is no answer and no way to get one."""
+
+    usage: Counter[str]
 
     async def ask(self, request: Mapping[str, Any], question: str) -> ModelAnswer | None:
         """The answer to a request, as one attempt at a question."""

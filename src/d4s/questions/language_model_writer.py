@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 from d4s.config import Form, QuestionsSettings
 from d4s.errors import D4SError, MissingAnswersError, SettingsError
 from d4s.questions.answers import AnswerStore, key_of
-from d4s.questions.api_client import MAX_CONSECUTIVE_FAILURES, ApiClient, RecordedAnswers, open_api_client
+from d4s.questions.api_client import MAX_CONSECUTIVE_FAILURES, AnswerSource, RecordedAnswers, open_api_client
 from d4s.questions.draft_checks import draft_issues
 from d4s.questions.event_templates import EVENT_TEMPLATES, LETTERS, NO, YES, format_options
 from d4s.questions.prompts import v1, v2, v3
@@ -30,7 +30,7 @@ from d4s.writer_settings import Format, OpenAIWriterSettings, ReplayWriterSettin
 
 logger = logging.getLogger(__name__)
 REASONS, REASON_LENGTH = 5, 160
-SourceContext = Callable[[], AbstractAsyncContextManager[ApiClient | RecordedAnswers]]
+SourceContext = Callable[[], AbstractAsyncContextManager[AnswerSource]]
 
 
 @runtime_checkable
@@ -182,7 +182,7 @@ class LanguageModelWriter:
             raise self._unusable(usage["answers"], [whole[-1].fell_back])
         return whole
 
-    async def _draft(self, source: ApiClient | RecordedAnswers, item: Item, base: Draft, usage: Counter[str]) -> Draft | str:
+    async def _draft(self, source: AnswerSource, item: Item, base: Draft, usage: Counter[str]) -> Draft | str:
         """The draft of an item, or the key of the answer that it lacks."""
         told: list[str] = []
         reasons: list[str] = []
@@ -213,9 +213,7 @@ class LanguageModelWriter:
             "they are kept, so that the same command gives the same: set another `model`, `response_format`, `max_tokens` or `temperature`"
         )
 
-    def _attempt(
-        self, source: ApiClient | RecordedAnswers, item: Item, base: Draft, attempt: int, reasons: Sequence[str]
-    ) -> tuple[str, dict[str, Any]]:
+    def _attempt(self, source: AnswerSource, item: Item, base: Draft, attempt: int, reasons: Sequence[str]) -> tuple[str, dict[str, Any]]:
         """The next request, and its prompt version: the second only where reasons are given and the first's answer is not recorded."""
         first = self._request(item, base, attempt, reasons)
         if not reasons or self._prompts is not v1 or source.has_answer(first):

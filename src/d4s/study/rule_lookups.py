@@ -6,7 +6,7 @@ ahead; each of these has a rule and a job of its own all the same, which finds i
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
@@ -70,7 +70,7 @@ class RuleLookups:
 
     def leader(self, name: str) -> list[str]:
         """The marker of the job whose process makes this artefact ahead, so that its own job comes after; nothing where there is none."""
-        return [str(self.nodes[leader].marker) for leader, nodes in self._followers.items() if any(node.name == name for node in nodes)]
+        return [str(self.nodes[self._leaders[name]].marker)] if name in self._leaders else []
 
     def inputs_ahead(self, name: str) -> list[str]:
         """What artefacts that are made ahead are made from and this one is not, without what is made in its process."""
@@ -80,8 +80,11 @@ class RuleLookups:
 
     @cached_property
     def _followers(self) -> dict[str, list[Node]]:
-        """By the artefact whose job leads, those that its process makes ahead."""
-        found = {node.name: [*self._of_run(node)] for node in self.plan.of("edit")}
+        """By the artefact whose job leads, those that its process makes ahead: of a run its measures, then its benchmarks."""
+        found: dict[str, list[Node]] = {node.name: [] for node in self.plan.of("edit")}
+        for node in (node for stage in STAGES_OF_RUN for node in self.plan.of(stage)):
+            if isinstance(run := node.inputs["run"], Node):
+                found[run.name].append(node)
         draws: dict[str, list[Node]] = {}
         first_draws = {node.label.rpartition(".")[0]: node.label for node in reversed(self.plan.of("baseline"))}
         for stage in STAGES_OF_DRAW:
@@ -89,10 +92,7 @@ class RuleLookups:
                 draws.setdefault(first_draws.get(node.label, node.label), []).append(node)
         return found | {leader.name: others for leader, *others in draws.values()}
 
-    def _of_run(self, run: Node) -> Iterator[Node]:
-        """The measures of a run, then its benchmarks, those of its controls among them."""
-        for stage in STAGES_OF_RUN:
-            for node in self.plan.of(stage):
-                given = node.inputs["run"]
-                if isinstance(given, Node) and given.name == run.name:
-                    yield node
+    @cached_property
+    def _leaders(self) -> dict[str, str]:
+        """By the artefact that is made ahead, the one whose job makes it."""
+        return {node.name: leader for leader, nodes in self._followers.items() for node in nodes}
