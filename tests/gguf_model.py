@@ -6,7 +6,7 @@ import numpy as np
 
 WIDTH, MLP, HEADS, LAYERS, CONTEXT = 32, 64, 2, 1, 8192
 CHAT = "{% for m in messages %}<user>{{ m['content'] }}{% endfor %}<answer>"
-SPECIAL = ("<pad>", "<bos>", "<eos>", "<user>", "<answer>")
+SPECIAL = ("<pad>", "<bos>", "<|endoftext|>", "<user>", "<answer>")
 
 
 def _byte_letters() -> list[str]:
@@ -17,10 +17,10 @@ def _byte_letters() -> list[str]:
 
 
 def write_tiny_model(path: Path) -> Path:
-    """Write the model: every token is a byte, every weight is drawn."""
+    """Write the model: every token is a byte, but for a merged pair; every weight is drawn."""
     import gguf
 
-    tokens = [*SPECIAL, *_byte_letters()]
+    tokens = [*SPECIAL, *_byte_letters(), "ab"]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)

@@ -253,7 +253,7 @@ class HFModel(Frozen):
 
     source: Literal["hf"] = "hf"
     hparams_for: str = Field(description="Kind of model whose hyperparameters the editors take, e.g. gpt2-xl (see `d4s.editors.presets`).")
-    path: str = Field(description="Local folder or hub id.")
+    path: str = Field(description="Local folder, hub id, GGUF file, or a name of `d4s fetch`.")
     revision: str = Field(default="main", description="Branch, tag or commit, for a hub id.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="Precision of the loaded weights.")
     device_map: str | None = Field(default=None, description="How Transformers spreads the model over devices, e.g. auto.")

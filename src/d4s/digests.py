@@ -41,7 +41,12 @@ def cached_sha256(path: Path) -> str:
 
 def cache_folder() -> Path:
     """The folder of cached digests, one file each, so that processes may read and write them at the same time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "d4s" / "digests"
+    return user_cache_folder() / "digests"
+
+
+def user_cache_folder() -> Path:
+    """The folder in the user's cache for what can be computed or fetched again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "d4s"
 
 
 def _state(stream: BinaryIO) -> dict[str, int]:

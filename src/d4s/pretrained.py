@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import get_safetensors_metadata
@@ -185,6 +186,36 @@ def read_network(name: str, revision: str = "main", **how: Any) -> PreTrainedMod
     if report["missing_keys"]:
         raise ArtifactError(f"{name} lacks the weights {sorted(report['missing_keys'])[:5]}; it is not a whole causal language model")
     return network
+
+
+def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The network of a GGUF file, dequantised to float32, and its tokenizer.
+
+    Raises:
+        ArtifactError: if Transformers has no reader for its architecture, its types of numbers or its tokenizer.
+    """
+    parts: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
+    try:
+        with _quiet_transformers(), TemporaryDirectory() as folder:  # a tokenizer.json beside the file would be read in place of its own
+            (Path(folder) / file.name).symlink_to(file.resolve())
+            tokenizer = AutoTokenizer.from_pretrained(folder, **parts)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", output_loading_info=True, **parts)
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ArtifactError(f"{file} cannot be read as a causal language model in GGUF: {error}") from None
+    network, report = loaded
+    if report["missing_keys"]:
+        raise ArtifactError(f"{file} lacks the weights {sorted(report['missing_keys'])[:5]}; it is not a whole causal language model")
+    return _without_quantisation(network), tokenizer
+
+
+def _without_quantisation(network: PreTrainedModel) -> PreTrainedModel:
+    """The same weights in a network that is not marked as quantised, which Transformers would not save."""
+    config = network.config.to_dict()
+    config.pop("quantization_config", None)
+    plain = type(network)(type(network.config)(**config))
+    plain.load_state_dict(network.state_dict(), assign=True)
+    plain.tie_weights()
+    return plain
 
 
 def stored_dtype(name: str, revision: str = "main") -> str:

@@ -29,6 +29,7 @@ from d4s.facts.jsonl import RecordLine, RecordLines
 from d4s.locks import folder_lock
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import precision
+from d4s.models.model_source import model_folder
 from d4s.pretrained import stored_dtype
 from d4s.resources.capacity import check_capacity, this_machine
 from d4s.resources.requirements import Requirements
@@ -91,6 +92,7 @@ def apply(options: ApplyOptions, announce: Callable[[EditPlan], None]) -> Outcom
         D4SError: if an edit diverges, what was edited before it is written; or if another command is changing the folder.
     """
     lines = read_facts(options.facts)
+    options = options.model_copy(update={"model": model_folder(options.model)})
     checked = check_options(options)
     manifest, prompts = load_model(options, checked)
     valid, rejects = split_valid(lines, prompts)

@@ -1,4 +1,4 @@
-"""An edited folder's state as a change of weights, a LoRA adapter, or a whole model.
+"""An edited folder's state as a change of weights, a LoRA adapter, or a whole model in Hugging Face's or llama.cpp's format.
 
 A LoRA adapter holds ΔW = B A by singular values, largest first. Its rank is counted among them: that of one edit is 1 for most
 editors, but more where an edit goes in rounds or a whole change is scrambled. The change is taken from the state in float32,
@@ -15,23 +15,28 @@ from torch import Tensor
 
 from d4s.apply.base_model import BaseModelSource
 from d4s.apply.edited_folder import EditedFolder, open_shared
+from d4s.apply.export_gguf import base_file, write_gguf
 from d4s.apply.outcome import WeightDeltas, module_name, to_state_dict, write_model
 from d4s.artifacts import write_json, write_tensors
 from d4s.errors import SettingsError
 from d4s.locks import new_folder
 from d4s.models.language_model import LanguageModel
 
-ExportFormat = Literal["delta", "lora", "full"]
+ExportFormat = Literal["delta", "lora", "full", "gguf"]
+GGUF_NAME = "model.gguf"
 Factors = tuple[Float[Tensor, "r d_in"], Float[Tensor, "d_out r"]]
 
 
-def export(path: Path, kind: ExportFormat, out: Path, rank: int | None, device: str) -> Mapping[str, float]:
+def export(path: Path, kind: ExportFormat, out: Path, rank: int | None, device: str, *, gguf: Path | None = None) -> Mapping[str, float]:
     """Write the present state in a format, whole or not at all.
 
-    For LoRA, returns what its rank leaves out of each changed module, relative to the change.
+    For LoRA, returns what its rank leaves out of each changed module, relative to the change. `gguf` is the unedited model's
+    GGUF file, where it was not edited from one.
 
     Raises:
-        SettingsError: if the editor changes no weights, a rank is given for anything but LoRA, or `out` is there already.
+        SettingsError: if the editor changes no weights, an option is given that the format does not have, no GGUF file is known, or
+            `out` is there already.
+        ArtifactError: if a GGUF file is not the unedited model's.
         D4SError: if another command is changing the folder, or is at work in `out`.
     """
     with open_shared(path, device=device, dtype="float32" if kind == "lora" else None) as (folder,):
@@ -42,8 +47,21 @@ def export(path: Path, kind: ExportFormat, out: Path, rank: int | None, device: 
             )
         if rank is not None and kind != "lora":
             raise SettingsError(f"--rank is about --format lora only, found --format {kind}")
+        if gguf is not None and kind != "gguf":
+            raise SettingsError(f"--gguf is about --format gguf only, found --format {kind}")
         with new_folder(out) as part:
-            return _write(folder, kind, part, rank)
+            return _write_gguf(folder, part, gguf) if kind == "gguf" else _write(folder, kind, part, rank)
+
+
+def _write_gguf(folder: EditedFolder, out: Path, gguf: Path | None) -> Mapping[str, float]:
+    """Write the edited matrices into a copy of the unedited model's GGUF file."""
+    base, model = base_file(folder.manifest.model.source, gguf), folder.model
+    with folder.edited() as view:
+        deltas = view.weight_changes() or {}
+        unedited = {layer: (model.weight(layer).float() - delta.to(model.device).float()).cpu().numpy() for layer, delta in deltas.items()}
+        out.mkdir()
+        write_gguf(out / GGUF_NAME, base, model, unedited)
+    return {}
 
 
 def _write(folder: EditedFolder, kind: ExportFormat, out: Path, rank: int | None) -> Mapping[str, float]:

@@ -15,13 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from d4s.apply.edited_folder import DELTA, HISTORY, MODEL, EditedFolder
-from d4s.apply.hf_folder import save_hf_folder
 from d4s.apply.history import RecordedEdit
 from d4s.apply.prompt_builder import PromptBuilder
 from d4s.artifacts import write_tensors, write_text
 from d4s.metrics.generation import free_answers
 from d4s.metrics.scoring import FactEvaluation
 from d4s.models.edited_model import EditedModel
+from d4s.models.hf_folder import save_hf_folder
 from d4s.models.language_model import LanguageModel
 from d4s.models.views import LiveModel
 

@@ -63,7 +63,9 @@ def _default_device() -> str:
 @command(rich_help_panel=EDITING)
 def apply(
     *,
-    model: Annotated[str, typer.Option(help="The model to edit: a Hugging Face folder or a hub id; it is never changed.")],
+    model: Annotated[
+        str, typer.Option(help="The model: a Hugging Face folder, a hub id, a GGUF file or a name of d4s fetch; never changed.")
+    ],
     facts: Annotated[Path, typer.Option(help="CSV, JSONL or Parquet: subject, prompt, target_new[, target_true, paraphrase, locality].")],
     out: OutOption,
     editor: Annotated[str, typer.Option(help="A preset, such as d4s, memit, rome, ft_l, grace.")] = "d4s",
@@ -171,22 +173,26 @@ def merge(
 @command(rich_help_panel=EDITING)
 def export(
     folder: FolderArgument,
+    *,
     out: OutOption,
     form: Annotated[
-        Literal["delta", "lora", "full"],
-        typer.Option("--format", help="`delta` (float32), `lora` (for peft) or `full` (a Hugging Face folder)."),
+        Literal["delta", "lora", "full", "gguf"],
+        typer.Option("--format", help="`delta` (float32), `lora` (for peft), `full` (a Hugging Face folder) or `gguf` (for llama.cpp)."),
     ],
     rank: Annotated[int | None, typer.Option(min=1, help="Rank of a LoRA adapter; if omitted, the lowest that leaves nothing out.")] = None,
+    gguf: Annotated[
+        Path | None, typer.Option(help="The unedited model's GGUF file, for --format gguf; the one that was edited if omitted.")
+    ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Write the edits as a change of weights, a LoRA adapter, or a whole model."""
+    """Write the edits as a change of weights, a LoRA adapter, or a whole model, as a Hugging Face folder or a GGUF file."""
     setup_logging(verbose)
 
     limit_threads()
     from d4s.apply import show
     from d4s.apply.export import export as run
 
-    if errors := run(folder, form, out, rank, _default_device()):
+    if errors := run(folder, form, out, rank, _default_device(), gguf=gguf):
         show.truncation_errors(errors)
     typer.echo(f"written: {out}")
 

@@ -10,7 +10,7 @@ from d4s.log import setup_logging
 
 @command()
 def doctor(
-    model: Annotated[str, typer.Option("--model", help="A model's folder.")],
+    model: Annotated[str, typer.Option("--model", help="A Hugging Face folder, a hub id, a GGUF file, or a name of d4s fetch.")],
     dtype: Annotated[str, typer.Option(help="Precision to load it in; checks are strictest in float32.")] = "float32",
 ) -> None:
     """Say what a model is, and whether reading, editing and measuring it can be relied on; exit status 1 if not."""

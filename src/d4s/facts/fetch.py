@@ -15,7 +15,7 @@ from d4s.config import canonical
 from d4s.errors import FetchError
 from d4s.facts.converters import convert
 from d4s.facts.download import discard, download, move_into_place
-from d4s.facts.sources import File, ManualFile, PublicDataset, PublicDatasets, RecordFile, RemoteFile
+from d4s.facts.sources import File, ManualFile, PublicDataset, RecordFile, RemoteFile
 from d4s.facts.unpack import unpack
 from d4s.locks import folder_lock
 
@@ -170,12 +170,3 @@ def fetch_status(name: str, source: PublicDataset, data: Path | None) -> str:
     if any(made):
         return "own copy"
     return "by hand" if all(isinstance(file, ManualFile) for file in source.files) else "absent"
-
-
-def list_datasets(sources: PublicDatasets, data: Path | None) -> list[str]:
-    """A line per data set: name, what is there of it, licence, title."""
-    width = max(map(len, sources.sources))
-    return [
-        f"{name:<{width}}  {fetch_status(name, source, data):<11}  {source.licence}  –  {source.title}"
-        for name, source in sources.sources.items()
-    ]

@@ -1,11 +1,11 @@
-"""The table of public data sets, `data/sources.yaml`: where each lies, under what licence, and what is read of it."""
+"""The table of public data sets and models, `data/sources.yaml`: where each lies, under what licence, and what is read of it."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import yaml
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from d4s.config import Count, Frozen, validate
 from d4s.errors import SettingsError
@@ -105,23 +105,60 @@ class PublicDataset(Frozen):
     note: str | None = None
 
 
-class PublicDatasets(Frozen):
+class WheelModel(Frozen):
+    """A GGUF file in a Python package."""
+
+    package: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*==[\w.]+$", description="The package at a version, as pip names it.")
+    member: Member = Field(description="The file in the package.")
+    sha256: Sha256 = Field(description="Digest of the file.")
+
+
+class PublicModel(Frozen):
+    """One public model: from the hub where it answers, else from a package."""
+
+    title: str
+    licence: str
+    home: str = Field(description="The page of its authors.")
+    hub: str = Field(description="Its id on the Hugging Face hub.")
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$", description="Its commit there.")
+    wheel: WheelModel
+    note: str | None = None
+
+
+def _source_kind(value: Any) -> str:
+    return "model" if "hub" in (value if isinstance(value, dict) else vars(value)) else "dataset"
+
+
+PublicSource = Annotated[Annotated[PublicDataset, Tag("dataset")] | Annotated[PublicModel, Tag("model")], Discriminator(_source_kind)]
+
+
+class PublicSources(Frozen):
     """The whole table."""
 
-    sources: dict[str, PublicDataset]
+    sources: dict[str, PublicSource]
 
-    def find(self, name: str) -> PublicDataset:
-        """The data set of a name.
+    def find(self, name: str) -> PublicDataset | PublicModel:
+        """The data set or model of a name.
 
         Raises:
             SettingsError: if there is none; names the nearest.
         """
         if name not in self.sources:
-            raise SettingsError(f"no data set {name!r} to fetch; {nearest(name, self.sources)}")
+            raise SettingsError(f"nothing is called {name!r} in the table of what can be fetched; {nearest(name, self.sources)}")
         return self.sources[name]
 
+    @property
+    def datasets(self) -> dict[str, PublicDataset]:
+        """The data sets by name."""
+        return {name: source for name, source in self.sources.items() if isinstance(source, PublicDataset)}
 
-def load_sources(path: Path) -> PublicDatasets:
+    @property
+    def models(self) -> dict[str, PublicModel]:
+        """The models by name."""
+        return {name: source for name, source in self.sources.items() if isinstance(source, PublicModel)}
+
+
+def load_sources(path: Path) -> PublicSources:
     """The table in a YAML file.
 
     Raises:
@@ -130,5 +167,5 @@ def load_sources(path: Path) -> PublicDatasets:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SettingsError(f"the table of data sets {path} cannot be read: {error}") from None
-    return validate(PublicDatasets, {"sources": content}, str(path))
+        raise SettingsError(f"the table of sources {path} cannot be read: {error}") from None
+    return validate(PublicSources, {"sources": content}, str(path))

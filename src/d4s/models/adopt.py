@@ -11,25 +11,22 @@ from d4s.digests import cached_sha256
 from d4s.errors import ArtifactError
 from d4s.model_files import list_model_files
 from d4s.models.hub import COMMIT, commit_of
-
-
-def local_model_files(folder: Path) -> list[Path]:
-    """The configuration, tokenizer and weight files in a local folder; empty for a hub id."""
-    return list_model_files(folder) if folder.is_dir() else []
+from d4s.models.model_source import model_folder
 
 
 def adopt(job: StageJob[AdoptSettings]) -> None:
     """Write where a model is and how to load it: a local folder's files with their sha256, or a hub id with its commit.
 
     Raises:
-        ArtifactError: if a local folder holds no model configuration, or no commit of a hub id can be found.
+        ArtifactError: if a local folder holds no model configuration, a GGUF file cannot be read, or no commit of a hub id can be
+            found.
     """
-    folder = Path(job.settings.path)
+    folder = Path(model_folder(job.settings.path))
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder} holds no config.json; give a Hugging Face model folder or a hub id")
-    files = {path.relative_to(folder).as_posix(): cached_sha256(path) for path in local_model_files(folder)}
+    files = {path.relative_to(folder).as_posix(): cached_sha256(path) for path in (list_model_files(folder) if folder.is_dir() else [])}
     pinned = {} if folder.is_dir() else {"revision": _pinned_commit(job)}
-    write_json(job.path(POINTER), job.settings.model_dump(mode="json") | pinned | {"files": files})
+    write_json(job.path(POINTER), job.settings.model_dump(mode="json") | pinned | {"path": str(folder), "files": files})
     job.write_manifest([POINTER])
 
 

@@ -12,6 +12,7 @@ from d4s.model_files import HUB_ID
 from d4s.models.adapters import ADAPTERS, adapter_for
 from d4s.models.adopt import read_pointer
 from d4s.models.language_model import LanguageModel
+from d4s.models.model_source import model_folder
 from d4s.pretrained import read_network, read_tokenizer
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ def load(
     device: str | torch.device | None = None,
     device_map: str | None = None,
 ) -> LanguageModel:
-    """The model in a folder (checked against its manifest where it has one) or on the hub.
+    """The model in a folder (checked against its manifest where it has one), on the hub, fetched, or in a GGUF file.
 
     Without `dtype` it has the precision that it was adopted in, else float32.
 
@@ -35,13 +36,13 @@ def load(
             run code of its own (`d4s.pretrained` says what is refused).
         SettingsError: if the dtype is unknown, or the architecture has no adapter and inspection finds none.
     """
-    torch_dtype, name = precision(dtype or "float32"), str(source)
-    if (Path(source) / POINTER).is_file():
-        return _load_pointed(Path(source), dtype, device)
-    if Path(source).is_dir():
-        _verify(Path(source))
+    torch_dtype, name = precision(dtype or "float32"), model_folder(source)
+    if (Path(name) / POINTER).is_file():
+        return _load_pointed(Path(name), dtype, device)
+    if Path(name).is_dir():
+        _verify(Path(name))
     elif not HUB_ID.fullmatch(name):
-        raise ArtifactError(f"{name} is neither a folder nor a hub id such as openai-community/gpt2-xl")
+        raise ArtifactError(f"{name} is neither a folder, a GGUF file nor a hub id such as openai-community/gpt2-xl")
     tokenizer = read_tokenizer(name, revision)
     network = read_network(name, revision, dtype=torch_dtype, device_map=device_map)
     if device is not None and device_map is None:

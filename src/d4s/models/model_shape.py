@@ -8,6 +8,7 @@ from typing import Any
 
 from d4s.config import HFModel, ModelSettings, PretrainSettings, TokenizerSettings
 from d4s.errors import D4SError
+from d4s.models.model_source import is_gguf, known_folder
 
 PLAIN_MLPS = frozenset(
     {"gpt2", "gptj", "gpt_neo", "gpt_neox", "gpt_bigcode", "starcoder2", "phi"}
@@ -102,13 +103,15 @@ def shape_at(path: str, revision: str = "main") -> Shape:
 
 
 def config_at(path: str, revision: str = "main") -> Mapping[str, Any]:
-    """The configuration of a model in a local folder, or of a hub model in the local cache.
+    """The configuration of a model on this machine: in a folder, fetched, dequantised, or in the hub's cache.
 
     Raises:
         UnknownShape: if it is not on this machine; says how to get it.
     """
-    file = Path(path) / "config.json"
+    file = Path(known_folder(path)) / "config.json"
     if not file.is_file():
+        if is_gguf(path):
+            raise UnknownShape(f"{path} was not dequantised yet; that is done at its first use: d4s doctor --model {path}")
         from huggingface_hub import try_to_load_from_cache
 
         cached = None if Path(path).is_absolute() else try_to_load_from_cache(path, "config.json", revision=revision)

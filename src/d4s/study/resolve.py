@@ -32,7 +32,7 @@ from d4s.errors import SettingsError
 from d4s.facts.event_readers import EVENT_FILES, EVENT_READERS
 from d4s.facts.readers import READERS, files_of
 from d4s.metrics.benchmark_files import BENCHMARK_FILES, role
-from d4s.models.adopt import local_model_files
+from d4s.models.model_source import source_files
 from d4s.pretraining.training_facts import TRAINING_FACTS
 from d4s.questions.writers import WRITERS
 from d4s.study.code_digests import code_digest
@@ -216,7 +216,7 @@ class _NodeBuilder:
         model = self.study.models[name]
         if isinstance(model, HFModel):
             settings = model.model_dump(mode="json", include={"path", "revision", "dtype", "device_map"})
-            files = {f"file_{number}": RawFile(path) for number, path in enumerate(local_model_files(Path(model.path)))}
+            files = {f"file_{number}": RawFile(path) for number, path in enumerate(source_files(model.path))}
             return self._node("adopt", name, settings, {role: self._files.setdefault(file.path, file) for role, file in files.items()})
         settings = model.pretrain.model_dump(mode="json") | {"model_seed": model.model_seed}
         return self._node("pretrain", f"{name}-m{model.model_seed}", settings, {"corpus": self.corpus(name)})

@@ -17,8 +17,8 @@ from d4s.cli import app
 from d4s.errors import FetchError, SettingsError
 from d4s.facts import download as downloading
 from d4s.facts.download import download
-from d4s.facts.fetch import fetch, fetch_status, list_datasets
-from d4s.facts.sources import SOURCES, GithubFile, HubFile, ManualFile, PublicDataset, PublicDatasets, load_sources
+from d4s.facts.fetch import fetch, fetch_status
+from d4s.facts.sources import SOURCES, GithubFile, HubFile, ManualFile, PublicDataset, PublicSources, load_sources
 from tests.shelf import CONTENT, ROWS, Shelf, records, source_of
 from tools.lock import ROOT
 
@@ -292,7 +292,7 @@ def test_a_file_of_another_shape_is_named(httpserver: HTTPServer, tmp_path: Path
 def test_the_table_is_sound_and_names_the_benchmarks_and_readers() -> None:
     table = load_sources(ROOT / SOURCES)
     assert {"counterfact", "zsre_mend", "atomic2020", "mmlu", "gsm8k", "wikitext2_raw_test"} <= set(table.sources)
-    for name, source in table.sources.items():
+    for name, source in table.datasets.items():
         files = {file.file for file in source.files}
         assert len(files) == len(source.files), name
         assert {part.file for found in source.records for part in found.of} <= files, name
@@ -315,7 +315,7 @@ def test_a_wrong_table_names_every_problem(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match=r"s\.yaml cannot be read"):
             load_sources(tmp_path / "s.yaml")
     with pytest.raises(SettingsError, match="did you mean 'made'"):
-        PublicDatasets(sources={"made": source_of("https://example.org")}).find("mode")
+        PublicSources(sources={"made": source_of("https://example.org")}).find("mode")
 
 
 def test_the_command_lists_fetches_and_ends_with_a_message(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,4 +333,5 @@ def test_the_command_lists_fetches_and_ends_with_a_message(shelf: Shelf, tmp_pat
     nowhere = runner.invoke(app, ["fetch", "made", "--sources", str(table)])
     assert nowhere.exit_code == 1
     assert "pass --data or set D4S_DATA" in nowhere.output
-    assert len(list_datasets(load_sources(table), None)) == 1
+    wrong = runner.invoke(app, ["fetch", "made", "--from", "hub", *options])
+    assert wrong.exit_code == 2 and "--from is about models" in wrong.output

@@ -83,7 +83,7 @@ def test_wikipedia_is_read_as_it_is_fetched(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     rows = [{"id": str(k), "url": "u", "title": f"T{k}", "text": "word " * 60} for k in range(3)]
-    [records] = load_sources(ROOT / SOURCES).find("wikipedia").records
+    [records] = load_sources(ROOT / SOURCES).datasets["wikipedia"].records
     [part] = records.of
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / part.file)
     assert convert(records, tmp_path, tmp_path) == 3
