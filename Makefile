@@ -48,6 +48,11 @@ reproduce: setup  ## every figure, table and the report of a study (CONFIG=grids
 	@$(BIN)/python -m tools.unlock $(SNAKEMAKE_STUDY)
 	@$(BIN)/d4s run --study $(STUDY_FILE) -- $(SNAKEMAKE_PLACE)
 
+.PHONY: real-model
+real-model: setup  ## fetch SmolLM2-135M, a real language model, and run a study of it (needs D4S_DATA)
+	@$(BIN)/d4s fetch smollm2-135m
+	@$(MAKE) --no-print-directory reproduce CONFIG=grids/smollm2_core.yaml
+
 .PHONY: plan
 plan: setup  ## what a study needs and what of it is there already
 	@$(BIN)/d4s plan --study $(STUDY_FILE)
@@ -129,6 +134,10 @@ test-workflow: setup  ## the workflow from end to end on a tiny study: kill and 
 .PHONY: test-records
 test-records: setup  ## real records in the folder named by D4S_DATA
 	$(PYTEST) tests/records
+
+.PHONY: test-real
+test-real: setup  ## a real language model from its Python package: every editor, undo, exports (about 25 minutes)
+	$(BIN)/pytest tests/records/test_real_model.py -m "real or not real"
 
 .PHONY: test-slurm
 test-slurm: setup  ## a small study on a real Slurm of two nodes, unpacked from Debian's packages without installing them

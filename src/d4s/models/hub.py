@@ -24,6 +24,7 @@ def commit_of(source: str, revision: str) -> str:
     except (OSError, ValueError, EntryNotFoundError) as error:
         raise ArtifactError(
             f"no commit of {source} at revision {revision!r} was found, neither on the hub nor in the local cache "
-            f"({' '.join(str(error).split())}); check the name and the connection, or fetch it first: hf download {source}"
+            f"({' '.join(str(error).split())}); check the name and the connection, or fetch it first: "
+            f"hf download {source}" + (f", or d4s fetch {source}" if "/" not in source else "")
         ) from None
     return Path(config).parent.name  # …/snapshots/COMMIT/config.json

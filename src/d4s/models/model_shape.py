@@ -117,7 +117,8 @@ def config_at(path: str, revision: str = "main") -> Mapping[str, Any]:
         cached = None if Path(path).is_absolute() else try_to_load_from_cache(path, "config.json", revision=revision)
         if not isinstance(cached, str):
             at = "" if revision == "main" else f" --revision {revision}"
-            raise UnknownShape(f"no config.json of {path} is on this machine; fetch it with: hf download {path} config.json{at}")
+            or_fetch = "" if "/" in path else f", or d4s fetch {path}"
+            raise UnknownShape(f"no config.json of {path} is on this machine; fetch it with: hf download {path} config.json{at}{or_fetch}")
         file = Path(cached)
     return json.loads(file.read_text(encoding="utf-8"))
 
