@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from d4s.editors.grace import GraceEditor
 from d4s.editors.hparams import merge_hparams
 from d4s.editors.locate_then_edit import LocateThenEditEditor
 from d4s.editors.presets import PRESETS
+from d4s.editors.protocol import NotRemovable
 from d4s.editors.states import RecordState
 from d4s.testing.editor_conformance import EditorCase, EditorNotConformant, check_editor, differing
 from tests.cases import CHANGED, SMALL, case_for, settings_for
@@ -87,6 +88,28 @@ def test_an_editor_that_breaks_the_contract_is_told_how() -> None:
         check_editor(bad)
     for part in ("original bits come back: a session leaves", "saving loses", "a resumed run differs", "must add up"):
         assert part in str(caught.value)
+
+
+def _refuse_all(*_: Any) -> None:
+    raise NotRemovable("never")
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "found"),
+    [
+        ("memit_batches", lambda *_: None, r"requests \[1\] can be removed without the rest of their record"),
+        ("ft_l", lambda *_: None, r"requests \[0\] can be removed from a dense state"),
+        ("memit", _refuse_all, r"requests \[0\] cannot be removed, though each record is there as a whole: never"),
+        ("ft_l", _refuse_all, r"a selection that changes nothing is refused: never"),
+    ],
+)
+def test_an_editor_that_is_wrong_about_what_can_be_removed_is_told_how(
+    name: str, check: Callable[..., None], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(name)
+    monkeypatch.setattr(FAMILIES.load(settings.family), "check_removable", check)
+    with pytest.raises(EditorNotConformant, match=found):
+        check_editor(case_for(settings))
 
 
 class Intrusive(GraceEditor):

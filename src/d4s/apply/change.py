@@ -97,7 +97,7 @@ def _overlap(one: EditedFolder, other: EditedFolder, *, prefer_second: bool) -> 
     dropped = {old.number for old, _ in clashes}
     repeated = {new.number for old, new in shared if old.spec.target_keys == new.spec.target_keys}
     one.check_removable(sorted(dropped), "merge")
-    other.check_removable(sorted(repeated - _shared_entries(one, other)), "merge")
+    other.check_removable(sorted(repeated), "merge", one.selection(without=dropped))
     return dropped, repeated
 
 
@@ -118,12 +118,6 @@ def _refuse_mismatch(one: EditedFolder, other: EditedFolder) -> None:
     if differing:
         lines = "\n".join(f"  {line}" for line in differing)
         raise SettingsError(f"{one.path} and {other.path} were made otherwise and cannot be merged:\n{lines}")
-
-
-def _shared_entries(one: EditedFolder, other: EditedFolder) -> set[int]:
-    """Edits of the other memory whose entry the first holds for the same fact, so that what continues it goes on from there."""
-    held = {edit.spec.prompt_key: name for name, entry in one.entries().items() for edit in entry if not edit.inactive_reason}
-    return {edit.number for name, entry in other.entries().items() for edit in entry if held.get(edit.spec.prompt_key) == name}
 
 
 def _content(folder: EditedFolder, name: str) -> str:

@@ -10,11 +10,10 @@ change; the manifest says for which state they were written.
 
 import re
 import shutil
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
-from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from d4s.apply.prompt_builder import PromptBuilder
 from d4s.artifacts import DIGEST_LENGTH, MANIFEST, library_versions, write_json
 from d4s.config import Frozen, canonical
 from d4s.editors.editor_settings import EditorSettings
-from d4s.editors.protocol import Prepared, State
+from d4s.editors.protocol import EditSelection, EditStatus, NotRemovable, Prepared, State
 from d4s.errors import ArtifactError, SettingsError
 from d4s.facts.joining import Joiner
 from d4s.locks import folder_lock
@@ -216,64 +215,42 @@ class EditedFolder(EditSequence):
         counts = [not any(edit.inactive_reason or edit.number in without for edit in batch) for batch in self.batches()]
         return self.editor.restore([row for row, is_present in zip(state.records, counts, strict=True) if is_present], {})
 
-    def entries(self, undone: Collection[int] = ()) -> dict[Hashable, list[RecordedEdit]]:
-        """Edits by the entry that they share, as they would be if some more were undone; none where every edit stands for itself."""
-        if self.editor.kind != "codebook":
-            return {}
-        found: dict[Hashable, list[RecordedEdit]] = {}
-        records = self.ledger.state_at(self.editor, self.ledger.length).records
-        for record, batch in zip(records, self.batches(undone), strict=True):
-            found.setdefault(self.editor.shared_entry(record), []).extend(batch)
-        return found
+    def selection(self, *, without: Collection[int] = (), undone: Collection[int] = ()) -> EditSelection:
+        """All records with their edits: which count now, and which would without some of them, or with some more undone."""
+        edits = [
+            [
+                EditStatus(now.number, now.spec.prompt_key, not now.inactive_reason, not (then.inactive_reason or then.number in without))
+                for now, then in zip(batch, changed, strict=True)
+            ]
+            for batch, changed in zip(self.batches(), self.batches(undone), strict=True)
+        ]
+        return EditSelection(self.ledger.records(self.ledger.length), edits)
 
-    def check_removable(self, numbers: Sequence[int], what: str) -> None:
-        """Refuse to take edits out that cannot be taken out.
+    def check_removable(self, numbers: Sequence[int], what: str, preceding: EditSelection | None = None) -> None:
+        """Refuse to take edits out that cannot be taken out; `preceding` are the edits that a merge puts before this folder's.
 
         Raises:
-            SettingsError: if there is no such edit, it is gone already, or the kind of state does not allow it; says why.
+            SettingsError: if there is no such edit, it is gone already, or the editor's state does not allow it; says why.
         """
-        present = {edit.number for edit in self.active_edits()}
-        if unknown := sorted(set(numbers) - present):
-            raise SettingsError(f"{what}: {self.path} has no present edits {unknown}; d4s history {self.path} lists them")
-        if numbers and self.editor.kind == "dense":
-            raise SettingsError(
-                f"{what} is not possible with {self.manifest.editor}: every step replaced its state as a whole, so no edit can be told "
-                "from the others; edit the unedited model again without these facts, or use an editor that keeps a record, such as d4s"
-            )
-        for batch in self.batches():
-            inside = {edit.number for edit in batch if not edit.inactive_reason}
-            if inside & set(numbers) and not inside <= set(numbers):
-                raise SettingsError(f"{what}: edits {sorted(inside)} were made as one batch and can only be taken out together")
-        for entry in self.entries().values():
-            since = [*dropwhile(lambda number: number not in numbers, (edit.number for edit in entry if not edit.inactive_reason))]
-            if not {*since} <= {*numbers}:
-                raise SettingsError(
-                    f"{what}: edits {since} share an entry, which the last of them holds whole, and can only be taken out together"
-                )
+        self._check_selection(numbers, what, self.selection(without=numbers), preceding)
 
     def check_undo(self, numbers: Sequence[int]) -> None:
         """Refuse to take edits back that cannot be taken out, or of which what they had replaced cannot count again.
 
         Raises:
-            SettingsError: if an edit is not present, cannot be taken out, or had replaced a part of a batch only; says why.
+            SettingsError: if there is no such edit, it is gone already, or the editor's state does not allow it; says why.
         """
-        self.check_removable(numbers, "undo")
-        before = {edit.number for edit in self.active_edits()}
-        for batch in self.batches(numbers):
-            inside = [edit.number for edit in batch]
-            if any(edit.inactive_reason for edit in batch) and any(
-                not edit.inactive_reason and edit.number not in before for edit in batch
-            ):
-                raise SettingsError(
-                    f"undo: edits {inside} were made as one batch and can only come back together; undo all that replaced them"
-                )
-        for entry in self.entries(numbers).values():
-            for place, edit in enumerate(entry):
-                if not edit.inactive_reason and edit.number not in before and (others := _inactive_before(entry, place)):
-                    raise SettingsError(
-                        f"undo: edit {edit.number} would come back with an entry that also holds edits {others}, which are gone; "
-                        "undo what replaced those as well, or replace the edit that took its place"
-                    )
+        self._check_selection(numbers, "undo", self.selection(undone=numbers))
+
+    def _check_selection(self, numbers: Sequence[int], what: str, selection: EditSelection, preceding: EditSelection | None = None) -> None:
+        present = {edit.number for edits in selection.edits for edit in edits if edit.was_active}
+        if unknown := sorted(set(numbers) - present):
+            raise SettingsError(f"{what}: {self.path} has no present edits {unknown}; d4s history {self.path} lists them")
+        try:
+            self.editor.check_removable(selection, preceding)
+        except NotRemovable as reason:
+            where = f"{what} is not possible with {self.manifest.editor}" if self.editor.kind == "dense" else what
+            raise SettingsError(f"{where}: {reason}") from None
 
     def undo(self, numbers: Sequence[int]) -> None:
         """Undo edits, checked first; the edits that they replaced are present again."""
@@ -348,11 +325,3 @@ class EditedFolder(EditSequence):
     def _update_manifest(self, **changes: Any) -> None:
         self.manifest = self.manifest.model_copy(update=changes)
         write_json(self.path / MANIFEST, self.manifest.model_dump(mode="json"))
-
-
-def _inactive_before(entry: Sequence[RecordedEdit], place: int) -> list[int]:
-    """Earlier edits of an entry that are gone though an edit's row holds them; none where the entry is that edit's very own."""
-    if entry[place].spec.prompt_key == entry[0].spec.prompt_key:
-        return []
-    held = {edit.spec.prompt_key for edit in entry[: place + 1] if not edit.inactive_reason}
-    return [edit.number for edit in entry[:place] if edit.spec.prompt_key not in held]

@@ -11,6 +11,11 @@ ACTIVATIONS_PER_PASS = 2**28
 ATTRIBUTED_TOKENS = 256
 """Tokens that one layer's steps of attribution, and those of its neighbours with them, may bring into a pass."""
 
+ANSWER_TOKENS = 3
+"""Tokens that an original answer is assumed to have."""
+BACKWARD = 2
+"""Passes that one with a gradient with respect to hidden states costs."""
+
 SolverKind = Literal["low_rank", "direct", "recursive"]
 
 

@@ -6,13 +6,14 @@ of `presets.py`; `resolve` looks it up, lays the study's changes over it and ref
 Terms and symbols: docs/notation.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
 from d4s.config import Count, describe
-from d4s.editors.family_settings import SINGLE, Family
+from d4s.editors.constants import ANSWER_TOKENS, ATTRIBUTED_TOKENS, BACKWARD
+from d4s.editors.family_settings import SINGLE, Family, ModelPasses
 from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
 from d4s.editors.parts.part import DOUBLE, NotNegative, Positive
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
@@ -42,6 +43,14 @@ class FineTune(Family):
         """The layers whose weights change."""
         return (self.layer,)
 
+    def gradient_tokens(self, shape: "Shape", tokens: int) -> int:
+        """A prompt."""
+        return tokens
+
+    def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
+        """A gradient in every step of Adam."""
+        return (_descent(edits, self.steps, tokens),)
+
     def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
         """Weight, gradient, moments of Adam and copies in float32; sums in float64."""
         return {"state": 8.0 * shape.mlp_out * SINGLE, "temporaries": 3.0 * shape.mlp_out * DOUBLE}
@@ -70,6 +79,14 @@ class Grace(Family):
         """The layer that the codebook stands beside."""
         return (self.layer,)
 
+    def gradient_tokens(self, shape: "Shape", tokens: int) -> int:
+        """A prompt."""
+        return tokens
+
+    def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
+        """A gradient in every step of Adam."""
+        return (_descent(edits, self.steps, tokens),)
+
     def ledger_bytes(self, shape: "Shape", edits: int) -> float:
         """A key and a value per edit."""
         return float(edits * SINGLE * (shape.mlp_width + shape.width))
@@ -90,6 +107,19 @@ class KnowledgeNeurons(Family):
         """None: neurons are searched in all layers."""
         return ()
 
+    def gradient_tokens(self, shape: "Shape", tokens: int) -> int:
+        """A prompt, or the points of all layers between no activation and the present one."""
+        return max(tokens, min(ATTRIBUTED_TOKENS, self.steps * ANSWER_TOKENS * shape.layers))
+
+    def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
+        """Gradients at all points, each from its layer on, and the prompt once."""
+        points = ANSWER_TOKENS * self.steps * shape.layers / 2
+        return ModelPasses(points, 1, BACKWARD * edits), ModelPasses(tokens, 1, edits)
+
+    def view_bytes(self, shape: "Shape", item: int) -> dict[str, float]:
+        """What a session holds."""
+        return {"originals": sum(self.held_bytes(shape, item, 0).values())}
+
     def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
         """The original weight of every layer twice, and its change in float64."""
         return {"originals": shape.layers * shape.mlp_out * (DOUBLE + 2.0 * item), "temporaries": 2.0 * shape.mlp_out * DOUBLE}
@@ -105,6 +135,16 @@ class Unedited(Family):
     def layers(self) -> tuple[int, ...]:
         """No layer changes."""
         return ()
+
+    @property
+    def is_measured(self) -> bool:
+        """No: the answers of the unedited model are the baseline."""
+        return False
+
+
+def _descent(edits: int, steps: int, tokens: int) -> ModelPasses:
+    """Steps of gradient descent on one prompt per edit, forward and backward."""
+    return ModelPasses(tokens, 1, (1.0 + BACKWARD) * edits * steps)
 
 
 FamilySettings = LocateThenEdit | OneTimeBatch | FineTune | Grace | KnowledgeNeurons | Unedited

@@ -19,8 +19,8 @@ from torch import Tensor
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.editor_settings import FineTune
 from d4s.editors.prompts import check_length, pad_ids
-from d4s.editors.protocol import Diverged, Prepared, State, StateKind, StepLog, StepRecord, Targets
-from d4s.editors.states import DenseState
+from d4s.editors.protocol import Diverged, EditSelection, Prepared, State, StateKind, StepLog, StepRecord, Targets
+from d4s.editors.states import DenseState, check_dense
 from d4s.editors.weights import apply_deltas
 from d4s.metrics.weight_norms import l1_per_element
 from d4s.models.language_model import LanguageModel
@@ -158,8 +158,13 @@ class FineTuneEditor:
         """The state that consists of a saved weight."""
         return DenseState(dict(dense))
 
-    def shared_entry(self, record: StepRecord) -> None:
-        """None: every record stands for itself."""
+    def check_removable(self, selection: EditSelection, preceding: EditSelection | None = None) -> None:
+        """Refuse to take out or bring back any edit.
+
+        Raises:
+            NotRemovable: if there is such an edit.
+        """
+        check_dense(selection)
 
     def start(self, model: LanguageModel, prepared: Prepared) -> State:
         """Nothing tuned yet."""

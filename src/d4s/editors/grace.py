@@ -21,7 +21,7 @@ Terms and symbols: docs/notation.md.
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -32,7 +32,18 @@ from torch import Tensor
 from d4s.editors.codebook_views import Codebook, CodebookModel
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.editor_settings import Grace
-from d4s.editors.protocol import Diverged, Prepared, State, StateKind, StepLog, StepRecord, Targets
+from d4s.editors.protocol import (
+    Diverged,
+    EditSelection,
+    EditStatus,
+    NotRemovable,
+    Prepared,
+    State,
+    StateKind,
+    StepLog,
+    StepRecord,
+    Targets,
+)
 from d4s.editors.states import RecordEditor, RecordState
 from d4s.models.language_model import LanguageModel
 from d4s.models.restart import restart
@@ -236,9 +247,36 @@ class GraceEditor(RecordEditor):
     def __init__(self, settings: Grace) -> None:
         self.settings = settings
 
-    def shared_entry(self, record: StepRecord) -> tuple[bytes, tuple[int, ...]]:
-        """Key and label of the entry that a step made or continued."""
-        return _name(record["key"]), tuple(record["label"].tolist())
+    def check_removable(self, selection: EditSelection, preceding: EditSelection | None = None) -> None:
+        """Refuse to take out an edit whose entry a later one holds too, or to bring one back with an entry that holds more.
+
+        A record holds its entry whole, so edits of one entry can only be taken out from the last of them backwards. An edit of
+        which a preceding record holds the same entry for the same fact is not lost.
+
+        Raises:
+            NotRemovable: naming the edits of the entry.
+        """
+        super().check_removable(selection, preceding)
+        held = (
+            {}
+            if preceding is None
+            else {edit.fact: entry for entry, edits in _entries(preceding).items() for edit in edits if edit.is_active}
+        )
+        entries = _entries(selection)
+        for entry, edits in entries.items():
+            active = [edit for edit in edits if edit.was_active]
+            is_lost = [edit.is_removed and held.get(edit.fact) != entry for edit in active]
+            first = is_lost.index(True) if any(is_lost) else len(active)
+            if not all(is_lost[first:]):
+                since = [edit.number for edit in active[first:]]
+                raise NotRemovable(f"edits {since} share an entry, which the last of them holds whole, and can only be taken out together")
+        for edits in entries.values():
+            for place, edit in enumerate(edits):
+                if edit.is_restored and (others := _inactive_before(edits, place)):
+                    raise NotRemovable(
+                        f"edit {edit.number} would come back with an entry that also holds edits {others}, which are gone; "
+                        "undo what replaced those as well, or replace the edit that took its place"
+                    )
 
     @contextmanager
     def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[GraceSession]:
@@ -249,3 +287,19 @@ class GraceEditor(RecordEditor):
     def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[CodebookModel]:
         """The model with the codebook that a state's records spell."""
         yield CodebookEntries(model, self.settings.layer, state.records).view()
+
+
+def _entries(selection: EditSelection) -> dict[Hashable, list[EditStatus]]:
+    """Entries by key and label, each with the edits that made and continued it."""
+    found: dict[Hashable, list[EditStatus]] = {}
+    for record, edits in zip(selection.records, selection.edits, strict=True):
+        found.setdefault((_name(record["key"]), tuple(record["label"].tolist())), []).extend(edits)
+    return found
+
+
+def _inactive_before(edits: Sequence[EditStatus], place: int) -> list[int]:
+    """Earlier edits of an entry that do not count though a record holds them; none where the entry is that record's very own."""
+    if edits[place].fact == edits[0].fact:
+        return []
+    held = {edit.fact for edit in edits[: place + 1] if edit.is_active}
+    return [edit.number for edit in edits[:place] if edit.fact not in held]

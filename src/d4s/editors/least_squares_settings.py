@@ -1,13 +1,13 @@
 """The settings of editors that solve for a change of MLP output weights: composed of parts, which say what goes with what."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from d4s.config import Count, Frozen
 from d4s.editors.constants import REFACTOR_EVERY, solver_kind
-from d4s.editors.family_settings import SINGLE, Family
+from d4s.editors.family_settings import SINGLE, Family, ModelPasses
 from d4s.editors.parts import key_rule, target_rule
 from d4s.editors.parts.input_settings import AnchorJobSettings, BasisSettings, PrepareSettings
 from d4s.editors.parts.key_rule import KeySettings
@@ -85,9 +85,14 @@ class LeastSquaresSettings(Family):
             anchor = AnchorJobSettings(target=self.target, anchor=self.anchor)
         return PrepareSettings(basis=basis, anchor=anchor) if basis or anchor else None
 
-    def session_settings(self, edits: int) -> "LocateThenEdit | None":
-        """The settings of the session that makes the edited model from a state; None where states are folded without one."""
-        return None
+    def step_targets(self) -> TargetSettings | None:
+        """Settings of the targets where they follow the edited model."""
+        return self.target if self.target.at == "current" else None
+
+    @property
+    def null_space_layers(self) -> tuple[int, ...]:
+        """All edited layers where the change is confined to a null space."""
+        return self.layers if self.preservation.is_confined else ()
 
     def choices(self) -> Iterator[Choice]:
         """What the editor is made of, in the order of the loop; what it leaves at nothing is not among them."""
@@ -185,7 +190,40 @@ class LocateThenEdit(LeastSquaresSettings):
         always = (self.residual_schedule, self.preservation, self.history)
         return (*always, *(part for part in (self.step_transform, self.delta_transform) if part is not None))
 
-    # --- memory -------------------------------------------------------------------------------------------------------
+    # --- memory and work ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_refitted(self) -> bool:
+        """Whether the history solves for all edits from the original weights."""
+        return self.history.refits
+
+    def requests_per_pass(self, edits: int) -> int:
+        """A batch, or all requests that a refresh solves."""
+        between = self.batch * self.keys.every
+        return max(self.batch, edits // between * between if self.keys.mode == "refreshed" else 0)
+
+    def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
+        """Every layer's keys and residuals, from passes that end there."""
+        return (ModelPasses(wordings * tokens, 2, edits * len(self.layers) / 2),)
+
+    def solver_operations(self, shape: "Shape", edits: int) -> float:
+        """Preserved matrices factored at the start, and whenever they are again; each batch solved for and written."""
+        d, matrix, steps = float(shape.mlp_width), float(shape.mlp_out), edits / self.batch
+        at_start, each = d**3, 6 * d * d * self.batch
+        if self.state_kind == "dense" and self.history.remembers:
+            each = d**3 / 3
+        if self.history.factors_each_step:
+            each = d**3 / 3 + 4 * d * matrix
+        if self.history.remembers and steps > REFACTOR_EVERY:
+            at_start *= 1 + steps // REFACTOR_EVERY
+        return len(self.layers) * (at_start + steps * (each + 10 * matrix))
+
+    def view_bytes(self, shape: "Shape", item: int) -> dict[str, float]:
+        """The change of each layer; a refit solves for it, within a null space with one more matrix."""
+        found = super().view_bytes(shape, item)
+        if self.is_refitted:
+            found["temporaries"] += (4.0 if self.preservation.is_confined else 3.0) * shape.mlp_width**2 * DOUBLE
+        return found
 
     def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
         """Per layer what its parts hold, its change, and its original weight twice; and the largest temporaries.
@@ -265,6 +303,16 @@ class OneTimeBatch(LeastSquaresSettings):
     def parts(self) -> tuple[Part, ...]:
         """The parts of the editor that solves the batch."""
         return self.session_settings(1).parts()
+
+    @property
+    def is_refitted(self) -> bool:
+        """Yes, in one batch."""
+        return True
+
+    @property
+    def is_deferred(self) -> bool:
+        """Yes: the batch is solved at the end."""
+        return True
 
     def ledger_bytes(self, shape: "Shape", edits: int) -> float:
         """Requests with their targets."""

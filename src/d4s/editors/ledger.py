@@ -17,7 +17,7 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -47,6 +47,20 @@ class Frame:
     log: Mapping[str, Any]
     start: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRecords:
+    """The records of some frames, which are read one by one whenever they are iterated over."""
+
+    path: Path
+    frames: Sequence[Frame]
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        if self.frames:
+            with self.path.open("rb") as stream:
+                for frame in self.frames:
+                    yield _payload(stream, frame)
 
 
 class Ledger:
@@ -133,14 +147,16 @@ class Ledger:
         Raises:
             ArtifactError: if it was never recorded.
         """
-        frames = self._frames[: self._count(edits)]
-        if self._kind == "dense":
-            return editor.restore((), self._dense_at(edits))
-        if not frames:
-            return editor.restore((), {})
-        with self._path.open("rb") as stream:
-            records = [_payload(stream, frame) for frame in frames]
-        return editor.restore(records, {})
+        records = self.records(edits)
+        return editor.restore((), self._dense_at(edits)) if self._kind == "dense" else editor.restore([*records], {})
+
+    def records(self, edits: int) -> "LedgerRecords":
+        """The records of the first edits; empty ones where the state is dense.
+
+        Raises:
+            ArtifactError: if no batch ends there.
+        """
+        return LedgerRecords(self._path, tuple(self._frames[: self._count(edits)]))
 
     def nearest_state(self, edits: int) -> int:
         """The largest number of edits, at most `edits`, after which the state can be read."""

@@ -21,9 +21,9 @@ from d4s.editors.edited_layers import layers_of
 from d4s.editors.keys import Activations, read_activations
 from d4s.editors.least_squares_settings import LocateThenEdit
 from d4s.editors.prompts import PromptSet, build_prompts
-from d4s.editors.protocol import Prepared, State, StateKind, StepLog, StepRecord, Targets
+from d4s.editors.protocol import EditSelection, Prepared, State, StateKind, StepLog, StepRecord, Targets
 from d4s.editors.request_tensors import requests_from_tensors, requests_to_tensors
-from d4s.editors.states import DenseState, RecordState
+from d4s.editors.states import DenseState, RecordState, check_dense, check_whole_records
 from d4s.editors.target_optimisation import optimise, rescale_targets
 from d4s.editors.weights import apply_deltas, write_weight
 from d4s.metrics.weight_norms import l1_per_element
@@ -292,8 +292,13 @@ class LocateThenEditEditor:
         """The state that consists of saved records, or of saved tensors."""
         return DenseState(dict(dense)) if self.kind == "dense" else RecordState(self.kind, tuple(records))
 
-    def shared_entry(self, record: StepRecord) -> None:
-        """None: every record stands for itself."""
+    def check_removable(self, selection: EditSelection, preceding: EditSelection | None = None) -> None:
+        """Refuse to take out or bring back a part of a record, or any edit of a dense state.
+
+        Raises:
+            NotRemovable: naming the edits of the record, or if there is such an edit.
+        """
+        (check_dense if self.kind == "dense" else check_whole_records)(selection)
 
     def start(self, model: LanguageModel, prepared: Prepared) -> State:
         """No records, and no tensors."""

@@ -3,7 +3,7 @@
 Terms and symbols: docs/notation.md.
 """
 
-from collections.abc import Hashable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -24,6 +24,38 @@ StepRecord = Mapping[str, Tensor]
 
 class Diverged(ArithmeticError):
     """A step whose numbers stopped being finite; the session cannot go on."""
+
+
+class NotRemovable(ValueError):
+    """A selection of edits that a state cannot be reduced or brought back to; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class EditStatus:
+    """An edit, and whether it counts before and after a selection. `fact` is what edits of the same fact have in common."""
+
+    number: int
+    fact: str
+    was_active: bool
+    is_active: bool
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether the selection takes it out."""
+        return self.was_active and not self.is_active
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether the selection brings it back."""
+        return self.is_active and not self.was_active
+
+
+@dataclass(frozen=True, slots=True)
+class EditSelection:
+    """Which edits of a sequence are to count: its records in order (none are read of a dense state), and the edits of each."""
+
+    records: Iterable[StepRecord]
+    edits: Sequence[Sequence[EditStatus]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +193,15 @@ class Editor(Protocol):
         """The state that consists of saved rows or of saved dense tensors."""
         ...
 
-    def shared_entry(self, record: StepRecord) -> Hashable | None:
-        """What names the part of the state that a step's record holds whole and that later steps may continue.
+    def check_removable(self, selection: EditSelection, preceding: EditSelection | None = None) -> None:
+        """Refuse a selection that takes out or brings back what the state cannot lose or regain.
 
-        Steps that share one can only be taken out from the last of them backwards. None where every step stands for itself.
+        Args:
+            selection: the edits of a state.
+            preceding: the edits whose records a merge puts before those.
+
+        Raises:
+            NotRemovable: naming the edits and the reason.
         """
         ...
 

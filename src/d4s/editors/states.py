@@ -1,14 +1,16 @@
 """The two shapes of state as values: records that grow at the end, and dense tensors that every step replaces.
 
+What can be removed from them follows from the shape: records as a whole, and nothing of dense tensors.
+
 Terms and symbols: docs/notation.md.
 """
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from d4s.editors.protocol import Prepared, StateKind, StepRecord
+from d4s.editors.protocol import EditSelection, NotRemovable, Prepared, StateKind, StepRecord
 from d4s.models.language_model import LanguageModel
 
 
@@ -49,9 +51,13 @@ class RecordEditor:
         """The state that consists of saved records."""
         return RecordState(self.kind, tuple(records))
 
-    def shared_entry(self, record: StepRecord) -> Hashable | None:
-        """None: every record stands for itself."""
-        return None
+    def check_removable(self, selection: EditSelection, preceding: EditSelection | None = None) -> None:
+        """Refuse to take out or bring back a part of a record.
+
+        Raises:
+            NotRemovable: naming the edits of the record.
+        """
+        check_whole_records(selection)
 
     def start(self, model: LanguageModel, prepared: Prepared) -> RecordState:
         """No records."""
@@ -73,3 +79,34 @@ class DenseState:
     def records(self) -> Sequence[StepRecord]:
         """None: every step replaced the tensors."""
         return ()
+
+
+def check_whole_records(selection: EditSelection) -> None:
+    """Refuse a selection that takes out or brings back some edits of a record without the others.
+
+    Raises:
+        NotRemovable: naming the edits of the record.
+    """
+    for edits in selection.edits:
+        active = [edit for edit in edits if edit.was_active]
+        if any(edit.is_removed for edit in active) and not all(edit.is_removed for edit in active):
+            raise NotRemovable(f"edits {[edit.number for edit in active]} were made as one batch and can only be taken out together")
+    for edits in selection.edits:
+        if any(edit.is_restored for edit in edits) and not all(edit.is_active for edit in edits):
+            raise NotRemovable(
+                f"edits {[edit.number for edit in edits]} were made as one batch and can only come back together; "
+                "undo all that replaced them"
+            )
+
+
+def check_dense(selection: EditSelection) -> None:
+    """Refuse a selection that takes out or brings back any edit.
+
+    Raises:
+        NotRemovable: if there is such an edit.
+    """
+    if any(edit.is_removed or edit.is_restored for edits in selection.edits for edit in edits):
+        raise NotRemovable(
+            "every step replaced its state as a whole, so no edit can be told from the others; edit the unedited model again "
+            "without these facts, or use an editor that keeps a record, such as d4s"
+        )

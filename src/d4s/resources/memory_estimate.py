@@ -8,17 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from d4s.config import MeasureSettings, PretrainSettings
-from d4s.editors.constants import ACTIVATIONS_PER_PASS, ATTRIBUTED_TOKENS
+from d4s.editors.constants import ACTIVATIONS_PER_PASS
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
-from d4s.editors.editor_settings import FamilySettings, FineTune, Grace, KnowledgeNeurons
-from d4s.editors.least_squares_settings import LeastSquaresSettings, LocateThenEdit, OneTimeBatch
+from d4s.editors.editor_settings import FamilySettings
 from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.models.model_shape import BYTES, Shape
 from d4s.models.pass_sizes import LOGITS_PER_CHUNK, TOKENS_ON_ACCELERATORS, TOKENS_ON_CPU
 from d4s.resources.requirements import MIB, MOVABLE_PARTS, Bytes, Number
 
 LIGHT, WITH_TORCH, WITH_TABLES, WITH_TASKS, WITH_CUDA = 165 * MIB, 470 * MIB, 510 * MIB, 540 * MIB, 2500 * MIB
-ANSWER = 3  # tokens of an original answer
 DOUBLE, SINGLE = 8, 4
 TASK_ANSWERS = MeasureSettings(max_new_tokens=4)  # of tasks with free answers: a quarter of their prompts
 
@@ -151,11 +149,9 @@ def questions(placement: ModelPlacement, settings: MeasureSettings | None) -> di
 # --- editors ----------------------------------------------------------------------------------------------------------
 
 
-def _whole_batch(placement: ModelPlacement, editor: LocateThenEdit, edits: int, prompt_sizes: PromptSizes) -> dict[str, Number]:
-    """The largest pass that reads keys: a batch, or all requests that a refresh solves."""
-    between = editor.batch * editor.keys.every
-    refreshed = edits // between * between if editor.keys.mode == "refreshed" else 0
-    return {"whole batch": placement.activations(max(editor.batch, refreshed) * prompt_sizes.per_request * prompt_sizes.tokens)}
+def _whole_batch(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_sizes: PromptSizes) -> dict[str, Number]:
+    """The largest pass that reads keys."""
+    return {"whole batch": placement.activations(editor.requests_per_pass(edits) * prompt_sizes.per_request * prompt_sizes.tokens)}
 
 
 def _largest(*alternatives: dict[str, Number]) -> dict[str, Number]:
@@ -166,21 +162,14 @@ def _largest(*alternatives: dict[str, Number]) -> dict[str, Number]:
 def edit(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_sizes: PromptSizes) -> tuple[Bytes, Bytes]:
     """Model, moments, the editor's state, its ledger, and the larger of finding a target and asking questions."""
     shape = placement.shape
-    passes = questions(placement, None)
-    if isinstance(editor, LocateThenEdit):
-        passes = _largest(passes, _whole_batch(placement, editor, edits, prompt_sizes))
-        if editor.target.at == "current":
-            passes = _largest(
-                passes, _target_optimisation(placement, editor.target.layer, prompt_sizes, editor.batch, editor.target.shifts)
-            )
-    elif isinstance(editor, FineTune | Grace | KnowledgeNeurons):
-        tokens = prompt_sizes.tokens
-        if isinstance(editor, KnowledgeNeurons):
-            tokens = max(tokens, min(ATTRIBUTED_TOKENS, editor.steps * ANSWER * shape.layers))
-        passes = {**passes, "activations": max(passes["activations"], placement.activations(tokens) * shape.layers)}
+    asked = questions(placement, None)
+    gradient = placement.activations(editor.gradient_tokens(shape, prompt_sizes.tokens)) * shape.layers
+    passes = _largest({**asked, "activations": max(asked["activations"], gradient)}, _whole_batch(placement, editor, edits, prompt_sizes))
+    if target := editor.step_targets():
+        passes = _largest(passes, _target_optimisation(placement, target.layer, prompt_sizes, editor.batch, target.shifts))
     on_host = {"ledger": editor.ledger_bytes(shape, edits)}
     held = editor.held_bytes(shape, placement.item, edits)
-    if not isinstance(editor, OneTimeBatch):
+    if not editor.is_deferred:
         on_host |= _read(editor, shape)
         held |= _basis(editor, shape)
     return split(placement, WITH_TABLES, on_host, {"weights": placement.weights, **held, **passes})
@@ -188,39 +177,30 @@ def edit(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_s
 
 def _read(editor: FamilySettings, shape: Shape) -> dict[str, Number]:
     """Second moments or bases as they are read, per layer."""
-    if isinstance(editor, LeastSquaresSettings) and "moments" in editor.required_inputs:
+    if "moments" in editor.required_inputs:
         return {"moments": float(len(editor.layers) * shape.mlp_width**2 * DOUBLE)}
     return _basis(editor, shape)
 
 
 def _basis(editor: FamilySettings, shape: Shape) -> dict[str, Number]:
     """Free directions, per layer: at most as many as a key has entries."""
-    if isinstance(editor, LeastSquaresSettings) and editor.preservation.is_confined:
-        return {"basis": float(len(editor.layers) * shape.mlp_width**2 * DOUBLE)}
-    return {}
+    layers = len(editor.null_space_layers)
+    return {"basis": float(layers * shape.mlp_width**2 * DOUBLE)} if layers else {}
 
 
 def measure(
     placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_sizes: PromptSizes, settings: MeasureSettings | None
 ) -> tuple[Bytes, Bytes]:
     """Model, the state's change of weights made ready, and the passes that ask. Without settings, of a benchmark."""
-    shape, layers = placement.shape, len(editor.layers)
-    held = {
-        "state": layers * shape.mlp_out * (DOUBLE + 2.0 * placement.item),
-        "temporaries": 3.0 * shape.mlp_out * DOUBLE if layers else 0.0,
-    }
+    shape, held = placement.shape, editor.view_bytes(placement.shape, placement.item)
     on_host = {"ledger": editor.ledger_bytes(shape, edits)}
     passes = questions(placement, settings or TASK_ANSWERS)
-    if isinstance(editor, KnowledgeNeurons):
-        held = {"originals": sum(editor.held_bytes(shape, placement.item, 0).values())}
-    session = editor.session_settings(edits) if isinstance(editor, LeastSquaresSettings) else None
-    if session is not None:
+    if session := editor.session_settings(edits):
         held = session.held_bytes(shape, placement.item, edits) | _basis(editor, shape)
         on_host |= _read(editor, shape)
         passes = _largest(passes, _whole_batch(placement, session, edits, prompt_sizes))
-    elif isinstance(editor, LocateThenEdit) and editor.state_kind == "refit":
+    elif editor.is_refitted:
         on_host |= _read(editor, shape)
-        held["temporaries"] += (4.0 if editor.preservation.is_confined else 3.0) * shape.mlp_width**2 * DOUBLE
     passes = _largest(passes, {"temporaries": held.pop("temporaries", 0.0)})
     process = WITH_TABLES if settings else WITH_TASKS
     return split(placement, process, on_host, {"weights": placement.weights, **held, **passes})

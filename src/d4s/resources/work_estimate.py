@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from d4s.config import CorpusSettings, MeasureSettings
-from d4s.editors.constants import REFACTOR_EVERY
+from d4s.editors.constants import BACKWARD
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
-from d4s.editors.editor_settings import FamilySettings, FineTune, Grace, KnowledgeNeurons, Unedited
-from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
+from d4s.editors.editor_settings import FamilySettings
 from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.editors.parts.target_rule import TargetSettings
-from d4s.resources.memory_estimate import ANSWER, ModelPlacement, PromptSizes, at_once
+from d4s.resources.memory_estimate import ModelPlacement, PromptSizes, at_once
 from d4s.resources.requirements import Number, Work
 
 QUESTIONS, QUESTION_TOKENS = 9, 14
-BACKWARD = 2  # a gradient with respect to hidden states costs another pass
 
 
 def forward(placement: ModelPlacement, tokens: Number, layers: int | None = None, passes: Number = 1.0) -> Work:
@@ -73,22 +71,6 @@ def questions(placement: ModelPlacement, facts: Number, settings: MeasureSetting
     return found
 
 
-def solver_work(editor: FamilySettings, placement: ModelPlacement, edits: int) -> Work:
-    """What the solvers of a sequence do, in double precision, and the weights that are written."""
-    d, matrix, layers = float(placement.shape.mlp_width), float(placement.shape.mlp_out), len(editor.layers)
-    if not isinstance(editor, LocateThenEdit):
-        return Work(double=edits * layers * 4 * matrix)
-    steps = edits / editor.batch
-    at_start, each = d**3, 6 * d * d * editor.batch
-    if editor.state_kind == "dense" and editor.history.remembers:
-        each = d**3 / 3
-    if editor.history.factors_each_step:
-        each = d**3 / 3 + 4 * d * matrix
-    if editor.history.remembers and steps > REFACTOR_EVERY:
-        at_start *= 1 + steps // REFACTOR_EVERY
-    return Work(double=layers * (at_start + steps * (each + 10 * matrix)))
-
-
 def baseline(placement: ModelPlacement, requests: int, settings: MeasureSettings, rows: int) -> Work:
     """Questions about blocks of requests, and rows of text, put to the unedited model."""
     return questions(placement, requests, settings) + read(placement, rows)
@@ -101,22 +83,14 @@ def read(placement: ModelPlacement, rows: int) -> Work:
 
 def edit(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_sizes: PromptSizes) -> Work:
     """A sequence: its solver, keys and targets, and questions right after each edit."""
-    found = solver_work(editor, placement, edits)
-    if isinstance(editor, OneTimeBatch):
+    found = Work(double=editor.solver_operations(placement.shape, edits))
+    if editor.is_deferred:
         return found
-    look = forward(placement, QUESTIONS * QUESTION_TOKENS, passes=1).times(edits) + unembedding(placement, edits * QUESTIONS)
-    found += look
-    if isinstance(editor, LocateThenEdit):
-        found += forward(placement, prompt_sizes.per_request * prompt_sizes.tokens, passes=2).times(edits * len(editor.layers) / 2)
-        if editor.target.at == "current":
-            found += target_work(placement, editor.target, prompt_sizes, edits, editor.batch)
-        return found
-    if isinstance(editor, FineTune | Grace):
-        return found + forward(placement, prompt_sizes.tokens).times(3.0 * edits * editor.steps)
-    if isinstance(editor, KnowledgeNeurons):
-        layers = placement.shape.layers
-        each = forward(placement, ANSWER * editor.steps * layers / 2, passes=1).times(BACKWARD) + forward(placement, prompt_sizes.tokens)
-        return found + each.times(edits)
+    found += forward(placement, QUESTIONS * QUESTION_TOKENS, passes=1).times(edits) + unembedding(placement, edits * QUESTIONS)
+    for tokens, calls, times in editor.edit_passes(placement.shape, edits, prompt_sizes.per_request, prompt_sizes.tokens):
+        found += forward(placement, tokens, passes=calls).times(times)
+    if target := editor.step_targets():
+        found += target_work(placement, target, prompt_sizes, edits, editor.batch)
     return found
 
 
@@ -124,7 +98,7 @@ def measure(
     placement: ModelPlacement, editor: FamilySettings, lengths: Sequence[int], prompt_sizes: PromptSizes, settings: MeasureSettings
 ) -> Work:
     """At each length the change of weights made ready, questions and text; nothing of the unedited model, whose baseline is read."""
-    if isinstance(editor, Unedited):
+    if not editor.is_measured:
         return Work()
     sample = [length if settings.sample == "all" else min(length, settings.sample) for length in lengths]
     text = read(placement, settings.perplexity_rows)
@@ -139,9 +113,9 @@ def replay(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt
     """The edited model from a recorded state."""
     d, matrix, layers = float(placement.shape.mlp_width), float(placement.shape.mlp_out), len(editor.layers)
     found = Work(double=layers * (2.0 * edits * matrix + 8 * matrix))
-    if isinstance(editor, OneTimeBatch) or (isinstance(editor, LocateThenEdit) and editor.state_kind == "refit"):
+    if editor.is_refitted:
         found += Work(double=layers * (d**3 / 3 + 2.0 * edits * d * d))
-    if isinstance(editor, OneTimeBatch):
+    if editor.is_deferred:
         found += forward(placement, edits * prompt_sizes.per_request * prompt_sizes.tokens).times(layers)
     return found
 

@@ -40,7 +40,11 @@ DECLARATIVE_MODULES = frozenset(
 """Modules that hold settings or names: covered by what they do. Those of `PARTS` are too."""
 PARTS = f"{PACKAGE}.editors.parts."
 DESCRIPTIVE = frozenset(
-    {"label", "formula", "choice", "choices", "all_choices", "conflicts", "bytes", "held_bytes", "ledger_bytes", "_squares_at_work"}
+    {
+        *("label", "formula", "choice", "choices", "all_choices", "conflicts"),
+        *("bytes", "held_bytes", "view_bytes", "ledger_bytes", "_squares_at_work", "solver_operations", "edit_passes", "gradient_tokens"),
+        *("requests_per_pass", "step_targets", "null_space_layers", "is_measured", "is_refitted", "is_deferred"),
+    }
 )
 """Members of settings that say something to people, refuse combinations or count for plans, and change no result."""
 SUFFIXES = frozenset({".py", ".yaml", ".html", ".css", ".txt"})

@@ -6,7 +6,7 @@ no weights, so they are held to their answers; the requests of their case must l
 Terms and symbols: docs/notation.md.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from d4s.editors.edit_requests import EditRequest
-from d4s.editors.protocol import Editor, Prepared, State, Targets
+from d4s.editors.protocol import Editor, EditSelection, EditStatus, NotRemovable, Prepared, State, Targets
 from d4s.editors.states import RecordState
 from d4s.models.edited_model import EditedModel
 from d4s.models.language_model import LanguageModel
@@ -217,6 +217,35 @@ def _the_kind_of_state_tells_the_truth(case: EditorCase) -> Iterator[str]:
             yield f"the changes of an additive state's rows must add up, but miss by {gap:.1e}"
 
 
+def _what_can_be_removed_follows_from_the_kind_of_state(case: EditorCase) -> Iterator[str]:
+    batches = [range(first, first + case.batch) for first in range(0, len(case.requests), case.batch)]
+    is_dense = case.make_editor().kind == "dense"
+    if reason := _refusal(case, ()):
+        yield f"a selection that changes nothing is refused: {reason}"
+    for removed in (range(len(case.requests)), *batches):
+        reason = _refusal(case, removed)
+        if is_dense and not reason:
+            yield f"requests {[*removed]} can be removed from a dense state"
+        elif reason and not is_dense:
+            yield f"requests {[*removed]} cannot be removed, though each record is there as a whole: {reason}"
+    if case.batch > 1 and not _refusal(case, batches[0][1:]):
+        yield f"requests {[*batches[0][1:]]} can be removed without the rest of their record"
+
+
+def _refusal(case: EditorCase, removed: Collection[int]) -> str:
+    """Why some requests cannot be removed from the state after all; empty where they can."""
+    statuses = [
+        EditStatus(number, request.fact_id, was_active=True, is_active=number not in removed)
+        for number, request in enumerate(case.requests)
+    ]
+    edits = [statuses[first : first + case.batch] for first in range(0, len(statuses), case.batch)]
+    try:
+        case.make_editor().check_removable(EditSelection(case.straight.records, edits))
+    except NotRemovable as reason:
+        return str(reason)
+    return ""
+
+
 def _a_codebook_answers_at_its_own_prompts_and_nowhere_else(case: EditorCase) -> Iterator[str]:
     editor, state = case.make_editor(), case.straight
     if editor.kind != "codebook":
@@ -269,6 +298,7 @@ CHECKS: tuple[Callable[[EditorCase], Iterator[str]], ...] = (
     _saved_states_resume_to_the_same_bits,
     _the_live_model_is_the_edited_model,
     _the_kind_of_state_tells_the_truth,
+    _what_can_be_removed_follows_from_the_kind_of_state,
     _a_codebook_answers_at_its_own_prompts_and_nowhere_else,
     _a_codebook_answers_alike_in_any_batch,
 )

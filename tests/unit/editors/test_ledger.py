@@ -26,7 +26,7 @@ class Editor:
     def start(self, model, prepared):
         raise NotImplementedError
 
-    editing = edited = shared_entry = start
+    editing = edited = check_removable = start
 
 
 class Edited:

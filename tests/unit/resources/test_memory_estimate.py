@@ -17,7 +17,8 @@ from d4s.apply.edited_folder import EditedFolder
 from d4s.apply.hparams_match import model_shape
 from d4s.apply.prompt_builder import PromptBuilder
 from d4s.config import MeasureSettings, Study
-from d4s.editors.editor_settings import resolve
+from d4s.editors.editor_settings import Unedited, resolve
+from d4s.editors.family_settings import ModelPasses
 from d4s.editors.least_squares_settings import LocateThenEdit
 from d4s.editors.parts.input_settings import BasisSettings, PrepareSettings
 from d4s.editors.parts.preservations import NullSpacePreservation
@@ -25,12 +26,12 @@ from d4s.editors.parts.sphere import main_directions
 from d4s.metrics.lm_eval_bridge import BENCHMARK_OF_WORLD_TASK
 from d4s.models.loading import load
 from d4s.models.model_shape import Shape
-from d4s.resources import memory_estimate
+from d4s.resources import memory_estimate, work_estimate
 from d4s.resources.capacity import DoesNotFit, Machine, check_capacity, this_machine
 from d4s.resources.job_estimates import WORLD_TASKS, JobEstimate, ResourceEstimates
 from d4s.resources.machine_speed import Speed
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
-from d4s.resources.requirements import GIB, MOVABLE_PARTS, STUDY_REMEDIES, Requirements
+from d4s.resources.requirements import GIB, MOVABLE_PARTS, STUDY_REMEDIES, Requirements, Work
 from d4s.resources.rule_resources import RuleResourceTable
 from d4s.study.resolve import resolve as resolve_study
 from d4s.study.rule_lookups import RuleLookups
@@ -190,6 +191,43 @@ def test_joint_targets_of_the_edited_model_start_a_block_earlier() -> None:
     wanted = memory_estimate.targets(HOST, pmet.target.layer, PROMPTS, 40, parts=2)[0]
     assert (found["activations"], found["cache"]) == (wanted["activations"], wanted["cache"])
     assert found["activations"] > memory_estimate.targets(HOST, pmet.target.layer, PROMPTS, 40)[0]["activations"]
+
+
+# --- families ---------------------------------------------------------------------------------------------------------
+
+
+class Searching(Unedited):
+    """A family that plans do not know: it searches a layer with gradients, and holds an index."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return (3,)
+
+    @property
+    def is_measured(self) -> bool:
+        return True
+
+    def held_bytes(self, shape: Shape, item: int, edits: int) -> dict[str, float]:
+        return {"index": 1e6 * edits}
+
+    def gradient_tokens(self, shape: Shape, tokens: int) -> int:
+        return 100 * tokens
+
+    def edit_passes(self, shape: Shape, edits: int, wordings: int, tokens: int) -> list[ModelPasses]:
+        return [ModelPasses(tokens, 1, 7 * edits)]
+
+
+def test_a_family_says_what_its_steps_take() -> None:
+    searching, plain = Searching(), Unedited()
+    host, _ = memory_estimate.edit(HOST, searching, 10, PROMPTS)
+    assert host["index"] == 1e7
+    assert host["activations"] == HOST.activations(100 * PROMPTS.tokens) * SMALL.layers
+    assert memory_estimate.measure(HOST, searching, 10, PROMPTS, MEASURE)[0]["state"] == 2 * MATRIX
+    passes = work_estimate.edit(HOST, searching, 10, PROMPTS).single - work_estimate.edit(HOST, plain, 10, PROMPTS).single
+    assert passes == pytest.approx(work_estimate.forward(HOST, PROMPTS.tokens).single * 70)
+    assert work_estimate.edit(HOST, searching, 10, PROMPTS).double == 10 * 4 * SMALL.mlp_out
+    assert work_estimate.measure(HOST, searching, [10], PROMPTS, MEASURE).single > 0
+    assert work_estimate.measure(HOST, plain, [10], PROMPTS, MEASURE) == Work()
 
 
 # --- studies ----------------------------------------------------------------------------------------------------------
