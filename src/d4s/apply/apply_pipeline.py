@@ -78,11 +78,10 @@ class CheckedOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """What the folder is to say of itself, how prompts are put to the model, and the settings measured for it, if they were."""
+class FolderDescription:
+    """What a folder is to say of itself, and the settings that were measured for its model, if they were."""
 
     manifest: FolderManifest
-    prompts: PromptBuilder
     tuned: TunedSettings | None
 
 
@@ -110,20 +109,20 @@ def apply(options: ApplyOptions, announce: Callable[[EditPlan], None]) -> Outcom
     """
     lines = read_facts(options.facts)
     checked = check_options(options)
-    loaded = load_model(options, checked, lines.valid)
-    manifest, prompts = loaded.manifest, loaded.prompts
+    prompts = load_prompts(options, checked)
     valid, rejects = split_valid(lines, prompts)
     if rejects and not (options.skip_bad and valid):
         remedy = "fix them, or pass --skip-bad to set them aside" if valid and not options.skip_bad else "fix them"
         raise RecordError([reject.problem for reject in rejects], remedy)
+    described = describe_folder(options, checked, prompts, valid)
     with exclusive_access(options.out, is_new=True):
-        folder = EditedFolder.create(options.out, manifest, prompts)
-        if loaded.tuned is not None:
-            write_text(options.out / SETTINGS_FILE, settings_file_text(loaded.tuned))
+        folder = EditedFolder.create(options.out, described.manifest, prompts)
+        if described.tuned is not None:
+            write_text(options.out / SETTINGS_FILE, settings_file_text(described.tuned))
         specs, present = plan_edits(valid, folder.edits(), options.on_conflict)
         refuse_unsupported(folder, specs)
         requirements = [*estimate_editing(folder, options.text, len(specs))]
-        announce(EditPlan(folder, specs, present, lines.total - len(valid), requirements, loaded.tuned))
+        announce(EditPlan(folder, specs, present, lines.total - len(valid), requirements, described.tuned))
         check_capacity(requirements, this_machine(), REMEDIES)
         if not specs and folder.is_written:
             return None
@@ -230,23 +229,33 @@ def build_manifest(options: ApplyOptions, base_model: BaseModelSource, settings:
 # --- load -------------------------------------------------------------------------------------------------------------
 
 
-def load_model(options: ApplyOptions, checked: CheckedOptions, lines: Sequence[RecordLine[RawFact]]) -> LoadedModel:
-    """The model, read, with what the folder is to say of itself; settings are measured where no column is for such a model.
+def load_prompts(options: ApplyOptions, checked: CheckedOptions) -> PromptBuilder:
+    """How prompts are put to the model, which is read.
 
     Raises:
-        SettingsError: if the model's shape or its tokenizer do not allow the options.
-        D4SError: if the model is not what its configuration says, or there is no text of second moments.
+        SettingsError: if its tokenizer does not allow the options.
+        D4SError: if the model is not what its configuration says.
     """
     model = replace(checked.base_model.load(options.device), joiner=options.joiner)
-    chat = _resolve_chat(options, model)
+    return PromptBuilder(model, _resolve_chat(options, model))
+
+
+def describe_folder(
+    options: ApplyOptions, checked: CheckedOptions, prompts: PromptBuilder, lines: Sequence[RecordLine[RawFact]]
+) -> FolderDescription:
+    """What the folder is to say of itself; settings are measured now where no column is for such a model.
+
+    Raises:
+        SettingsError: if the model's shape does not allow the options, or settings cannot be measured.
+        D4SError: if there is no text of second moments.
+    """
     settings, tuned = checked.settings, checked.tuned
     if settings is None:
-        shape = model_shape(model)
-        hparams = find_hparams(options, shape) or choose_settings(model, options.editor, options.text, options.seed, lines)
+        shape = model_shape(prompts.model)
+        hparams = find_hparams(options, shape) or choose_settings(prompts.model, options.editor, options.text, options.seed, lines)
         tuned = hparams if isinstance(hparams, TunedSettings) else None
         settings = resolve_preset(options.editor, options.overrides, hparams, shape)
-    manifest = checked.manifest or build_manifest(options, checked.base_model, settings, chat)
-    return LoadedModel(manifest, PromptBuilder(model, chat), tuned)
+    return FolderDescription(checked.manifest or build_manifest(options, checked.base_model, settings, prompts.chat), tuned)
 
 
 def _resolve_chat(options: ApplyOptions, model: LanguageModel) -> Chat | None:

@@ -18,7 +18,7 @@ from d4s.facts.jsonl import RecordLine
 from d4s.facts.record import Fact
 from d4s.models.language_model import LanguageModel
 from d4s.tuning.known_facts import FEWEST_FACTS, check_facts, known_facts, paraphrase_templates
-from d4s.tuning.tune import check_editors, tune, tune_shortly
+from d4s.tuning.tune import TOKENS_PER_ENTRY, check_editors, tune, tune_shortly
 from d4s.tuning.tuned_columns import lead_of
 from d4s.tuning.tuning_parts import TuneOptions, TuningMaterial
 
@@ -90,7 +90,8 @@ def choose_settings(model: LanguageModel, editor: str, text: TextSource, seed: i
         reason = f"the model knows too few facts of the built-in table, and {len(facts)} of the facts to be edited have a paraphrase"
         raise SettingsError(no_settings(shape, f"{reason} that holds the subject once"))
     log.info("no settings are known for %s: they are measured now, on %s", describe_shape(shape), source)
-    measured = TextSource() if text.is_folder else text  # a folder holds the moments of some layers only
+    own_text = TextSource() if text.is_folder else text  # a folder holds the moments of some layers only
+    measured = own_text.model_copy(update={"tokens": TOKENS_PER_ENTRY * model.d_in()})
     name = str(model.network.config.name_or_path or type(model.network).__name__)
     return tune_shortly(_material(model, facts, measured, seed, (name, source, measured.label(seed, ()))), editor, seed)
 

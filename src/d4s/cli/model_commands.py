@@ -62,7 +62,7 @@ def tune(
     from d4s.apply.apply_pipeline import native_dtype
     from d4s.apply.model_tuning import TuneRequest, tune_model
     from d4s.config import validate
-    from d4s.figures.fig_layer_sweep import write_layer_figure
+    from d4s.figures.tuning_picture import write_layer_figure
     from d4s.tuning.tune import SETTINGS_FILE
     from d4s.tuning.tune_report import show
 

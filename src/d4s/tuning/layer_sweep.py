@@ -4,7 +4,7 @@ Injected means that the optimised shift is added by hand at the subject's last t
 what is measured is the best that an edit of the layers up to this block can reach.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -94,7 +94,7 @@ def inject(
 
 def coarse_layers(n_layers: int, count: int) -> list[int]:
     """At most `count` blocks, evenly spaced from the lowest ones to three quarters of the depth."""
-    highest = max(1, round(HIGHEST_DEPTH * n_layers) - 1)
+    highest = min(n_layers - 1, max(1, round(HIGHEST_DEPTH * n_layers) - 1))
     lowest = min(highest, n_layers // 15)
     return sorted({round(lowest + (highest - lowest) * number / max(1, count - 1)) for number in range(count)})
 
@@ -123,9 +123,3 @@ def layers_below(layer: int, n_layers: int) -> tuple[int, ...]:
     """The edited layers of a target at a block: it and the blocks below it, at most five and at most half of all."""
     count = max(1, min(5, n_layers // 2, layer + 1))
     return tuple(range(layer - count + 1, layer + 1))
-
-
-def smallest_clamp(scores: Mapping[float, LayerScore]) -> float:
-    """The smallest clamp whose score is within the tolerance of the best."""
-    best = max(found.score for found in scores.values())
-    return min(clamp for clamp, found in scores.items() if found.score >= best - TOLERANCE)

@@ -20,13 +20,17 @@ class TrialRecord:
     def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
         self._path = path
         self._content: dict[str, Any] = {"identity": json.loads(canonical(identity)), "trials": {}}
+        self._used: set[str] = set()
         if path is not None and path.is_file():
             self._content = _read(path, self._content["identity"])
 
     @property
     def seconds(self) -> float:
-        """Seconds that all trials took, those of earlier commands included."""
-        return sum(trial["seconds"] for trial in self._content["trials"].values())
+        """Seconds that the trials took that this command has used so far, whether it measured them or found them in the record.
+
+        So a command that resumes decides by the same numbers as the one before it.
+        """
+        return sum(self._content["trials"][name]["seconds"] for name in self._used)
 
     def forget(self, name: str) -> None:
         """Drop a result whose files are gone, so that it is measured again."""
@@ -40,6 +44,7 @@ class TrialRecord:
             self._content["trials"][name] = {**found, "seconds": round(time.monotonic() - begun, 1)}
             if self._path is not None:
                 write_json(self._path, self._content)
+        self._used.add(name)
         return self._content["trials"][name]
 
 

@@ -28,6 +28,7 @@ CONFINED = frozenset({"alphaedit"})
 SHARES: Mapping[str, float] = {"d4s": 0.95, "d4s_even": 0.95, "memit": 0.8, "memit_seq": 0.95, "alphaedit": 0.95}
 """Share of its residual that a single edit is to close at the weight that trials start from: less without memory of earlier edits."""
 
+TARGET_KEYS = ("layer", "lr", "clamp", "steps", "kl_weight", "weight_decay", "stop_probability")
 ROME_SOLVER = {"keys": {"average": "plain"}, "solver": "hard_constraint", "preservation": {"kind": "moments", "weight": 1.0}}
 
 
@@ -48,7 +49,7 @@ class TunedValues:
 
     def target_hparams(self) -> dict[str, Any]:
         """The rule of targets without what methods fix themselves."""
-        return self.target.model_dump(mode="json", exclude={"at", "hook"}, exclude_defaults=True) | {"layer": self.target.layer}
+        return self.target.model_dump(mode="json", include={*TARGET_KEYS})
 
 
 def editor_columns(values: TunedValues) -> dict[str, dict[str, Any]]:

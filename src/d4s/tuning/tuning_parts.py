@@ -96,6 +96,7 @@ class Tuning:
         self._block_norms, self._mlp_norms = hidden_norms(self.model, self.requests)
         self._moments: dict[int, SecondMoment] = {}
         self._leverage: dict[int, float] = {}
+        self._thresholds: dict[tuple[int, ...], float] = {}
 
     @property
     def requests(self) -> list[EditRequest]:
@@ -189,11 +190,13 @@ class Tuning:
         place = None if self._folder is None else self._folder / "prepared"
         if place is not None and has_prepared(place):
             self._moments = dict(read_prepared(place, self._material.text_source).moments)
-        if {*layers} - {*self._moments}:
-            self._record.forget(name := f"second moments of layers {layers}")
-            self._record.measure(name, lambda: self._take_moments(layers))
-            if place is not None:
-                save_prepared(place, Prepared(self.prefixes, self._moments))
+        name = f"second moments of layers {layers}"
+        is_missing = bool({*layers} - {*self._moments})
+        if is_missing:
+            self._record.forget(name)
+        self._record.measure(name, lambda: self._take_moments(layers))
+        if is_missing and place is not None:
+            save_prepared(place, Prepared(self.prefixes, self._moments))
 
     def _take_moments(self, layers: Sequence[int]) -> dict[str, int]:
         rows = evenly_spaced_rows(self._material.text(self._options.moment_tokens), self._options.moment_tokens)
@@ -209,11 +212,11 @@ class Tuning:
 
     def threshold(self, layers: Sequence[int]) -> float:
         """The eigenvalue of second moments below which a small share of their trace lies; the median over layers."""
-        found = []
-        for layer in layers:
-            values = torch.linalg.eigvalsh(self._moments[layer].mean())
-            found.append(float(values[values.cumsum(0) >= FREE_TRACE * values.sum()][0]))
-        return float(f"{median(found):.2g}")
+        if (place := tuple(layers)) not in self._thresholds:
+            spectra = [torch.linalg.eigvalsh(self._moments[layer].mean()) for layer in layers]
+            found = [float(values[values.cumsum(0) >= FREE_TRACE * values.sum()][0]) for values in spectra]
+            self._thresholds[place] = float(f"{median(found):.2g}")
+        return self._thresholds[place]
 
     def start_weight(self, editor: str, layers: Sequence[int]) -> float:
         """The weight with which a single edit closes the editor's share of its residual; the median over layers."""
