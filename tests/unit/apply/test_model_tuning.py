@@ -3,19 +3,27 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import d4s
 from d4s.apply import apply_pipeline
 from d4s.apply.edited_folder import EditedFolder
+from d4s.cli import app
 from d4s.editors.editor_settings import resolve
 from d4s.editors.settings_file import read_settings_file, settings_file_text
 from d4s.errors import SettingsError
 from d4s.tuning.tune import SETTINGS_FILE
 from tests.applying import FACTS, applied, fact_file, saved_model
 from tests.tiny import tiny_model
-from tests.unit.cli.test_edit_commands import call
 
 UNKNOWN = {"hparams_for": None, "overrides": {"target": {"steps": 3}}}
+
+
+def call(*words: object, fails: int = 0) -> str:
+    """What a command prints; `fails` is the exit status expected."""
+    found = CliRunner().invoke(app, [str(word) for word in words])
+    assert found.exit_code == fails, found.output
+    return " ".join(found.output.split())
 
 
 @pytest.fixture(scope="module")
