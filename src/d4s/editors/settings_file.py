@@ -36,7 +36,7 @@ class LayerScore(Frozen):
     @property
     def score(self) -> float:
         """Harmonic mean of efficacy and paraphrase."""
-        return harmonic_mean([self.efficacy, self.paraphrase])
+        return float(harmonic_mean([self.efficacy, self.paraphrase]))
 
 
 class SequenceTrial(Frozen):
@@ -54,7 +54,7 @@ class SequenceTrial(Frozen):
     @property
     def score(self) -> float:
         """Harmonic mean of efficacy, paraphrase and locality: the criterion of tuning."""
-        return harmonic_mean([self.efficacy, self.paraphrase, self.locality])
+        return float(harmonic_mean([self.efficacy, self.paraphrase, self.locality]))
 
 
 class TunedModel(Frozen):
