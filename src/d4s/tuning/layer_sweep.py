@@ -31,7 +31,10 @@ HIGHEST_DEPTH = 0.75  # blocks above take no target in any model that was tried
 
 
 def hidden_norms(model: LanguageModel, requests: Sequence[EditRequest]) -> tuple[list[float], list[float]]:
-    """Mean norms at the subjects' last tokens by block: of the block's output, and of its MLP's output projection."""
+    """Median norms at the subjects' last tokens by block: of the block's output, and of its MLP's output projection.
+
+    The median, since the first token of a text has a far larger norm in many models, and a subject may be that token.
+    """
     prompts = [build_prompts(model, request, ()).prompts[0] for request in requests]
     modules = {("block", layer): model.block(layer) for layer in range(model.n_layers)}
     modules |= {("mlp", layer): model.mlp_out(layer) for layer in range(model.n_layers)}
@@ -39,10 +42,10 @@ def hidden_norms(model: LanguageModel, requests: Sequence[EditRequest]) -> tuple
         model.network.base_model(input_ids=pad_ids([prompt.through_subject for prompt in prompts], model.device), use_cache=False)
     places, each = torch.tensor([prompt.subject_last for prompt in prompts]), torch.arange(len(prompts))
 
-    def means(kind: str) -> list[float]:
-        return [float(found.outputs[kind, layer][each, places].double().norm(dim=1).mean()) for layer in range(model.n_layers)]
+    def medians(kind: str) -> list[float]:
+        return [float(found.outputs[kind, layer][each, places].double().norm(dim=1).median()) for layer in range(model.n_layers)]
 
-    return means("block"), means("mlp")
+    return medians("block"), medians("mlp")
 
 
 def target_settings(layer: int, norm: float, width: int, clamp: float = CLAMP, lr_scale: float = 1.0) -> TargetSettings:

@@ -108,7 +108,7 @@ class Tuning:
         return SequenceMaterial.of(self.model, self._drawn, PROBES_PER_FACT)
 
     def _has_time(self, share: float, expected: float) -> bool:
-        """Whether a trial of so many seconds ends within a share of the budget."""
+        """Whether a trial of a number of seconds ends within a share of the budget."""
         return self._record.seconds + expected <= share * 60 * self._options.budget_minutes
 
     # --- the target ------------------------------------------------------------------------------------------------
