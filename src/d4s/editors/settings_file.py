@@ -31,6 +31,7 @@ class LayerScore(Frozen):
     paraphrase: Fraction
     probability: Fraction = Field(description="Mean probability of the new target after the edited prompts.")
     shift_ratio: float = Field(description="Mean norm of the shift over that of the hidden state.")
+    paraphrases: int = Field(gt=0, description="Paraphrases that were asked, of all requests.")
     seconds: float
 
     @property

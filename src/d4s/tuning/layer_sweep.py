@@ -25,7 +25,7 @@ STEP_SHARE = 0.1  # of the hidden state's norm that one step of Adam moves the s
 STOP_PROBABILITY = 0.9
 STEPS = 25
 CLAMP = 1.0
-TOLERANCE = 0.05  # difference of scores that a few requests cannot tell from none
+TOLERANCE = 0.05  # smallest difference of scores that counts
 USUAL_DEPTH = 0.3  # of the block of the target in the released settings of five models: .25 to .36 of the blocks
 HIGHEST_DEPTH = 0.75  # blocks above take no target in any model that was tried
 
@@ -81,6 +81,7 @@ def score_target(model: LanguageModel, facts: Sequence[Fact], prefixes: Sequence
         "paraphrase": float(torch.stack(paraphrase).mean()),
         "probability": float(probability[is_edited].mean()),
         "shift_ratio": float(ratio.mean()),
+        "paraphrases": len(rows) - len(requests),
     }
 
 
@@ -111,9 +112,10 @@ def fine_layers(scores: Sequence[LayerScore], n_layers: int) -> list[int]:
 
 
 def plateau(scores: Sequence[LayerScore]) -> list[int]:
-    """Blocks whose score is within the tolerance of the best."""
-    best = max(found.score for found in scores)
-    return sorted(found.layer for found in scores if found.score >= best - TOLERANCE)
+    """Blocks whose score is within a standard error of the best, that of a share of one half among the paraphrases that were asked."""
+    best = max(scores, key=lambda found: found.score)
+    tolerance = max(TOLERANCE, 0.5 / best.paraphrases**0.5)
+    return sorted(found.layer for found in scores if found.score >= best.score - tolerance)
 
 
 def usual_layer(scores: Sequence[LayerScore], n_layers: int) -> int:

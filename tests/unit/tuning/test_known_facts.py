@@ -6,7 +6,7 @@ from d4s.errors import SettingsError
 from d4s.facts.record import Fact
 from d4s.models.views import LiveModel
 from d4s.tuning.common_relations import COMMON_RELATIONS, Relation
-from d4s.tuning.known_facts import check_facts, known_facts
+from d4s.tuning.known_facts import KNOWN_PROBABILITY, _facts_of, _known_subjects, check_facts, known_facts
 from tests.tiny import CITIES, FIRST, LAST, tiny_facts, tiny_model
 
 MODEL = tiny_model()
@@ -25,18 +25,26 @@ def relation() -> Relation:
     return Relation("home", WORDING, ("The home town of {} is", "Where does {} live ?"), objects)
 
 
-def test_only_facts_that_the_model_knows_are_edited_or_probed() -> None:
+def test_only_facts_that_the_model_knows_are_taken() -> None:
     table = relation()
-    facts = known_facts(MODEL, [table])
-    known = {person for number, person in enumerate(PEOPLE) if number % 2}
-    probability = (-LiveModel(MODEL).score([fact.prompt for fact in facts], [fact.target_true for fact in facts]).joint_nll()).exp()
-    assert facts and all(fact.subject in known or value >= 0.1 for fact, value in zip(facts, probability.tolist(), strict=True))
-    subjects = {fact.subject for fact in facts}
+    (known,) = _known_subjects(MODEL, [table])
+    prompts = [WORDING.replace("{}", person) for person in PEOPLE]
+    scores = LiveModel(MODEL).score(prompts, [table.objects[person] for person in PEOPLE])
+    is_likely = ((-scores.joint_nll()).exp() >= KNOWN_PROBABILITY).tolist()
+    answers = {person for number, person in enumerate(PEOPLE) if number % 2}
+    assert known == [person for person, likely in zip(PEOPLE, is_likely, strict=True) if likely or person in answers]
+    assert answers <= {*known} < {*PEOPLE}
+
+
+def test_a_third_of_the_subjects_is_never_edited_and_probes_the_others() -> None:
+    table = Relation("home", WORDING, ("The home town of {} is", "Where does {} live ?"), dict(zip(PEOPLE, CITIES * 2, strict=True)))
+    facts = _facts_of(table, PEOPLE)
+    assert len(facts) == 11 and len({fact.subject for fact in facts}) == 11
     for fact in facts:
-        assert fact.target_new != fact.target_true and fact.target_new in table.objects.values()
+        assert fact.target_true == table.objects[fact.subject] != fact.target_new and fact.target_new in CITIES
         assert len(fact.paraphrases) == 2 and all(fact.subject in text for text in fact.paraphrases)
-        assert fact.neighborhood and all(probe.prompt not in {one.prompt for one in facts} for probe in fact.neighborhood)
-    assert len(subjects) == len(facts)
+        assert len(fact.neighborhood) == 2 and not {probe.prompt for probe in fact.neighborhood} & {one.prompt for one in facts}
+    assert _facts_of(table, PEOPLE[:2]) == [], "two known subjects leave none to probe"
 
 
 def test_words_that_the_tokenizer_does_not_know_are_no_facts() -> None:

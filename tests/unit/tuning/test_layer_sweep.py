@@ -10,7 +10,7 @@ from tests.tiny import tiny_facts, tiny_model
 
 
 def score(layer: int, efficacy: float, paraphrase: float) -> LayerScore:
-    numbers = {"probability": 0.5, "shift_ratio": 1.0, "seconds": 1.0}
+    numbers = {"probability": 0.5, "shift_ratio": 1.0, "seconds": 1.0, "paraphrases": 100}
     return LayerScore(layer=layer, lr=0.5, clamp=1.0, efficacy=efficacy, paraphrase=paraphrase, **numbers)
 
 
@@ -28,6 +28,12 @@ def test_the_block_is_the_one_of_the_plateau_nearest_to_the_usual_depth() -> Non
     assert fine_layers(sweep, 30) == [8, 11]
     nothing = [score(layer, 0.0, 0.0) for layer in (0, 3, 6)]
     assert usual_layer(nothing, 10) == 3, "where no block takes a target, the usual depth decides"
+
+
+def test_few_paraphrases_cannot_tell_blocks_apart() -> None:
+    sweep = [score(8, 1.0, 0.62), score(21, 1.0, 0.75)]
+    assert plateau(sweep) == [21]
+    assert plateau([one.model_copy(update={"paraphrases": 8}) for one in sweep]) == [8, 21]
 
 
 def test_edited_layers_are_at_most_five_and_half_of_all() -> None:
