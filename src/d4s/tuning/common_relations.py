@@ -8,7 +8,8 @@ from dataclasses import dataclass
 class Relation:
     """A relation: the wording that is edited, the wordings held out as paraphrases, and the object of each subject.
 
-    Each wording has one `{}` for the subject and is continued by the object.
+    Each wording has one `{}` for the subject and is continued by the object. None begins with a subject of one word: where
+    no BOS is put before a text, its first token has a hidden state unlike any other.
     """
 
     name: str
@@ -36,7 +37,7 @@ COMMON_RELATIONS = (
     Relation(
         "country",
         "The city of {} is located in the country of",
-        ("{} is a city in", "The country in which {} lies is"),
+        ("The city of {} lies in", "The country in which {} lies is"),
         _pairs(
             "Barcelona: Spain; Milan: Italy; Munich: Germany; Lyon: France; Osaka: Japan; Mumbai: India; Shanghai: China; "
             "Toronto: Canada; Sydney: Australia; Cape Town: South Africa; Rio de Janeiro: Brazil; Istanbul: Turkey; Krakow: Poland; "
@@ -55,8 +56,8 @@ COMMON_RELATIONS = (
     ),
     Relation(
         "continent",
-        "{} is a country on the continent of",
-        ("The continent on which {} lies is", "{} is located in the continent of"),
+        "The country of {} lies on the continent of",
+        ("The continent on which {} lies is", "On the map you find {} on the continent of"),
         _pairs(
             "Kenya: Africa; Nigeria: Africa; Japan: Asia; India: Asia; France: Europe; Spain: Europe; Brazil: South America; "
             "Peru: South America; Canada: North America; Germany: Europe; Thailand: Asia; Morocco: Africa; Poland: Europe; "
@@ -99,14 +100,14 @@ COMMON_RELATIONS = (
         ("The inventor of {} is", "The person who invented {} was"),
         _pairs(
             "The telephone: Alexander Graham Bell; The light bulb: Thomas Edison; The printing press: Johannes Gutenberg; "
-            "The phonograph: Thomas Edison; Dynamite: Alfred Nobel; The World Wide Web: Tim Berners-Lee; "
+            "The phonograph: Thomas Edison; The dynamite: Alfred Nobel; The World Wide Web: Tim Berners-Lee; "
             "The airplane: the Wright brothers; The radio: Guglielmo Marconi; The cotton gin: Eli Whitney; The steam engine: James Watt"
         ),
     ),
     Relation(
         "profession",
         "The profession of {} was that of a",
-        ("{} worked as a", "{} is best known as a"),
+        ("The work of {} was that of a", "People remember {} as a"),
         _pairs(
             "Isaac Newton: physicist; Albert Einstein: physicist; Pablo Picasso: painter; Wolfgang Amadeus Mozart: composer; "
             "Charles Darwin: naturalist; Vincent van Gogh: painter; Plato: philosopher; Ludwig van Beethoven: composer; "
@@ -126,8 +127,8 @@ COMMON_RELATIONS = (
     ),
     Relation(
         "product",
-        "{} is made by the company",
-        ("The company that makes {} is", "{} was developed by"),
+        "The company that makes {} is",
+        ("The firm behind {} is", "The maker of {} is the company"),
         _pairs(
             "Windows: Microsoft; The iPhone: Apple; Android: Google; The PlayStation: Sony; The Xbox: Microsoft; Photoshop: Adobe; "
             "The Kindle: Amazon; The Mustang: Ford; The Corvette: Chevrolet; The MacBook: Apple; Gmail: Google; The Prius: Toyota"

@@ -21,7 +21,7 @@ from d4s.models.language_model import LanguageModel
 from d4s.models.trace import trace
 from d4s.tuning.known_facts import paraphrase_templates
 
-STEP_SHARE = 0.1  # of the hidden state's norm that one step of Adam moves the shift by
+STEP_SHARE = 0.12  # of the hidden state's norm that one step of Adam moves the shift by
 STOP_PROBABILITY = 0.9
 STEPS = 25
 CLAMP = 1.0
@@ -49,7 +49,7 @@ def hidden_norms(model: LanguageModel, requests: Sequence[EditRequest]) -> tuple
 
 
 def target_settings(layer: int, norm: float, width: int, clamp: float = CLAMP, lr_scale: float = 1.0) -> TargetSettings:
-    """How targets are optimised at a block whose hidden states have a norm: a step moves the shift by a tenth of that."""
+    """How targets are optimised at a block whose hidden states have a norm: a step moves the shift by an eighth of that."""
     lr = lr_scale * STEP_SHARE * norm / width**0.5
     return TargetSettings(
         layer=layer, lr=float(f"{lr:.2g}"), clamp=clamp, steps=STEPS, stop_probability=STOP_PROBABILITY, at="original", weight_decay=0.5

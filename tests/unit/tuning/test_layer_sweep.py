@@ -68,5 +68,5 @@ def test_injecting_is_adding_the_shift_at_the_subjects_last_token() -> None:
         assert bool(is_top1[number]) == (rows.argmax(-1).tolist() == target)
 
 
-def test_a_step_moves_the_shift_by_a_tenth_of_the_hidden_state() -> None:
-    assert target_settings(5, 110.0, 576).lr == 0.46
+def test_a_step_moves_the_shift_by_an_eighth_of_the_hidden_state() -> None:
+    assert target_settings(5, 110.0, 576).lr == 0.55
