@@ -31,8 +31,9 @@ from d4s.apply.edited_folder import MODEL, EditedFolder, FolderManifest, open_sh
 from d4s.apply.export import lora_adapter, lora_config, write_lora
 from d4s.apply.fact_files import RawFact, facts_from_rows, read_facts
 from d4s.apply.history import OnConflict, plan_edits
-from d4s.apply.hparams_match import match_hparams, model_shape
+from d4s.apply.hparams_match import known_column, model_shape
 from d4s.apply.input_preparation import TextSource
+from d4s.apply.model_tuning import choose_settings
 from d4s.apply.outcome import Outcome, evaluate_edits, refresh, to_state_dict, write_model
 from d4s.apply.prompt_builder import PromptBuilder
 from d4s.config import validate
@@ -75,7 +76,8 @@ def edit(
         tokenizer: its fast tokenizer.
         facts: a file, a DataFrame or rows; see `Facts`.
         editor: a preset, such as d4s, memit, rome, alphaedit, ft_l, grace.
-        hparams_for: the column of the preset's settings; found by the model's shape when omitted.
+        hparams_for: the column of the preset's settings, or a settings file of `d4s tune`; found by the model's shape when omitted, or
+            else by a short measurement.
         settings: settings that override the preset's, such as {"preservation": {"weight": 300}}.
         text: text for the second moment C of the keys (MEMIT's covariance): a file, a `TextSource`, or self-generated text when omitted.
         chat: put prompts through the tokenizer's chat template.
@@ -95,7 +97,10 @@ def edit(
         language_model = replace(wrap(model, tokenizer), joiner=joiner)
         require_finite(language_model)
         shape = model_shape(language_model)
-        chosen = resolve_preset(editor, dict(settings or {}), hparams_for or match_hparams(shape), shape)
+        hparams = hparams_for or known_column(shape)
+        if hparams is None:
+            hparams = choose_settings(language_model, editor, source, seed, _read_facts(facts).valid)
+        chosen = resolve_preset(editor, dict(settings or {}), hparams, shape)
         manifest = FolderManifest(
             model=BaseModelSource(source=model.name_or_path or "", dtype=str(language_model.dtype).removeprefix("torch.")),
             editor=editor,

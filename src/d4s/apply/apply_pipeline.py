@@ -13,15 +13,17 @@ from d4s.apply.chat import Chat, render_chat
 from d4s.apply.edited_folder import EditedFolder, FolderManifest, exclusive_access
 from d4s.apply.fact_files import RawFact, read_facts
 from d4s.apply.history import EditSpec, OnConflict, plan_edits
-from d4s.apply.hparams_match import ModelShape, match_hparams, model_shape, shape_from_config
+from d4s.apply.hparams_match import ModelShape, describe_shape, known_column, model_shape, shape_from_config
 from d4s.apply.input_preparation import TextSource, prepare
+from d4s.apply.model_tuning import choose_settings
 from d4s.apply.outcome import Outcome, refresh
 from d4s.apply.prompt_builder import PromptBuilder
-from d4s.artifacts import MANIFEST, POINTER, Artifact, write_table
+from d4s.artifacts import MANIFEST, POINTER, Artifact, write_table, write_text
 from d4s.config import Frozen
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.editor_settings import FamilySettings, resolve
 from d4s.editors.protocol import Targets
+from d4s.editors.settings_file import TunedSettings, is_settings_file, read_settings_file, settings_file_text
 from d4s.errors import D4SError, RecordError, SettingsError
 from d4s.facts.facts_stage import Reject, reject_rows
 from d4s.facts.joining import Joiner
@@ -35,6 +37,8 @@ from d4s.resources.capacity import check_capacity, this_machine
 from d4s.resources.requirements import Requirements
 from d4s.runs.edit_sequence import PendingEdits
 from d4s.schemas import REJECTS
+from d4s.tuning.tune import SETTINGS_FILE
+from d4s.tuning.tuned_columns import lead_of
 
 REJECTED = "rejects.parquet"
 EvaluateEdits = Callable[[EditedFolder, int], Outcome]
@@ -63,22 +67,35 @@ class ApplyOptions(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class CheckedOptions:
-    """What is known before the model is read; settings and manifest are None where only the model tells them."""
+    """What is known before the model is read; settings and manifest are None where only the model tells them.
+
+    `tuned` are the settings that an earlier command measured for the folder, if it did.
+    """
 
     base_model: BaseModelSource
     settings: FamilySettings | None
     manifest: FolderManifest | None
+    tuned: TunedSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FolderDescription:
+    """What a folder is to say of itself, and the settings that were measured for its model, if they were."""
+
+    manifest: FolderManifest
+    tuned: TunedSettings | None
 
 
 @dataclass(frozen=True, slots=True)
 class EditPlan:
-    """What is about to happen; `requirements` are the memory of every step."""
+    """What is about to happen; `requirements` are the memory of every step, `tuned` the settings that were measured for the model."""
 
     folder: EditedFolder
     specs: Sequence[EditSpec]
     present: int
     rejected: int
     requirements: Sequence[tuple[str, Requirements]]
+    tuned: TunedSettings | None = None
 
 
 def apply(options: ApplyOptions, announce: Callable[[EditPlan], None]) -> Outcome | None:
@@ -94,17 +111,20 @@ def apply(options: ApplyOptions, announce: Callable[[EditPlan], None]) -> Outcom
     lines = read_facts(options.facts)
     options = options.model_copy(update={"model": model_folder(options.model)})
     checked = check_options(options)
-    manifest, prompts = load_model(options, checked)
+    prompts = load_prompts(options, checked)
     valid, rejects = split_valid(lines, prompts)
     if rejects and not (options.skip_bad and valid):
         remedy = "fix them, or pass --skip-bad to set them aside" if valid and not options.skip_bad else "fix them"
         raise RecordError([reject.problem for reject in rejects], remedy)
+    described = describe_folder(options, checked, prompts, valid)
     with exclusive_access(options.out, is_new=True):
-        folder = EditedFolder.create(options.out, manifest, prompts)
+        folder = EditedFolder.create(options.out, described.manifest, prompts)
+        if described.tuned is not None:
+            write_text(options.out / SETTINGS_FILE, settings_file_text(described.tuned))
         specs, present = plan_edits(valid, folder.edits(), options.on_conflict)
         refuse_unsupported(folder, specs)
         requirements = [*estimate_editing(folder, options.text, len(specs))]
-        announce(EditPlan(folder, specs, present, lines.total - len(valid), requirements))
+        announce(EditPlan(folder, specs, present, lines.total - len(valid), requirements, described.tuned))
         check_capacity(requirements, this_machine(), REMEDIES)
         if not specs and folder.is_written:
             return None
@@ -127,16 +147,20 @@ def check_options(options: ApplyOptions) -> CheckedOptions:
     dtype = options.dtype or native_dtype(options.model, options.revision)
     precision(dtype)
     shape = shape_from_config(options.model, options.revision)
-    settings = None if shape is None else resolve_options(options, shape)
+    hparams = options.hparams_for if shape is None else find_hparams(options, shape)
+    settings = None if shape is None or hparams is None else resolve_preset(options.editor, options.overrides, hparams, shape)
+    if shape is not None and hparams is None:
+        lead_of(options.editor)
+    tuned = hparams if isinstance(hparams, TunedSettings) else None
     check_capacity(estimate_loading(options.model, options.revision, dtype, options.device), this_machine(), REMEDIES)
     base_model = BaseModelSource.of(options.model, dtype, options.revision)
     if settings is None or options.chat:  # a chat's turn needs the tokenizer
-        return CheckedOptions(base_model, settings, None)
+        return CheckedOptions(base_model, settings, None, tuned)
     manifest = build_manifest(options, base_model, settings, None)
     if options.out.exists():
         with folder_lock(options.out, shared=True):
             EditedFolder.refuse_mismatch(options.out, manifest)
-    return CheckedOptions(base_model, settings, manifest)
+    return CheckedOptions(base_model, settings, manifest, tuned)
 
 
 def native_dtype(source: str, revision: str) -> str:
@@ -150,21 +174,31 @@ def native_dtype(source: str, revision: str) -> str:
     return stored_dtype(source, revision)
 
 
-def resolve_options(options: ApplyOptions, shape: ModelShape) -> FamilySettings:
-    """The settings that were asked for, for a model of a shape.
+def find_hparams(options: ApplyOptions, shape: ModelShape) -> str | TunedSettings | None:
+    """The column or settings file that was asked for, the column of the shape, or what was measured for the folder; None: to be measured.
 
     Raises:
-        SettingsError: if the editor or its settings are unknown, or edit layers that the model does not have.
+        SettingsError: if the folder's settings file is broken.
     """
-    return resolve_preset(options.editor, options.overrides, options.hparams_for or match_hparams(shape), shape)
+    found = options.hparams_for or known_column(shape)
+    measured_before = options.out / SETTINGS_FILE
+    return read_settings_file(measured_before) if found is None and measured_before.is_file() else found
 
 
-def resolve_preset(editor: str, overrides: dict[str, Any], hparams: str, shape: ModelShape) -> FamilySettings:
-    """A preset's settings of a column with changes laid over them, for a model of a shape.
+def resolve_preset(editor: str, overrides: dict[str, Any], hparams: str | TunedSettings, shape: ModelShape) -> FamilySettings:
+    """A preset's settings of a column, or of a settings file or its content, with changes laid over them, for a model of a shape.
 
     Raises:
-        SettingsError: if the editor or its settings are unknown, or edit layers that the model does not have.
+        SettingsError: if the editor or its settings are unknown, edit layers that the model does not have, or were measured for a model
+            of another shape.
     """
+    if isinstance(hparams, str) and is_settings_file(hparams):
+        hparams = read_settings_file(Path(hparams))
+    if isinstance(hparams, TunedSettings) and hparams.model.shape != shape:
+        raise SettingsError(
+            f"these settings were measured for {describe_shape(hparams.model.shape)} ({hparams.model.source}), and the model is "
+            f"{describe_shape(shape)}; run d4s tune for it"
+        )
     settings = resolve(f"{editor} as asked for", {"preset": editor, **overrides}, hparams)
     if settings.family == "unedited":
         raise SettingsError("the editor `unedited` changes nothing; choose another")
@@ -197,18 +231,33 @@ def build_manifest(options: ApplyOptions, base_model: BaseModelSource, settings:
 # --- load -------------------------------------------------------------------------------------------------------------
 
 
-def load_model(options: ApplyOptions, checked: CheckedOptions) -> tuple[FolderManifest, PromptBuilder]:
-    """What the folder is to say of itself, and how prompts are put to the model, which is read.
+def load_prompts(options: ApplyOptions, checked: CheckedOptions) -> PromptBuilder:
+    """How prompts are put to the model, which is read.
 
     Raises:
-        SettingsError: if the model's shape or its tokenizer do not allow the options.
-        D4SError: if the model is not what its configuration says, or there is no text of second moments.
+        SettingsError: if its tokenizer does not allow the options.
+        D4SError: if the model is not what its configuration says.
     """
     model = replace(checked.base_model.load(options.device), joiner=options.joiner)
-    chat = _resolve_chat(options, model)
-    settings = checked.settings or resolve_options(options, model_shape(model))
-    manifest = checked.manifest or build_manifest(options, checked.base_model, settings, chat)
-    return manifest, PromptBuilder(model, chat)
+    return PromptBuilder(model, _resolve_chat(options, model))
+
+
+def describe_folder(
+    options: ApplyOptions, checked: CheckedOptions, prompts: PromptBuilder, lines: Sequence[RecordLine[RawFact]]
+) -> FolderDescription:
+    """What the folder is to say of itself; settings are measured now where no column is for such a model.
+
+    Raises:
+        SettingsError: if the model's shape does not allow the options, or settings cannot be measured.
+        D4SError: if there is no text of second moments.
+    """
+    settings, tuned = checked.settings, checked.tuned
+    if settings is None:
+        shape = model_shape(prompts.model)
+        hparams = find_hparams(options, shape) or choose_settings(prompts.model, options.editor, options.text, options.seed, lines)
+        tuned = hparams if isinstance(hparams, TunedSettings) else None
+        settings = resolve_preset(options.editor, options.overrides, hparams, shape)
+    return FolderDescription(checked.manifest or build_manifest(options, checked.base_model, settings, prompts.chat), tuned)
 
 
 def _resolve_chat(options: ApplyOptions, model: LanguageModel) -> Chat | None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from d4s.artifacts import POINTER, Artifact
-from d4s.errors import SettingsError
 from d4s.models.language_model import LanguageModel
 from d4s.models.model_shape import UnknownShape, config_at, shape_of
 
@@ -38,16 +37,21 @@ def shape_from_config(source: str, revision: str) -> ModelShape | None:
     return str(config.get("model_type")), sizes.layers, sizes.width, sizes.mlp_width
 
 
-def match_hparams(shape: ModelShape) -> str:
-    """The column whose settings are for models of this shape.
+def known_column(shape: ModelShape) -> str | None:
+    """The column whose settings are for models of this shape; None where there is none."""
+    return KNOWN_SHAPES.get(shape)
 
-    Raises:
-        SettingsError: if there is none.
-    """
-    if shape not in KNOWN_SHAPES:
-        raise SettingsError(
-            f"no settings are known for a {shape[0]} of {shape[1]} layers, widths {shape[2]} and {shape[3]}; name the nearest model by "
-            f"--hparams-for, or hparams_for= in Python ({', '.join(KNOWN_SHAPES.values())}), and where its layers do not fit, yours: "
-            "--set layers=[1,2] --set target.layer=2, or settings= in Python"
-        )
-    return KNOWN_SHAPES[shape]
+
+def describe_shape(shape: ModelShape) -> str:
+    """A shape in words."""
+    return f"a {shape[0]} of {shape[1]} layers, widths {shape[2]} and {shape[3]}"
+
+
+def no_settings(shape: ModelShape, reason: str) -> str:
+    """The message that a model has no column, and that settings cannot be measured for a reason."""
+    return (
+        f"no settings are known for {describe_shape(shape)}, and they cannot be measured here: {reason}. Run `d4s tune --model MODEL "
+        "--facts FILE --out DIR` and pass --settings DIR/settings.yaml (hparams_for= in Python), or name the nearest model by "
+        f"--hparams-for ({', '.join(KNOWN_SHAPES.values())}), and where its layers do not fit, yours: --set layers=[1,2] "
+        "--set target.layer=2, or settings= in Python"
+    )

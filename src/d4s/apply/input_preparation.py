@@ -5,7 +5,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxtyping import Int
 from pydantic import model_validator
+from torch import Tensor
 
 from d4s.apply.moment_text import rows_from_dataset, rows_from_file, rows_from_model
 from d4s.artifacts import DIGEST_LENGTH, Artifact, sha256_of
@@ -76,6 +78,13 @@ def _read_moments(model: LanguageModel, folder: Path, layers: Sequence[int]) -> 
     return moments
 
 
+def rows_of_text(model: LanguageModel, source: TextSource, tokens: int, seed: int) -> Int[Tensor, "n row"]:
+    """Text as rows of tokens: all of a file or data set, or a number of tokens that the model draws with a seed."""
+    if source.file is not None:
+        return rows_from_file(model, source.file)
+    return rows_from_model(model, tokens, seed) if source.name == SELF else rows_from_dataset(model, source.name)
+
+
 def prepare(model: LanguageModel, settings: FamilySettings, source: TextSource, seed: int, requests: Sequence[EditRequest]) -> Prepared:
     """Prefixes sampled from the model, second moments of its layers over text, and what the editor computes from them."""
     contexts = tuple(sample_prefixes(model, ContextsSettings(seed=seed))) if "contexts" in settings.required_inputs else ()
@@ -85,11 +94,7 @@ def prepare(model: LanguageModel, settings: FamilySettings, source: TextSource, 
     elif layers:
         label = source.label(seed, layers)
         log.info("second moments of layers %s: %s", list(layers), label)
-        if source.file is not None:
-            rows = rows_from_file(model, source.file)
-        else:
-            rows = rows_from_model(model, source.tokens, seed) if source.name == SELF else rows_from_dataset(model, source.name)
-        rows = evenly_spaced_rows(rows, source.tokens)
+        rows = evenly_spaced_rows(rows_of_text(model, source, source.tokens, seed), source.tokens)
         check_token_count(rows.numel(), max(map(model.d_in, layers)))
         moments = collect_moments(model, rows, layers, ROWS_PER_PASS, label)
     return assemble_prepared(settings, contexts, moments, model, requests)

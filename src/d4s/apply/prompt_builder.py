@@ -26,17 +26,17 @@ class PromptBuilder:
     """How prompts are put to a model: as they are, or as a user's turn in its chat. One is made per model and handed on."""
 
     def __init__(self, model: LanguageModel, chat: Chat | None) -> None:
-        self.model, self._chat = model, chat
+        self.model, self.chat = model, chat
 
     def text(self, prompt: str) -> str:
         """A prompt, or a template, as the model is to read it; the tokenizer adds its own beginning of text."""
-        return prompt if self._chat is None else self._chat.turn(prompt)
+        return prompt if self.chat is None else self.chat.turn(prompt)
 
     def request(self, spec: EditSpec, number: int) -> EditRequest:
         """The edit that a wish asks for, as the edit of a number."""
         template, name = self.text(spec.template), f"edit{number}"
         prompt = template.replace("{}", spec.subject)
-        opening = "" if self._chat is None else self._chat.before
+        opening = "" if self.chat is None else self.chat.before
         return EditRequest(
             request_id=f"{number:06d}:{name}",
             fact_id=name,

@@ -11,6 +11,7 @@ from d4s.apply.outcome import EditResult, Outcome
 from d4s.config import canonical
 from d4s.resources.requirements import GIB, Requirements
 from d4s.terminal import console
+from d4s.tuning.tune import SETTINGS_FILE
 
 WIDTH = 120
 MAX_ROWS = 50
@@ -26,6 +27,7 @@ def announce(plan: EditPlan) -> None:
     rows = {
         "model": f"{manifest.model.source} ({model.adapter.model_type}, {model.n_layers} layers, {manifest.model.dtype})",
         "editor": f"{manifest.editor}, {_describe_state_kind(plan.folder)}; layers {', '.join(map(str, settings.layers)) or 'as found'}",
+        **_measured(plan),
         "settings": canonical(settings.model_dump(mode="json", exclude_none=True)),
         "facts": f"{len(plan.specs)} to be edited, {plan.present} there already, {plan.rejected} set aside",
         "computed": ", ".join(_computations(plan)) or "nothing",
@@ -39,6 +41,19 @@ def announce(plan: EditPlan) -> None:
     for name, value in rows.items():
         table.add_row(name, value)
     console(WIDTH).print(table)
+
+
+def _measured(plan: EditPlan) -> dict[str, str]:
+    """What was measured for a model without a column, and what was chosen by it."""
+    if plan.tuned is None:
+        return {}
+    blocks = ", ".join(f"{one.layer} ({one.efficacy:.2f}, {one.paraphrase:.2f})" for one in plan.tuned.sweep)
+    leverage = ", ".join(f"layer {layer} {value:g}" for layer, value in plan.tuned.key_leverage.items())
+    return {
+        "measured": f"efficacy and paraphrase of targets injected at block {blocks}; median of k'C^-1k at {leverage}; "
+        f"on {plan.tuned.facts}",
+        "taken again": f"from {plan.folder.path / SETTINGS_FILE}; d4s tune measures more, --hparams-for takes another column",
+    }
 
 
 def _memory(steps: Sequence[tuple[str, Requirements]]) -> str:

@@ -100,6 +100,13 @@ def limit_threads() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+def default_device() -> str:
+    """The device that models are loaded onto: CUDA where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @command()
 def version() -> None:
     """Print the version."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 
-from d4s.cli.app import Verbose, command, limit_threads
+from d4s.cli.app import Verbose, command, default_device, limit_threads
 from d4s.errors import SettingsError
 from d4s.log import setup_logging
 from d4s.terminal import arrow
@@ -54,12 +54,6 @@ def _checked_text(text: str, what: str) -> str:
     return text
 
 
-def _default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 @command(rich_help_panel=EDITING)
 def apply(
     *,
@@ -70,7 +64,13 @@ def apply(
     out: OutOption,
     editor: Annotated[str, typer.Option(help="A preset, such as d4s, memit, rome, ft_l, grace.")] = "d4s",
     hparams_for: Annotated[
-        str | None, typer.Option(help="The column of the preset's settings; found by the model's shape if omitted.")
+        str | None,
+        typer.Option(
+            "--hparams-for",
+            "--settings",
+            help="A column of the preset's settings, or the file that d4s tune wrote; found by the model's shape if omitted, or else by "
+            "a short measurement.",
+        ),
     ] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="A setting of the editor, as key=value; may be repeated.")] = None,
     text: Annotated[Path | None, typer.Option(help="A text file to take second moments from.")] = None,
@@ -102,7 +102,7 @@ def apply(
     asked = {
         "model": model, "facts": facts, "out": out, "editor": editor, "hparams_for": hparams_for,
         "overrides": _parse_overrides(overrides or []),
-        "text": {"file": text, "name": moments, "tokens": moment_tokens}, "dtype": dtype, "revision": revision, "device": _default_device(),
+        "text": {"file": text, "name": moments, "tokens": moment_tokens}, "dtype": dtype, "revision": revision, "device": default_device(),
         "chat": chat, "joiner": joiner, "on_conflict": on_conflict, "seed": seed, "skip_bad": skip_bad,
     }  # fmt: skip
     found = run(validate(ApplyOptions, asked, "d4s apply"), show.announce)
@@ -130,7 +130,7 @@ def undo(folder: FolderArgument, edit: NumbersOption, verbose: Verbose = False) 
     from d4s.apply import show
     from d4s.apply.change import undo as run
 
-    show.outcome(folder, run(folder, edit, _default_device()))
+    show.outcome(folder, run(folder, edit, default_device()))
 
 
 @command(rich_help_panel=EDITING)
@@ -147,7 +147,7 @@ def replace(
     from d4s.apply import show
     from d4s.apply.change import replace as run
 
-    show.outcome(folder, run(folder, edit, _checked_text(target, "--target"), _default_device()))
+    show.outcome(folder, run(folder, edit, _checked_text(target, "--target"), default_device()))
 
 
 @command(rich_help_panel=EDITING)
@@ -167,7 +167,7 @@ def merge(
     from d4s.apply import show
     from d4s.apply.change import merge as run
 
-    show.outcome(out, run(first, second, out, prefer_second=on_conflict == "replace", device=_default_device()))
+    show.outcome(out, run(first, second, out, prefer_second=on_conflict == "replace", device=default_device()))
 
 
 @command(rich_help_panel=EDITING)
@@ -192,7 +192,7 @@ def export(
     from d4s.apply import show
     from d4s.apply.export import export as run
 
-    if errors := run(folder, form, out, rank, _default_device(), gguf=gguf):
+    if errors := run(folder, form, out, rank, default_device(), gguf=gguf):
         show.truncation_errors(errors)
     typer.echo(f"written: {out}")
 
@@ -210,5 +210,5 @@ def ask(
     from d4s.apply.ask import ask as run
 
     asked = [_checked_text(prompt, "the prompt") for prompt in prompts]
-    for prompt, answer in zip(asked, run(folder, asked, tokens, _default_device()), strict=True):
+    for prompt, answer in zip(asked, run(folder, asked, tokens, default_device()), strict=True):
         typer.echo(f"{prompt} {arrow()} {answer}")

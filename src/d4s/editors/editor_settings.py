@@ -7,6 +7,7 @@ Terms and symbols: docs/notation.md.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
@@ -17,6 +18,7 @@ from d4s.editors.family_settings import SINGLE, Family, ModelPasses
 from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
 from d4s.editors.parts.part import DOUBLE, NotNegative, Positive
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
+from d4s.editors.settings_file import TunedSettings, is_settings_file, read_settings_file, tuned_hparams
 from d4s.errors import SettingsError
 from d4s.registry import nearest
 
@@ -155,30 +157,47 @@ FAMILY_SETTINGS = {model.model_fields["family"].default: model for model in get_
 # --- from a study's words to settings ---------------------------------------------------------------------------------
 
 
-def resolve(name: str, overrides: Mapping[str, Any], hparams_for: str) -> FamilySettings:
-    """The settings of a named editor for a column of models.
+def resolve(name: str, overrides: Mapping[str, Any], hparams_for: str | TunedSettings) -> FamilySettings:
+    """The settings of a named editor for a kind of model.
 
     `overrides` is what a study says under that name: nothing for a preset, `{"preset": NAME, ...}` for a changed one, or
-    a whole definition with its `family`.
+    a whole definition with its `family`. `hparams_for` is a column of the presets, a settings file (a path that ends in .yaml) or its
+    content; under the same key `overrides` may name another one for this editor.
 
     Raises:
-        SettingsError: if the name, the column, a key or a value is unknown, or the parts do not go together.
+        SettingsError: if the name, the column, the file, a key or a value is unknown, or the parts do not go together.
     """
     if overrides and name in PRESETS:
         raise SettingsError(f"editor {name!r} is a preset and cannot be redefined; give the changed one a name of its own")
-    changes = {key: value for key, value in overrides.items() if key != "preset"}
+    changes = {key: value for key, value in overrides.items() if key not in ("preset", "hparams_for")}
     preset = overrides.get("preset", None if "family" in changes else name)
     if preset is None:
+        if "hparams_for" in overrides:
+            raise SettingsError(f"editor {name!r}: hparams_for goes with a preset, and this editor is defined by its family; leave it out")
         return _validated(changes, f"editor {name!r}")
     if not isinstance(preset, str) or preset not in PRESETS:
         hint = nearest(str(preset), [*PRESETS])
         raise SettingsError(f"editor {name!r}: no preset is called {preset!r}; {hint}, or define it with `preset:` or `family:`")
+    settings = _preset_hparams(name, preset, overrides.get("hparams_for", hparams_for), changes)
+    return _validated(settings, f"editor {name!r}")
+
+
+def _preset_hparams(name: str, preset: str, hparams_for: str | TunedSettings, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset's settings from a column or a settings file, with changes laid over them.
+
+    Raises:
+        SettingsError: if there is no such column or file, or it has none for the preset.
+    """
+    if isinstance(hparams_for, str) and is_settings_file(hparams_for):
+        hparams_for = read_settings_file(Path(hparams_for))
+    if isinstance(hparams_for, TunedSettings):
+        return tuned_hparams(hparams_for, preset, changes)
     if hparams_for not in model_kinds_of(preset):
         raise SettingsError(
             f"editor {name!r}: preset {preset!r} has no settings for models like {hparams_for!r}; "
-            f"{nearest(hparams_for, model_kinds_of(preset))}"
+            f"{nearest(str(hparams_for), model_kinds_of(preset))}, or the file that `d4s tune` writes for your model"
         )
-    return _validated(hparams_of(preset, hparams_for, changes), f"editor {name!r}")
+    return hparams_of(preset, hparams_for, changes)
 
 
 def parse_editor(settings: Mapping[str, Any]) -> FamilySettings:

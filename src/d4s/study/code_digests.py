@@ -20,7 +20,9 @@ PACKAGE = "d4s"
 SOURCE_VARIABLE = "D4S_SOURCE"
 """Environment variable in which the workflow tells its jobs the digest of the package that it was read with."""
 ROOT = Path(__file__).resolve().parents[1]
-EXCLUDED_MODULES = frozenset(f"{PACKAGE}.{name}" for name in ("errors", "log", "editors.hparams", "editors.presets"))
+EXCLUDED_MODULES = frozenset(
+    f"{PACKAGE}.{name}" for name in ("errors", "log", "editors.hparams", "editors.presets", "editors.settings_file")
+)
 """Tables whose rows are resolved before settings are hashed, and words for the person who runs a job."""
 DECLARATIVE_MODULES = frozenset(
     f"{PACKAGE}.{name}"

@@ -236,7 +236,6 @@ def test_rows_that_do_not_fit_the_model_are_named_or_set_aside(model: Path, tmp_
     ("editor", "overrides", "message"),
     [
         ("d4s", {"overrides": {}, "hparams_for": "gpt2-xl"}, r"edit layers \[13, 14, 15, 16, 17\], but the model has layers 0 to 2"),
-        ("d4s", {"hparams_for": None}, "no settings are known for a gpt2 of 3 layers"),
         ("d5s", {}, "did you mean 'd4s'"),
         ("unedited", {"overrides": {}}, "changes nothing"),
         ("d4s", {"chat": True}, "no chat template"),

@@ -11,7 +11,7 @@ import yaml
 from transformers import GPT2Config
 
 from d4s.apply.apply_memory import estimate_editing
-from d4s.apply.apply_pipeline import build_manifest, resolve_options
+from d4s.apply.apply_pipeline import build_manifest, resolve_preset
 from d4s.apply.base_model import BaseModelSource
 from d4s.apply.edited_folder import EditedFolder
 from d4s.apply.hparams_match import model_shape
@@ -354,7 +354,8 @@ def test_applying_names_each_step_that_takes_memory(editor: str, steps: list[str
     asked = options(base, fact_file(tmp_path / "facts.csv"), tmp_path / "out", editor, overrides=changes)
     model = load(base)
     base_model = BaseModelSource.of(asked.model, "float32", "main")
-    manifest = build_manifest(asked, base_model, resolve_options(asked, model_shape(model)), None)
+    settings = resolve_preset(asked.editor, asked.overrides, str(asked.hparams_for), model_shape(model))
+    manifest = build_manifest(asked, base_model, settings, None)
     needed = dict(estimate_editing(EditedFolder.create(asked.out, manifest, PromptBuilder(model, None)), asked.text, 2))
     assert list(needed) == steps
     assert ("basis" in needed["edits"].host) == (editor == "alphaedit")

@@ -1,0 +1,143 @@
+"""Settings that `d4s tune` found for a model, as a file: what was measured, and what each preset takes from it.
+
+The file stands in for a column of `presets.py`: `hparams_for: FILE` in a study's model or editor, `--settings FILE` of `d4s apply`,
+`hparams_for=FILE` in Python. Its content, as the settings of editors, enters every hash; its path enters none.
+"""
+
+from pathlib import Path
+from statistics import harmonic_mean
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from d4s.config import Fraction, Frozen, validate
+from d4s.editors.hparams import HParams, merge_hparams
+from d4s.editors.presets import PRESETS
+from d4s.errors import SettingsError
+from d4s.registry import nearest
+from d4s.schema_version import SCHEMA_VERSION
+
+SUFFIXES = (".yaml", ".yml")
+
+
+class LayerScore(Frozen):
+    """Targets of requests optimised at a block and injected there, with a clamp and a learning rate."""
+
+    layer: int
+    lr: float
+    clamp: float
+    efficacy: Fraction
+    paraphrase: Fraction
+    probability: Fraction = Field(description="Mean probability of the new target after the edited prompts.")
+    shift_ratio: float = Field(description="Mean norm of the shift over that of the hidden state.")
+    paraphrases: int = Field(gt=0, description="Paraphrases that were asked, of all requests.")
+    seconds: float
+
+    @property
+    def score(self) -> float:
+        """Harmonic mean of efficacy and paraphrase."""
+        return float(harmonic_mean([self.efficacy, self.paraphrase]))
+
+
+class SequenceTrial(Frozen):
+    """A sequence of edits by one preset with a weight, measured at its end."""
+
+    editor: str
+    layers: tuple[int, ...]
+    weight: float
+    edits: int
+    efficacy: Fraction
+    paraphrase: Fraction
+    locality: Fraction
+    seconds: float
+
+    @property
+    def score(self) -> float:
+        """Harmonic mean of efficacy, paraphrase and locality: the criterion of tuning."""
+        return float(harmonic_mean([self.efficacy, self.paraphrase, self.locality]))
+
+
+class TunedModel(Frozen):
+    """The model that settings were found for: where it was, and its shape."""
+
+    source: str
+    model_type: str
+    layers: int
+    width: int
+    mlp_width: int
+
+    @property
+    def shape(self) -> tuple[str, int, int, int]:
+        """Architecture, blocks, width of the residual stream and of a key."""
+        return self.model_type, self.layers, self.width, self.mlp_width
+
+
+class TunedSettings(Frozen):
+    """What tuning measured on a model and what it chose: per preset, settings that are laid over what the method itself fixes."""
+
+    schema_version: int = SCHEMA_VERSION
+    model: TunedModel
+    facts: str = Field(description="Where requests and probes came from, and how many.")
+    sweep: tuple[LayerScore, ...]
+    trials: tuple[SequenceTrial, ...] = ()
+    key_leverage: dict[int, float] = Field(description="Median of kᵀC⁻¹k over the requests, by edited layer.")
+    editors: dict[str, dict[str, Any]]
+
+    @property
+    def target_layer(self) -> int:
+        """The block of the target."""
+        return max(self.key_leverage)
+
+    @property
+    def first_scores(self) -> dict[int, LayerScore]:
+        """By block, the score that was measured first: that of the sweep, before clamps and rates were tried at one block."""
+        return {one.layer: one for one in reversed(self.sweep)}
+
+    @property
+    def measured(self) -> dict[str, SequenceTrial]:
+        """The best trial of each preset that sequences of edits were tried with."""
+        ordered = sorted(self.trials, key=lambda trial: trial.score)
+        return {trial.editor: trial for trial in ordered}
+
+
+def is_settings_file(hparams_for: str) -> bool:
+    """Whether this names a settings file and not a column of the presets."""
+    return hparams_for.endswith(SUFFIXES)
+
+
+def read_settings_file(path: Path) -> TunedSettings:
+    """The settings in a file that `d4s tune` or `d4s apply` wrote.
+
+    Raises:
+        SettingsError: if it is not there, is no such file, or is of another version; names everything wrong with it.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} cannot be read as a settings file ({' '.join(str(error).split())}); d4s tune writes one") from None
+    found = validate(TunedSettings, content, f"the settings file {path}")
+    if found.schema_version != SCHEMA_VERSION:
+        raise SettingsError(f"{path} is of schema version {found.schema_version}, expected {SCHEMA_VERSION}; run d4s tune again")
+    return found
+
+
+def settings_file_text(settings: TunedSettings) -> str:
+    """The text of a settings file."""
+    head = "# Settings of editors for a model, found by measurement (docs/tuning.md). Values under `editors` may be changed by hand.\n"
+    return head + yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def tuned_hparams(tuned: TunedSettings, preset: str, changes: HParams) -> dict[str, Any]:
+    """A preset's settings with what tuning found, and changes laid over them.
+
+    Raises:
+        SettingsError: if tuning finds none for this preset.
+    """
+    if preset not in tuned.editors:
+        raise SettingsError(
+            f"tuning finds no settings for {preset!r}, whose own values it does not measure; {nearest(preset, [*tuned.editors])}, "
+            "or name a column by hparams_for (--hparams-for) and give its layers yourself"
+        )
+    row = PRESETS[preset]
+    return merge_hparams({"family": row.family}, row.changes, tuned.editors[preset], changes)

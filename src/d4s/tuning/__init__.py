@@ -1,0 +1,1 @@
+"""Settings of editors for a model, found by measurement."""
