@@ -174,7 +174,7 @@ class LocateThenEditSession:
         keys = (activations.keys if self._settings.keys.shared_key else activations.unprefixed)[layer]
         precision = torch.promote_types(weight.dtype, torch.float32)
         output = keys.to(precision) @ weight.to(precision).mT
-        bias = self._model.mlp_out(layer).bias
+        bias: Tensor | None = getattr(self._model.mlp_out(layer), "bias", None)
         output = output if bias is None else output + bias
         target = None if target is None else target.to(output)
         share = edited_layer.residual_weight
