@@ -59,6 +59,11 @@ def test_the_contract_holds_in_other_layouts(name: str, family: str) -> None:
     check_editor(case_for(settings_for(name), family=family))
 
 
+@pytest.mark.parametrize("name", ["memit_frozen", "d4s", "pmet"])
+def test_the_contract_holds_with_a_norm_after_the_mlp(name: str) -> None:
+    check_editor(case_for(settings_for(name), family="olmo2"))
+
+
 def test_the_contract_holds_in_half_precision() -> None:
     check_editor(case_for(settings_for("d4s"), dtype=torch.bfloat16))
 

@@ -47,7 +47,12 @@ def watching(module: torch.nn.Module, change=None):
 
 
 def hooked(model: LanguageModel, settings: TargetSettings) -> torch.nn.Module:
-    return model.block(settings.layer) if settings.hook == "block_output" else model.mlp_out(settings.layer)
+    return model.block(settings.layer) if settings.hook == "block_output" else model.mlp_share(settings.layer)
+
+
+def shifted(model: LanguageModel, settings: TargetSettings) -> torch.nn.Module:
+    """What a shift is added to: the hooked vector, or before a norm after the MLP the MLP's output."""
+    return hooked(model, settings) if model.post_norm(settings.layer) is None else model.mlp_out(settings.layer)
 
 
 def key_of(model: LanguageModel, prompt: Prompt, layer: int) -> Tensor:
@@ -74,11 +79,17 @@ def average_key(model: LanguageModel, one: PromptSet, layer: int, settings: KeyS
 def target_of(model: LanguageModel, one: PromptSet, settings: TargetSettings) -> dict[str, Tensor]:
     """The loop of the released code, one request and one wording at a time, every token through the whole model."""
     hidden = hidden_of(model, one.prompts[0], settings)
+    unit, norm = 1.0, hidden.norm()
+    if model.post_norm(settings.layer) is not None:
+        with watching(model.mlp_out(settings.layer)) as seen, watching(model.post_norm(settings.layer)) as normed:
+            model.network(input_ids=torch.tensor([one.prompts[0].ids]))
+        output, share = (found["out"][0, one.prompts[0].subject_last].double() for found in (seen, normed))
+        unit, norm = output.norm() / share.norm(), share.norm()
     shift = torch.zeros_like(hidden, requires_grad=True)
     adam = torch.optim.Adam([shift], lr=settings.lr)
     before, first, last, done = None, None, None, 0
     for step in range(settings.steps):
-        loss, probability, lowest, present = _loss(model, one, settings, shift, hidden, before)
+        loss, probability, lowest, present = _loss(model, one, settings, shift, norm, before, unit)
         before = present if before is None else before
         first, last = (probability if first is None else first), probability
         stop = settings.stop_probability is not None and lowest >= settings.stop_probability
@@ -89,24 +100,24 @@ def target_of(model: LanguageModel, one: PromptSet, settings: TargetSettings) ->
         adam.step()
         done += 1
         with torch.no_grad():
-            limit = settings.clamp * hidden.norm()
+            limit = settings.clamp * norm
             if shift.norm() > limit:
                 shift.mul_(limit / shift.norm())
-    return {"hidden_shift": shift.detach(), "hidden": hidden, "probability_before": first, "probability_after": last, "steps": done}
+    return {"hidden_shift": unit * shift.detach(), "hidden": hidden, "probability_before": first, "probability_after": last, "steps": done}
 
 
-def _loss(model, one, settings, shift, hidden, before):
+def _loss(model, one, settings, shift, norm, before, unit):
     total, probabilities, lowest = 0.0, [], 1.0
     for prompt in one.prompts:
-        likely = _log_probabilities(model, prompt.ids + prompt.target[:-1], prompt.subject_last, settings, shift)
+        likely = _log_probabilities(model, prompt.ids + prompt.target[:-1], prompt.subject_last, settings, unit * shift)
         of_target = torch.stack([likely[len(prompt.ids) - 1 + i, token] for i, token in enumerate(prompt.target)])
         total = total - of_target.mean()
         probabilities.append(of_target.mean().exp().detach())
         lowest = min(lowest, float(of_target.min().exp().detach()))
-    present = _log_probabilities(model, one.kl_prompt.ids, one.kl_prompt.subject_last, settings, shift)[one.kl_prompt.subject_last]
+    present = _log_probabilities(model, one.kl_prompt.ids, one.kl_prompt.subject_last, settings, unit * shift)[one.kl_prompt.subject_last]
     before = present.detach() if before is None else before
     divergence = (present.exp() * (present - before)).sum()
-    loss = total / len(one.prompts) + settings.kl_weight * divergence + settings.weight_decay * shift.norm() / hidden.norm() ** 2
+    loss = total / len(one.prompts) + settings.kl_weight * divergence + settings.weight_decay * shift.norm() / norm**2
     return loss, torch.stack(probabilities).mean(), lowest, present.detach()
 
 
@@ -116,7 +127,7 @@ def _log_probabilities(model, ids, subject_last, settings, shift):
         output[0, subject_last] = output[0, subject_last] + shift.to(output.dtype)
         return output
 
-    with watching(hooked(model, settings), change):
+    with watching(shifted(model, settings), change):
         logits = model.network(input_ids=torch.tensor([ids])).logits
     return logits[0].to(shift.dtype).log_softmax(-1)
 

@@ -123,7 +123,13 @@ def test_reading_some_tokens_gives_what_reading_all_gives(tiny_model, family: st
     texts = [prompt.ids for one in mixed(model, 3) for prompt in one.prompts]
     subject_lasts = torch.tensor([prompt.subject_last for one in mixed(model, 3) for prompt in one.prompts])
     ids, lengths = pad_ids(texts, model.device), torch.tensor([len(text) for text in texts])
-    for take_up, layer, parts in ((restart, 0, 1), (restart, 2, 1), (restart_sublayers, 1, 2), (restart_sublayers, 2, 2)):
+    for take_up, layer, parts in (
+        (restart, 0, 1),
+        (restart, 2, 1),
+        (restart_sublayers, 1, 2),
+        (restart_sublayers, 2, 2),
+        (restart_sublayers, 2, 1),
+    ):
         later_blocks, _ = take_up(model, ids, subject_lasts, lengths, layer, texts_per_row=3)
         shift = torch.randn(3, parts, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
         whole, read = later_blocks.run(shift), torch.tensor([0, 3, later_blocks.hidden.shape[1] + 1, 3])  # one of them twice

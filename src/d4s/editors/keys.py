@@ -42,7 +42,7 @@ def read_activations(
     prompts = [prompt for request in batch for prompt in request.prompts]
     modules = {f"keys.{layer}": model.mlp_out(layer) for layer in layers}
     if hidden is not None:
-        modules["hidden"] = model.block(hidden.layer) if hidden.hook == "block_output" else model.mlp_out(hidden.layer)
+        modules["hidden"] = model.block(hidden.layer) if hidden.hook == "block_output" else model.mlp_share(hidden.layer)
     last = "hidden" if hidden is not None and hidden.layer >= max(layers) else f"keys.{max(layers)}"
     with trace(modules, stop_after=last) as found:
         model.network.base_model(input_ids=pad_ids([prompt.through_subject for prompt in prompts], model.device), use_cache=False)

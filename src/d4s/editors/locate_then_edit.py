@@ -25,6 +25,7 @@ from d4s.editors.protocol import EditSelection, Prepared, State, StateKind, Step
 from d4s.editors.request_tensors import requests_from_tensors, requests_to_tensors
 from d4s.editors.states import DenseState, RecordState, check_dense, check_whole_records
 from d4s.editors.target_optimisation import optimise, rescale_targets
+from d4s.editors.weight_side import target_change, weight_side_residuals
 from d4s.editors.weights import apply_deltas, write_weight
 from d4s.metrics.weight_norms import l1_per_element
 from d4s.models.language_model import LanguageModel
@@ -121,7 +122,7 @@ class LocateThenEditSession:
             return
         for _ in range(rounds.most):
             present = read_activations(self._model, prompt_sets, self._settings.layers[:1], self._settings.keys, self._settings.target)
-            residual_norms = _residuals(targets, present).norm(dim=1)
+            residual_norms = _residuals(targets, target_change(self._model, self._settings.target.layer, targets), present).norm(dim=1)
             active = ((residual_norms > rounds.above) & (residual_norms < rounds.below)).nonzero()[:, 0].cpu()
             if not len(active):
                 return
@@ -134,17 +135,20 @@ class LocateThenEditSession:
         if settings.history.starts_at_original and settings.residual_schedule.is_remeasured:
             self._restore_originals()
         numbers: StepNumbers = []
-        residuals = targets.hidden_shift
+        has_own_targets = settings.residual_schedule.has_own_targets
+        target_layer = settings.layers[0] if has_own_targets else settings.target.layer
+        residuals = change = target_change(self._model, target_layer, targets)
         for index, layer in enumerate(settings.layers):
-            if settings.residual_schedule.has_own_targets and index:
-                targets = self._optimise_targets(prompt_sets, layer)
-                residuals = targets.hidden_shift
+            if has_own_targets and index:
+                targets, target_layer = self._optimise_targets(prompt_sets, layer), layer
+                residuals = change = target_change(self._model, layer, targets)
             activations = self._read_layer(prompt_sets, layer, frozen, is_first_layer=index == 0)
             if activations.hidden is not None:
-                residuals = _residuals(targets, activations)
+                residuals = _residuals(targets, change, activations)
             if index == 0:
                 numbers.append(("residual_norm", None, float(residuals.norm(dim=1).mean())))
-            numbers += self._fit(layer, activations, residuals, record)
+            target = targets.mlp_output + targets.hidden_shift if layer == target_layer else None
+            numbers += self._fit(layer, activations, self._on_weight_side(layer, activations, residuals, target), record)
         return numbers
 
     def _read_layer(self, prompt_sets: Sequence[PromptSet], layer: int, frozen: Activations | None, *, is_first_layer: bool) -> Activations:
@@ -155,6 +159,26 @@ class LocateThenEditSession:
             return frozen
         now = read_activations(self._model, prompt_sets, (layer,), settings.keys, settings.target if measured else None)
         return now if frozen is None else Activations(frozen.keys, frozen.unprefixed, now.hidden)
+
+    def _on_weight_side(
+        self, layer: int, activations: Activations, residuals: Float[Tensor, "b d_out"], target: Float[Tensor, "b d_out"] | None
+    ) -> Float[Tensor, "b d_out"]:
+        """Residuals of the block's output as residuals of the MLP's: the same but where a norm is between.
+
+        There the layer's share of them is what has to be reached; with `target`, at the scale of these MLP outputs.
+        """
+        norm, edited_layer = self._model.post_norm(layer), self._layers[layer]
+        if norm is None:
+            return residuals
+        weight = edited_layer.original if self._settings.history.starts_at_original else self._model.weight(layer)
+        keys = (activations.keys if self._settings.keys.shared_key else activations.unprefixed)[layer]
+        precision = torch.promote_types(weight.dtype, torch.float32)
+        output = keys.to(precision) @ weight.to(precision).mT
+        bias: Tensor | None = getattr(self._model.mlp_out(layer), "bias", None)
+        output = output if bias is None else output + bias
+        target = None if target is None else target.to(output)
+        share = edited_layer.residual_weight
+        return (weight_side_residuals(norm, output, share * residuals.to(output), target) / share).to(residuals.dtype)
 
     def _fit(self, layer: int, activations: Activations, residuals: Float[Tensor, "b d_out"], record: dict[str, Tensor]) -> StepNumbers:
         """Change one layer, extend the record, write the weight, and say what happened."""
@@ -246,8 +270,8 @@ class LocateThenEditSession:
         write_weight(self._model, layer, self._layers[layer].original, self._layers[layer].delta)
 
 
-def _residuals(targets: Targets, activations: Activations) -> Float[Tensor, "b d_out"]:
-    """The target hidden states less the present ones.
+def _residuals(targets: Targets, change: Float[Tensor, "b d_out"], activations: Activations) -> Float[Tensor, "b d_out"]:
+    """The target hidden states, `change` from where targets began, less the present ones.
 
     Raises:
         ValueError: if the present ones were not read.
@@ -257,7 +281,7 @@ def _residuals(targets: Targets, activations: Activations) -> Float[Tensor, "b d
             "residuals are measured from hidden states, and none were read; give `read_activations` the settings of the target"
         )
     device = activations.hidden.device
-    return targets.hidden.to(device) + targets.hidden_shift.to(device) - activations.hidden
+    return targets.hidden.to(device) + change.to(device) - activations.hidden
 
 
 def _target_numbers(targets: Targets) -> Iterator[tuple[str, int | None, float]]:

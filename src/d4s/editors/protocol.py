@@ -76,7 +76,8 @@ class Targets:
     """Targets of requests, one row each, optimised at the weights that the settings say.
 
     `hidden_shift` is the optimised vector, `hidden` the vector at the unprefixed prompt before it is added; their sum is the
-    target hidden state. `mlp_output` is what the MLP of that layer gave there. Probabilities are means over the edit
+    target hidden state. `mlp_output` is what the MLP of that layer gave there, before any norm; where there is one, the shift is
+    of this vector, and the target hidden state is what comes of it (`weight_side.target_change`). Probabilities are means over the edit
     prompts of exp(mean token log-probability).
     """
 

@@ -5,8 +5,11 @@ For a request with p prompts and a shift δ of the hooked vector h (of the unpre
     mean over prompts and target tokens of −log P(token) + kl · KL(P_δ ‖ P_0 at the KL prompt) + decay · ‖δ‖ / ‖h‖²
 
 with ‖δ‖ clamped to a multiple of ‖h‖ after every update. PMET shifts the MLP's and the attention's share of the block's
-output at once, each with its own clamp and decay, and keeps the MLP's. Requests are independent: many are optimised in one batch, each
-stopping on its own. At the original weights the `targets` stage does this in blocks of requests, before any edit.
+output at once, each with its own clamp and decay, and keeps the MLP's. With a norm after the MLP, the weight writes u and the
+block adds norm(u): then u is shifted, by δ · ‖u‖ / ‖norm(u)‖, and h in the loss and in the clamp is norm(u).
+
+Requests are independent: many are optimised in one batch, each stopping on its own. At the original weights the `targets` stage
+does this in blocks of requests, before any edit.
 
 Terms and symbols: docs/notation.md.
 """
@@ -64,12 +67,14 @@ class TargetLoss:
 
     Target tokens are listed flat: the prompt that each follows (counted over all requests), its id, and its weight in the
     prompt's mean. `row` is the request of each, and after them each request, for its KL prompt; `position` where in the row
-    that is predicted or looked up. `before` are the log-probabilities at the KL prompts without a shift.
+    that is predicted or looked up. `before` are the log-probabilities at the KL prompts without a shift. `unit` scales a shift
+    for where it is added: 1, or ‖u‖ / ‖norm(u)‖ where that is before a norm.
     """
 
     settings: TargetSettings
     later_blocks: Restart
     hidden_norm: Float[Tensor, "b parts"]
+    unit: Float[Tensor, "b parts 1"]
     prompt_index: Int[Tensor, " t"]
     token: Int[Tensor, " t"]
     weight: Float[Tensor, " t"]
@@ -85,7 +90,8 @@ class TargetLoss:
     def evaluate(self, shift: Float[Tensor, "b parts d"]) -> tuple[ShiftEvaluation, Float[Tensor, "b vocab"]]:
         """Loss and probabilities at a shift per request, and the log-probabilities at the KL prompts."""
         count, predicted, model = len(shift), len(self.token), self.later_blocks.model
-        log_probs = model.unembed(model.final_norm(self.later_blocks.run(shift, self.output_positions))).to(shift).log_softmax(-1)
+        hidden = self.later_blocks.run(shift * self.unit, self.output_positions)
+        log_probs = model.unembed(model.final_norm(hidden)).to(shift).log_softmax(-1)
         token, present = log_probs[:predicted].gather(1, self.token[:, None])[:, 0], log_probs[predicted:]
         before = present.detach() if self.before is None else self.before
         divergence = (present.exp() * (present - before)).sum(-1)
@@ -122,6 +128,7 @@ class TargetLoss:
             self,
             later_blocks=self.later_blocks.select(keep.nonzero()[:, 0]),
             hidden_norm=self.hidden_norm[keep],
+            unit=self.unit[keep],
             prompt_index=number[of_token // per_request] * per_request + of_token % per_request,
             token=self.token[tokens],
             weight=self.weight[tokens],
@@ -133,7 +140,7 @@ class TargetLoss:
 
 @dataclass(frozen=True, slots=True)
 class InitialHidden:
-    """Where a batch starts from: the vectors that are shifted, at the unprefixed prompts, and the MLP's share of them."""
+    """Where a batch starts from, at the unprefixed prompts: the hooked vectors, and the MLP's output before any norm."""
 
     hidden: Float[Tensor, "b parts d"]
     mlp_output: Float[Tensor, "b d"]
@@ -146,11 +153,18 @@ def build_target_loss(model: LanguageModel, batch: Sequence[PromptSet], settings
     ids = [text.through_subject if number % each == each - 1 else text.teacher_forced for number, text in enumerate(texts)]
     precision = torch.promote_types(model.dtype, torch.float32)
     subject_lasts, lengths = torch.tensor([[text.subject_last for text in texts], [len(text) for text in ids]], device=model.device)
-    open_restart = restart_sublayers if settings.hook == "mlp_and_attention" else restart
+    is_before_norm = model.post_norm(settings.layer) is not None
+    open_restart = restart_sublayers if settings.hook == "mlp_and_attention" or is_before_norm else restart
     later_blocks, seen = open_restart(model, pad_ids(ids, model.device), subject_lasts, lengths, settings.layer, texts_per_row=each)
     device = seen.block.device
-    parts = {"block_output": [seen.block], "mlp_output": [seen.mlp], "mlp_and_attention": [seen.mlp, seen.attention]}[settings.hook]
+    share = model.block_output_change(settings.layer, torch.zeros_like(seen.mlp), seen.mlp)
+    parts = {"block_output": [seen.block], "mlp_output": [share], "mlp_and_attention": [share, seen.attention]}[settings.hook]
     hidden = torch.stack([part[::each].to(precision) for part in parts], 1)
+    mlp_output = seen.mlp[::each].to(precision)
+    hidden_norm, unit = hidden.norm(dim=2), torch.ones_like(hidden[..., :1])
+    if is_before_norm:
+        hidden_norm[:, 0] = share[::each].to(precision).norm(dim=1)
+        unit[:, 0, 0] = mlp_output.norm(dim=1) / hidden_norm[:, 0]
     starts = later_blocks.starts.tolist()
     flat = [
         (
@@ -168,17 +182,17 @@ def build_target_loss(model: LanguageModel, batch: Sequence[PromptSet], settings
     row, position = torch.tensor([*(entry[3:] for entry in flat), *kl_prompt], device=device).unbind(1)
     prompt_index, token = torch.tensor([entry[:2] for entry in flat], device=device).unbind(1)
     weight = torch.tensor([entry[2] for entry in flat], dtype=precision, device=device)
-    target_loss = TargetLoss(settings, later_blocks, hidden.norm(dim=2), prompt_index, token, weight, row, position)
-    return target_loss, InitialHidden(hidden, seen.mlp[::each].to(precision))
+    target_loss = TargetLoss(settings, later_blocks, hidden_norm, unit, prompt_index, token, weight, row, position)
+    return target_loss, InitialHidden(hidden, mlp_output)
 
 
 class Shifts:
-    """Shifts of a batch under Adam, each moving until it is stopped and clamped to a multiple of its hidden state's norm."""
+    """Shifts of a batch under Adam, each moving until it is stopped and clamped to a multiple of the norm of what it shifts."""
 
-    def __init__(self, hidden: Float[Tensor, "b parts d"], settings: TargetSettings) -> None:
+    def __init__(self, hidden: Float[Tensor, "b parts d"], hidden_norm: Float[Tensor, "b parts"], settings: TargetSettings) -> None:
         self.value = torch.zeros_like(hidden)
         self._mean, self._square = torch.zeros_like(hidden), torch.zeros_like(hidden)
-        self._limit = settings.clamp * hidden.norm(dim=2, keepdim=True)
+        self._limit = settings.clamp * hidden_norm[..., None]
         self._lr = settings.lr
 
     def update(self, which: Int[Tensor, " k"], gradient: Float[Tensor, "k parts d"], step: int) -> None:
@@ -226,7 +240,7 @@ def _passes(model: LanguageModel, batch: Sequence[PromptSet], order: Sequence[in
 
 def _optimise(model: LanguageModel, batch: Sequence[PromptSet], settings: TargetSettings) -> Targets:
     target_loss, start = build_target_loss(model, batch, settings)
-    shifts = Shifts(start.hidden, settings)
+    shifts, unit = Shifts(start.hidden, target_loss.hidden_norm, settings), target_loss.unit
     batch_indices = torch.arange(len(batch), device=start.hidden.device)
     active = torch.ones(len(batch), dtype=torch.bool, device=batch_indices.device)
     steps_at_top1 = torch.zeros(len(batch), dtype=torch.long, device=batch_indices.device)
@@ -248,7 +262,7 @@ def _optimise(model: LanguageModel, batch: Sequence[PromptSet], settings: Target
         still = active[batch_indices]
         shifts.update(batch_indices[still], gradient[still], step)
         steps[batch_indices[still]] += 1
-    return Targets(shifts.value[:, 0], start.hidden[:, 0], start.mlp_output, probability_before, probability_after, steps)
+    return Targets((shifts.value * unit)[:, 0], start.hidden[:, 0], start.mlp_output, probability_before, probability_after, steps)
 
 
 def _is_done(found: ShiftEvaluation, steps_at_top1: Int[Tensor, " k"], settings: TargetSettings) -> Bool[Tensor, " k"]:

@@ -166,7 +166,7 @@ def _what_the_mlp_writes_is_added_to_the_block(case: AdapterCase) -> Iterator[st
             after, _ = case.run_traced(modules)
         if gap := case.difference(after.inputs["out"], before.inputs["out"]):
             yield f"layer {layer}: an edit moves the layer's own key: it {gap}"
-        norm = model.block(layer).get_submodule(model.adapter.post_norm) if model.adapter.post_norm else nn.Identity()
+        norm = model.post_norm(layer) or nn.Identity()
         with torch.no_grad():
             expected = norm(after.outputs["out"]) - norm(before.outputs["out"])
         if gap := case.difference(after.outputs["block"] - before.outputs["block"], expected):

@@ -17,9 +17,8 @@ class ModelAdapter:
     (d_out, d_in). `logit_cap` names the setting in the network's configuration that holds c where the logits are
     c·tanh(x / c) of the unembedding x.
 
-    `post_norm` is a norm between the MLP's output and the residual stream. It rescales what an edit adds to the MLP's
-    output, so a shift of the block's output is only partly reached: reading, measuring and fine-tuning
-    stay exact, but targets of locate-then-edit methods give a direction rather than a point that is met.
+    `post_norm` is a norm between the MLP's output and the residual stream, so what an edit adds to the MLP's output is not what
+    it adds to the block's. Targets are shifts before it, and residuals are fitted before it (`d4s.editors.weight_side`).
     """
 
     model_type: str

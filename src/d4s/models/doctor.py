@@ -53,7 +53,7 @@ def show(report: ModelReport) -> None:
 
 def _architecture(model: LanguageModel) -> dict[str, str]:
     adapter, config = model.adapter, model.network.config
-    norm = f"{adapter.post_norm}: locate-then-edit shifts are reached in part" if adapter.post_norm else "none"
+    norm = f"{adapter.post_norm}: locate-then-edit works before it" if adapter.post_norm else "none"
     cap = getattr(config, adapter.logit_cap) if adapter.logit_cap else None
     return {
         "model type": adapter.model_type,

@@ -117,14 +117,20 @@ class LanguageModel:
         """The output projection of a block's MLP; its input is the key."""
         return self.block(layer).get_submodule(self.adapter.mlp_out)
 
+    def post_norm(self, layer: int) -> nn.Module | None:
+        """The norm between a block's MLP and the residual stream; None where the MLP's output is added as it is."""
+        return self.block(layer).get_submodule(self.adapter.post_norm) if self.adapter.post_norm else None
+
+    def mlp_share(self, layer: int) -> nn.Module:
+        """The module whose output is the MLP's share of the block's output: the norm after the MLP, or the output projection."""
+        return self.post_norm(layer) or self.mlp_out(layer)
+
     def block_output_change(
         self, layer: int, output: Float[Tensor, "*m d_out"], change: Float[Tensor, "*n d_out"]
     ) -> Float[Tensor, "*n d_out"]:
         """What a change of an MLP's output changes in its block's output: the change itself, or after the norm in between."""
-        if not self.adapter.post_norm:
-            return change
-        norm = self.block(layer).get_submodule(self.adapter.post_norm)
-        return norm(output + change) - norm(output)
+        norm = self.post_norm(layer)
+        return change if norm is None else norm(output + change) - norm(output)
 
     def attention(self, layer: int) -> nn.Module:
         """The attention of a block."""

@@ -62,14 +62,14 @@ class Restart:
         """The last block's output when vectors are added at the last subject tokens of each row's texts.
 
         They are added to the hidden state, or, where the pass starts below the shifted block, to the outputs of that block's MLP
-        and attention. `read` gives indices of tokens, counted through all rows, to which the output is limited.
+        and, if there are two, of its attention. `read` gives indices of tokens, counted through all rows, to which the output is limited.
         """
         shift = shift.to(self.hidden.dtype)
         if not self.shifts_sublayers:
             return self.run_hidden(torch.addcmul(self.hidden, self.at_subject_last, shift.to(self.hidden.device)), read)
         block = self.layer + 1
         with ExitStack() as stack:
-            for part, module in enumerate((self.model.mlp_out(block), self.model.attention(block))):
+            for part, module in enumerate((self.model.mlp_out(block), self.model.attention(block))[: shift.shape[1]]):
                 stack.callback(
                     module.register_forward_hook(partial(_add_at_subject_last, self.at_subject_last, shift[:, part : part + 1])).remove
                 )
@@ -108,7 +108,10 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class SubjectLastOutputs:
-    """Outputs at each row's last subject token: of a block, of its MLP, and of its attention where the pass starts below it."""
+    """Outputs at each row's last subject token: of a block, of its MLP, and of its attention where the pass starts below it.
+
+    Those of the MLP and of attention are before the norm that may follow them.
+    """
 
     block: Float[Tensor, "n d"]
     mlp: Float[Tensor, "n d"]

@@ -148,8 +148,6 @@ def injection_success(
     target_loss, _ = build_target_loss(model, [PromptSet((prompt,), replace(prompt, target=())) for prompt in prompts], settings)
     numbers = torch.tensor([number for number, _ in (*own, *others)], device=model.device)
     shift = targets.hidden_shift.to(model.device)[numbers][:, None]
-    if target_loss.later_blocks.shifts_sublayers:  # the shift of the MLP is the target, that of attention is thrown away
-        shift = torch.cat([shift, torch.zeros_like(shift)], dim=1)
     count = len(target_loss.token)
     predicted = model.unembed(model.final_norm(target_loss.later_blocks.run(shift, target_loss.output_positions)[:count])).argmax(-1)
     wrong = torch.zeros(len(prompts), device=model.device).index_add(0, target_loss.row[:count], (predicted != target_loss.token).float())

@@ -39,7 +39,8 @@ def test_a_sound_folder_is_described_on_one_screen(family: str, tmp_path: Path) 
     assert described["tokenizer"].startswith("69 tokens; <bos> before a text, nothing after it")
     assert described["offsets"] == "cover every letter in order"
     assert [*described.values()].count("pass") == len(CHECKS)
-    assert ("locate-then-edit shifts are reached in part" in described["norm after the MLP"]) == (family == "gemma2")
+    norm = "post_feedforward_layernorm: locate-then-edit works before it" if family == "gemma2" else "none"
+    assert described["norm after the MLP"] == norm
     assert ("capped at 8.0" in described["logits"]) == (family == "gemma2")
 
 
