@@ -107,8 +107,7 @@ def edit(
             joiner=joiner,
             seed=seed,
         )
-    prompts = PromptBuilder(language_model, manifest.chat)
-    edited = Edited(EditedFolder.create(_temporary(), manifest, prompts), source)
+    edited = Edited(EditedFolder.create(_temporary(), manifest, PromptBuilder(language_model, manifest.chat)), source)
     try:
         edited.add(facts, on_conflict=on_conflict)
     except BaseException as error:
