@@ -221,14 +221,14 @@ class BenchmarkSettings(Frozen):
 # --- the study --------------------------------------------------------------------------------------------------------
 
 
+HPARAMS_FOR = "Kind of model whose hyperparameters the editors take, e.g. gpt2-xl (see `d4s.editors.presets`), or a file of `d4s tune`."
+
+
 class WorldModel(Frozen):
     """A small model trained on the world's people and events."""
 
     source: Literal["world"] = "world"
-    hparams_for: str = Field(
-        default="mini",
-        description="Kind of model whose hyperparameters the editors take (see `d4s.editors.presets`), or a settings file of `d4s tune`.",
-    )
+    hparams_for: str = Field(default="mini", description=HPARAMS_FOR)
     labels: int = Field(default=0, ge=0, description="Number of yes/no statements about people to train on as well (style `labels`).")
     model_seed: int = Field(default=0, ge=0, description="Seed of the initial weights and of the order of training.")
     corpus: CorpusSettings = CorpusSettings()
@@ -239,10 +239,7 @@ class RecordsModel(Frozen):
     """A small model trained on real records and running text."""
 
     source: Literal["records"] = "records"
-    hparams_for: str = Field(
-        default="mini",
-        description="Kind of model whose hyperparameters the editors take (see `d4s.editors.presets`), or a settings file of `d4s tune`.",
-    )
+    hparams_for: str = Field(default="mini", description=HPARAMS_FOR)
     datasets: tuple[Name, ...] = Field(description="Names of the data sets that it is trained on.")
     text: Name = Field(default="wikitext2_raw_test", description="Running text in the data folder.")
     model_seed: int = Field(default=0, ge=0, description="Seed of the initial weights and of the order of training.")
@@ -254,10 +251,7 @@ class HFModel(Frozen):
     """Any causal language model in Hugging Face format."""
 
     source: Literal["hf"] = "hf"
-    hparams_for: str = Field(
-        description="Kind of model whose hyperparameters the editors take, e.g. gpt2-xl (see `d4s.editors.presets`), or a settings file "
-        "of `d4s tune`."
-    )
+    hparams_for: str = Field(description=HPARAMS_FOR)
     path: str = Field(description="Local folder, hub id, GGUF file, or a name of `d4s fetch`.")
     revision: str = Field(default="main", description="Branch, tag or commit, for a hub id.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="Precision of the loaded weights.")

@@ -76,8 +76,7 @@ def edit(
         tokenizer: its fast tokenizer.
         facts: a file, a DataFrame or rows; see `Facts`.
         editor: a preset, such as d4s, memit, rome, alphaedit, ft_l, grace.
-        hparams_for: the column of the preset's settings, or a settings file of `d4s tune`; found by the model's shape when omitted, or
-            else by a short measurement.
+        hparams_for: the column of the preset's settings, or a file of `d4s tune`; found by the model's shape, or else measured now.
         settings: settings that override the preset's, such as {"preservation": {"weight": 300}}.
         text: text for the second moment C of the keys (MEMIT's covariance): a file, a `TextSource`, or self-generated text when omitted.
         chat: put prompts through the tokenizer's chat template.
@@ -97,9 +96,7 @@ def edit(
         language_model = replace(wrap(model, tokenizer), joiner=joiner)
         require_finite(language_model)
         shape = model_shape(language_model)
-        hparams = hparams_for or known_column(shape)
-        if hparams is None:
-            hparams = choose_settings(language_model, editor, source, seed, _read_facts(facts).valid)
+        hparams = hparams_for or known_column(shape) or choose_settings(language_model, editor, source, seed, _read_facts(facts).valid)
         chosen = resolve_preset(editor, dict(settings or {}), hparams, shape)
         manifest = FolderManifest(
             model=BaseModelSource(source=model.name_or_path or "", dtype=str(language_model.dtype).removeprefix("torch.")),
@@ -110,8 +107,7 @@ def edit(
             joiner=joiner,
             seed=seed,
         )
-    prompts = PromptBuilder(language_model, manifest.chat)
-    edited = Edited(EditedFolder.create(_temporary(), manifest, prompts), source)
+    edited = Edited(EditedFolder.create(_temporary(), manifest, PromptBuilder(language_model, manifest.chat)), source)
     try:
         edited.add(facts, on_conflict=on_conflict)
     except BaseException as error:

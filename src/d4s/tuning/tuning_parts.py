@@ -277,7 +277,7 @@ class Tuning:
         leads = [lead for lead in LEADS if lead in self._options.editors or lead not in CONFINED]
         weights = {lead: best[lead].weight if lead in best else self.start_weight(lead, layers) for lead in leads}
         threshold = self.threshold(layers) if {*leads} & CONFINED else None
-        single = weight_for(self.leverage(layers)[layers[-1]], SHARES["memit"])
+        single = weight_for(self.leverage(layers)[layers[-1]], SHARES["d4s"])
         rome_clamp = float(f"{target.clamp * self._block_norms[layers[-1]] / self._mlp_norms[layers[-1]]:.2g}")
         columns = editor_columns(TunedValues(layers, target, weights, single, rome_clamp, threshold))
         return self._settings_of(columns, layers, sweep, trials)
