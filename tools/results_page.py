@@ -28,6 +28,7 @@ SMALL = ("claims.json", "criteria.json", "curves.csv", "metrics.json", "study.js
 BEGIN = r"<!-- table (?P<name>\w+) of results/recorded/(?P<study>\w+): written by `make pages` -->\n"
 MARKED = re.compile(f"(?P<begin>{BEGIN})(?P<body>.*?)(?P<end><!-- end -->)", re.DOTALL)
 LENGTHS = (100, 300)
+"""Numbers of edits that tables of scores show; the last two of a study that has others."""
 
 
 def verdicts(folder: Path) -> str:
@@ -49,13 +50,15 @@ def scores(folder: Path) -> str:
     """Retained scores and perplexity of every editor of the study's facts, at two lengths."""
     curves = pd.read_csv(folder / "curves.csv")
     facts = curves[~curves["dataset"].str.startswith("mqd_")]
-    head = " | ".join(f"after {length} edits" for length in LENGTHS)
-    rows = [f"| method | {head} |", "|---|" + "---|" * len(LENGTHS)]
+    measured = sorted({*facts["step"]})
+    lengths = LENGTHS if {*LENGTHS} <= {*measured} else measured[-2:]
+    head = " | ".join(f"after {length} edits" for length in lengths)
+    rows = [f"| method | {head} |", "|---|" + "---|" * len(lengths)]
     for editor in sorted(facts["editor"].unique(), key=method_order):
         found = facts[facts["editor"] == editor].groupby("step").mean(numeric_only=True)
-        if not {*LENGTHS} <= {*found.index}:  # controls
+        if not {*lengths} <= {*found.index}:  # controls
             continue
-        rows.append(f"| {method_name(editor)} | " + " | ".join(_cell(found.loc[length]) for length in LENGTHS) + " |")
+        rows.append(f"| {method_name(editor)} | " + " | ".join(_cell(found.loc[length]) for length in lengths) + " |")
     return "\n".join(rows) + "\n"
 
 
