@@ -57,6 +57,11 @@ class SequenceTrial(Frozen):
         """Harmonic mean of efficacy, paraphrase and locality: the criterion of tuning."""
         return float(harmonic_mean([self.efficacy, self.paraphrase, self.locality]))
 
+    @property
+    def rank(self) -> tuple[float, float]:
+        """By which trials are compared: the score, and of equal scores the larger weight, which preserves more."""
+        return self.score, self.weight
+
 
 class TunedModel(Frozen):
     """The model that settings were found for: where it was, and its shape."""
@@ -97,7 +102,7 @@ class TunedSettings(Frozen):
     @property
     def measured(self) -> dict[str, SequenceTrial]:
         """The best trial of each preset that sequences of edits were tried with."""
-        ordered = sorted(self.trials, key=lambda trial: trial.score)
+        ordered = sorted(self.trials, key=lambda trial: trial.rank)
         return {trial.editor: trial for trial in ordered}
 
 

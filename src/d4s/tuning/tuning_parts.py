@@ -273,7 +273,7 @@ class Tuning:
         self, target: TargetSettings, layers: tuple[int, ...], sweep: Sequence[LayerScore], trials: Sequence[SequenceTrial]
     ) -> TunedSettings:
         """Settings of all presets from what was chosen: the best weight tried of each editor, the starting one of the others."""
-        best = {one.editor: one for one in sorted(trials, key=lambda one: one.score) if one.layers == layers}
+        best = {one.editor: one for one in sorted(trials, key=lambda one: one.rank) if one.layers == layers}
         leads = [lead for lead in LEADS if lead in self._options.editors or lead not in CONFINED]
         weights = {lead: best[lead].weight if lead in best else self.start_weight(lead, layers) for lead in leads}
         threshold = self.threshold(layers) if {*leads} & CONFINED else None
