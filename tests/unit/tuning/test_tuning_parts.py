@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from d4s.editors.editor_settings import resolve
-from d4s.editors.settings_file import read_settings_file
+from d4s.editors.settings_file import LayerScore, SequenceTrial, TunedModel, TunedSettings, read_settings_file
 from d4s.errors import SettingsError
 from d4s.tuning.tune import SETTINGS_FILE, TRIALS, tune, tune_shortly
 from d4s.tuning.tuned_columns import LEADS
@@ -70,3 +70,16 @@ def test_the_short_version_repeats_itself_and_gives_the_editor_asked_for() -> No
     again = tune_shortly(material(), "alphaedit", 1)
     assert again.editors == found.editors
     assert "alphaedit" not in tune_shortly(material(), "d4s", 1).editors, "a null space costs an eigendecomposition"
+
+
+def test_of_equal_trials_the_larger_weight_is_taken() -> None:
+    equal = {"editor": "d4s", "layers": (0, 1), "edits": 4, "efficacy": 1.0, "paraphrase": 0.5, "locality": 0.5, "seconds": 1.0}
+    trials = [SequenceTrial(weight=weight, **equal) for weight in (3.0, 9.0, 1.0)]  # type: ignore[arg-type]
+    worse = trials[0].model_copy(update={"weight": 99.0, "locality": 0.4})
+    assert max([*trials, worse], key=lambda one: one.rank).weight == 9.0
+    scores = [
+        LayerScore(layer=1, lr=0.1, clamp=1.0, efficacy=1.0, paraphrase=1.0, probability=1.0, shift_ratio=1.0, paraphrases=8, seconds=1.0)
+    ]
+    shape = TunedModel(source="tiny", model_type="llama", layers=4, width=16, mlp_width=64)
+    found = TunedSettings(model=shape, facts="tiny", sweep=tuple(scores), trials=(*trials, worse), key_leverage={1: 1.0}, editors={})
+    assert found.measured["d4s"].weight == 9.0
