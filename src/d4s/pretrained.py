@@ -194,12 +194,13 @@ def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     Raises:
         ArtifactError: if Transformers has no reader for its architecture, its types of numbers or its tokenizer.
     """
-    parts: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     try:
         with _quiet_transformers(), TemporaryDirectory() as folder:  # a tokenizer.json beside the file would be read in place of its own
             (Path(folder) / file.name).symlink_to(file.resolve())
-            tokenizer = AutoTokenizer.from_pretrained(folder, **parts)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", output_loading_info=True, **parts)
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name, trust_remote_code=False)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, gguf_file=file.name, trust_remote_code=False, dtype="float32", output_loading_info=True
+            )
     except Exception as error:  # tokenizers raises nothing narrower
         raise ArtifactError(f"{file} cannot be read as a causal language model in GGUF: {error}") from None
     network, report = loaded

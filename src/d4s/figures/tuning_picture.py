@@ -1,6 +1,7 @@
 """Figure: efficacy and paraphrase of injected targets by block, from a settings file of `d4s tune`."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -13,7 +14,8 @@ WIDTH, HEIGHT = 5.5, 2.4  # inches
 
 def write_layer_figure(settings: TunedSettings, path: Path) -> None:
     """Write the scores of the sweep by block as a picture, the block that was chosen marked."""
-    with rc_context(dict(RC)):
+    style: Any = dict(RC)
+    with rc_context(style):
         _draw(settings).savefig(path, bbox_inches="tight")
 
 

@@ -191,7 +191,7 @@ def test_pickled_weights_are_not_read(saved):
 
 def test_other_architectures_and_names_are_refused(saved, tmp_path):
     folder, _ = saved
-    with pytest.raises(ArtifactError, match="neither a folder nor a hub id"):
+    with pytest.raises(ArtifactError, match="neither a folder, a GGUF file nor a hub id"):
         load(tmp_path / "not" / "there")
     with pytest.raises(SettingsError, match="dtype 'int8' is no precision"):
         load(folder, dtype="int8")

@@ -44,6 +44,7 @@ def _plans(folder: Path) -> list[StudyPlan]:
     (folder / "model").mkdir()
     (folder / "model" / "config.json").write_text("{}")
     (folder / "answers.jsonl").touch()
+    (folder / "grids").symlink_to(ROOT / "grids")  # files of settings are named from the checkout
     found = []
     for settings in [default, default | RARE, *(yaml.safe_load(path.read_text()) for path in sorted((ROOT / "grids").glob("*.yaml")))]:
         study = Study.model_validate(settings)
