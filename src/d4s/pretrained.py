@@ -226,7 +226,7 @@ def stored_dtype(name: str, revision: str = "main") -> str:
         ArtifactError: if it has no weights in safetensors, or most are in no precision that can be edited.
     """
     if not Path(name).is_dir() and not HUB_ID.fullmatch(name):
-        raise ArtifactError(f"{name} is neither a folder nor a hub id such as openai-community/gpt2-xl")
+        raise ArtifactError(f"{name} is neither a folder, a GGUF file nor a hub id such as openai-community/gpt2-xl")
     read_config(name, revision)
     try:
         config = find_file(name, CONFIG, revision)

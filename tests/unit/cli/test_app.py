@@ -109,5 +109,5 @@ def test_what_is_not_there_is_told_in_the_words_of_the_command(tmp_path: Path, m
     study = json.dumps(
         {"study": "none", "models": {"mini": {"source": "world"}}, "datasets": {"world_qa": {"source": "world"}}, "grid": [row]}
     )
-    assert "neither a folder nor a hub id" in told("apply", "--model", "/nope/x", "--facts", "facts.csv", "--out", "out", fails=1)
+    assert "neither a folder, a GGUF file" in told("apply", "--model", "/nope/x", "--facts", "facts.csv", "--out", "out", fails=1)
     assert "run the study" in told("tables", "--study", study, fails=1)
