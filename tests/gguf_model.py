@@ -58,3 +58,14 @@ def _shapes(vocabulary: int) -> dict[str, tuple[int, ...]]:
     mlp = {"blk.0.ffn_gate.weight": (MLP, WIDTH), "blk.0.ffn_up.weight": (MLP, WIDTH), "blk.0.ffn_down.weight": (WIDTH, MLP)}
     norms = {name: (WIDTH,) for name in ("blk.0.attn_norm.weight", "blk.0.ffn_norm.weight", "output_norm.weight")}
     return {"token_embd.weight": (vocabulary, WIDTH), "output.weight": (vocabulary, WIDTH), **square, **mlp, **norms}
+
+
+def llama_completion(file: Path, prompt: str, tokens: int) -> str:
+    """What llama.cpp writes after a prompt, greedily."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(file)
+    params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.verbosity = 256, 1, 1, -1
+    server = xllamacpp.Server(params)
+    return server.handle_completions({"prompt": prompt, "n_predict": tokens, "temperature": 0})["choices"][0]["text"]

@@ -26,6 +26,7 @@ from d4s.models.fetch_model import fetch_model
 from d4s.models.loading import load
 from d4s.models.model_source import known_folder, model_folder
 from d4s.models.tokens import encode
+from tests.gguf_model import llama_completion
 from tools.lock import ROOT
 
 NAME = "smollm2-135m"
@@ -129,15 +130,9 @@ def test_edits_are_exported_into_the_quantised_file(folder: Path, tmp_path: Path
     pytest.importorskip("xllamacpp", reason="xllamacpp (llama.cpp server as a wheel) is not installed")
     if not (folder / "original").is_dir():
         pytest.skip("the model is the hub's, which comes from no GGUF file")
-    import xllamacpp
-
     out = edited(folder, tmp_path / "memit", "memit", 2)
     export(out, "gguf", tmp_path / "exported", None, "cpu")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(tmp_path / "exported" / GGUF_NAME)
-    params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.verbosity = 256, 1, 1, -1
-    server = xllamacpp.Server(params)
-    found = server.handle_completions({"prompt": FACTS[0][1], "n_predict": 3, "temperature": 0})["choices"][0]["text"]
+    found = llama_completion(tmp_path / "exported" / GGUF_NAME, FACTS[0][1], 3)
     assert found.strip() == ask(out, [FACTS[0][1]], 3, "cpu")[0] and found.strip().startswith("Rome")
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from d4s.artifacts import sha256_of
+from d4s.digests import cached_sha256
 from d4s.errors import ArtifactError, SettingsError
-from d4s.models.gguf_folder import gguf_of
+from d4s.models.gguf_folder import gguf_of, open_gguf
 from d4s.models.language_model import LanguageModel
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def base_file(source: str, given: Path | None) -> Path:
     if found is None:
         raise SettingsError(f"{source} comes from no GGUF file; give the unedited model's by --gguf FILE: the edits are written into it")
     file, digest = found
-    if not file.is_file() or sha256_of(file) != digest:
+    if not file.is_file() or cached_sha256(file) != digest:
         raise ArtifactError(f"{source} was dequantised from {file}, which is not there any more; give the same file by --gguf FILE")
     return file
 
@@ -56,10 +56,7 @@ def write_gguf(out: Path, base: Path, edited: LanguageModel, unedited: Mapping[i
     """
     import gguf
 
-    try:
-        reader = gguf.GGUFReader(base)
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise ArtifactError(f"{base} is no whole GGUF file: {error}") from None
+    reader = open_gguf(base)
     names = {f"blk.{layer}.ffn_down.weight": layer for layer in unedited}
     _refuse_other_model(base, reader, names, unedited)
     writer = gguf.GGUFWriter(out, str(reader.fields[ARCHITECTURE].contents()))

@@ -4,6 +4,7 @@ The file stands in for a column of `presets.py`: `hparams_for: FILE` in a study'
 `hparams_for=FILE` in Python. Its content, as the settings of editors, enters every hash; its path enters none.
 """
 
+from functools import lru_cache
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
@@ -118,13 +119,19 @@ def read_settings_file(path: Path) -> TunedSettings:
         SettingsError: if it is not there, is no such file, or is of another version; names everything wrong with it.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SettingsError(f"{path} cannot be read as a settings file ({' '.join(str(error).split())}); d4s tune writes one") from None
     found = validate(TunedSettings, content, f"the settings file {path}")
     if found.schema_version != SCHEMA_VERSION:
         raise SettingsError(f"{path} is of schema version {found.schema_version}, expected {SCHEMA_VERSION}; run d4s tune again")
     return found
+
+
+@lru_cache(maxsize=8)
+def _parse_yaml(text: str) -> Any:
+    """The content of a file's text, read only; a study asks for it once per editor and check, and parsing takes a tenth of a second."""
+    return yaml.safe_load(text)
 
 
 def settings_file_text(settings: TunedSettings) -> str:

@@ -9,9 +9,8 @@ from d4s.artifacts import POINTER, Artifact, StageJob, write_json
 from d4s.config import AdoptSettings
 from d4s.digests import cached_sha256
 from d4s.errors import ArtifactError
-from d4s.model_files import list_model_files
 from d4s.models.hub import COMMIT, commit_of
-from d4s.models.model_source import model_folder
+from d4s.models.model_source import model_folder, source_files
 
 
 def adopt(job: StageJob[AdoptSettings]) -> None:
@@ -24,7 +23,7 @@ def adopt(job: StageJob[AdoptSettings]) -> None:
     folder = Path(model_folder(job.settings.path))
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder} holds no config.json; give a Hugging Face model folder or a hub id")
-    files = {path.relative_to(folder).as_posix(): cached_sha256(path) for path in (list_model_files(folder) if folder.is_dir() else [])}
+    files = {path.relative_to(folder).as_posix(): cached_sha256(path) for path in source_files(folder)}
     pinned = {} if folder.is_dir() else {"revision": _pinned_commit(job)}
     write_json(job.path(POINTER), job.settings.model_dump(mode="json") | pinned | {"path": str(folder), "files": files})
     job.write_manifest([POINTER])

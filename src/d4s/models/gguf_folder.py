@@ -8,6 +8,7 @@ import json
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from d4s.artifacts import write_json, write_text
 from d4s.digests import cached_sha256
@@ -18,6 +19,9 @@ from d4s.models.hf_folder import save_hf_folder
 from d4s.models.loading import wrap
 from d4s.models.model_source import dequantised_folder
 from d4s.pretrained import read_gguf
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 log = logging.getLogger(__name__)
 RECORD = "dequantised.json"
@@ -71,15 +75,23 @@ def count_types(file: Path) -> dict[str, int]:
     """How many tensors of a GGUF file are stored in each type, the most common first.
 
     Raises:
-        ArtifactError: if it is no GGUF file.
+        ArtifactError: if it is no whole GGUF file.
+    """
+    return dict(Counter(tensor.tensor_type.name for tensor in open_gguf(file).tensors).most_common())
+
+
+def open_gguf(file: Path) -> "GGUFReader":
+    """The metadata and tensors of a GGUF file, as they are stored.
+
+    Raises:
+        ArtifactError: if it is no whole GGUF file.
     """
     from gguf import GGUFReader
 
     try:
-        found = Counter(tensor.tensor_type.name for tensor in GGUFReader(file).tensors)
+        return GGUFReader(file)
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise ArtifactError(f"{file} is no whole GGUF file: {error}") from None
-    return dict(found.most_common())
 
 
 def gguf_of(folder: Path) -> tuple[Path, str] | None:

@@ -12,7 +12,7 @@ from d4s.errors import ArtifactError, SettingsError
 from d4s.models.loading import load
 from d4s.models.views import LiveModel
 from tests.applying import FACTS, applied, fact_file, saved_model
-from tests.gguf_model import write_tiny_model
+from tests.gguf_model import llama_completion, write_tiny_model
 
 gguf = pytest.importorskip("gguf")
 TOKENS = 12
@@ -56,23 +56,13 @@ def test_llama_cpp_answers_as_the_edited_model(file: Path, edited: Path, tmp_pat
     pytest.importorskip("xllamacpp", reason="xllamacpp (llama.cpp server as a wheel) is not installed")
     export(edited, "gguf", tmp_path / "exported", None, "cpu")
     prompt = FACTS[0].prompt
-    before, after = (llama_answer(path, prompt) for path in (file, tmp_path / "exported" / GGUF_NAME))
+    before, after = (ascii_letters(llama_completion(path, prompt, TOKENS)) for path in (file, tmp_path / "exported" / GGUF_NAME))
     assert before == ascii_letters(LiveModel(load(file)).generate([prompt], TOKENS)[0])
     assert after == ascii_letters(LiveModel(load(edited / MODEL)).generate([prompt], TOKENS)[0]) != before
 
 
-def llama_answer(file: Path, prompt: str) -> str:
-    """What llama.cpp writes after a prompt, greedily; a token is a byte, and those that are no letter alone are left out."""
-    import xllamacpp
-
-    params = xllamacpp.CommonParams()
-    params.model.path = str(file)
-    params.n_ctx, params.n_parallel, params.cpuparams.n_threads, params.verbosity = 256, 1, 1, -1
-    server = xllamacpp.Server(params)
-    return ascii_letters(server.handle_completions({"prompt": prompt, "n_predict": TOKENS, "temperature": 0})["choices"][0]["text"])
-
-
 def ascii_letters(text: str) -> str:
+    """A text of tokens that are bytes, without those that are no letter alone."""
     return "".join(letter for letter in text if letter.isascii())
 
 
