@@ -16,12 +16,12 @@ import typer
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from d4s.analysis.costs import cost_rows
-from d4s.config import Study
 from d4s.resources.job_estimates import ResourceEstimates
 from d4s.resources.requirements import MIB
 from d4s.study.graph import Node
 from d4s.study.resolve import StudyPlan, resolve
 from d4s.study.rule_lookups import RuleLookups
+from d4s.study_settings import Study
 from tests.tiny import vocabulary, word_tokenizer
 
 SHAPES: dict[str, Any] = {

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from d4s.config import Study
 from d4s.facts.event_readers import EVENT_FILES
 from d4s.facts.readers import files_of
 from d4s.metrics.benchmark_files import BENCHMARK_FILES
+from d4s.study_settings import Study
 from tests.samples import WANTS, counterfact, write_lines, zsre
 from tests.tiny import bpe_tokenizer, metaspace_tokenizer, tiny_model
 

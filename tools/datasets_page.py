@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from d4s.config import data_folder
 from d4s.facts.facts_stage import ReadResult, RecordSource, count_records, repeats
 from d4s.facts.readers import READERS, STYLE_FILES, files_of
 from d4s.facts.record import Fact
+from d4s.study_settings import data_folder
 from tools.performance_page import insert_between
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "datasets.md"

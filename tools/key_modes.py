@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from d4s.artifacts import Artifact
-from d4s.config import load_study
 from d4s.editors.edit_requests import draw_requests
 from d4s.editors.editor_settings import resolve as resolve_editor
 from d4s.editors.families import build
@@ -28,6 +27,7 @@ from d4s.models.loading import load
 from d4s.runs.prepared_parts import load_prepared
 from d4s.schemas import FACTS
 from d4s.study.resolve import resolve
+from d4s.study_settings import load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "key_modes.md"

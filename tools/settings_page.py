@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from d4s.config import Study
 from d4s.editors.editor_settings import EditorSettings
 from d4s.editors.parts.part_families import DeltaTransform, History, Preservation, ResidualSchedule, StepTransform
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
+from d4s.study_settings import Study
 from tools.performance_page import insert_between
 
 Schema = Mapping[str, Any]

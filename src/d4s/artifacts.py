@@ -17,9 +17,9 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from d4s.config import canonical
 from d4s.errors import ArtifactError
 from d4s.schema_version import SCHEMA_VERSION
+from d4s.settings_base import canonical
 
 if TYPE_CHECKING:  # a job that finds its parts made reads no table, and ends before any of these could be imported
     import pandas as pd

@@ -36,7 +36,6 @@ from d4s.apply.input_preparation import TextSource
 from d4s.apply.model_tuning import choose_settings
 from d4s.apply.outcome import Outcome, evaluate_edits, refresh, to_state_dict, write_model
 from d4s.apply.prompt_builder import PromptBuilder
-from d4s.config import validate
 from d4s.editors.protocol import Prepared
 from d4s.errors import RecordError, SettingsError
 from d4s.facts.joining import Joiner
@@ -47,6 +46,7 @@ from d4s.models.finite_check import require_finite
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import wrap
 from d4s.models.torch_settings import editing_mode, preserve_settings
+from d4s.settings_base import validate
 
 Facts = str | Path | pd.DataFrame | Sequence[Mapping[str, Any]]
 """A file (CSV, JSONL or Parquet), a table, or rows: `subject`, `prompt`, `target_new`[, `target_true`, `paraphrase`, `locality`]."""

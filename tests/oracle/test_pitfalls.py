@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from d4s.config import load_study
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.editor_settings import FineTune
 from d4s.editors.families import build
@@ -26,6 +25,7 @@ from d4s.models.language_model import LanguageModel
 from d4s.models.loading import wrap
 from d4s.models.tokens import encode
 from d4s.models.views import LiveModel
+from d4s.study_settings import load_study
 from tests.cases import SMALL, case_for
 from tests.cases import settings_for as small_settings
 from tests.oracle import plain

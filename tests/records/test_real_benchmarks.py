@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from d4s.artifacts import StageJob
-from d4s.config import BenchmarkSettings, Study
+from d4s.config import BenchmarkSettings
 from d4s.facts.converters import CONVERTERS
 from d4s.metrics.benchmark_files import BENCHMARK_FILES, N_SHOTS
 from d4s.metrics.lm_eval_bridge import BENCHMARK_OF_TASK, benchmarks
@@ -19,6 +19,7 @@ from d4s.models.views import LiveModel
 from d4s.runs.benchmark import _files
 from d4s.runs.run_settings import BenchmarkJobSettings
 from d4s.study.resolve import resolve
+from d4s.study_settings import Study
 from tests.scripted import Replying
 from tests.tiny import bpe_tokenizer, tiny_model
 from tools.lock import ROOT

@@ -6,8 +6,8 @@ import pytest
 
 from d4s.analysis.claims import claims
 from d4s.analysis.study_results import Results
-from d4s.config import FigureSettings
 from d4s.figures.figure_stage import figures
+from d4s.study_settings import FigureSettings
 from d4s.tables.table_stage import tables
 from tests.synthetic import CONTROLS, FORM_CONTROLS, Made, write_study
 

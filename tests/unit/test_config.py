@@ -5,20 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from d4s.config import (
-    CorpusSettings,
-    FactsDataset,
-    FactsSettings,
-    QuestionsDataset,
-    RecordsModel,
-    Study,
-    WorldModel,
-    canonical,
-    data_folder,
-    load_study,
-    validate,
-)
+from d4s.config import CorpusSettings, FactsSettings
 from d4s.errors import MissingDataError, SettingsError
+from d4s.settings_base import canonical, validate
+from d4s.study_settings import FactsDataset, QuestionsDataset, RecordsModel, Study, WorldModel, data_folder, load_study
 from tests.studies import STUDY
 
 

@@ -16,13 +16,13 @@ import yaml
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from d4s.config import load_study
 from d4s.errors import D4SError
 from d4s.facts.facts_stage import RecordSource, count_records
 from d4s.facts.readers import READERS, STYLE_FILES, files_of
 from d4s.facts.record import to_rows
 from d4s.schemas import FACTS
 from d4s.study.resolve import resolve
+from d4s.study_settings import load_study
 from d4s.testing.reader_conformance import fact_complaints
 from tests.workflow.conftest import ROOT, TINY
 

@@ -10,7 +10,8 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
-from d4s.config import Study, canonical, validate
+from d4s.settings_base import canonical, validate
+from d4s.study_settings import Study
 from d4s.errors import D4SError
 from d4s.resources.rule_resources import RuleResourceTable
 from d4s.study.code_digests import ROOT, SOURCE_VARIABLE, code_digest, source_digest

@@ -19,7 +19,6 @@ from d4s.apply.model_tuning import choose_settings
 from d4s.apply.outcome import Outcome, refresh
 from d4s.apply.prompt_builder import PromptBuilder
 from d4s.artifacts import MANIFEST, POINTER, Artifact, write_table, write_text
-from d4s.config import Frozen
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.editor_settings import FamilySettings, resolve
 from d4s.editors.protocol import Targets
@@ -37,6 +36,7 @@ from d4s.resources.capacity import check_capacity, this_machine
 from d4s.resources.requirements import Requirements
 from d4s.runs.edit_sequence import PendingEdits
 from d4s.schemas import REJECTS
+from d4s.settings_base import Frozen
 from d4s.tuning.tune import SETTINGS_FILE
 from d4s.tuning.tuned_columns import lead_of
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from pydantic import Field
 
-from d4s.config import Frozen
 from d4s.digests import cached_sha256
 from d4s.errors import ArtifactError
 from d4s.model_files import list_model_files
@@ -12,6 +11,7 @@ from d4s.models.finite_check import require_finite
 from d4s.models.hub import commit_of
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
+from d4s.settings_base import Frozen
 
 
 class BaseModelSource(Frozen):

@@ -6,9 +6,9 @@ Templates may say the date, so a folder keeps what it was edited with.
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from d4s.config import Frozen
 from d4s.errors import SettingsError
 from d4s.facts.jsonl import shorten
+from d4s.settings_base import Frozen
 
 SAMPLE = 'Is this "one" & <two>, Zoë?'
 """Words of a user that a template which escapes, folds or leaves out anything would not keep."""

@@ -24,7 +24,6 @@ from d4s.apply.chat import Chat
 from d4s.apply.history import EditSpec, RecordedEdit, edits_from_log
 from d4s.apply.prompt_builder import PromptBuilder
 from d4s.artifacts import DIGEST_LENGTH, MANIFEST, library_versions, write_json
-from d4s.config import Frozen, canonical
 from d4s.editors.editor_settings import EditorSettings
 from d4s.editors.protocol import EditSelection, EditStatus, NotRemovable, Prepared, State
 from d4s.errors import ArtifactError, SettingsError
@@ -35,6 +34,7 @@ from d4s.models.language_model import LanguageModel
 from d4s.runs import prepared_parts
 from d4s.runs.edit_sequence import EditSequence
 from d4s.schema_version import SCHEMA_VERSION
+from d4s.settings_base import Frozen, canonical
 
 MODEL, DELTA, HISTORY, STATE, PREPARED = "model", "delta.safetensors", "edits.jsonl", "state", "prepared"
 PART = ".part"

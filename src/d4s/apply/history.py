@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from d4s.apply.fact_files import RawFact, to_nfc
-from d4s.config import Frozen
 from d4s.errors import D4SError
 from d4s.facts.jsonl import RecordLine
+from d4s.settings_base import Frozen
 
 OnConflict = Literal["refuse", "replace", "average"]
 

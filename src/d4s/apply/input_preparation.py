@@ -11,7 +11,7 @@ from torch import Tensor
 
 from d4s.apply.moment_text import rows_from_dataset, rows_from_file, rows_from_model
 from d4s.artifacts import DIGEST_LENGTH, Artifact, sha256_of
-from d4s.config import ContextsSettings, Frozen, canonical
+from d4s.config import ContextsSettings
 from d4s.editors.contexts import sample_prefixes
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.editor_settings import FamilySettings
@@ -20,6 +20,7 @@ from d4s.editors.protocol import Prepared
 from d4s.errors import D4SError, SettingsError
 from d4s.models.language_model import LanguageModel
 from d4s.runs.prepared_parts import assemble_prepared
+from d4s.settings_base import Frozen, canonical
 
 log = logging.getLogger(__name__)
 SELF = "self"

@@ -11,12 +11,12 @@ from d4s.apply.hparams_match import describe_shape, model_shape, no_settings
 from d4s.apply.input_preparation import TextSource, rows_of_text
 from d4s.apply.prompt_builder import PromptBuilder
 from d4s.artifacts import sha256_of
-from d4s.config import Frozen
 from d4s.editors.settings_file import TunedSettings
 from d4s.errors import RecordError, SettingsError
 from d4s.facts.jsonl import RecordLine
 from d4s.facts.record import Fact
 from d4s.models.language_model import LanguageModel
+from d4s.settings_base import Frozen
 from d4s.tuning.known_facts import FEWEST_FACTS, check_facts, known_facts, paraphrase_templates
 from d4s.tuning.tune import TOKENS_PER_ENTRY, check_editors, tune, tune_shortly
 from d4s.tuning.tuned_columns import lead_of

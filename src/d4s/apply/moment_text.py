@@ -7,12 +7,12 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from d4s.config import data_folder
 from d4s.errors import D4SError, MissingDataError, SettingsError
 from d4s.facts.articles import articles
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import encode, start_of_text
 from d4s.registry import nearest
+from d4s.study_settings import data_folder
 
 LONGEST_ROW = 256
 ROWS_AT_ONCE = 64

@@ -8,8 +8,8 @@ from rich.table import Column, Table
 from d4s.apply.apply_pipeline import EditPlan
 from d4s.apply.edited_folder import DELTA, MODEL, EditedFolder
 from d4s.apply.outcome import EditResult, Outcome
-from d4s.config import canonical
 from d4s.resources.requirements import GIB, Requirements
+from d4s.settings_base import canonical
 from d4s.terminal import console
 from d4s.tuning.tune import SETTINGS_FILE
 

@@ -12,8 +12,9 @@ import yaml
 from safetensors import SafetensorError
 
 from d4s import __version__
-from d4s.config import Study, load_study, validate
 from d4s.errors import ArtifactError, D4SError, SettingsError
+from d4s.settings_base import validate
+from d4s.study_settings import Study, load_study
 from d4s.terminal import tolerate_any_text
 
 app = typer.Typer(

@@ -97,7 +97,7 @@ def apply(
     from d4s.apply import show
     from d4s.apply.apply_pipeline import ApplyOptions
     from d4s.apply.apply_pipeline import apply as run
-    from d4s.config import validate
+    from d4s.settings_base import validate
 
     asked = {
         "model": model, "facts": facts, "out": out, "editor": editor, "hparams_for": hparams_for,

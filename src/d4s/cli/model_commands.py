@@ -61,9 +61,9 @@ def tune(
     limit_threads()
     from d4s.apply.apply_pipeline import native_dtype
     from d4s.apply.model_tuning import TuneRequest, tune_model
-    from d4s.config import validate
     from d4s.figures.tuning_picture import write_layer_figure
     from d4s.models.model_source import model_folder
+    from d4s.settings_base import validate
     from d4s.tuning.tune import SETTINGS_FILE
     from d4s.tuning.tune_report import show
 

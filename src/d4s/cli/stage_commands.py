@@ -21,11 +21,11 @@ import typer
 
 from d4s.artifacts import MANIFEST, StageJob, digest_of
 from d4s.cli.app import STAGE_PANEL, Verbose, command, limit_threads, parse_mapping, read_manifest
-from d4s.config import validate
 from d4s.digests import cached_sha256
 from d4s.end_markers import DONE, artifact_of, is_marker, outputs_of_marker, read_marker, write_marker
 from d4s.errors import SettingsError
 from d4s.log import progress_notes, setup_logging
+from d4s.settings_base import validate
 from d4s.study.code_digests import SOURCE_VARIABLE, code_digest, refuse_other_source
 from d4s.study.graph import STORE
 from d4s.study.stages import ENTRIES, SETTINGS, STAGES, Stage
@@ -261,7 +261,7 @@ def _run_and_record(name: str, job: StageJob[Any], before: ProcessTimes) -> None
 
 
 def _add(name: str, stage: Stage) -> None:
-    keys = ", ".join(SETTINGS.load(name).model_fields) if stage.settings.startswith("d4s.config") else "see docs/settings.md"
+    keys = ", ".join(SETTINGS.load(name).model_fields) if not stage.settings.startswith("d4s.editors") else "see docs/settings.md"
     help_text = f"{stage.help}\n\nSettings: {keys or 'none'}. Makes an artefact of kind {stage.kind!r}."
 
     @command(name=name, rich_help_panel=STAGE_PANEL, help=help_text)

@@ -8,9 +8,10 @@ import typer
 
 from d4s.artifacts import POINTER, Artifact, sha256_of
 from d4s.cli.app import STAGE_PANEL, StudyOption, Verbose, command, limit_threads, parse_mapping, parse_study, read_manifest
-from d4s.config import FigureSettings, canonical, validate
 from d4s.errors import ArtifactError
 from d4s.log import progress_notes, setup_logging
+from d4s.settings_base import canonical, validate
+from d4s.study_settings import FigureSettings
 
 
 @command(rich_help_panel=STAGE_PANEL)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
-from d4s.config import Count, describe
 from d4s.editors.constants import ANSWER_TOKENS, ATTRIBUTED_TOKENS, BACKWARD
 from d4s.editors.family_settings import SINGLE, Family, ModelPasses
 from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
@@ -21,6 +20,7 @@ from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
 from d4s.editors.settings_file import TunedSettings, is_settings_file, read_settings_file, tuned_hparams
 from d4s.errors import SettingsError
 from d4s.registry import nearest
+from d4s.settings_base import Count, describe
 
 if TYPE_CHECKING:
     from d4s.models.model_shape import Shape

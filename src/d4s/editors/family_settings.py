@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
-from d4s.config import Frozen
 from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.editors.parts.part import DOUBLE, Part
 from d4s.editors.parts.part_families import InputKind
 from d4s.editors.parts.target_rule import TargetSettings
+from d4s.settings_base import Frozen
 
 if TYPE_CHECKING:
     from d4s.editors.least_squares_settings import LocateThenEdit

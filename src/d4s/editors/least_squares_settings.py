@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from d4s.config import Count, Frozen
 from d4s.editors.constants import REFACTOR_EVERY, solver_kind
 from d4s.editors.family_settings import SINGLE, Family, ModelPasses
 from d4s.editors.parts import key_rule, target_rule
@@ -14,6 +13,7 @@ from d4s.editors.parts.key_rule import KeySettings
 from d4s.editors.parts.part import DOUBLE, Choice, Layers, NotNegative, Part, Positive
 from d4s.editors.parts.part_families import DeltaTransform, History, InputKind, Preservation, ResidualSchedule, StepTransform
 from d4s.editors.parts.target_rule import AnchorSettings, TargetSettings
+from d4s.settings_base import Count, Frozen
 
 if TYPE_CHECKING:
     from d4s.models.model_shape import Shape

@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from d4s.config import Fraction, Frozen, validate
 from d4s.editors.hparams import HParams, merge_hparams
 from d4s.editors.presets import PRESETS
 from d4s.errors import SettingsError
 from d4s.registry import nearest
 from d4s.schema_version import SCHEMA_VERSION
+from d4s.settings_base import Fraction, Frozen, validate
 
 SUFFIXES = (".yaml", ".yml")
 

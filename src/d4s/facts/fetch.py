@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from d4s.artifacts import sha256_of, write_json
-from d4s.config import canonical
 from d4s.errors import FetchError
 from d4s.facts.converters import convert
 from d4s.facts.download import discard, download, move_into_place
 from d4s.facts.sources import File, ManualFile, PublicDataset, RecordFile, RemoteFile
 from d4s.facts.unpack import unpack
 from d4s.locks import folder_lock
+from d4s.settings_base import canonical
 
 log = logging.getLogger(__name__)
 RECORD = "fetched.json"

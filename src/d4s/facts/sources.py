@@ -7,9 +7,9 @@ from urllib.parse import quote
 import yaml
 from pydantic import Discriminator, Field, Tag
 
-from d4s.config import Count, Frozen, validate
 from d4s.errors import SettingsError
 from d4s.registry import nearest
+from d4s.settings_base import Count, Frozen, validate
 
 SOURCES = Path("data/sources.yaml")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from d4s.analysis.study_results import Results
 from d4s.artifacts import Artifact, atomic_write, write_json
-from d4s.config import FigureSettings
 from d4s.figures import (
     fig_benchmarks_by_dataset,
     fig_benchmarks_by_form,
@@ -37,6 +36,7 @@ from d4s.figures.plot_elements import Drawing, FigureSkipped
 from d4s.figures.style import NARROW, RC, WIDE
 from d4s.log import progress
 from d4s.schemas import CURVE, MODEL_CHECK
+from d4s.study_settings import FigureSettings
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d4s.config import HFModel, ModelSettings, PretrainSettings, TokenizerSettings
+from d4s.config import PretrainSettings, TokenizerSettings
 from d4s.errors import D4SError
 from d4s.models.model_source import is_gguf, known_folder
+from d4s.study_settings import HFModel, ModelSettings
 
 PLAIN_MLPS = frozenset(
     {"gpt2", "gptj", "gpt_neo", "gpt_neox", "gpt_bigcode", "starcoder2", "phi"}

@@ -16,9 +16,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from d4s.artifacts import write_text
-from d4s.config import canonical
 from d4s.errors import ArtifactError
 from d4s.questions.replies import ModelAnswer, answer_of
+from d4s.settings_base import canonical
 
 logger = logging.getLogger(__name__)
 

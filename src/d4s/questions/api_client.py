@@ -18,10 +18,10 @@ import httpx2
 import openai
 from aiolimiter import AsyncLimiter
 
-from d4s.config import canonical
 from d4s.errors import D4SError, SettingsError
 from d4s.questions.answers import AnswerRecord, AnswerStore, key_of, open_for_writing
 from d4s.questions.replies import ModelAnswer, Response, error_message, token_usage
+from d4s.settings_base import canonical
 from d4s.writer_settings import OpenAIWriterSettings
 
 KEY_VARIABLE = "OPENAI_API_KEY"

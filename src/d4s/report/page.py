@@ -21,11 +21,11 @@ from d4s.analysis.shortcomings import shortcomings
 from d4s.analysis.study_results import Results
 from d4s.analysis.verdicts import show, show_interval
 from d4s.artifacts import write_text
-from d4s.config import Study
 from d4s.errors import ArtifactError
 from d4s.figures.figure_stage import FIGURES
 from d4s.report.embed import data_uri, inline_svg
 from d4s.study.summarize import CRITERIA_FILE
+from d4s.study_settings import Study
 from d4s.tables.table import TableSkipped
 from d4s.tables.table_stage import TABLES
 

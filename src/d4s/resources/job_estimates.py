@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from d4s.config import BenchmarkSettings, HFModel, MeasureSettings, MomentsSettings, PretrainSettings
+from d4s.config import BenchmarkSettings, MeasureSettings, MomentsSettings, PretrainSettings
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import parse_editor
 from d4s.editors.parts.input_settings import PrepareSettings, TargetsJobSettings
@@ -18,6 +18,7 @@ from d4s.runs.run_settings import BaselineSettings
 from d4s.study.graph import Node
 from d4s.study.resolve import StudyPlan
 from d4s.study.rule_lookups import STAGES_OF_RUN
+from d4s.study_settings import HFModel
 
 MULTI_DEVICE_MAPS = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})  # device maps that take all devices there are
 NO_TORCH = frozenset({"world", "facts", "questions", "adopt"})

@@ -6,7 +6,6 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from d4s.artifacts import Artifact, sha256_of, write_json, write_tensors
-from d4s.config import Frozen
 from d4s.editors.contexts import read_contexts
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.editor_settings import FamilySettings
@@ -16,6 +15,7 @@ from d4s.editors.preparation import prepare_tensors
 from d4s.editors.protocol import Prepared
 from d4s.errors import ArtifactError, SettingsError
 from d4s.models.language_model import LanguageModel
+from d4s.settings_base import Frozen
 
 ROLES: Mapping[InputKind, str] = {"contexts": "contexts", "moments": "moments", "prepare": "prepared"}
 INDEX, TENSORS = "prepared.json", "prepared.safetensors"

@@ -2,8 +2,9 @@
 
 from pydantic import Field
 
-from d4s.config import BenchmarkSettings, Count, Frozen, MeasureSettings, Name
+from d4s.config import BenchmarkSettings, MeasureSettings
 from d4s.editors.editor_settings import EditorSettings
+from d4s.settings_base import Count, Frozen, Name
 
 
 class RunSettings(Frozen):

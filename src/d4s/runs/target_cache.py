@@ -10,13 +10,13 @@ import torch
 from safetensors import safe_open
 
 from d4s.artifacts import write_tensors
-from d4s.config import canonical
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK, EditRequest
 from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.protocol import TARGET_FIELDS, Targets
 from d4s.editors.target_optimisation import optimise_requests
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
+from d4s.settings_base import canonical
 
 
 class TargetCache:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Union
 
 from d4s.artifacts import MANIFEST, digest_of
-from d4s.config import canonical
 from d4s.digests import cached_sha256
 from d4s.end_markers import DONE, marker_name
+from d4s.settings_base import canonical
 from d4s.study.stages import STAGES
 
 STORE = Path("results/store")

@@ -8,15 +8,17 @@ from typing import Any
 import pandas as pd
 
 from d4s.artifacts import Artifact, StageJob, read_table
-from d4s.config import QuestionsSettings, Study, validate
+from d4s.config import QuestionsSettings
 from d4s.errors import MissingAnswersError
 from d4s.facts.event_readers import EVENT_READERS
 from d4s.questions.answers import AnswerStore
 from d4s.questions.cost_estimate import estimate_cost, first_requests, format_estimate
 from d4s.questions.question_items import plan_items
 from d4s.schemas import EVENTS
+from d4s.settings_base import validate
 from d4s.study.graph import Node, RawFile
 from d4s.study.resolve import resolve
+from d4s.study_settings import Study
 from d4s.writer_settings import OpenAIWriterSettings, ReplayWriterSettings
 
 

@@ -9,20 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from d4s.config import (
-    FORMS,
-    FactsDataset,
-    FactsSettings,
-    HFModel,
-    MeasureSettings,
-    QuestionsDataset,
-    RecordsModel,
-    Study,
-    WorldModel,
-    canonical,
-    data_folder,
-    validate,
-)
+from d4s.config import FORMS, FactsSettings, MeasureSettings
 from d4s.editors.control_editors import edited_as, is_control
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import EditorSettings, parse_editor
@@ -35,10 +22,12 @@ from d4s.metrics.benchmark_files import BENCHMARK_FILES, role
 from d4s.models.model_source import source_files
 from d4s.pretraining.training_facts import TRAINING_FACTS
 from d4s.questions.writers import WRITERS
+from d4s.settings_base import canonical, validate
 from d4s.study.code_digests import code_digest
 from d4s.study.graph import Node, RawFile, merge_nodes
 from d4s.study.stages import SETTINGS, STAGES
 from d4s.study.validation import find_problems
+from d4s.study_settings import FactsDataset, HFModel, QuestionsDataset, RecordsModel, Study, WorldModel, data_folder
 from d4s.world.reader import STYLES
 from d4s.writer_settings import ReplayWriterSettings, TemplateWriterSettings
 

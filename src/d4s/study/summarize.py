@@ -4,9 +4,9 @@ from d4s.analysis.dataset_samples import write_items
 from d4s.analysis.dvc_metrics import write_metrics
 from d4s.analysis.gather import CellFolders, gather
 from d4s.artifacts import Artifact, write_json
-from d4s.config import Study
 from d4s.study.graph import Node
 from d4s.study.resolve import StudyPlan, resolve, results_folder
+from d4s.study_settings import Study
 
 STORE_LIST = "store.json"
 CRITERIA_FILE = "criteria.json"

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from d4s.config import FactsDataset, GridRow, HFModel, QuestionsDataset, RecordsModel, Study, data_folder
 from d4s.editors.editor_settings import EditorSettings
 from d4s.editors.editor_settings import resolve as resolve_editor
 from d4s.errors import SettingsError
@@ -12,6 +11,7 @@ from d4s.facts.readers import files_of
 from d4s.metrics.benchmark_files import BENCHMARK_FILES
 from d4s.models.model_shape import UnknownShape, shape_of_model
 from d4s.registry import nearest
+from d4s.study_settings import FactsDataset, GridRow, HFModel, QuestionsDataset, RecordsModel, Study, data_folder
 from d4s.world.reader import STYLES
 from d4s.writer_settings import ReplayWriterSettings
 

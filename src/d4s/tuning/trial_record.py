@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from d4s.artifacts import write_json
-from d4s.config import canonical
 from d4s.errors import SettingsError
+from d4s.settings_base import canonical
 
 
 class TrialRecord:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from d4s.artifacts import write_text
-from d4s.config import canonical
 from d4s.editors.settings_file import TunedSettings, settings_file_text
 from d4s.errors import SettingsError
 from d4s.log import progress
+from d4s.settings_base import canonical
 from d4s.tuning.layer_sweep import coarse_layers, layers_below, usual_layer
 from d4s.tuning.trial_record import TrialRecord
 from d4s.tuning.tuned_columns import LEADS, lead_of

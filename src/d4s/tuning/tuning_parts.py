@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from d4s.config import ContextsSettings, Frozen
+from d4s.config import ContextsSettings
 from d4s.editors.contexts import sample_prefixes
 from d4s.editors.edit_requests import EditRequest, draw_requests
 from d4s.editors.editor_settings import resolve
@@ -32,6 +32,7 @@ from d4s.log import progress
 from d4s.models.language_model import LanguageModel
 from d4s.runs.prepared_parts import assemble_prepared, has_prepared, read_prepared, save_prepared
 from d4s.runs.target_cache import TargetCache
+from d4s.settings_base import Frozen
 from d4s.tuning.known_facts import PROBES_PER_FACT
 from d4s.tuning.layer_sweep import (
     CLAMP,

@@ -14,8 +14,8 @@ from d4s.analysis.gather import MEASURE_TABLES, CellFolders, gather
 from d4s.analysis.study_results import Panel, Results, RunKey
 from d4s.analysis.summary_rows import benchmark_rows, perplexity_rows, retained_rows
 from d4s.artifacts import StageJob, read_table, write_table
-from d4s.config import Frozen
 from d4s.errors import ArtifactError
+from d4s.settings_base import Frozen
 
 STEPS = (2, 4)
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from d4s.artifacts import StageJob, write_tensors
-from d4s.config import Frozen
 from d4s.editors.ledger import FILE, MAGIC, Ledger, read_state
 from d4s.editors.protocol import StateKind
 from d4s.editors.states import DenseState, RecordState
 from d4s.errors import ArtifactError
+from d4s.settings_base import Frozen
 
 
 class Editor:

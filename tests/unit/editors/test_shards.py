@@ -16,7 +16,7 @@ import torch
 from d4s.analysis.costs import cost_rows
 from d4s.artifacts import Artifact, StageJob, write_json, write_table, write_tensors
 from d4s.cli.stage_commands import ProcessTimes, _record_costs
-from d4s.config import ContextsSettings, CorpusSettings, FactsSettings, MomentsSettings, Study
+from d4s.config import ContextsSettings, CorpusSettings, FactsSettings, MomentsSettings
 from d4s.editors import target_optimisation as targets_stage
 from d4s.editors.edit_requests import draw_requests
 from d4s.editors.moments import collect_moments, moments, read_moments
@@ -28,6 +28,7 @@ from d4s.facts.record import to_rows
 from d4s.models.language_model import LanguageModel
 from d4s.schemas import FACTS
 from d4s.study.graph import Node
+from d4s.study_settings import Study
 from tests.oracle.plain import PREFIXES
 from tests.tiny import tiny_facts, tiny_model
 

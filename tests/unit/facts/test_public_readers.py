@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from d4s.artifacts import Artifact, StageJob
-from d4s.config import FactsSettings, Study
+from d4s.config import FactsSettings
 from d4s.errors import RecordError, SettingsError
 from d4s.facts.elken import RawEvent, sentence_parts
 from d4s.facts.facts_stage import ReadResult, RecordSource, facts, repeats
@@ -18,6 +18,7 @@ from d4s.facts.record import Fact, Portability, Probe, from_frame
 from d4s.schemas import FACTS
 from d4s.study.graph import RawFile
 from d4s.study.resolve import resolve
+from d4s.study_settings import Study
 from d4s.testing.reader_conformance import check_reader, fact_complaints
 from tests.samples import write_lines
 

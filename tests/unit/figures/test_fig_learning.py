@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 from d4s.artifacts import Artifact, StageJob, write_table
-from d4s.config import FigureSettings, PretrainSettings
+from d4s.config import PretrainSettings
 from d4s.figures.figure_stage import learning
 from d4s.schemas import CURVE, MODEL_CHECK
+from d4s.study_settings import FigureSettings
 
 
 def trained(store: Path, name: str) -> Artifact:

@@ -16,13 +16,13 @@ from matplotlib.transforms import Bbox
 from d4s.analysis.curves import benchmark_curve
 from d4s.analysis.display_names import method_name
 from d4s.analysis.study_results import Panel, Results
-from d4s.config import FigureSettings
 from d4s.editors.presets import PRESETS
 from d4s.figures import fig_form_matrix, fig_objectives
 from d4s.figures.captions import title_suffix
 from d4s.figures.figure_stage import FIGURES, figures
 from d4s.figures.plot_elements import FigureSkipped, curve, edits_axis, ratio_axis
 from d4s.figures.style import HUES, NARROW, RC, SPARE_COLOURS, TASK_STYLES, WIDE, Page, method_style
+from d4s.study_settings import FigureSettings
 from tests.synthetic import METHODS, Made, Method, write_study
 
 PAPER, DARK = "#ffffff", "#14171b"

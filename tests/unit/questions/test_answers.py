@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from d4s.config import canonical
 from d4s.errors import ArtifactError
 from d4s.questions.answers import AnswerRecord, AnswerStore, key_of, open_for_writing
+from d4s.settings_base import canonical
 
 
 def record(number: int) -> AnswerRecord:

@@ -15,11 +15,13 @@ import pandas as pd
 import pytest
 
 from d4s.artifacts import write_table
-from d4s.config import QuestionsSettings, Study, canonical, validate
+from d4s.config import QuestionsSettings
 from d4s.errors import SettingsError
 from d4s.questions.answers import AnswerStore, key_of
 from d4s.schemas import EVENTS
+from d4s.settings_base import canonical, validate
 from d4s.study.resolve import plain_values, resolve
+from d4s.study_settings import Study
 from tests.studies import STUDY
 from tools.standin import MODEL, completion, serving
 

@@ -16,12 +16,13 @@ from d4s.analysis.claims import CLAIMS
 from d4s.analysis.example_answers import examples
 from d4s.analysis.shortcomings import shortcomings
 from d4s.analysis.study_results import Results
-from d4s.config import Study, validate
 from d4s.errors import ArtifactError
 from d4s.figures.figure_stage import FIGURES
 from d4s.figures.style import GRID, INK, MUTED, PAPER
 from d4s.report.embed import data_uri, inline_svg
 from d4s.report.page import report
+from d4s.settings_base import validate
+from d4s.study_settings import Study
 from tests.synthetic import METHODS, Made, write_study
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")

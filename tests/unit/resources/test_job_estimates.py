@@ -12,7 +12,6 @@ import yaml
 from transformers import AutoModelForCausalLM, GPT2Config, GPTJConfig, GPTNeoConfig, LlamaConfig, Qwen2Config
 
 from d4s.artifacts import MANIFEST
-from d4s.config import Study
 from d4s.editors.editor_settings import resolve
 from d4s.editors.least_squares_settings import LocateThenEdit
 from d4s.models.model_shape import Shape, UnknownShape, shape_at, shape_of
@@ -27,6 +26,7 @@ from d4s.resources.rule_resources import GATHERING_MB, SNAKEMAKE_MB, UNKNOWN_MOD
 from d4s.study.resolve import StudyPlan
 from d4s.study.resolve import resolve as resolve_study
 from d4s.study.rule_lookups import RuleLookups
+from d4s.study_settings import Study
 
 ROOT = Path(__file__).resolve().parents[3]
 UNTIED = {"tie_word_embeddings": False}

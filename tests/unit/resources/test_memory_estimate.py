@@ -16,7 +16,7 @@ from d4s.apply.base_model import BaseModelSource
 from d4s.apply.edited_folder import EditedFolder
 from d4s.apply.hparams_match import model_shape
 from d4s.apply.prompt_builder import PromptBuilder
-from d4s.config import MeasureSettings, Study
+from d4s.config import MeasureSettings
 from d4s.editors.editor_settings import Unedited, resolve
 from d4s.editors.family_settings import ModelPasses
 from d4s.editors.least_squares_settings import LocateThenEdit
@@ -35,6 +35,7 @@ from d4s.resources.requirements import GIB, MOVABLE_PARTS, STUDY_REMEDIES, Requi
 from d4s.resources.rule_resources import RuleResourceTable
 from d4s.study.resolve import resolve as resolve_study
 from d4s.study.rule_lookups import RuleLookups
+from d4s.study_settings import Study
 from tests.applying import fact_file, options, saved_model
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import yaml
 
-from d4s.config import Study
 from d4s.log import NOTES, progress, progress_notes
 from d4s.resources import machine_speed
 from d4s.resources import progress as watching
@@ -24,6 +23,7 @@ from d4s.resources.machine_speed import Speed, known_speed, speed_file
 from d4s.resources.progress import STALE_AFTER, ProgressMonitor, Step, percent, seconds_left, slots_of
 from d4s.resources.requirements import GIB
 from d4s.study.resolve import resolve
+from d4s.study_settings import Study
 
 ROOT = Path(__file__).resolve().parents[3]
 SPEED = Speed(single=5e10, double=3e10, call=1e-4)

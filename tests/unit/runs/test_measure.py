@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from d4s.artifacts import Artifact, StageJob, write_table, write_tensors
-from d4s.config import BenchmarkSettings, Frozen, MeasureSettings
+from d4s.config import BenchmarkSettings, MeasureSettings
 from d4s.editors.edit_requests import draw_requests
 from d4s.editors.editor_settings import Grace, Unedited
 from d4s.editors.unedited import UneditedEditor
@@ -25,6 +25,7 @@ from d4s.runs.edit_stage import edit
 from d4s.runs.measure import measure, sample_evenly, summary_line
 from d4s.runs.run_settings import BenchmarkJobSettings, MeasureJobSettings, RunSettings
 from d4s.schemas import ANSWERS, BENCHMARK, FACTS, NORMS, PERPLEXITY, SCORES
+from d4s.settings_base import Frozen
 from tests.baselines import make_baseline
 from tests.tasks import ITEMS
 from tests.tiny import tiny_facts, tiny_model

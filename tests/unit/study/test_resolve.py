@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from d4s.config import Study
 from d4s.editors.editor_settings import resolve as resolve_editor
 from d4s.editors.families import modules_of
 from d4s.errors import ArtifactError, MissingDataError, SettingsError
@@ -19,6 +18,7 @@ from d4s.study.overview import overview
 from d4s.study.prune import prune, unused
 from d4s.study.resolve import StudyPlan, _NodeBuilder, resolve
 from d4s.study.rule_lookups import RuleLookups
+from d4s.study_settings import Study
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -228,7 +228,7 @@ REACHED = {
     "a constant of a part": (RECT, "is_dense: ClassVar[bool] = True", "is_dense: ClassVar[bool] = False"),
     "shared targets": (LEAST_SQUARES, 'return self.target if self.target.at == "original" else None', "return self.target"),
     "a count of layers": ("editors/parts/input_settings.py", "return 0 if self.basis is None else len(self.basis.layers)", "return 0"),
-    "the text of settings": ("config.py", "sort_keys=True", "sort_keys=False"),
+    "the text of settings": ("settings_base.py", "sort_keys=True", "sort_keys=False"),
     "a look-up": ("registry.py", "return getattr(importlib.import_module(module), attribute)", "return None"),
 }  # fmt: skip
 BESIDE = {

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from d4s.config import Study
 from d4s.study.graph import Node
 from d4s.study.resolve import StudyPlan, resolve
 from d4s.study.rule_lookups import RuleLookups
 from d4s.study.stages import STAGES
 from d4s.study.validation import _needed_files
+from d4s.study_settings import Study
 
 ROOT = Path(__file__).resolve().parents[3]
 RARE = {  # what no study of grids/ reads

@@ -8,9 +8,10 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from d4s.config import Study, validate
 from d4s.editors.editor_settings import resolve
 from d4s.editors.presets import PRESETS
+from d4s.settings_base import validate
+from d4s.study_settings import Study
 from tools import settings_page
 from tools.lock import ROOT
 

@@ -2,9 +2,9 @@
 
 from pydantic import Field
 
-from d4s.config import Frozen
 from d4s.editors.parts.part import Layers, Positive
 from d4s.editors.parts.target_rule import AnchorSettings, TargetSettings
+from d4s.settings_base import Frozen
 
 
 class TargetsJobSettings(Frozen):

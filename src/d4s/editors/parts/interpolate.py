@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from d4s.config import Count
 from d4s.editors.parts.part import Original, Tensor, Weight
 from d4s.editors.parts.part_families import DeltaTransform
+from d4s.settings_base import Count
 
 if TYPE_CHECKING:
     from d4s.editors.least_squares_settings import LocateThenEdit

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from d4s.config import Count, Frozen
 from d4s.editors.parts.part import Choice
+from d4s.settings_base import Count, Frozen
 
 READING, LOOP = "d4s.editors.keys", "d4s.editors.locate_then_edit"
 SHARED_KEY = Choice(

@@ -13,8 +13,8 @@ from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from d4s.config import Frozen
 from d4s.registry import nearest
+from d4s.settings_base import Frozen
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from d4s.config import Count, Frozen
 from d4s.editors.parts.part import Choice, NotNegative, Positive
+from d4s.settings_base import Count, Frozen
 
 MODULE = "d4s.editors.target_optimisation"
 LOSS = "least mean of −log P(target tokens) + kl · KL at the KL prompt + decay · ‖δ‖ / ‖h‖², with ‖δ‖ ≤ clamp · ‖h‖"

@@ -1,0 +1,195 @@
+"""The settings of a study, the content of `params.yaml`: models, data sets, editors, the grid, and how it is run."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from d4s.config import (
+    BenchmarkSettings,
+    ContextsSettings,
+    Control,
+    CorpusSettings,
+    Form,
+    MeasureSettings,
+    PretrainSettings,
+    TokenizerSettings,
+    WorldSettings,
+)
+from d4s.errors import MissingDataError, SettingsError
+from d4s.settings_base import Count, Frozen, Name, validate
+from d4s.writer_settings import AnyWriterSettings, TemplateWriterSettings
+
+HPARAMS_FOR = "Kind of model whose hyperparameters the editors take, e.g. gpt2-xl (see `d4s.editors.presets`), or a file of `d4s tune`."
+
+
+class WorldModel(Frozen):
+    """A small model trained on the world's people and events."""
+
+    source: Literal["world"] = "world"
+    hparams_for: str = Field(default="mini", description=HPARAMS_FOR)
+    labels: int = Field(default=0, ge=0, description="Number of yes/no statements about people to train on as well (style `labels`).")
+    model_seed: int = Field(default=0, ge=0, description="Seed of the initial weights and of the order of training.")
+    corpus: CorpusSettings = CorpusSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+
+
+class RecordsModel(Frozen):
+    """A small model trained on real records and running text."""
+
+    source: Literal["records"] = "records"
+    hparams_for: str = Field(default="mini", description=HPARAMS_FOR)
+    datasets: tuple[Name, ...] = Field(description="Names of the data sets that it is trained on.")
+    text: Name = Field(default="wikitext2_raw_test", description="Running text in the data folder.")
+    model_seed: int = Field(default=0, ge=0, description="Seed of the initial weights and of the order of training.")
+    corpus: CorpusSettings = CorpusSettings(tokenizer=TokenizerSettings(kind="bpe"), filler=0.2, lead_ins=0.3, text_weight=0.7)
+    pretrain: PretrainSettings = PretrainSettings()
+
+
+class HFModel(Frozen):
+    """Any causal language model in Hugging Face format."""
+
+    source: Literal["hf"] = "hf"
+    hparams_for: str = Field(description=HPARAMS_FOR)
+    path: str = Field(description="Local folder, hub id, GGUF file, or a name of `d4s fetch`.")
+    revision: str = Field(default="main", description="Branch, tag or commit, for a hub id.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(default="float32", description="Precision of the loaded weights.")
+    device_map: str | None = Field(default=None, description="How Transformers spreads the model over devices, e.g. auto.")
+    text: Name = Field(default="wikitext2_raw_test", description="Text for moments and perplexity, in the data folder.")
+    corpus: CorpusSettings = Field(
+        default=CorpusSettings(tokenizer=TokenizerSettings(kind="model")), description="How the text is cut into rows of tokens."
+    )
+
+
+ModelSettings = Annotated[WorldModel | RecordsModel | HFModel, Field(discriminator="source")]
+
+
+class FactsDataset(Frozen):
+    """A data set of facts: the world, or records in the data folder."""
+
+    source: str = Field(description="Name of a reader: `world`, `counterfact`, `zsre_mend`, … (see `d4s.facts.readers`).")
+    style: str = Field(default="", description="Reading of the source where it has several.")
+    limit: Count | None = Field(default=None, description="Keep this number of records that pass, the first ones; all when omitted.")
+    skip_bad: bool = Field(default=False, description="Set broken records aside in rejects.parquet instead of refusing the file.")
+    seed: int = Field(default=0, ge=0, description="Seed of draws made while reading.")
+
+
+class QuestionsDataset(Frozen):
+    """A data set of questions about events in one form."""
+
+    source: Literal["questions"]
+    events: Literal["world", "atomic2020", "atomic2019"] = Field(default="world", description="Where the if-then events come from.")
+    form: Form | Control = Field(description="Which of the three forms of the same event, or which control of the generated one.")
+    limit: Count | None = Field(default=None, description="Keep this number of events, the first ones; all when omitted.")
+    seed: int = Field(default=0, ge=0, description="Seed of counterfactual tails, distractors, positions and wordings.")
+
+
+class GridRow(Frozen):
+    """Every combination of the named models, data sets and editors, at the same lengths."""
+
+    models: tuple[Name, ...] = Field(min_length=1, description="Names from `models`.")
+    datasets: tuple[Name, ...] = Field(min_length=1, description="Names from `datasets`.")
+    editors: tuple[Name, ...] = Field(min_length=1, description="Names from `editors`, or presets.")
+    lengths: tuple[Count, ...] = Field(min_length=1, description="Numbers of edits after which is measured; all come from one run.")
+    benchmark: Literal["none", "longest", "all"] = Field(default="none", description="At which lengths the benchmarks run.")
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "GridRow":
+        for axis in ("models", "datasets", "editors", "lengths"):
+            values = getattr(self, axis)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{axis} repeats an entry: {list(values)}")
+        return self
+
+
+class FigureSettings(Frozen):
+    """How figures are drawn."""
+
+    format: tuple[Literal["pdf", "svg", "png"], ...] = Field(default=("pdf", "svg", "png"), description="File types of every figure.")
+    dpi: Count = Field(default=200, description="Resolution of PNG files.")
+
+
+class ShardSettings(Frozen):
+    """Numbers of jobs that share the work on one artefact; its files are the same for any number."""
+
+    targets: Count = Field(default=1, description="Jobs that share the blocks of targets of one request list.")
+    moments: Count = Field(default=1, description="Jobs that share the layers whose moments are taken; each of them reads the text.")
+
+
+class ExecutionSettings(Frozen):
+    """How and where work is done; enters no result and no hash."""
+
+    shards: ShardSettings = ShardSettings()
+    state_device: Literal["auto", "cpu"] = Field(
+        default="auto", description="Where solvers and second moments are held: on the device of their layer, or in the machine's memory."
+    )
+    time_limit: Count | None = Field(default=None, description="Minutes that a cluster gives to one job; no rule asks for more.")
+
+
+def _dataset_kind(value: Any) -> str:
+    source = value.get("source") if isinstance(value, Mapping) else getattr(value, "source", None)
+    return "questions" if source == "questions" else "facts"
+
+
+Dataset = Annotated[
+    Annotated[FactsDataset, Tag("facts")] | Annotated[QuestionsDataset, Tag("questions")],
+    Discriminator(_dataset_kind),
+]
+
+
+class Study(Frozen):
+    """A complete study: the content of `params.yaml`."""
+
+    study: Name = Field(description="Name of the study; what people read goes to results/STUDY/.")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(1,), min_length=1, description="Draws of requests, their order and contexts."
+    )
+    data: str | None = Field(default=None, description="Folder with data sets; the variable D4S_DATA when omitted.")
+    world: WorldSettings = WorldSettings()
+    models: dict[Name, ModelSettings] = Field(min_length=1, description="The models by the name that the grid uses.")
+    datasets: dict[Name, Dataset] = Field(min_length=1, description="The data sets by the name that the grid uses.")
+    questions: AnyWriterSettings = Field(default=TemplateWriterSettings(), description="Who words the questions, and how.")
+    editors: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict, description="Editors that are no presets already: `preset` and what differs."
+    )
+    grid: tuple[GridRow, ...] = Field(min_length=1, description="What is run: rows of combinations.")
+    contexts: ContextsSettings = Field(default=ContextsSettings(), description="`seed` is set by `seeds`.")
+    moments_tokens: Count = Field(default=65_536, description="Tokens of text behind the second moments.")
+    measure: MeasureSettings = MeasureSettings()
+    benchmarks: BenchmarkSettings = BenchmarkSettings()
+    figures: FigureSettings = FigureSettings()
+    execution: ExecutionSettings = ExecutionSettings()
+    ignore_code_changes: bool = Field(default=False, description="Leave code out of the hashes of artefacts (recorded in their manifests).")
+
+
+def load_study(path: Path) -> Study:
+    """The study in a YAML file.
+
+    Raises:
+        SettingsError: if the file is no YAML mapping or any key or value is wrong; names all problems.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:  # an impossible date, or bytes that are no text, are ValueErrors
+        raise SettingsError(f"{path} cannot be read as YAML: {error}") from None
+    if not isinstance(content, Mapping):
+        raise SettingsError(f"{path} holds {type(content).__name__}, expected a mapping of settings")
+    return validate(Study, content, str(path))
+
+
+def data_folder(setting: str | None) -> Path:
+    """The folder with data sets: the setting, else the variable `D4S_DATA`.
+
+    Raises:
+        MissingDataError: if neither names an existing folder.
+    """
+    chosen = setting or os.environ.get("D4S_DATA")
+    if not chosen:
+        raise MissingDataError("this study reads records, but neither `data:` in the settings nor D4S_DATA names their folder")
+    folder = Path(chosen)
+    if not folder.is_dir():
+        raise MissingDataError(f"the data folder {folder} does not exist; set `data:` or D4S_DATA to the folder with the data sets")
+    return folder
