@@ -105,6 +105,9 @@ class GridRow(Frozen):
         return self
 
 
+ClaimGroup = Literal["d4s"]
+
+
 class FigureSettings(Frozen):
     """How figures are drawn."""
 
@@ -160,6 +163,7 @@ class Study(Frozen):
     moments_tokens: Count = Field(default=65_536, description="Tokens of text behind the second moments.")
     measure: MeasureSettings = MeasureSettings()
     benchmarks: BenchmarkSettings = BenchmarkSettings()
+    claims: tuple[ClaimGroup, ...] = Field(default=("d4s",), min_length=1, description="Papers whose claims are judged, in order.")
     figures: FigureSettings = FigureSettings()
     execution: ExecutionSettings = ExecutionSettings()
     ignore_code_changes: bool = Field(default=False, description="Leave code out of the hashes of artefacts (recorded in their manifests).")

@@ -10,16 +10,17 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
-from d4s.settings_base import canonical, validate
-from d4s.study_settings import Study
+from d4s.analysis.claim_groups import CLAIM_GROUPS
 from d4s.errors import D4SError
 from d4s.resources.rule_resources import RuleResourceTable
+from d4s.settings_base import canonical, validate
 from d4s.study.code_digests import ROOT, SOURCE_VARIABLE, code_digest, source_digest
 from d4s.study.graph import STORE
 from d4s.study.prune import forget
 from d4s.study.resolve import plain_values, resolve, results_folder
 from d4s.study.rule_lookups import RuleLookups
 from d4s.study.stages import STAGES
+from d4s.study_settings import Study
 
 # Jobs run this checkout's code, or end: an installed copy of the package may come first all the same.
 if ROOT != Path(workflow.basedir, "src", "d4s").resolve():

@@ -118,7 +118,7 @@ rule claims:
         gpu=0,
     params:
         study=lambda wildcards: DATA_TEXT,
-        code=code_digest("d4s.analysis.claims"),
+        code=code_digest("d4s.analysis.claims", *map(CLAIM_GROUPS.module, STUDY.claims)),
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s claims --study {params.study:q} 2> {log:q}"
 

@@ -1,7 +1,7 @@
 """A study's results for tables, figures and claims, read from the gathered Parquet files of results/STUDY alone."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,6 +147,11 @@ class Results:
         """The study's settings; empty where they were not stored."""
         path = self.folder / "study.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @property
+    def claim_groups(self) -> Sequence[str]:
+        """The groups whose claims are judged; those of the D4S paper where settings were not stored."""
+        return self.study.get("claims", ("d4s",))
 
     @cached_property
     def _provenance(self) -> Mapping[str, Any]:

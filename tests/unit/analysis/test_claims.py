@@ -4,16 +4,20 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
 
-from d4s.analysis.claims import CLAIMS, claims, judge
+from d4s.analysis.claim import judge
+from d4s.analysis.claim_groups import CLAIM_GROUPS
+from d4s.analysis.claims import claims, claims_of
+from d4s.analysis.claims_d4s import CLAIMS
 from d4s.analysis.intervals import IntervalEstimate
 from d4s.analysis.norm_comparison import norm_points
 from d4s.analysis.study_results import Results, RunKey
 from d4s.analysis.verdicts import Condition, RuleResult, show, show_estimate
+from d4s.study_settings import ClaimGroup
 from tests.synthetic import FORM_CONTROLS, FORM_DAMAGE, METHODS, PERPLEXITY, Made, Method, write_study
 
 BY_ID = {claim.claim_id: claim for claim in CLAIMS}
@@ -333,3 +337,9 @@ def test_several_seeds_are_judged_by_intervals_over_seeds(tmp_path: Path) -> Non
 def test_every_rule_has_a_section_in_the_documentation() -> None:
     text = (Path(__file__).parents[3] / "docs" / "claims.md").read_text(encoding="utf-8")
     assert [claim.claim_id for claim in CLAIMS if f"## {claim.claim_id} · " not in text] == []
+
+
+def test_a_study_can_name_the_groups_that_there_are_and_ids_are_told_apart() -> None:
+    assert set(get_args(ClaimGroup)) == set(CLAIM_GROUPS)
+    ids = [claim.claim_id for claim in claims_of(CLAIM_GROUPS)]
+    assert len(set(ids)) == len(ids)

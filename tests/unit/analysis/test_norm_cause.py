@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from d4s.analysis.claims import CLAIMS, judge
+from d4s.analysis.claim import judge
+from d4s.analysis.claims_d4s import CLAIMS
 from d4s.analysis.norm_comparison import norm_at, norm_points
 from d4s.analysis.study_results import Panel, Results, RunKey
 from d4s.editors.control_editors import EditorControl, find_controls

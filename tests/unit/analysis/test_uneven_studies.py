@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from d4s.analysis.claims import CLAIMS, judge
+from d4s.analysis.claim import judge
+from d4s.analysis.claims_d4s import CLAIMS
 from d4s.analysis.drivers import damage_table
 from d4s.analysis.shortcomings import shortcomings
 from d4s.analysis.study_results import Results

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from d4s.analysis.claims import CLAIMS
+from d4s.analysis.claims_d4s import CLAIMS
 from d4s.analysis.example_answers import examples
 from d4s.analysis.shortcomings import shortcomings
 from d4s.analysis.study_results import Results

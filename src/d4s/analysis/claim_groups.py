@@ -1,0 +1,5 @@
+"""The groups of claims that a study can name (`claims:`), one per paper; each holds its claims in a module of its own."""
+
+from d4s.registry import Registry
+
+CLAIM_GROUPS = Registry("group of claims", {"d4s": "d4s.analysis.claims_d4s:CLAIMS"})
