@@ -17,7 +17,8 @@ Row = dict[str, Any]
 LETTERS = "abcd"
 TOLERANCE = 0.03
 MOST = 400
-OPTIONS = re.compile(r"\ba\) (.+?) b\) (.+?) c\) (.+?) d\) (.+?)[?:]")
+OPTIONS = re.compile(r"\ba\) (.+?) b\) (.+?) c\) (.+?) d\) (.+)[?:.] [^?:.]+$")
+CUE = re.compile(r"\b(answer|choice|likely) is$")
 UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028\u2029\ufeff]")
 MARKUP = re.compile(r"</?\w+[^>]*>|\*\*|```|\]\(|https?://")
 
@@ -104,8 +105,8 @@ def _origin(fact: Row, source: Row, prompts: Sequence[str]) -> Iterator[str]:
         if form == "true_false":
             if _contradicts(own, tail, fact["target_true"]):
                 yield f"{prompt!r}: the answer {fact['target_true']!r} does not go with the true tail {tail!r}"
-            if re.search(r"\banswer (is|:)", own):
-                yield f"{prompt!r} leaks the answer"
+            if not CUE.search(prompt) or not re.search(r"\byes or no\b", prompt, re.IGNORECASE):
+                yield f"{prompt!r} does not ask for yes or no as the next word"
         elif form == "multiple_choice":
             yield from _choices(fact, prompt, own, tail)
         elif any(f" {_plain(target)} " in f" {_plain(own)} " for target in (fact["target_true"], fact["target_new"])):
@@ -120,6 +121,8 @@ def _contradicts(own: str, tail: str, answer: str) -> bool:
 
 
 def _choices(fact: Row, prompt: str, own: str, tail: str) -> Iterator[str]:
+    if not CUE.search(prompt):
+        yield f"{prompt!r} does not ask for a letter as the next word"
     listed = OPTIONS.search(own)
     if not listed:
         yield f"{prompt!r} does not list four options"

@@ -64,7 +64,7 @@ class CorpusSettings(Frozen):
     """Mixture of the training text; shares are counted in sentences."""
 
     tokenizer: TokenizerSettings = TokenizerSettings()
-    tokens: Count = Field(default=1_250_000, description="Tokens of training text.")
+    tokens: Count = Field(default=1_500_000, description="Tokens of training text.")
     row: Count = Field(default=64, description="Tokens per row; rows start with BOS on a sentence boundary.")
     filler: Fraction = Field(default=0.15, description="Share of sentences (or of rows, for running text) without any fact.")
     chained: Fraction = Field(default=0.5, description="Share of fact sentences that state several facts of one subject.")

@@ -32,7 +32,10 @@ USAGE = _schema(form=_text, quantity=_text, value=_int)
 CURVE = _schema(step=_int, tokens=_int, loss=_real, answer_loss=_real, learning_rate=_real)
 MODEL_CHECK = _schema(dataset=_text, wording=_text, accuracy=_real, n=_int)
 CRITERIA = _schema(criterion=_text, subject=_text, value=_real, threshold=_real, n=_int, passed=_flag)
-OBJECTIVES = _schema(fact_id=_text, target=_text, n_tokens=_int, nll_per_token=_real, nll_first_token=_real, nll_joint=_real, text=_text)
+# targets under the unedited model; probability of all labels that a question offers, null where the target is a phrase
+OBJECTIVES = _schema(
+    fact_id=_text, target=_text, n_tokens=_int, nll_per_token=_real, nll_first_token=_real, nll_joint=_real, label_mass=_real, text=_text
+)  # fmt: skip
 
 # runs: quantities of one step (layer is null where a quantity has none)
 IMMEDIATE = ("efficacy_score", "efficacy_accuracy", "paraphrase_accuracy", "locality_accuracy")

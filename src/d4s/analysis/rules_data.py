@@ -12,10 +12,13 @@ from d4s.analysis.drivers import FEWEST_ROWS, TARGET_PROPERTIES, DamageTable, da
 from d4s.analysis.intervals import IntervalEstimate, difference, mean_interval, normal_interval, over_seeds
 from d4s.analysis.study_results import Panel, Results, RunKey
 from d4s.analysis.summary_rows import task_score
+from d4s.analysis.target_statistics import target_statistics
 from d4s.analysis.verdicts import Condition, NotMeasured, RuleResult, show, show_estimate
 
 FORM_PAIRS = (("multiple_choice", "true_false"), ("directly_generated", "multiple_choice"))
 HUGE = 1e5
+LABEL_MASS = {"true_false": 0.25, "multiple_choice": 0.1}
+"""Least mean probability of the labels that a question offers: below it, the question does not ask for a label as the next token."""
 PERPLEXITY_VARIANTS = (
     ("new", "nll_per_token", "Perplexity of the counterfactual targets per token"),
     ("new", "nll_first_token", "Of their first token"),
@@ -33,6 +36,7 @@ def target_perplexity(results: Results) -> RuleResult:
             name = f"{FORM_NAMES[upper]} − {FORM_NAMES[lower].lower()}, {model}"
             conditions.append(Condition(name, _log_ratio(nll[upper], nll[lower]), unit="nats"))
         why += [f"{words}: {_by_form(results, forms, which, quantity)} ({model})." for which, quantity, words in PERPLEXITY_VARIANTS]
+        why += [_label_text(results, panel, form, model) for form, panel in forms.items() if form in LABEL_MASS]
     return RuleResult(conditions, why)
 
 
@@ -40,6 +44,16 @@ def _by_form(results: Results, forms: Mapping[str, Panel], which: str, quantity:
     """Perplexities of the three forms by one quantity, as text."""
     numbers = {form: results.targets(panel, which)[quantity].mean() for form, panel in forms.items()}
     return " · ".join(f"{FORM_NAMES[form]} {perplexity_text(value)}" for form, value in numbers.items())
+
+
+def _label_text(results: Results, panel: Panel, form: str, model: str) -> str:
+    """Probability of a form's labels beside the criterion, and the perplexity of the targets among them."""
+    numbers = target_statistics(results.targets(panel, "new"))
+    verdict = "at least" if numbers.label_mass >= LABEL_MASS[form] else "BELOW the criterion of"
+    return (
+        f"{FORM_NAMES[form]}: the labels have a probability of {numbers.label_mass:.2f} ({verdict} {LABEL_MASS[form]:g}), "
+        f"and the targets a perplexity of {perplexity_text(numbers.log_among_labels)} among them ({model})."
+    )
 
 
 def perplexity_text(nll: float) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from d4s.questions.event_templates import LETTERS, NO, YES, format_options, plain_form
+from d4s.questions.event_templates import CUE_END, LETTERS, NO, YES, format_options, plain_form
 from d4s.questions.question_items import Item
 from d4s.questions.writers import PARAPHRASES, Draft
 
@@ -42,6 +42,8 @@ def _template_issues(item: Item, draft: Draft) -> Iterator[str]:
             yield f"the wording {template!r} must name the subject {item.head!r} exactly once"
         if len(prompt) > MAX_CHARACTERS:
             yield f"the wording {template[:40]!r}... has {len(prompt)} characters, at most {MAX_CHARACTERS} are allowed"
+        if draft.form in {"true_false", "multiple_choice"} and not template.endswith(CUE_END):
+            yield f"the wording {template[-40:]!r} must end in{CUE_END!r}, so that its label is the next word"
         if draft.form == "directly_generated" and any(f" {tail} " in f" {prompt} " for tail in (draft.target_true, draft.target_new)):
             yield f"the wording {template!r} leaks an answer"
         yield from _wording_issues(item, draft, template)

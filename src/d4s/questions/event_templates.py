@@ -57,7 +57,7 @@ EVENT_TEMPLATES = {
         "{} with the intention to",
         "the reason why {} is to",
         "when {} the aim is to",
-        "asked why {}, people say: to",
+        "asked why {}, people say that the aim is to",
     ),
     "xAttr": _templates(
         "{}, so PersonX is seen as",
@@ -96,31 +96,31 @@ EVENT_TEMPLATES = {
         "if {} the plan of others is to",
     ),
     "oEffect": _templates(
-        "{}, so for others it means:",
-        "{} and for others the effect is:",
-        "{} and what happens to others is:",
-        "{} with this effect on others:",
-        "when {} the effect on others is:",
-        "because {} this happens to others:",
-        "if {} others notice this:",
+        "{}, so the other person",
+        "{} and as a result the other person",
+        "{} and in the end another person",
+        "{} and soon afterwards the other one",
+        "whenever {} the other person",
+        "because {} another person",
+        "the story says that {} and therefore the other one",
     ),
     "isAfter": _templates(
-        "{}, and what came earlier was:",
-        "{} and this happened before:",
-        "{} after the following:",
-        "{} once this was done:",
-        "before {} this happened:",
-        "what led up to it when {} was:",
-        "earlier, before {}, came this:",
+        "{}, which comes after",
+        "{} after the time when",
+        "{} just after",
+        "{} once",
+        "before {} it happens that",
+        "the story begins earlier than {} and first",
+        "some time before {} it is seen that",
     ),
     "isBefore": _templates(
-        "{}, and what came later was:",
-        "{} and this happened next:",
-        "{} before the following:",
-        "{} and the story goes on:",
-        "after {} this happened:",
-        "what followed when {} was:",
-        "later, after {}, came this:",
+        "{}, which comes before",
+        "{} before the time when",
+        "{} just before",
+        "{} and soon afterwards",
+        "after {} it happens that",
+        "the story goes on after {} and next",
+        "some time after {} it is seen that",
     ),
     "HinderedBy": _templates(
         "{}, unless it is hindered because",
@@ -151,25 +151,36 @@ EVENT_TEMPLATES = {
     ),
 }
 
+# Every question ends in a cue after which its label is the next token: a real model puts its probability on the labels
+# only then. These are the wordings with most of it among 60 tried on SmolLM2-135M (docs/questions.md).
 TRUE_FALSE_FRAMES = (
-    "Is it true that {claim} {tail}?",
-    "Yes or no: {claim} {tail}?",
-    "Is this right? {claim} {tail}:",
-    "Does it hold that {claim} {tail}?",
-    "Would people agree that {claim} {tail}?",
-    "Please check that {claim} {tail}:",
+    "Do you agree, yes or no? {claim} {tail}. The answer is",
+    "{claim} {tail}. True, yes or no? The answer is",
+    "Is this right, yes or no? {claim} {tail}. The answer is",
+    "Yes or no: is it true that {claim} {tail}? The answer is",
+    "Please answer yes or no. {claim} {tail}? The answer is",
+    "{claim} {tail}. Would people agree, yes or no? The answer is",
 )
 MULTIPLE_CHOICE_FRAMES = (
-    "Choose: {claim} {options}?",
-    "Which one fits? {claim} {options}:",
-    "Pick a letter: {claim} {options}?",
-    "Complete the line: {claim} {options}:",
-    "What is right? {claim} {options}:",
-    "One of four: {claim} {options}?",
+    "Choose one: {claim} {options}. The right choice is",
+    "Which fits best? {claim} {options}. The best choice is",
+    "{claim} {options}. The most likely is",
+    "{claim} {options}. The correct choice is",
+    "One of four: {claim} {options}. The right choice is",
+    "Multiple choice: {claim} {options}. The correct answer is",
 )
+TRUE_FALSE_CUE = "Yes or no? The answer is"
+MULTIPLE_CHOICE_CUE = "The correct choice is"
+"""What is put behind the words of a language model, whose questions end in a question mark or in their options."""
+CUE_END = " is"
 LETTERS = ("a", "b", "c", "d")
 YES, NO = "yes", "no"
 LABELS = frozenset((YES, NO, *LETTERS))
+
+
+def labels_like(target: str) -> tuple[str, ...]:
+    """All labels that a question with this target offers, itself included; empty for a phrase."""
+    return next((labels for labels in ((YES, NO), LETTERS) if target in labels), ())
 
 
 def is_label(target: str) -> bool:

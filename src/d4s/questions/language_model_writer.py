@@ -20,7 +20,7 @@ from d4s.errors import D4SError, MissingAnswersError, SettingsError
 from d4s.questions.answers import AnswerStore, key_of
 from d4s.questions.api_client import MAX_CONSECUTIVE_FAILURES, AnswerSource, RecordedAnswers, open_api_client
 from d4s.questions.draft_checks import draft_issues
-from d4s.questions.event_templates import EVENT_TEMPLATES, LETTERS, NO, YES, format_options
+from d4s.questions.event_templates import EVENT_TEMPLATES, LETTERS, MULTIPLE_CHOICE_CUE, NO, TRUE_FALSE_CUE, YES, format_options
 from d4s.questions.prompts import v1, v2, v3
 from d4s.questions.prompts.v1 import Kind
 from d4s.questions.question_items import Item
@@ -252,7 +252,7 @@ def draft_from_answer(item: Item, base: Draft, answer: ModelAnswer) -> tuple[Dra
 
 def _fill_draft(item: Item, base: Draft, reply: Wordings | Statements) -> Draft:
     options = _fill_options(item, reply.distractors) if isinstance(reply, Choices) else ()
-    end = f" {format_options(options)}:" if options else ""
+    end = _cue(base, options)
 
     def template(text: str) -> str:
         return " ".join(text.split()).replace("{tail}", item.stated_tail) + end
@@ -264,6 +264,13 @@ def _fill_draft(item: Item, base: Draft, reply: Wordings | Statements) -> Draft:
         wordings=tuple(map(template, reply.wordings)),
         options=options,
     )
+
+
+def _cue(base: Draft, options: Sequence[str]) -> str:
+    """What follows the words of an answer, so that the target is the next token."""
+    if options:
+        return f" {format_options(options)}. {MULTIPLE_CHOICE_CUE}"
+    return f" {TRUE_FALSE_CUE}" if kind_of(base) == "yes_no" else ""
 
 
 def _fill_options(item: Item, distractors: Iterable[str]) -> tuple[str, ...]:

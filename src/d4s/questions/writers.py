@@ -78,7 +78,7 @@ class TemplateWriter:
     """Fills fixed wordings; which of them are for training and which are withheld is drawn per event and form."""
 
     name = "template"
-    version = "template-1"
+    version = "template-2"
     usage: Mapping[str, Mapping[str, int]] = {}
 
     def __init__(self, seed: int) -> None:

@@ -20,6 +20,8 @@ COLUMNS = (
     Column("median", "Median", "Perplexity"),
     Column("first_token", "First token", "Perplexity"),
     Column("joint", "Whole target", "Perplexity"),
+    Column("among_labels", "Among labels", "Perplexity"),
+    Column("label_mass", "Label mass", digits=2),
 )
 
 
@@ -34,7 +36,8 @@ def table(results: Results) -> Table:
         raise TableSkipped("no targets were scored under the unedited model")
     caption = (
         "Targets of the edits under the unedited model. Tokens: mean length; Distinct and Bits: number and entropy of the target texts; "
-        "perplexities are exp of the mean negative log-likelihood (per token, its median, of the first token, of the whole target)."
+        "perplexities are exp of the mean negative log-likelihood (per token, its median, of the first token, of the whole target, of the "
+        "target if the answer is one of the labels). Label mass: mean probability of all labels that a question offers."
     )
     return Table("Edit targets", caption, ("data set", "target"), COLUMNS, pd.DataFrame(rows))
 
@@ -56,4 +59,6 @@ def _row(results: Results, panel: Panel, which: str) -> dict[str, Any]:
         "median": numbers.median_perplexity,
         "first_token": float(np.exp(numbers.log_first_token.value)),
         "joint": float(np.exp(numbers.log_joint.value)),
+        "among_labels": float(np.exp(numbers.log_among_labels)),
+        "label_mass": numbers.label_mass,
     }

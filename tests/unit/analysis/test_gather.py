@@ -101,6 +101,7 @@ def made_cell(store: Path, editor: str, seed: int = 1, benchmarked: bool = True)
             "nll_per_token": 3.0,
             "nll_first_token": 3.0,
             "nll_joint": 3.0,
+            "label_mass": np.nan,
             "text": "x",
         }
         finish(objectives, "objectives", {"objectives.parquet": (pd.DataFrame([target]), schemas.OBJECTIVES)}, "manifest.json")

@@ -1,5 +1,6 @@
 """The stage `objectives`: losses of targets at the edit prompts, in rows per fact and target."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -25,6 +26,22 @@ def test_losses_are_those_of_the_network(tiny_model, tiny_facts):
     assert rows["new"]["nll_first_token"] == pytest.approx(float(nll[0]), rel=1e-4)
     assert rows["new"]["nll_joint"] == pytest.approx(float(nll.sum()), rel=1e-4)
     assert (rows["true"]["n_tokens"], rows["true"]["text"]) == (1, fact.target_true)
+
+
+@pytest.mark.parametrize(("target", "labels"), [("yes", ("yes", "no")), ("c", tuple("abcd"))])
+def test_label_mass_is_the_probability_of_all_labels_that_a_question_offers(tiny_model, tiny_facts, target, labels):
+    view = LiveModel(tiny_model())
+    facts = [replace(fact, target_new=target) for fact in tiny_facts(2)]
+    rows = [row for row in target_rows(view, facts) if row["target"] == "new"]
+    for fact, row in zip(facts, rows, strict=True):
+        joint = view.score([fact.prompt] * len(labels), list(labels)).joint_nll()
+        assert row["label_mass"] == pytest.approx(float(joint.neg().exp().sum()), rel=1e-5)
+        assert row["nll_joint"] >= -math.log(row["label_mass"])
+
+
+def test_a_phrase_has_no_label_mass(tiny_model, tiny_facts):
+    rows = target_rows(LiveModel(tiny_model()), [replace(tiny_facts(1)[0], target_new="Oslo")])
+    assert math.isnan(rows[0]["label_mass"])
 
 
 def test_facts_without_a_true_target_have_one_row(tiny_model, tiny_facts):

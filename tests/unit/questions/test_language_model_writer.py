@@ -16,7 +16,7 @@ from d4s.config import FORMS, Form, QuestionsSettings, WorldSettings
 from d4s.errors import MissingAnswersError, SettingsError
 from d4s.questions.answers import AnswerStore, key_of
 from d4s.questions.draft_checks import draft_issues
-from d4s.questions.event_templates import LETTERS, NO, YES
+from d4s.questions.event_templates import LETTERS, MULTIPLE_CHOICE_CUE, NO, YES
 from d4s.questions.language_model_writer import LanguageModelWriter
 from d4s.questions.prompts import v1, v2
 from d4s.questions.question_facts import questions
@@ -147,7 +147,10 @@ def test_targets_are_ours_and_words_the_models(form: Form, items: list[Item], ur
             assert (draft.options[item.answer], draft.options[item.counterfactual]) == (item.tail, item.new_tail)
             assert len(set(draft.options) & set(item.options)) == 2, "two distractors are the model's"
             offered = [f"{letter}) {option}" for letter, option in zip(LETTERS, draft.options, strict=True)]
-            assert all(f" {' '.join(offered)}:" in wording for wording in (draft.template, *draft.wordings, *draft.paraphrases))
+            assert all(
+                f" {' '.join(offered)}. {MULTIPLE_CHOICE_CUE}" in wording
+                for wording in (draft.template, *draft.wordings, *draft.paraphrases)
+            )
 
 
 def test_the_model_is_not_told_whether_a_statement_is_true(items: list[Item], tmp_path: Path) -> None:
@@ -313,7 +316,7 @@ def test_an_artefact_says_who_wrote_what_and_what_it_cost(folder: Path, tmp_path
     by_template = rows["writer"] == "template"
     assert 0 < by_template.sum() < len(rows) / 2
     assert set(rows["attempts"]) == {1} and (rows["fell_back"][by_template] != "").all() and (rows["fell_back"][~by_template] == "").all()
-    assert set(rows["prompt_version"][~by_template]) == {v1.VERSION} and set(rows["prompt_version"][by_template]) == {"template-1"}
+    assert set(rows["prompt_version"][~by_template]) == {v1.VERSION} and set(rows["prompt_version"][by_template]) == {"template-2"}
     assert usage[form, "fallbacks"] == by_template.sum()
     assert usage[form, "calls"] == usage[form, "answers"] == len(rows)
     assert usage[form, "paid_tokens_in"] == usage[form, "tokens_in"] > usage[form, "tokens_out"] > 0

@@ -36,7 +36,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         facts = form_facts(items, {key: found[form] for key, found in drafts.items()}, 0)
         sources = [
             {"fact_id": f"mqd:{item.event_id}", "event_id": item.event_id, "head": item.head, "relation": item.relation, "tail": item.tail,
-             "writer": "template", "prompt_version": "template-1", "response_sha256": "", "attempts": 0, "fell_back": ""}
+             "writer": "template", "prompt_version": "template-2", "response_sha256": "", "attempts": 0, "fell_back": ""}
             for item in items
         ]  # fmt: skip
         write_table(store / form / "facts.parquet", to_rows(facts), FACTS)
