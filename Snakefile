@@ -28,6 +28,7 @@ wildcard_constraints:
     targets=PLAN.names("targets"),
     objectives=PLAN.names("objectives"),
     run=PLAN.names("edit"),
+    singles=PLAN.names("edit_single"),
     measures=PLAN.names("measure"),
     benchmarks=PLAN.names("benchmark"),
     layers="[-a-z0-9]+",
@@ -89,7 +90,7 @@ rule inputs:
 
 rule runs:
     input:
-        PLAN.markers("edit"),
+        PLAN.markers("edit", "edit_single"),
 
 
 rule measures:

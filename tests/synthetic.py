@@ -121,7 +121,9 @@ def write_study(folder: Path, made: Made | None = None) -> Path:
         targets = _objectives(made, dataset)
         tables["objectives"].append(targets.assign(model="mini", dataset=dataset, editor="", seed=0))
     for name, schema in SCHEMAS.items():
-        write_table(folder / "data" / f"{name}.parquet", pd.concat(tables[name], ignore_index=True), schemas.with_cell_columns(schema))
+        with_cells = schemas.with_cell_columns(schema)
+        frame = pd.concat(tables[name], ignore_index=True) if tables[name] else pd.DataFrame(columns=with_cells.names)
+        write_table(folder / "data" / f"{name}.parquet", frame, with_cells)
     write_table(folder / "index.parquet", index, schemas.INDEX)
     write_table(folder / "summary.parquet", summary, schemas.SUMMARY)
     write_table(folder / "costs.parquet", _costs(), schemas.COSTS)
@@ -144,6 +146,7 @@ SCHEMAS = {
     "benchmark": schemas.BENCHMARK,
     "edit_log": schemas.EDIT_LOG,
     "objectives": schemas.OBJECTIVES,
+    "singles": schemas.SINGLES,
 }
 
 

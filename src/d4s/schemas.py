@@ -42,6 +42,11 @@ IMMEDIATE = ("efficacy_score", "efficacy_accuracy", "paraphrase_accuracy", "loca
 """Quantities of the edit log that are scores right after an edit."""
 EDIT_LOG = _schema(step=_int, request_id=_text, fact_id=_text, quantity=_text, layer=_int, value=_real)
 
+# single edits, each from the original weights: numbers of the step by layer, and of each probe by prompt
+SINGLES = _schema(
+    request_id=_text, fact_id=_text, order=_int, quantity=_text, prompt_id=_int, layer=_int, value=_real, status=_text,
+)  # fmt: skip
+
 # what the unedited model replies to every question (see d4s.metrics.probes); arg-max tokens and whether they are the answer's
 REPLIES = _schema(
     fact_id=_text, kind=_text, prompt_id=_int, answer=_text, nll=_real, alternative_nll=_real,

@@ -16,6 +16,7 @@ from d4s.config import (
     Form,
     MeasureSettings,
     PretrainSettings,
+    ProbeKind,
     TokenizerSettings,
     WorldSettings,
 )
@@ -87,21 +88,44 @@ class QuestionsDataset(Frozen):
     seed: int = Field(default=0, ge=0, description="Seed of counterfactual tails, distractors, positions and wordings.")
 
 
+class LayerSweep(Frozen):
+    """Layers to which every editor of a row is applied in turn, each under a name of its own such as `rome@2`."""
+
+    layers: Literal["all"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(default="all", description="The layers, or all of the model.")
+    window: Count = Field(default=1, description="Number of neighbouring layers edited together around each; fewer at both ends.")
+
+
 class GridRow(Frozen):
     """Every combination of the named models, data sets and editors, at the same lengths."""
 
     models: tuple[Name, ...] = Field(min_length=1, description="Names from `models`.")
     datasets: tuple[Name, ...] = Field(min_length=1, description="Names from `datasets`.")
     editors: tuple[Name, ...] = Field(min_length=1, description="Names from `editors`, or presets.")
-    lengths: tuple[Count, ...] = Field(min_length=1, description="Numbers of edits after which is measured; all come from one run.")
+    lengths: tuple[Count, ...] = Field(
+        min_length=1,
+        description="Numbers of edits after which is measured; all come from one run. Of single edits, the one number of requests.",
+    )
     benchmark: Literal["none", "longest", "all"] = Field(default="none", description="At which lengths the benchmarks run.")
+    protocol: Literal["sequence", "single"] = Field(
+        default="sequence", description="Edit one request after another, or every request alone, each from the original weights."
+    )
+    probes: tuple[ProbeKind, ...] = Field(default=(), description="What is asked after every single edit; needed for `protocol: single`.")
+    sweep: LayerSweep | None = Field(default=None, description="Apply every editor of the row to one layer after another.")
 
     @model_validator(mode="after")
     def _distinct(self) -> "GridRow":
-        for axis in ("models", "datasets", "editors", "lengths"):
+        for axis in ("models", "datasets", "editors", "lengths", "probes"):
             values = getattr(self, axis)
             if len(set(values)) != len(values):
                 raise ValueError(f"{axis} repeats an entry: {list(values)}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_protocol(self) -> "GridRow":
+        if self.protocol == "sequence" and self.probes:
+            raise ValueError("probes are asked after single edits; leave them out, or set protocol to single")
+        if self.protocol == "single" and not (self.probes and len(self.lengths) == 1 and self.benchmark == "none"):
+            raise ValueError("single edits need one length, the number of requests, and probes, and run no benchmark")
         return self
 
 
@@ -120,6 +144,7 @@ class ShardSettings(Frozen):
 
     targets: Count = Field(default=1, description="Jobs that share the blocks of targets of one request list.")
     moments: Count = Field(default=1, description="Jobs that share the layers whose moments are taken; each of them reads the text.")
+    edit_single: Count = Field(default=1, description="Jobs that share the blocks of requests which an editor edits alone.")
 
 
 class ExecutionSettings(Frozen):

@@ -1,4 +1,4 @@
-"""Runs, their measures and their benchmarks: a run of Snakemake that makes all three of a cell makes them in the process of the first."""
+"""Single edits; and runs with their measures and benchmarks, which one process makes where a run of Snakemake makes all of a cell."""
 
 
 rule edit:
@@ -27,6 +27,59 @@ rule edit:
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s edit {output:q} {params.inputs:q}"
         " --settings {params.settings:q} --code {params.code:q} --ahead {params.ahead:q} 2> {log:q}"
+
+
+rule edit_single:
+    input:
+        unpack(inputs_of("model", "facts", "contexts", "moments", "targets", "prepared", "baseline", "text")),
+        shards=shards_of,
+    output:
+        f"{STORE}/singles/{{singles}}/done/{{blocks}}.json",
+    log:
+        f"{LOGS}/edit_single/{{singles}}/{{blocks}}.log",
+    benchmark:
+        f"{LOGS}/edit_single/{{singles}}/{{blocks}}.tsv"
+    priority: priority_of
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s edit_single {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
+rule edit_single_shard:
+    input:
+        unpack(inputs_of("model", "facts", "contexts", "moments", "targets", "prepared", "baseline", "text")),
+    output:
+        temp(f"{STORE}/singles/{{singles}}/shards/{{shard}}.json"),
+    log:
+        f"{LOGS}/edit_single_shard/{{singles}}/{{shard}}.log",
+    benchmark:
+        f"{LOGS}/edit_single_shard/{{singles}}/{{shard}}.tsv"
+    priority: priority_of
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s edit_single {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
 
 
 rule measure:

@@ -17,15 +17,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from d4s.analysis.costs import write_costs
+from d4s.analysis.single_edits import SingleFolders, read_singles, single_rows
 from d4s.analysis.summary_rows import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
 from d4s.artifacts import MANIFEST, Artifact, atomic_write, write_json, write_table
 from d4s.editors.control_editors import is_control
 from d4s.log import progress
-from d4s.schemas import ANSWERS, BENCHMARK, CELL, EDIT_LOG, INDEX, NORMS, OBJECTIVES, PERPLEXITY, SCORES, SUMMARY, with_cell_columns
+from d4s.schemas import (
+    ANSWERS,
+    BENCHMARK,
+    CELL,
+    EDIT_LOG,
+    INDEX,
+    NORMS,
+    OBJECTIVES,
+    PERPLEXITY,
+    SCORES,
+    SINGLES,
+    SUMMARY,
+    with_cell_columns,
+)
 
 logger = logging.getLogger(__name__)
 MEASURE_TABLES = {"scores": SCORES, "answers": ANSWERS, "norms": NORMS, "perplexity": PERPLEXITY}
-GATHERED_TABLES = {**MEASURE_TABLES, "edit_log": EDIT_LOG, "benchmark": BENCHMARK, "objectives": OBJECTIVES}
+GATHERED_TABLES = {**MEASURE_TABLES, "edit_log": EDIT_LOG, "benchmark": BENCHMARK, "objectives": OBJECTIVES, "singles": SINGLES}
 NO_RUN = {"editor": "", "seed": 0}
 
 Add = Callable[[str, dict[str, Any], pd.DataFrame], None]
@@ -57,8 +71,8 @@ class CellFolders:
         return dict(zip(CELL, self.key, strict=True))
 
 
-def gather(cells: Sequence[CellFolders], out: Path, folders: Sequence[Path] = ()) -> None:
-    """Gather cells into the folder of a study; `folders` are all artefacts whose costs are listed.
+def gather(cells: Sequence[CellFolders], out: Path, folders: Sequence[Path] = (), singles: Sequence[SingleFolders] = ()) -> None:
+    """Gather cells, and those of single edits, into the folder of a study; `folders` are all artefacts whose costs are listed.
 
     Raises:
         ArtifactError: if an artefact is missing, unfinished, altered or of another kind.
@@ -70,8 +84,12 @@ def gather(cells: Sequence[CellFolders], out: Path, folders: Sequence[Path] = ()
         for cell in progress(ordered, "gathering", len(ordered)):
             summary += _gather_cell(cell, add)
             index += _index_rows(cell)
+        for single in sorted(singles, key=lambda cell: cell.key):
+            rows = read_singles(single)
+            add("singles", single.columns, rows)
+            summary += _with_names({**single.columns, "step": single.requests}, single_rows(rows))
         _gather_objectives(ordered, add)
-    write_json(out / "provenance.json", _provenance(ordered))
+    write_json(out / "provenance.json", _provenance(ordered, singles))
     write_table(out / "index.parquet", index, INDEX)
     write_table(out / "summary.parquet", summary, SUMMARY)
     write_costs(out / "costs.parquet", folders)
@@ -144,17 +162,22 @@ def _gather_objectives(cells: Sequence[CellFolders], add: Add) -> None:
         add("objectives", {"model": model, "dataset": dataset, **NO_RUN}, rows)
 
 
-def _provenance(cells: Sequence[CellFolders]) -> dict[str, Any]:
-    """Library versions, code digests and resolved settings of editors, as recorded in the manifests of the runs."""
+def _provenance(cells: Sequence[CellFolders], singles: Sequence[SingleFolders]) -> dict[str, Any]:
+    """Library versions, code digests and resolved settings of editors, as recorded in the manifests of runs and of single edits.
+
+    An editor of both kinds of cells has the settings and the code of its runs.
+    """
+    alone = {cell: cell.manifest for cell in singles}
     manifests = {cell: _open(cell.run, "runs", max(cell.steps)).manifest for cell in cells}
     versions: dict[str, set[str]] = {}
-    for manifest in manifests.values():
+    for manifest in (*alone.values(), *manifests.values()):
         for library, version in manifest.versions.items():
             versions.setdefault(library, set()).add(version)
     return {
         "versions": {library: sorted(found) for library, found in sorted(versions.items())},
-        "editors": {f"{cell.model} / {cell.editor}": _editor(cell) for cell in cells},
-        "code": {cell.editor: manifest.code for cell, manifest in manifests.items()},
+        "editors": {f"{cell.model} / {cell.editor}": manifest.settings["editor"] for cell, manifest in alone.items()}
+        | {f"{cell.model} / {cell.editor}": _editor(cell) for cell in cells},
+        "code": {cell.editor: manifest.code for cell, manifest in (*alone.items(), *manifests.items())},
     }
 
 

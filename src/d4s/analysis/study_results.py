@@ -194,8 +194,8 @@ class Results:
 
     @cached_property
     def models(self) -> list[str]:
-        """Models of the study."""
-        return sorted({run.model for run in self.runs})
+        """Models of the study, of runs and of single edits."""
+        return sorted({*self.index["model"], *self.summary["model"]})
 
     def panel_name(self, panel: Panel) -> str:
         """Display name of a panel: its data set, with the model where the study has several."""
@@ -203,8 +203,8 @@ class Results:
 
     @cached_property
     def seeds(self) -> list[int]:
-        """Seeds of the study."""
-        return sorted({run.seed for run in self.runs})
+        """Seeds of the study, of runs and of single edits."""
+        return sorted({*map(int, self.index["seed"]), *map(int, self.summary["seed"])})
 
     def form(self, dataset: str) -> str | None:
         """The form of a multi-question data set, or its control; None for data sets of facts."""

@@ -17,7 +17,7 @@ def retained_rows(scores: pd.DataFrame) -> list[Row]:
     rows: list[Row] = []
     for protocol, part in scores.groupby("protocol", sort=True):
         by_fact = part.groupby(["fact_id", "metric"])["value"].mean().unstack("metric")
-        rows += _means(str(protocol), by_fact)
+        rows += mean_rows(str(protocol), by_fact)
     return rows
 
 
@@ -25,10 +25,11 @@ def immediate_rows(log: pd.DataFrame, step: int) -> list[Row]:
     """Scores taken right after each of the first `step` edits."""
     part = log[(log["step"] <= step) & log["quantity"].isin(IMMEDIATE)]
     by_edit = part.groupby(["fact_id", "quantity"])["value"].mean().unstack("quantity")
-    return _means("immediate", by_edit)
+    return mean_rows("immediate", by_edit)
 
 
-def _means(protocol: str, values: pd.DataFrame) -> list[Row]:
+def mean_rows(protocol: str, values: pd.DataFrame) -> list[Row]:
+    """Means of the columns over rows with a value, with bootstrap intervals over rows; columns without any are left out."""
     present = values.dropna(axis=1, how="all")
     if present.empty:
         return []

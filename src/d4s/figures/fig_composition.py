@@ -15,7 +15,7 @@ from d4s.analysis.norm_comparison import norm_at
 from d4s.analysis.study_results import Panel, Results
 from d4s.editors.presets import PRESETS
 from d4s.figures.captions import on_datasets
-from d4s.figures.plot_elements import Drawing, FigureSkipped, panels, percent_ticks, ratio_axis
+from d4s.figures.plot_elements import NO_SEQUENCE, Drawing, FigureSkipped, panels, percent_ticks, ratio_axis
 from d4s.figures.style import GRID, MUTED, PAPER, Page, method_style
 
 FEWEST = 4
@@ -39,6 +39,8 @@ def figure(results: Results) -> Drawing:
     Raises:
         FigureSkipped: if there are fewer than four different ones.
     """
+    if not results.main_panels:
+        raise FigureSkipped(NO_SEQUENCE)
     shown = max(results.main_panels, key=lambda panel: len(_combinations(results, panel)))
     found = _combinations(results, shown)
     length = results.shared_length(shown, found)

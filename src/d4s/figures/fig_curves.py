@@ -6,15 +6,31 @@ from d4s.analysis.curves import summary_curve
 from d4s.analysis.display_names import METRIC_NAMES, sorted_editors
 from d4s.analysis.study_results import Panel, Results
 from d4s.figures.captions import interval_note, on_datasets, sample_sizes, title_suffix
-from d4s.figures.plot_elements import Drawing, curve, edits_axis, label_panels, methods_legend, panels, percent_axis
+from d4s.figures.plot_elements import (
+    NO_SEQUENCE,
+    Drawing,
+    FigureSkipped,
+    curve,
+    edits_axis,
+    label_panels,
+    methods_legend,
+    panels,
+    percent_axis,
+)
 from d4s.figures.style import Page
 
 HEIGHT = 1.9
 
 
 def figure(results: Results) -> Drawing:
-    """The figure, three panels per data set."""
+    """The figure, three panels per data set.
+
+    Raises:
+        FigureSkipped: if there are single edits alone.
+    """
     shown = results.main_panels
+    if not shown:
+        raise FigureSkipped(NO_SEQUENCE)
     caption = (
         "Retained efficacy, paraphrase and specificity (teacher-forced token accuracy; specificity is agreement with the frozen unedited "
         f"model), measured on all edits after the whole sequence{on_datasets(results, shown)}. "

@@ -6,6 +6,7 @@ from d4s.analysis.curves import benchmark_curve, layer_norms, norm_curve
 from d4s.analysis.study_results import Panel, Results
 from d4s.figures.captions import benchmark_interval_note, on_datasets
 from d4s.figures.plot_elements import (
+    NO_SEQUENCE,
     Drawing,
     FigureSkipped,
     curve,
@@ -29,6 +30,8 @@ def figure(results: Results) -> Drawing:
     Raises:
         FigureSkipped: if no run logged norms.
     """
+    if not results.main_panels:
+        raise FigureSkipped(NO_SEQUENCE)
     shown = max(results.main_panels, key=lambda panel: len(_editors_with_norms(results, panel)))
     editors = _editors_with_norms(results, shown)
     if not editors:

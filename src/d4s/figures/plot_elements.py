@@ -23,6 +23,9 @@ class FigureSkipped(Exception):
     """Data that a figure shows are missing from the study; the message names them."""
 
 
+NO_SEQUENCE = "no sequence of edits was run"
+
+
 @dataclass(frozen=True, slots=True)
 class Drawing:
     """A figure before it is drawn: its title, its caption, and a function that draws it for a page."""

@@ -5,14 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from d4s.metrics.perplexity_aggregates import aggregate_perplexities
 from d4s.models.edited_model import EditedModel
 
 
 def perplexities(model: EditedModel, rows: Sequence[Sequence[int]]) -> dict[str, float]:
     """Perplexities of rows of token ids; the first token of a row is context only.
-
-    `perplexity` is exp(total negative log-likelihood / total tokens); `perplexity_row_mean` and `perplexity_row_median`
-    are the mean and the median over rows of exp(mean negative log-likelihood of the row). Outliers dominate the mean.
 
     Raises:
         ValueError: if a row has no token to predict.
@@ -20,14 +18,7 @@ def perplexities(model: EditedModel, rows: Sequence[Sequence[int]]) -> dict[str,
     counts = np.array([len(row) - 1 for row in rows])
     if len(rows) == 0 or counts.min() < 1:
         raise ValueError("perplexity needs rows of at least two tokens")
-    nll = model.text_nll(rows).double().numpy()
-    with np.errstate(over="ignore"):
-        by_row = np.exp(nll / counts)
-        return {
-            "perplexity": float(np.exp(nll.sum() / counts.sum())),
-            "perplexity_row_mean": float(by_row.mean()),
-            "perplexity_row_median": float(np.median(by_row)),
-        }
+    return aggregate_perplexities(model.text_nll(rows).double().numpy(), counts)
 
 
 def perplexity_rows(step: int, text: str, now: Mapping[str, float], before: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from d4s import __version__
 from d4s.analysis.display_names import dataset_name, method_name, sorted_editors
 from d4s.analysis.example_answers import examples
 from d4s.analysis.shortcomings import shortcomings
+from d4s.analysis.single_edits import SingleEdits
 from d4s.analysis.study_results import Results
 from d4s.analysis.verdicts import show, show_interval
 from d4s.artifacts import write_text
@@ -102,15 +103,16 @@ def _criteria(study_dir: Path) -> dict[str, Any]:
 
 def _summary(results: Results) -> dict[str, Any]:
     """Names and counts that describe the study."""
-    lengths = sorted({int(step) for step in results.index["step"]})
+    singles = SingleEdits.of(results)
+    alone = [cell.editor.partition("@")[0] for cell in singles.cells]
+    methods = sorted_editors([*alone, *(editor for panel in results.panels for editor in results.editors(panel))])
     return {
         "models": results.models,
-        "datasets": list(dict.fromkeys(dataset_name(panel.dataset) for panel in results.panels)),
-        "methods": [
-            method_name(editor) for editor in sorted_editors(editor for panel in results.panels for editor in results.editors(panel))
-        ],
-        "longest": lengths[-1],
-        "runs": len(results.runs),
+        "datasets": list(dict.fromkeys(dataset_name(panel.dataset) for panel in (*results.panels, *singles.panels))),
+        "methods": list(map(method_name, methods)),
+        "longest": max(map(int, results.index["step"]), default=0),
+        "single": max((len(singles.statuses(cell)) for cell in singles.cells), default=0),
+        "runs": len(results.runs) + len(singles.cells),
         "seeds": results.seeds,
     }
 

@@ -9,12 +9,13 @@ from d4s.config import BenchmarkSettings, MeasureSettings, MomentsSettings, Pret
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import parse_editor
 from d4s.editors.parts.input_settings import PrepareSettings, TargetsJobSettings
+from d4s.editors.single_blocks import SINGLES_PER_BLOCK
 from d4s.models.model_shape import UnknownShape, shape_of_model
 from d4s.resources import memory_estimate, work_estimate
 from d4s.resources.machine_speed import LIGHT_STARTUP, STARTUP, Speed
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
 from d4s.resources.requirements import Bytes, Number, Requirements, Work
-from d4s.runs.run_settings import BaselineSettings
+from d4s.runs.run_settings import BaselineSettings, SingleSettings
 from d4s.study.graph import Node
 from d4s.study.resolve import StudyPlan
 from d4s.study.rule_lookups import STAGES_OF_RUN
@@ -69,7 +70,7 @@ class ResourceEstimates:
         self.plan, self._has_device = plan, has_device
         self.unknown: dict[str, str] = {}
         self._placements: dict[str, ModelPlacement] = {}
-        for name in dict.fromkeys(cell.key.model for cell in plan.cells):
+        for name in plan.models:
             try:
                 self._placements[name] = self._place_model(name)
             except UnknownShape as error:
@@ -219,6 +220,13 @@ def _edit(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...],
     return needed, disk, work_estimate.edit(placement, editor, max(lengths), prompt_sizes)
 
 
+def _edit_single(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    settings, prompt_sizes = SingleSettings.model_validate(node.settings), estimates.prompt_sizes(node)
+    requests = len(manifests) * SINGLES_PER_BLOCK
+    todo = work_estimate.singles(placement, settings, requests, prompt_sizes)
+    return memory_estimate.single(placement, settings.editor, prompt_sizes), requests * 5e3, todo
+
+
 def _measure(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
     editor, lengths, prompt_sizes = parse_editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
     settings = MeasureSettings.model_validate(node.settings["measure"])
@@ -258,6 +266,7 @@ _ESTIMATORS: Mapping[str, Estimator] = {
     "prepare": _prepare,
     "baseline": _baseline,
     "edit": _edit,
+    "edit_single": _edit_single,
     "measure": _measure,
     "benchmark": _benchmark,
     "world_report": _world_report,

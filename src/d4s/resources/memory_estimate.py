@@ -175,6 +175,12 @@ def edit(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_s
     return split(placement, WITH_TABLES, on_host, {"weights": placement.weights, **held, **passes})
 
 
+def single(placement: ModelPlacement, editor: FamilySettings, prompt_sizes: PromptSizes) -> tuple[Bytes, Bytes]:
+    """One edit at a time, then questions and text: the larger of a sequence of one edit and of its measures."""
+    alternatives = edit(placement, editor, 1, prompt_sizes), measure(placement, editor, 1, prompt_sizes, MeasureSettings(generate=False))
+    return max(alternatives, key=lambda needed: sum(needed[0].values()) + sum(needed[1].values()))
+
+
 def _read(editor: FamilySettings, shape: Shape) -> dict[str, Number]:
     """Second moments or bases as they are read, per layer."""
     if "moments" in editor.required_inputs:

@@ -14,6 +14,7 @@ from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.editors.parts.target_rule import TargetSettings
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes, at_once
 from d4s.resources.requirements import Number, Work
+from d4s.runs.run_settings import SingleSettings
 
 QUESTIONS, QUESTION_TOKENS = 9, 14
 
@@ -92,6 +93,13 @@ def edit(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_s
     if target := editor.step_targets():
         found += target_work(placement, target, prompt_sizes, edits, editor.batch)
     return found
+
+
+def singles(placement: ModelPlacement, settings: SingleSettings, requests: int, prompt_sizes: PromptSizes) -> Work:
+    """Requests edited alone: a step, the change made ready where steps write none, questions and text; text once if unedited."""
+    editor, texts = settings.editor, requests if settings.editor.is_measured else 1
+    found = edit(placement, editor, requests, prompt_sizes) + read(placement, settings.perplexity_rows).times(texts)
+    return found + replay(placement, editor, 1, prompt_sizes).times(requests) if editor.is_deferred else found
 
 
 def measure(

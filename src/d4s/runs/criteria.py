@@ -18,8 +18,8 @@ from d4s.editors.contexts import read_contexts
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.editor_settings import FamilySettings
 from d4s.editors.families import build
+from d4s.editors.first_edit import first_edit_settings
 from d4s.editors.keys import read_activations
-from d4s.editors.least_squares_settings import LocateThenEdit
 from d4s.editors.moments import read_moments
 from d4s.editors.parts.key_rule import KeySettings
 from d4s.editors.parts.target_rule import TargetSettings
@@ -117,16 +117,6 @@ class CriteriaRun:
             return read_targets(folder, requests)
         log.info("targets of %d requests at block %d", len(requests), settings.layer)
         return optimise_requests(self.model, requests, self.contexts, settings)
-
-
-def first_edit_settings(settings: FamilySettings) -> FamilySettings:
-    """The same editor with its target at the original weights, where a first edit begins, if the editor allows it.
-
-    Targets at the original weights are computed for many requests in one batch.
-    """
-    if isinstance(settings, LocateThenEdit) and not settings.residual_schedule.has_own_targets and not settings.history.replays:
-        return settings.model_copy(update={"target": settings.target.model_copy(update={"at": "original"})})
-    return settings
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from d4s.config import BenchmarkSettings, MeasureSettings
+from d4s.config import BenchmarkSettings, MeasureSettings, ProbeKind
 from d4s.editors.editor_settings import EditorSettings
 from d4s.settings_base import Count, Frozen, Name
 
@@ -12,6 +12,13 @@ class RunSettings(Frozen):
 
     editor: EditorSettings
     seed: int = Field(ge=0, description="Draw of the requests and their order.")
+
+
+class SingleSettings(RunSettings):
+    """Requests edited alone, each from the original weights."""
+
+    probes: tuple[ProbeKind, ...] = Field(min_length=1, description="What is asked after every edit.")
+    perplexity_rows: int = Field(default=0, ge=0, description="Rows of held-out text; none where 0.")
 
 
 class BaselineSettings(Frozen):

@@ -7,7 +7,7 @@ from d4s.study.resolve import StudyPlan
 
 def overview(plan: StudyPlan) -> Iterator[str]:
     """Lines that say what there is to do."""
-    yield f"study {plan.study.study!r}: {len(plan.cells)} cells, {len(plan.nodes)} artefacts"
+    yield f"study {plan.study.study!r}: {len(plan.cells) + len(plan.singles)} cells, {len(plan.nodes)} artefacts"
     for stage in dict.fromkeys(node.stage for node in plan.nodes):
         nodes = plan.of(stage)
         outputs = [path for node in nodes for path in node.manifests]
@@ -17,3 +17,6 @@ def overview(plan: StudyPlan) -> Iterator[str]:
         key = cell.key
         lengths = ", ".join(map(str, cell.lengths))
         yield f"  {key.model} x {key.dataset} x {key.editor}, seed {key.seed}: {lengths} edits ({cell.run.folder.name})"
+    for cell in plan.singles:
+        key = cell.key
+        yield f"  {key.model} x {key.dataset} x {key.editor}, seed {key.seed}: {cell.requests} single edits ({cell.singles.folder.name})"

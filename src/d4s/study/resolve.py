@@ -4,17 +4,19 @@ Snakemake, `d4s plan`, `d4s prune` and the last stages all ask `resolve`; it imp
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from d4s.config import FORMS, FactsSettings, MeasureSettings
+from d4s.config import FORMS, FactsSettings, MeasureSettings, ProbeKind
 from d4s.editors.control_editors import edited_as, is_control
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
-from d4s.editors.editor_settings import EditorSettings, parse_editor
-from d4s.editors.editor_settings import resolve as resolve_editor
+from d4s.editors.editor_settings import EditorSettings, Unedited, parse_editor
 from d4s.editors.families import modules_of
+from d4s.editors.first_edit import first_edit_settings
+from d4s.editors.single_blocks import manifests_of_blocks
 from d4s.errors import SettingsError
 from d4s.facts.event_readers import EVENT_FILES, EVENT_READERS
 from d4s.facts.readers import READERS, files_of
@@ -25,13 +27,15 @@ from d4s.questions.writers import WRITERS
 from d4s.settings_base import canonical, validate
 from d4s.study.code_digests import code_digest
 from d4s.study.graph import Node, RawFile, merge_nodes
+from d4s.study.grid_editors import named_editors, row_editors
 from d4s.study.stages import SETTINGS, STAGES
 from d4s.study.validation import find_problems
-from d4s.study_settings import FactsDataset, HFModel, QuestionsDataset, RecordsModel, Study, WorldModel, data_folder
+from d4s.study_settings import FactsDataset, GridRow, HFModel, QuestionsDataset, RecordsModel, Study, WorldModel, data_folder
 from d4s.world.reader import STYLES
 from d4s.writer_settings import ReplayWriterSettings, TemplateWriterSettings
 
 WORLD_REPORT_SEED = 0
+REFERENCE = "unedited"
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,39 @@ class PlannedCell:
 
 
 @dataclass(frozen=True)
+class PlannedSingles:
+    """A cell of single edits: how many requests are edited alone, and the artefact with their results."""
+
+    key: CellKey
+    requests: int
+    singles: Node
+
+
+@dataclass(frozen=True)
 class StudyPlan:
     """A resolved study."""
 
     study: Study
     cells: tuple[PlannedCell, ...]
+    singles: tuple[PlannedSingles, ...]
     world_reports: tuple[Node, ...]
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models that are edited."""
+        return list(dict.fromkeys(cell.key.model for cell in (*self.cells, *self.singles)))
+
+    @property
+    def facts(self) -> dict[str, Node]:
+        """The artefacts of the data sets that requests are drawn from, by name."""
+        drawn = {cell.key.dataset: run for cell, run in [*((c, c.run) for c in self.cells), *((c, c.singles) for c in self.singles)]}
+        return {name: facts for name, run in drawn.items() if isinstance(facts := run.inputs["facts"], Node)}
 
     @cached_property
     def nodes(self) -> list[Node]:
         """Every artefact once, inputs before what they feed."""
         ends = [node for cell in self.cells for node in (cell.run, cell.measure, cell.benchmark, cell.objectives) if node]
+        ends += [cell.singles for cell in self.singles]
         return merge_nodes([step for node in (*ends, *self.world_reports) for step in (*node.upstream(), node)])
 
     def of(self, stage: str) -> list[Node]:
@@ -92,7 +118,8 @@ def resolve(study: Study) -> StudyPlan:
         raise SettingsError("the study cannot be resolved:\n" + "\n".join(f"  {problem}" for problem in found))
     resolver = _NodeBuilder(study)
     cells = [resolver.cell(key, lengths, benchmarks) for key, (lengths, benchmarks) in _lengths_by_cell(study).items()]
-    return StudyPlan(study, tuple(cells), tuple(resolver.world_reports()))
+    singles = [resolver.singles(key, requests, probes) for key, (requests, probes) in _singles_by_cell(study).items()]
+    return StudyPlan(study, tuple(cells), tuple(singles), tuple(resolver.world_reports()))
 
 
 def plain_values(study: Study, *without: str) -> dict[str, Any]:
@@ -106,15 +133,30 @@ def plain_values(study: Study, *without: str) -> dict[str, Any]:
 def _lengths_by_cell(study: Study) -> dict[CellKey, tuple[tuple[int, ...], tuple[int, ...]]]:
     """Lengths and benchmark lengths of every cell, rows of the grid united."""
     found: dict[CellKey, tuple[set[int], set[int]]] = {}
-    for row in study.grid:
-        for model in row.models:
-            for dataset in row.datasets:
-                for editor in row.editors:
-                    for seed in study.seeds:
-                        lengths, benchmarks = found.setdefault(CellKey(model, dataset, editor, seed), (set(), set()))
-                        lengths.update(row.lengths)
-                        benchmarks.update({"none": (), "longest": (max(row.lengths),), "all": row.lengths}[row.benchmark])
+    for row, key in _rows_of_cells(study, "sequence"):
+        lengths, benchmarks = found.setdefault(key, (set(), set()))
+        lengths.update(row.lengths)
+        benchmarks.update({"none": (), "longest": (max(row.lengths),), "all": row.lengths}[row.benchmark])
     return {key: (tuple(sorted(lengths)), tuple(sorted(benchmarks))) for key, (lengths, benchmarks) in found.items()}
+
+
+def _singles_by_cell(study: Study) -> dict[CellKey, tuple[int, tuple[ProbeKind, ...]]]:
+    """Number of requests and probes of every cell of single edits, and of the unedited model for all that is held against it."""
+    found: dict[CellKey, tuple[int, tuple[ProbeKind, ...]]] = {}
+    for row, key in _rows_of_cells(study, "single"):
+        for cell in (key, replace(key, editor=REFERENCE)):
+            requests, probes = found.get(cell, (0, ()))
+            asked = {*probes, *row.probes}
+            found[cell] = max(requests, *row.lengths), tuple(kind for kind in get_args(ProbeKind) if kind in asked)
+    return found
+
+
+def _rows_of_cells(study: Study, protocol: str) -> Iterator[tuple[GridRow, CellKey]]:
+    """Every cell of every row with one of the protocols."""
+    for row in (row for row in study.grid if row.protocol == protocol):
+        for model in row.models:
+            for dataset, editor, seed in product(row.datasets, row_editors(study, row, model), study.seeds):
+                yield row, CellKey(model, dataset, editor, seed)
 
 
 class _NodeBuilder:
@@ -280,6 +322,18 @@ class _NodeBuilder:
         objectives = self._node("objectives", f"{key.model}.{key.dataset}", {}, {"model": model, "facts": facts})
         return PlannedCell(key, lengths, benchmark_lengths, run, measure, benchmark, objectives)
 
+    def singles(self, key: CellKey, requests: int, probes: tuple[ProbeKind, ...]) -> PlannedSingles:
+        """The artefact of a cell of single edits; targets are those of the original model for every editor that can take them."""
+        editor = Unedited() if key.editor == REFERENCE else first_edit_settings(self._editors(key.model)[key.editor])
+        rows = self.study.measure.perplexity_rows if "text" in probes else 0
+        settings = {"editor": editor.model_dump(mode="json"), "seed": key.seed, "probes": probes, "perplexity_rows": rows}
+        inputs: dict[str, Node | RawFile] = {"model": self.model(key.model), "facts": self.dataset(key.dataset)}
+        inputs |= {"baseline": self.baseline(key, requests), **self.needs(key, editor, requests)}
+        label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
+        blocks, text = manifests_of_blocks(requests), {"text": self.corpus(key.model)} if rows else {}
+        node = self._node("edit_single", label, settings, inputs | text, outputs=blocks, modules=modules_of(editor))
+        return PlannedSingles(key, requests, node)
+
     def _run(self, key: CellKey, inputs: Mapping[str, Node | RawFile], lengths: tuple[int, ...]) -> Node:
         """The run behind a cell; a control shares that of the editor that it is a control of."""
         editors = self._editors(key.model)
@@ -291,9 +345,8 @@ class _NodeBuilder:
     def _editors(self, model: str) -> dict[str, EditorSettings]:
         """The editors that the grid applies to a model, by name."""
         if model not in self._resolved:
-            column = self.study.models[model].hparams_for
-            named = dict.fromkeys(editor for row in self.study.grid if model in row.models for editor in row.editors)
-            self._resolved[model] = {name: resolve_editor(name, self.study.editors.get(name, {}), column) for name in named}
+            rows = [row_editors(self.study, row, model) for row in self.study.grid if model in row.models]
+            self._resolved[model] = {name: editor for named in rows for name, editor in named.items()}
         return self._resolved[model]
 
     def _benchmark(
@@ -316,12 +369,12 @@ class _NodeBuilder:
     def world_reports(self) -> Iterator[Node]:
         """The report against the editor-neutral criteria, on seed 0, for every edited model that is trained on the world.
 
-        Controls are left out: a scrambled change is not meant to succeed.
+        Controls are left out: a scrambled change is not meant to succeed. Editors that are swept over layers are asked at their own.
         """
         for name, model in self.study.models.items():
             if not isinstance(model, WorldModel):
                 continue
-            editors = {editor: found for editor, found in self._editors(name).items() if not is_control(found.model_dump())}
+            editors = {editor: found for editor, found in named_editors(self.study, name).items() if not is_control(found.model_dump())}
             layers = tuple(sorted({layer for editor in editors.values() for layer in editor.moment_layers}))
             inputs: dict[str, Node | RawFile] = {"model": self.model(name), "facts": self.facts(FactsDataset(source="world", style="qa"))}
             inputs["contexts"] = self.contexts(name, WORLD_REPORT_SEED)

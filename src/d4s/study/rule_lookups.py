@@ -15,7 +15,7 @@ from d4s.end_markers import SHARDS, marker_name
 from d4s.study.graph import Node
 from d4s.study.resolve import StudyPlan
 
-SHARED_STAGES = ("moments", "targets")
+SHARED_STAGES = ("moments", "targets", "edit_single")
 """Stages whose parts several jobs may share."""
 STAGES_OF_DRAW, STAGES_OF_RUN = ("baseline", "targets", "objectives"), ("measure", "benchmark")
 

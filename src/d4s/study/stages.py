@@ -87,6 +87,13 @@ STAGES: dict[str, Stage] = {
         "Edit one sequence, continuing its ledger; the output is done/LENGTHS.json.",
         "n",
     ),
+    "edit_single": Stage(
+        "singles",
+        "d4s.runs.single_stage:edit_single",
+        "d4s.runs.run_settings:SingleSettings",
+        "Edit every request of blocks alone, from the original weights, and ask about each; the output is done/BLOCKS.json.",
+        "b",
+    ),
     "measure": Stage(
         "measures",
         "d4s.runs.measure:measure",

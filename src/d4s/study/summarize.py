@@ -3,8 +3,9 @@
 from d4s.analysis.dataset_samples import write_items
 from d4s.analysis.dvc_metrics import write_metrics
 from d4s.analysis.gather import CellFolders, gather
+from d4s.analysis.single_edits import SingleFolders
 from d4s.artifacts import Artifact, write_json
-from d4s.study.graph import Node
+from d4s.schemas import CELL
 from d4s.study.resolve import StudyPlan, resolve, results_folder
 from d4s.study_settings import Study
 
@@ -16,9 +17,8 @@ def summarize(study: Study) -> None:
     """Gather every cell of a study into results/STUDY, with the criteria of its models and the folders of the store it uses."""
     plan = resolve(study)
     out = results_folder(study)
-    gather(cells_of(plan), out, [node.folder for node in plan.nodes])
-    facts = {cell.key.dataset: cell.run.inputs["facts"] for cell in plan.cells}
-    write_items(out / "data" / "items.parquet", {name: node.folder for name, node in facts.items() if isinstance(node, Node)})
+    gather(cells_of(plan), out, [node.folder for node in plan.nodes], singles_of(plan))
+    write_items(out / "data" / "items.parquet", {name: node.folder for name, node in plan.facts.items()})
     write_metrics(out)
     write_json(
         out / CRITERIA_FILE, {node.label: Artifact.open(node.folder, node.kind).json("criteria.json") for node in plan.world_reports}
@@ -43,4 +43,12 @@ def cells_of(plan: StudyPlan) -> list[CellFolders]:
             objectives=cell.objectives.folder,
         )
         for cell in plan.cells
+    ]
+
+
+def singles_of(plan: StudyPlan) -> list[SingleFolders]:
+    """The cells of single edits of a plan as the gathering wants them."""
+    return [
+        SingleFolders(*(getattr(cell.key, name) for name in CELL), requests=cell.requests, folder=cell.singles.folder)
+        for cell in plan.singles
     ]

@@ -9,8 +9,8 @@ from d4s.errors import SettingsError
 from d4s.facts.event_readers import EVENT_FILES
 from d4s.facts.readers import files_of
 from d4s.metrics.benchmark_files import BENCHMARK_FILES
-from d4s.models.model_shape import UnknownShape, shape_of_model
 from d4s.registry import nearest
+from d4s.study.grid_editors import layers_of, row_editors
 from d4s.study_settings import FactsDataset, GridRow, HFModel, QuestionsDataset, RecordsModel, Study, data_folder
 from d4s.world.reader import STYLES
 from d4s.writer_settings import ReplayWriterSettings
@@ -45,18 +45,25 @@ def _editors(study: Study, row: GridRow, where: str) -> Iterator[str]:
     for name in row.editors:
         for model in row.models:
             if model in study.models:
-                yield from _editor(study, name, model, row.lengths, where)
+                yield from _editor(study, row.model_copy(update={"editors": (name,)}), model, where)
 
 
-def _editor(study: Study, name: str, model: str, lengths: tuple[int, ...], where: str) -> Iterator[str]:
+def _editor(study: Study, row: GridRow, model: str, where: str) -> Iterator[str]:
+    """What is wrong with the one editor of a row, at each layer where it is swept."""
     try:
-        editor = resolve_editor(name, study.editors.get(name, {}), study.models[model].hparams_for)
+        editors = row_editors(study, row, model)
     except SettingsError as error:
         yield f"{where}.editors: {error}"
         return
-    if broken := [length for length in lengths if length % editor.batch]:
+    for name, editor in editors.items():
+        yield from _resolved_editor(study, row, (name, editor), model, where)
+
+
+def _resolved_editor(study: Study, row: GridRow, named: tuple[str, EditorSettings], model: str, where: str) -> Iterator[str]:
+    name, editor = named
+    if row.protocol == "sequence" and (broken := [length for length in row.lengths if length % editor.batch]):
         yield f"{where}.lengths: {broken} do not end with a batch of {name!r}; make them multiples of {editor.batch}"
-    layers = _layers_of(study, model)
+    layers = layers_of(study, model)
     if layers is not None and (beyond := [layer for layer in _edited(editor) if layer >= layers]):
         yield f"{where}.editors: {name!r} edits layers {beyond}, but {model!r} has layers 0 to {layers - 1}; set layers and target.layer"
 
@@ -64,14 +71,6 @@ def _editor(study: Study, name: str, model: str, lengths: tuple[int, ...], where
 def _edited(editor: EditorSettings) -> list[int]:
     target = getattr(editor, "target", None)
     return sorted({*editor.layers, *([target.layer] if target else [])})
-
-
-def _layers_of(study: Study, name: str) -> int | None:
-    """How many layers a model has, or will have; None where its configuration is not on this machine."""
-    try:
-        return shape_of_model(study.models[name]).layers
-    except UnknownShape:
-        return None
 
 
 def _unused_editors(study: Study) -> Iterator[str]:

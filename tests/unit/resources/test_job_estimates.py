@@ -164,7 +164,7 @@ def test_every_artefact_has_its_jobs_and_shards_share_them() -> None:
 
 def test_the_seams_need_no_torch() -> None:
     code = (
-        "import sys; from pathlib import Path; from d4s.config import load_study; from d4s.study.resolve import resolve;"
+        "import sys; from pathlib import Path; from d4s.study_settings import load_study; from d4s.study.resolve import resolve;"
         "from d4s.resources.rule_resources import RuleResourceTable; from d4s.study.rule_lookups import RuleLookups;"
         "plan = resolve(load_study(Path('params.yaml')));"
         "RuleResourceTable(RuleLookups(plan)).of(plan.nodes[0].name); sys.exit('torch' in sys.modules)"

@@ -27,7 +27,17 @@ RARE = {  # what no study of grids/ reads
         "asked": {"source": "questions", "events": "world", "form": "true_false"},
     },
     "questions": {"writer": "replay", "store": "answers.jsonl"},
-    "grid": [{"models": ["mini"], "datasets": ["checked", "ripple", "pep", "asked"], "editors": ["memit"], "lengths": [3]}],
+    "grid": [
+        {"models": ["mini"], "datasets": ["checked", "ripple", "pep", "asked"], "editors": ["memit"], "lengths": [3]},
+        {
+            "models": ["mini"],
+            "datasets": ["asked"],
+            "editors": ["alphaedit", "d4s"],
+            "lengths": [3],
+            "protocol": "single",
+            "probes": ["text"],
+        },
+    ],
 }
 
 

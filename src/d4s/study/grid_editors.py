@@ -1,0 +1,74 @@
+"""The editors of a grid's rows by name, resolved for a model: as they are named, and swept over layers."""
+
+from d4s.editors.editor_settings import EditorSettings, parse_editor
+from d4s.editors.editor_settings import resolve as resolve_editor
+from d4s.errors import SettingsError
+from d4s.models.model_shape import UnknownShape, shape_of_model
+from d4s.study_settings import GridRow, LayerSweep, Study
+
+
+def named_editors(study: Study, model: str) -> dict[str, EditorSettings]:
+    """The editors that rows name for a model, without sweeps.
+
+    Raises:
+        SettingsError: if one cannot be resolved.
+    """
+    column = study.models[model].hparams_for
+    names = dict.fromkeys(name for row in study.grid if model in row.models for name in row.editors)
+    return {name: resolve_editor(name, study.editors.get(name, {}), column) for name in names}
+
+
+def row_editors(study: Study, row: GridRow, model: str) -> dict[str, EditorSettings]:
+    """The editors of a row for a model; a swept one at each of its layers, named as in `rome@2`.
+
+    Raises:
+        SettingsError: if one cannot be resolved, or cannot be moved to a layer.
+    """
+    column = study.models[model].hparams_for
+    named = {name: resolve_editor(name, study.editors.get(name, {}), column) for name in row.editors}
+    if row.sweep is None:
+        return named
+    layers = layers_of(study, model)
+    if layers is None:
+        raise SettingsError(f"the layers of {model!r} are unknown until its configuration is on this machine; fetch the model first")
+    return {
+        f"{name}@{layer}": _at_layer(name, editor, layers_around(layer, row.sweep.window, layers))
+        for name, editor in named.items()
+        for layer in _swept_layers(row.sweep, layers)
+    }
+
+
+def _swept_layers(sweep: LayerSweep, layers: int) -> tuple[int, ...]:
+    """The layers of a sweep; those that the model lacks are left to the check of every editor's layers."""
+    return tuple(range(layers)) if sweep.layers == "all" else sweep.layers
+
+
+def layers_around(layer: int, window: int, layers: int) -> tuple[int, ...]:
+    """A window of layers around one, from max(0, l − ⌊w/2⌋) to min(L, l + ⌈w/2⌉) − 1, and that layer at least."""
+    return tuple(range(max(0, layer - window // 2), max(layer + 1, min(layers, layer + -(-window // 2)))))
+
+
+def _at_layer(name: str, editor: EditorSettings, layers: tuple[int, ...]) -> EditorSettings:
+    """An editor moved to some layers; its target, where it has one, to the last of them.
+
+    Raises:
+        SettingsError: if it has no layers to be moved, or only one and several are asked for.
+    """
+    fields = type(editor).model_fields
+    settings = editor.model_dump(mode="json")
+    if "layers" in fields:
+        target = settings.get("target")
+        moved = {"layers": list(layers)} | ({"target": {**target, "layer": layers[-1]}} if target else {})
+    elif "layer" in fields and len(layers) == 1:
+        moved = {"layer": layers[0]}
+    else:
+        raise SettingsError(f"{name!r} cannot edit layers {list(layers)}; sweep editors that name their layers, or take a window of 1")
+    return parse_editor({**settings, **moved})
+
+
+def layers_of(study: Study, model: str) -> int | None:
+    """How many layers a model has, or will have; None where its configuration is not on this machine."""
+    try:
+        return shape_of_model(study.models[model]).layers
+    except UnknownShape:
+        return None
