@@ -67,7 +67,7 @@ MEMIT: Mapping[str, HParams] = {
     "qwen2.5-7b": _memit(range(4, 9), 15_000.0, _target(0.5, 1e-3, 4.0)),
 }
 ROME: Mapping[str, HParams] = {
-    "mini": _rome(2, {**_target(0.5, 0.5, 3.0, steps=25), **MINI_STOP}),
+    "mini": _rome(2, {**_target(0.5, 0.5, 5.0, steps=25), **MINI_STOP}),
     "gpt2-xl": _rome(17, _target(0.5, 0.5, 4.0, steps=20)),
     "gpt-j-6b": _rome(5, _target(0.5, 0.5, 4.0, steps=20)),
     "llama2-7b": merge_hparams(_rome(5, _target(0.5, 1e-3, 4.0)), IDENTITY),
@@ -75,7 +75,7 @@ ROME: Mapping[str, HParams] = {
     "qwen2.5-7b": merge_hparams(_rome(5, _target(0.5, 1e-3, 4.0)), IDENTITY),
 }
 FINE_TUNE: Mapping[str, HParams] = {
-    "mini": _fine_tune(0, None, lr=5e-3),
+    "mini": _fine_tune(0, 5e-3, lr=5e-3),
     "gpt2-xl": _fine_tune(0, 5e-4),
     "gpt-j-6b": _fine_tune(0, 5e-5),
     "llama2-7b": _fine_tune(21, None),
@@ -108,12 +108,12 @@ EMMET: Mapping[str, HParams] = {  # the weight is the released one times the rel
     "llama3-8b": _memit((5,), 10_000.0, _target(0.1, 0.5, 0.75)),
 }
 PMET: Mapping[str, HParams] = {
-    "mini": _pmet((0, 1, 2), 100.0, {**_target(0.5, 0.5, 1.5, steps=25), **MINI_STOP}),
+    "mini": _pmet((0, 1, 2), 300.0, {**_target(0.5, 0.5, 3.0, steps=25), **MINI_STOP}),
     "gpt-j-6b": _pmet(range(3, 9), 6_000.0, {**_target(0.2, 0.5, 0.75, steps=30), "kl_weight": 1.0}),
     "llama2-7b": _pmet(range(4, 9), 15_000.0, _target(0.5, 0.5, 1.0, steps=20)),
 }
 NSE: Mapping[str, HParams] = {
-    "mini": merge_hparams(MEMIT["mini"], {"preservation": {"weight": 30.0}, "rounds": {"above": 0.5, "below": 100.0}}),
+    "mini": merge_hparams(MEMIT["mini"], {"preservation": {"weight": 100.0}, "rounds": {"above": 0.5, "below": 100.0}}),
     "gpt2-xl": {**_memit(range(13, 18), 10_000.0, _target(0.5, 0.5, 0.75, steps=20)), "rounds": {"above": 35.0, "below": 150.0}},
     "gpt-j-6b": {**_memit(range(3, 9), 15_000.0, A), "rounds": {"above": 15.0, "below": 100.0}, "neurons": 0.8},
     "llama3-8b": {**_memit(range(4, 9), 15_000.0, _target(0.1, 0.5, 0.75)), "rounds": {"above": 2.5, "below": 50.0}},
@@ -125,14 +125,14 @@ ENCORE: Mapping[str, HParams] = {
     "llama3-8b": merge_hparams(_memit(range(4, 9), 15_000.0, A), {"preservation": {"ridge": 20.0}, "target": {"stop_top1": 1}}),
 }
 GRACE: Mapping[str, HParams] = {
-    "mini": {"layer": 4, "eps_init": 4.0, "value": "warm", "stop_loss": 0.05},
+    "mini": {"layer": 4, "eps_init": 3.0, "value": "warm", "stop_loss": 0.05},
     "gpt2-xl": {"layer": 35, "steps": 200},
     "gpt-j-6b": {"layer": 25, "steps": 200},
     "llama2-7b": {"layer": 27, "steps": 50},
     "qwen2.5-7b": {"layer": 18, "steps": 50},
 }
 KNOWLEDGE_NEURONS: Mapping[str, HParams] = {
-    "mini": {"steps": 20, "threshold": 0.2},
+    "mini": {"steps": 20, "threshold": 0.1},
     "gpt2-xl": {"steps": 20, "threshold": 0.2},
     "gpt-j-6b": {"steps": 20, "threshold": 0.1},
     "llama2-7b": {"steps": 1, "threshold": 0.2},
