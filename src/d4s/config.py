@@ -169,7 +169,13 @@ class ProblemSettings(Frozen):
     problem: Literal["amplification", "reversal"] = Field(
         description="The true answer as target (amplification), or what the model answers to the noised prompt (reversal)."
     )
-    noise: NoiseSettings | None = Field(default=None, description="The noise of reversal.")
+    noise: NoiseSettings | None = Field(default=None, description="The noise of the prompts, for reversal.")
+
+    @model_validator(mode="after")
+    def _noised(self) -> "ProblemSettings":
+        if (self.problem == "reversal") != (self.noise is not None):
+            raise ValueError("noise is for reversal, which needs it")
+        return self
 
 
 class ObjectivesSettings(Frozen):

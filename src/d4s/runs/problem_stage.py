@@ -34,10 +34,8 @@ def problem(job: StageJob[ProblemSettings]) -> None:
         SettingsError: if no fact can be a request of it.
     """
     facts = from_frame(job.artifact("facts", "facts").table("facts.parquet", FACTS))
-    if job.settings.problem == "amplification":
-        changed = [amplified(fact) for fact in facts]
-    else:
-        changed = [*reversed_facts(job.read_once("model", load), facts, job.settings.noise or NoiseSettings())]
+    noise = job.settings.noise
+    changed = [*map(amplified, facts)] if noise is None else [*reversed_facts(job.read_once("model", load), facts, noise)]
     refused = [old.fact_id for old, new in zip(facts, changed, strict=True) if old.editable and not new.editable]
     if not any(fact.editable for fact in changed):
         raise SettingsError(f"no fact can be a request of {job.settings.problem}: the noised prompts are answered as the clean ones")
