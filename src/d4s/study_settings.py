@@ -129,7 +129,7 @@ class GridRow(Frozen):
         return self
 
 
-ClaimGroup = Literal["d4s"]
+ClaimGroup = Literal["d4s", "localisation"]
 
 
 class FigureSettings(Frozen):

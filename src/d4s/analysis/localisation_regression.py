@@ -6,7 +6,6 @@ number of terms, and the F-test asks whether `both` explains more than `layer` b
 of its layers.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,6 @@ from scipy import stats
 
 from d4s.analysis.intervals import Array, IntervalEstimate, bootstrap, percentiles
 
-FEASIBLE_SHARE = 0.5  # of the best layer's mean score, from which on a layer can be edited at all
 FLAT = 1e-12  # sum of squares, as a share of the raw one, below which a layer's effects count as all alike
 
 
@@ -163,9 +161,3 @@ def share_with_common_layer(cells: pd.DataFrame, tolerance: float) -> IntervalEs
 
     low, high = percentiles(bootstrap(len(scores), share))
     return IntervalEstimate(float(share(np.ones((1, len(scores))))[0]), float(low), float(high), len(scores))
-
-
-def feasible_layers(cells: pd.DataFrame) -> Iterator[int]:
-    """Layers at which edits can succeed: their mean score is at least half of the best layer's."""
-    means = cells.groupby("layer")["score"].mean()
-    return (int(layer) for layer, mean in means.items() if mean >= FEASIBLE_SHARE * means.max())  # type: ignore[call-overload]

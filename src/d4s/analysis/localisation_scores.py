@@ -15,6 +15,8 @@ EditingProblem = Problem | Literal["erasure", "forcing"]
 PROBLEMS: tuple[EditingProblem, ...] = ("injection", "reversal", "erasure", "amplification", "forcing")
 LEAST_ROOM = 2e-8  # below which 1 − p counts as this
 LEAST_CLEAN = 0.02  # probability of the true answer below which a fact is not known well enough to be traced or erased
+FEASIBLE_SHARE = 0.5  # of the best layer's mean score, from which on a layer can be edited at all
+CEILING = 0.99
 LEAST_LOSS = 1e-9  # of the clean probability by noise, below which nothing can be restored
 
 
@@ -53,3 +55,14 @@ def _token_effects(traces: pd.DataFrame) -> Array:
     lost = (traces["p_corrupt"] - traces["p_clean"]).abs().to_numpy(dtype=float)
     restored = (traces["p_restored"] - traces["p_corrupt"]).to_numpy(dtype=float)
     return np.where(lost > LEAST_LOSS, np.maximum(0.0, restored / np.maximum(lost, LEAST_LOSS)), 0.0)
+
+
+def in_feasible_layers(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells (layer, score, …) at layers where edits can succeed: their mean score is at least half of the best layer's."""
+    means = cells.groupby("layer")["score"].mean()
+    return cells[cells["layer"].isin(means.index[means >= FEASIBLE_SHARE * means.max()])]
+
+
+def below_ceiling(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells whose score is below 0.99."""
+    return cells[cells["score"] < CEILING]

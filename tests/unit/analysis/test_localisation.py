@@ -7,8 +7,8 @@ import statsmodels.formula.api as smf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d4s.analysis.localisation_regression import feasible_layers, fit_localisation, gain_difference, share_with_common_layer
-from d4s.analysis.localisation_scores import rewrite_score, role_effects, tracing_effects
+from d4s.analysis.localisation_regression import fit_localisation, gain_difference, share_with_common_layer
+from d4s.analysis.localisation_scores import below_ceiling, in_feasible_layers, rewrite_score, role_effects, tracing_effects
 
 FACTS, LAYERS = 40, 6
 
@@ -111,7 +111,8 @@ def test_a_common_best_layer_serves_the_facts_that_lose_little_by_it() -> None:
 
 def test_feasible_layers_have_edits_that_succeed() -> None:
     frame = cells(lambda layer, effect, noise: (layer < 4) * 0.9 + 0.0 * effect)
-    assert [*feasible_layers(frame)] == [0, 1, 2, 3]
+    assert set(in_feasible_layers(frame)["layer"]) == {0, 1, 2, 3}
+    assert len(below_ceiling(frame.assign(score=frame["layer"] / 5))) == FACTS * 5
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
