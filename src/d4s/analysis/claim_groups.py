@@ -3,5 +3,9 @@
 from d4s.registry import Registry
 
 CLAIM_GROUPS = Registry(
-    "group of claims", {"d4s": "d4s.analysis.claims_d4s:CLAIMS", "localisation": "d4s.analysis.claims_localisation:CLAIMS"}
+    "group of claims",
+    {
+        "d4s": "d4s.analysis.claims_d4s:CLAIMS",
+        "localisation": "d4s.analysis.claims_localisation:CLAIMS",
+    },
 )

@@ -77,7 +77,7 @@ class Localisation:
 
     @cached_property
     def cells(self) -> Mapping[SweepKey, pd.DataFrame]:
-        """Scores beside effects: a row per fact and layer with fact_id, layer, effect and score. Facts and edits without either are left out."""
+        """Scores beside effects: a row per fact and layer with fact_id, layer, effect and score, where both are known."""
         parts: dict[SweepKey, list[pd.DataFrame]] = {}
         for cell in self.singles.cells:
             name, at, layer = cell.editor.rpartition("@")

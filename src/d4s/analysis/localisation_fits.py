@@ -1,4 +1,4 @@
-"""The regressions of a study by problem and method, each over seeds: on all cells, in feasible layers, and without scores at the ceiling."""
+"""The regressions of a study by problem and method, over seeds: on all cells, in feasible layers, and below the ceiling of scores."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,11 +39,8 @@ def problem_fits(located: Localisation) -> Iterator[ProblemFit]:
                 chosen = [choose(located.cells[key]) for key in keys]
                 fits = [(fit, cells) for cells in chosen if (fit := fit_localisation(cells)) is not None]
                 if fits:
-                    yield _over_seeds(
-                        [fit for fit, _ in fits],
-                        float(np.mean([cells["score"].mean() for _, cells in fits])),
-                        (model, problem, method, reading),
-                    )
+                    score = float(np.mean([cells["score"].mean() for _, cells in fits]))
+                    yield _over_seeds([fit for fit, _ in fits], score, (model, problem, method, reading))
 
 
 def _over_seeds(fits: list[LocalisationFit], score: float, names: tuple[str, EditingProblem, Method, str]) -> ProblemFit:

@@ -108,9 +108,8 @@ def _each_method(
         if only and method.preset != only:
             continue
         with collect_missing(missing):
-            conditions.append(
-                Condition(f"{label}, {_name(located, model, method)}", over_seeds([effect(key) for key in keys]), margin, unit)
-            )
+            estimate = over_seeds([effect(key) for key in keys])
+            conditions.append(Condition(f"{label}, {_name(located, model, method)}", estimate, margin, unit))
     if not conditions:
         raise NotMeasured("; ".join(missing) or f"no injected errors of {only or 'any editor'} swept over layers of traced facts")
     return RuleResult(conditions, missing=missing)

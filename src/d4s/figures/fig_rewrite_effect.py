@@ -1,6 +1,7 @@
 """Figure (after Hase et al. 2023): rewrite score of each fact against the tracing effect at the edited layer, one panel per layer."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -32,9 +33,10 @@ def figure(results: Results) -> Drawing:
         if key.model == model:
             methods[key.method] = pd.concat([methods.get(key.method, frame.iloc[:0]), frame])
     caption = (
-        f"Error injection into {model}: rewrite score of every fact against the share of the answer that restoring the edited layers brings "
-        "back, one panel per layer that is edited. Were tracing to say where to edit, points would rise within a panel. Shares above 100 % are "
-        "cut at the right. Titles: correlation over facts of each method, in the order of the legend; – where scores or effects do not vary."
+        f"Error injection into {model}: rewrite score of every fact against the share of the answer that restoring the edited layers "
+        "brings back, one panel per layer that is edited. Were tracing to say where to edit, points would rise within a panel. Shares "
+        "above 100 % are cut at the right. Titles: correlation over facts of each method, in the order of the legend; – where scores or effects "
+        "do not vary."
     )
     return Drawing("Editing against tracing, by layer", caption, lambda page: _draw(methods, page))
 
@@ -60,10 +62,8 @@ def _draw(methods: Mapping[Method, pd.DataFrame], page: Page) -> Figure:
 
 def _points(ax: Axes, method: Method, frame: pd.DataFrame) -> None:
     style = method_style(method.preset)
-    ax.plot(
-        frame["effect"].clip(upper=1.0), frame["score"], linestyle="None", marker=style.marker, color=style.colour, markersize=2.6, alpha=0.5,
-        markeredgewidth=0,
-    )  # fmt: skip
+    look: dict[str, Any] = {"marker": style.marker, "color": style.colour, "markersize": 2.6, "alpha": 0.5, "markeredgewidth": 0}
+    ax.plot(frame["effect"].clip(upper=1.0), frame["score"], linestyle="None", **look)
 
 
 def _correlations(frames: Iterable[pd.DataFrame], layer: int) -> str:

@@ -40,9 +40,9 @@ def figure(results: Results) -> Drawing:
         raise FigureSkipped("no facts were traced")
     facts = located.traces["fact_id"].nunique()
     caption = (
-        "Share of the answer's probability lost by noise on the subject that comes back when hidden states of the clean pass are restored at "
-        "one token and in a window of layers, by layer at the window's centre; of several tokens of one kind the one with the largest effect. "
-        f"Means over {facts} facts whose answer has a clean probability of at least 0.02, with 95 % bootstrap intervals over facts. "
+        "Share of the answer's probability lost by noise on the subject that comes back when hidden states of the clean pass are restored "
+        "at one token and in a window of layers, by layer at the window's centre; of several tokens of one kind the one with the largest "
+        f"effect. Means over {facts} facts whose answer has a clean probability of at least 0.02, with 95 % bootstrap intervals. "
         f"Vertical lines: the last layer that {' and '.join(map(method_name, MARKED))} usually edit."
     )
     marks = {model: {name: located.usual_layer(model, name) for name in MARKED} for model, _ in profiles}

@@ -1,4 +1,4 @@
-"""Table (after Hase et al. 2023, Table 3): R² of the rewrite score by layer, by tracing effect, and by both, for every problem and method."""
+"""Table (after Hase et al. 2023, Table 3): R² of the rewrite score by layer, by tracing effect and by both, by problem and method."""
 
 import pandas as pd
 
@@ -37,8 +37,8 @@ def table(results: Results) -> Table:
     caption = (
         "Single edits swept over layers. Adjusted R² of the rewrite score by the edited layer (a mean per layer), by the tracing effect at "
         "that layer (one line), and by both with their interaction (a line per layer); the gain is that of both over layer, p that of an "
-        "F-test of it. Intervals: bootstrap over facts, each with all its layers. Feasible layers have a mean score of at least half of the "
-        "best layer's; the ceiling is a score of 0.99; n counts scores."
+        "F-test of it. Intervals: bootstrap over facts, each with all its layers. Feasible layers have a mean score of at least half "
+        "of the best layer's; the ceiling is a score of 0.99; n counts scores."
     )
     return Table("Does tracing say where to edit?", caption, ("method",), COLUMNS, pd.DataFrame(rows))
 
