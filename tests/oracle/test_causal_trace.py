@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from d4s.config import NoiseSettings, TraceSettings
-from d4s.models.causal_trace import CausalTrace, TracedPrompt, window_around
+from d4s.models.causal_trace import CausalTrace, TracedPrompt
 from d4s.models.language_model import LanguageModel
+from d4s.models.layer_windows import layers_around
 from d4s.models.subject_noise import subject_noise
 from d4s.models.tokens import encode_pair, subject_tokens
 from tests.oracle.plain import watching
@@ -74,7 +75,7 @@ def test_all_windows_together_equal_whole_passes_one_by_one(family: str, hook: s
     prompt = prompt_of(model)
     traced = CausalTrace(model, prompt, settings)
     close = 1e-9 if family == "gpt2" else 1e-6
-    windows = [window_around(layer, width, model.n_layers) for width in (1, 3) for layer in reversed(range(model.n_layers))]
+    windows = [layers_around(layer, width, model.n_layers) for width in (1, 3) for layer in reversed(range(model.n_layers))]
     assert traced.corrupted == pytest.approx(plainly(model, prompt, settings, range(0), range(0)), rel=close)
     assert traced.corrupted != pytest.approx(traced.clean, rel=1e-3)
     for position in (prompt.subject.start, prompt.subject[-1], len(prompt.ids) - 1):
@@ -98,7 +99,7 @@ def test_without_noise_nothing_is_lost_and_nothing_restored(hook: str) -> None:
     model = model_of()
     prompt = prompt_of(model)
     traced = CausalTrace(model, prompt, settings_of(hook, NOISE.model_copy(update={"scale": 0.0})))
-    windows = [window_around(layer, 1, model.n_layers) for layer in range(model.n_layers)]
+    windows = [layers_around(layer, 1, model.n_layers) for layer in range(model.n_layers)]
     assert traced.corrupted == pytest.approx(traced.clean, rel=1e-12)
     for position in range(prompt.subject.start, len(prompt.ids)):
         assert traced.restored(windows, range(position, position + 1)).tolist() == pytest.approx([traced.clean] * 4, rel=1e-9)
@@ -119,7 +120,7 @@ def test_a_token_before_the_subject_has_no_effect(hook: str) -> None:
     prompt = prompt_of(model)
     assert prompt.subject.start > 0
     traced = CausalTrace(model, prompt, settings_of(hook))
-    windows = [window_around(layer, 3, model.n_layers) for layer in range(model.n_layers)]
+    windows = [layers_around(layer, 3, model.n_layers) for layer in range(model.n_layers)]
     assert traced.restored(windows, range(1)).tolist() == pytest.approx([traced.corrupted] * 4, rel=1e-9)
 
 
@@ -129,28 +130,6 @@ def test_the_model_is_left_as_it_was() -> None:
     before = model.network(input_ids=ids).logits.detach()
     CausalTrace(model, prompt, settings_of()).restored([range(2)], range(prompt.subject.start, prompt.subject.start + 1))
     assert torch.equal(before, model.network(input_ids=ids).logits)
-
-
-@pytest.mark.parametrize(
-    ("layer", "width", "expected"),
-    [
-        (0, 1, [0]),
-        (5, 1, [5]),
-        (0, 3, [0, 1]),
-        (2, 3, [1, 2, 3]),
-        (5, 3, [4, 5]),
-        (0, 5, [0, 1, 2]),
-        (3, 2, [2, 3]),
-        (2, 10, [0, 1, 2, 3, 4, 5]),
-    ],
-)
-def test_windows_are_clipped_to_the_model(layer: int, width: int, expected: list[int]) -> None:
-    assert list(window_around(layer, width, 6)) == expected
-
-
-def test_a_window_of_another_model_is_refused() -> None:
-    with pytest.raises(ValueError, match="layers 0 to 5"):
-        window_around(6, 1, 6)
 
 
 def test_roles_of_tokens() -> None:

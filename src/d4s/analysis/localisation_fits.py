@@ -44,5 +44,5 @@ def problem_fits(located: Localisation) -> Iterator[ProblemFit]:
 
 
 def _over_seeds(fits: list[LocalisationFit], score: float, names: tuple[str, EditingProblem, Method, str]) -> ProblemFit:
-    estimates = (over_seeds([getattr(fit, name) for fit in fits]) for name in ("layer", "trace", "both", "gain"))
-    return ProblemFit(*names, *estimates, max(fit.p_value for fit in fits), score, sum(fit.cells for fit in fits))
+    layer, trace, both, gain = (over_seeds([getattr(fit, name) for fit in fits]) for name in ("layer", "trace", "both", "gain"))
+    return ProblemFit(*names, layer, trace, both, gain, max(fit.p_value for fit in fits), score, sum(fit.cells for fit in fits))

@@ -72,7 +72,7 @@ class _Sums:
         with np.errstate(invalid="ignore", divide="ignore"):
             spread, product = self.xx - self.x**2 / self.n, self.xy - self.x * self.y / self.n
             has_line = (self.n > 0) & (spread > FLAT * self.xx)
-            return self.around_means() - np.where(has_line, product**2 / spread, 0.0), (self.n > 0) + has_line.astype(float)
+            return self.around_means() - np.where(has_line, product**2 / spread, 0.0), (self.n > 0).astype(float) + has_line.astype(float)
 
 
 def fit_localisation(cells: pd.DataFrame) -> LocalisationFit | None:
@@ -84,14 +84,13 @@ def fit_localisation(cells: pd.DataFrame) -> LocalisationFit | None:
     whole = _Sums.of(effect, score, np.ones((1, len(effect))))
     if not whole.can_be_fitted:
         return None
-    values = _r_squared(whole)[0]
-    draws = bootstrap(len(effect), lambda weights: _r_squared(_Sums.of(effect, score, weights)))
-    low, high = percentiles(draws)
-    estimates = [IntervalEstimate(float(v), float(a), float(b), len(effect)) for v, a, b in zip(values, low, high, strict=True)]
+    low, high = percentiles(bootstrap(len(effect), lambda weights: _r_squared(_Sums.of(effect, score, weights))))
+    limits = zip(_r_squared(whole)[0], low, high, strict=True)
+    layer, trace, both, gain = (IntervalEstimate(float(value), float(a), float(b), len(effect)) for value, a, b in limits)
     f_value, p_value = _f_test(whole)
     number = float(whole.n.sum())
     spread = float(np.sqrt(whole.pooled().around_means().sum() / (number - 1)))
-    return LocalisationFit(*estimates, f_value, p_value, spread, int(number))
+    return LocalisationFit(layer, trace, both, gain, f_value, p_value, spread, int(number))
 
 
 def gain_difference(left: pd.DataFrame, right: pd.DataFrame) -> IntervalEstimate | None:

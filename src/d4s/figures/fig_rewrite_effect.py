@@ -34,9 +34,9 @@ def figure(results: Results) -> Drawing:
             methods[key.method] = pd.concat([methods.get(key.method, frame.iloc[:0]), frame])
     caption = (
         f"Error injection into {model}: rewrite score of every fact against the share of the answer that restoring the edited layers "
-        "brings back, one panel per layer that is edited. Were tracing to say where to edit, points would rise within a panel. Shares "
-        "above 100 % are cut at the right. Titles: correlation over facts of each method, in the order of the legend; – where scores or effects "
-        "do not vary."
+        "brings back, one panel per layer that is edited. Were tracing to say where to edit, points would rise within a panel. "
+        "Shares above 100 % are cut at the right. Titles: correlation over facts of each method, in the order of the legend; "
+        "– where scores or effects do not vary."
     )
     return Drawing("Editing against tracing, by layer", caption, lambda page: _draw(methods, page))
 

@@ -41,17 +41,6 @@ class TracedPrompt:
         return "last" if position == len(self.ids) - 1 else "after"
 
 
-def window_around(layer: int, width: int, n_layers: int) -> range:
-    """The layers max(0, l − ⌊w/2⌋) to min(L, l + ⌈w/2⌉) − 1 of a window of w layers at layer l of L.
-
-    Raises:
-        ValueError: if the model has no such layer.
-    """
-    if not 0 <= layer < n_layers:
-        raise ValueError(f"layer {layer} asked for, but the model has layers 0 to {n_layers - 1}")
-    return range(max(0, layer - width // 2), min(n_layers, layer + -(-width // 2)))
-
-
 class CausalTrace:
     """One prompt, run clean and noised. Probabilities are those of all tokens of the answer together, means over the copies."""
 

@@ -12,19 +12,11 @@ from dataclasses import replace
 
 from d4s.artifacts import StageJob, write_table
 from d4s.config import NoiseSettings, ProblemSettings
-from d4s.editors.prompts import PromptTooLong
 from d4s.errors import SettingsError
 from d4s.facts.record import Fact, from_frame, to_rows
-from d4s.log import progress
-from d4s.metrics.generation import normalise_words
-from d4s.models.language_model import LanguageModel
-from d4s.models.loading import load
-from d4s.models.subject_noise import noised_answer
-from d4s.models.tokens import encode_pair, subject_tokens
 from d4s.schemas import FACTS
 
 log = logging.getLogger(__name__)
-LONGEST_REVERSAL = 5  # tokens
 
 
 def problem(job: StageJob[ProblemSettings]) -> None:
@@ -34,8 +26,7 @@ def problem(job: StageJob[ProblemSettings]) -> None:
         SettingsError: if no fact can be a request of it.
     """
     facts = from_frame(job.artifact("facts", "facts").table("facts.parquet", FACTS))
-    noise = job.settings.noise
-    changed = [*map(amplified, facts)] if noise is None else [*reversed_facts(job.read_once("model", load), facts, noise)]
+    changed = [*map(amplified, facts)] if job.settings.noise is None else [*_reversed(job, job.settings.noise, facts)]
     refused = [old.fact_id for old, new in zip(facts, changed, strict=True) if old.editable and not new.editable]
     if not any(fact.editable for fact in changed):
         raise SettingsError(f"no fact can be a request of {job.settings.problem}: the noised prompts are answered as the clean ones")
@@ -49,37 +40,8 @@ def amplified(fact: Fact) -> Fact:
     return replace(fact, target_new=fact.target_true, editable=fact.editable and bool(fact.target_true.strip()), problem="amplification")
 
 
-def reversed_facts(model: LanguageModel, facts: Sequence[Fact], noise: NoiseSettings) -> Iterator[Fact]:
-    """Facts whose target is the answer to the noised prompt, in order.
+def _reversed(job: StageJob[ProblemSettings], noise: NoiseSettings, facts: Sequence[Fact]) -> Iterator[Fact]:
+    from d4s.models.loading import load
+    from d4s.runs.reversal import reversed_facts
 
-    Raises:
-        PromptTooLong: if a prompt with its answer exceeds the model's context.
-    """
-    for fact in progress(facts, "noised answers", len(facts)):
-        target = _noised_target(model, fact, noise) if fact.editable and fact.target_true.strip() else ""
-        if target:
-            yield replace(fact, target_new=target, problem="reversal")
-        else:
-            yield replace(fact, editable=False, problem="reversal")
-
-
-def _noised_target(model: LanguageModel, fact: Fact, noise: NoiseSettings) -> str:
-    """The answer to the noised prompt; empty where it is the clean or the true answer.
-
-    Raises:
-        PromptTooLong: if the prompt with its answer exceeds the model's context.
-    """
-    prompt, answer = encode_pair(model, fact.prompt, fact.target_true)
-    if len(prompt) + len(answer) > model.max_edit_tokens:
-        raise PromptTooLong(f"fact {fact.fact_id}: prompt and answer have {len(prompt) + len(answer)} tokens, too many for the model")
-    subject = subject_tokens(model, fact.prompt, fact.subject, fact.template)
-    clean, noised = (
-        _text(model, noised_answer(model, prompt, subject, level, min(len(answer), LONGEST_REVERSAL)))
-        for level in (noise.model_copy(update={"scale": 0.0}), noise)
-    )
-    is_new = normalise_words(noised) not in (normalise_words(clean), normalise_words(fact.target_true))
-    return noised if is_new and normalise_words(noised) else ""
-
-
-def _text(model: LanguageModel, ids: Sequence[int]) -> str:
-    return str(model.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+    return reversed_facts(job.read_once("model", load), facts, noise)

@@ -18,8 +18,9 @@ from d4s.editors.prompts import check_length
 from d4s.errors import ArtifactError
 from d4s.facts.record import from_frame
 from d4s.log import progress
-from d4s.models.causal_trace import CausalTrace, TracedPrompt, window_around
+from d4s.models.causal_trace import CausalTrace, TracedPrompt
 from d4s.models.language_model import LanguageModel
+from d4s.models.layer_windows import layers_around
 from d4s.models.loading import load
 from d4s.models.tokens import encode_pair, subject_tokens
 from d4s.runs.lengths import length_of
@@ -61,12 +62,14 @@ def trace_rows(model: LanguageModel, request: EditRequest, settings: TraceSettin
     subject = subject_tokens(model, request.prompt, request.subject, request.template)
     traced = TracedPrompt(tuple(prompt), subject, tuple(answer))
     layers: Sequence[int] = range(model.n_layers) if settings.layers == "all" else settings.layers
+    if beyond := [layer for layer in layers if layer >= model.n_layers]:
+        raise ValueError(f"layers {beyond} are to be traced, but the model has layers 0 to {model.n_layers - 1}")
     windows = [(width, layer) for width in settings.windows for layer in layers]
     found = CausalTrace(model, traced, settings)
     for position in range(subject.start, len(prompt)):
         if (role := traced.role(position)) not in settings.tokens:
             continue
-        restored = found.restored([window_around(layer, width, model.n_layers) for width, layer in windows], range(position, position + 1))
+        restored = found.restored([layers_around(layer, width, model.n_layers) for width, layer in windows], range(position, position + 1))
         for (width, layer), probability in zip(windows, restored.tolist(), strict=True):
             yield {
                 "request_id": request.request_id,

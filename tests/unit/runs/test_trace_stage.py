@@ -15,7 +15,8 @@ from d4s.facts.record import Fact, from_frame
 from d4s.metrics.probes import questions_of
 from d4s.models.views import LiveModel
 from d4s.runs import trace_stage
-from d4s.runs.problem_stage import amplified, problem, reversed_facts
+from d4s.runs.problem_stage import amplified, problem
+from d4s.runs.reversal import reversed_facts
 from d4s.runs.trace_stage import trace
 from d4s.schemas import FACTS, TRACES
 from tests.runs import FACT_COUNT, SEED, prepare_inputs
