@@ -50,6 +50,11 @@ class FineTune(Family):
         """The layers whose weights change."""
         return (self.layer,)
 
+    @property
+    def raises_target(self) -> bool:
+        """Not if it erases, or tunes on noised prompts."""
+        return self.objective != "erase" and self.noise_subject is None
+
     def gradient_tokens(self, shape: "Shape", tokens: int) -> int:
         """A prompt, or its noised copies."""
         return tokens * (self.noise_subject.copies if self.noise_subject else 1)

@@ -335,12 +335,13 @@ class _NodeBuilder:
     def world_reports(self) -> Iterator[Node]:
         """The report against the editor-neutral criteria, on seed 0, for every edited model that is trained on the world.
 
-        Controls are left out: a scrambled change is not meant to succeed. Editors that are swept over layers are asked at their own.
+        Controls are left out, and editors that erase or force: they are not meant to succeed. Editors that are swept over layers are asked at their own.
         """
         for name, model in self.study.models.items():
             if not isinstance(model, WorldModel):
                 continue
-            editors = {editor: found for editor, found in named_editors(self.study, name).items() if not is_control(found.model_dump())}
+            named = named_editors(self.study, name).items()
+            editors = {editor: found for editor, found in named if found.raises_target and not is_control(found.model_dump())}
             layers = tuple(sorted({layer for editor in editors.values() for layer in editor.moment_layers}))
             inputs: dict[str, Node | RawFile] = {"model": self.model(name), "facts": self.facts(FactsDataset(source="world", style="qa"))}
             inputs["contexts"] = self.contexts(name, WORLD_REPORT_SEED)
