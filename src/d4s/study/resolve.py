@@ -335,7 +335,7 @@ class _NodeBuilder:
     def world_reports(self) -> Iterator[Node]:
         """The report against the editor-neutral criteria, on seed 0, for every edited model that is trained on the world.
 
-        Controls are left out, and editors that erase or force: they are not meant to succeed. Editors that are swept over layers are asked at their own.
+        Controls are left out, and editors that erase or force, which are not meant to succeed; swept editors are asked at their own layers.
         """
         for name, model in self.study.models.items():
             if not isinstance(model, WorldModel):
