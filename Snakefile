@@ -17,6 +17,7 @@ wildcard_constraints:
     world=PLAN.names("world"),
     facts=PLAN.names("facts"),
     questions=PLAN.names("questions"),
+    problem=PLAN.names("problem"),
     corpus=PLAN.names("corpus"),
     trained=PLAN.names("pretrain"),
     adopted=PLAN.names("adopt"),
@@ -26,6 +27,7 @@ wildcard_constraints:
     prepared=PLAN.names("prepare"),
     baseline=PLAN.names("baseline"),
     targets=PLAN.names("targets"),
+    traces=PLAN.names("trace"),
     objectives=PLAN.names("objectives"),
     run=PLAN.names("edit"),
     singles=PLAN.names("edit_single"),
@@ -48,6 +50,7 @@ INPUT_STAGES = (
     "world",
     "facts",
     "questions",
+    "problem",
     "corpus",
     "pretrain",
     "adopt",
@@ -57,6 +60,7 @@ INPUT_STAGES = (
     "baseline",
     "targets",
     "objectives",
+    "trace",
 )
 # DVC wants the folder of every kind, also of one that a study makes nothing of.
 KINDS = [STORE / kind for kind in dict.fromkeys(stage.kind for stage in STAGES.values())]

@@ -47,6 +47,8 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "memit_ridge": {"preset": "memit", "preservation": {"ridge": 0.5}},
     "memit_batches": {"preset": "memit_seq", "batch": 2},
     "d4s_batches": {"preset": "d4s", "batch": 2},
+    "ft_erase": {"preset": "ft_m", "objective": "erase"},
+    "ft_forced": {"preset": "ft_m", "noise_subject": {"copies": 2}},
     "grace_warm": {"preset": "grace", "value": "warm"},
     "d4s_null_space": {"preset": "d4s", "preservation": {"kind": "null_space", "threshold": 0.05, "weight": 1.0}},
 }

@@ -124,6 +124,60 @@ class MomentsSettings(Frozen):
     batch_rows: Count = Field(default=64, description="Rows per pass through the model.")
 
 
+class NoiseSettings(Frozen):
+    """Gaussian noise on the embeddings of the subject's tokens; drawn by the prompt's tokens alone, so equal in every pass."""
+
+    scale: float = Field(default=3.0, ge=0, description="Standard deviation of the noise, in the unit below.")
+    unit: Literal["embedding_sd", "absolute"] = Field(
+        default="embedding_sd", description="Standard deviations of the entries of the subject's own embeddings, or an absolute number."
+    )
+    copies: Count = Field(default=10, description="Noised copies of a prompt; probabilities are means over them.")
+
+
+TokenRole = Literal["first_subject", "mid_subject", "last_subject", "after", "last"]
+TOKEN_ROLES: tuple[TokenRole, ...] = ("first_subject", "mid_subject", "last_subject", "after", "last")
+
+
+class TraceSettings(Frozen):
+    """Causal tracing: which hidden states of the clean pass are restored in noised ones."""
+
+    windows: tuple[Count, ...] = Field(default=(1,), min_length=1, description="Numbers of neighbouring layers restored together.")
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | Literal["all"] = Field(
+        default="all", description="Layers that the windows are centred at."
+    )
+    hook: Literal["mlp_output", "block_output"] = Field(
+        default="mlp_output", description="What is restored: outputs of MLPs, or of whole blocks."
+    )
+    tokens: tuple[TokenRole, ...] = Field(
+        default=TOKEN_ROLES, min_length=1, description="Tokens that are restored, one at a time, by their place in the prompt."
+    )
+    noise: NoiseSettings = NoiseSettings()
+
+
+class TraceJobSettings(TraceSettings):
+    """Tracing of the first facts of a draw; how many are traced arrives as output (`nFACTS.json`)."""
+
+    seed: int = Field(ge=0, description="Draw of the requests and their order.")
+
+
+Problem = Literal["injection", "amplification", "reversal"]
+
+
+class ProblemSettings(Frozen):
+    """Which problem the facts of a data set are turned into."""
+
+    problem: Literal["amplification", "reversal"] = Field(
+        description="The true answer as target (amplification), or what the model answers to the noised prompt (reversal)."
+    )
+    noise: NoiseSettings | None = Field(default=None, description="The noise of the prompts, for reversal.")
+
+    @model_validator(mode="after")
+    def _noised(self) -> "ProblemSettings":
+        if (self.problem == "reversal") != (self.noise is not None):
+            raise ValueError("noise is for reversal, which needs it")
+        return self
+
+
 class ObjectivesSettings(Frozen):
     """Objectives have no settings: model and facts determine them."""
 

@@ -19,7 +19,7 @@ PORTABILITY = pa.struct([("kind", _text), ("prompt", _text), ("answers", _texts)
 FACTS = _schema(
     fact_id=_text, dataset=_text, relation=_text, subject=_text, template=_text, target_true=_text, target_new=_text,
     target_true_aliases=_texts, paraphrases=_texts, neighborhood=pa.list_(PROBE), portability=pa.list_(PORTABILITY),
-    wordings=_texts, editable=_flag, group=_text,
+    wordings=_texts, editable=_flag, group=_text, problem=_text,
 )  # fmt: skip
 REJECTS = _schema(file=_text, line=_int, field=_text, found=_text, expected=_text, record=_text)
 PEOPLE = _schema(person_id=_text, name=_text, relation=_text, object=_text, bystander=_flag, withheld=_texts)
@@ -52,6 +52,12 @@ REPLIES = _schema(
     fact_id=_text, kind=_text, prompt_id=_int, answer=_text, nll=_real, alternative_nll=_real,
     correct=pa.list_(_flag), predicted=pa.list_(_int),
     text=_text,
+)  # fmt: skip
+
+# causal tracing: probabilities of the true answer, clean, noised, and with a window of layers at a token restored; answers to prompts
+TRACES = _schema(
+    request_id=_text, fact_id=_text, window=_int, layer=_int, token_role=_text, position=_int, p_clean=_real, p_corrupt=_real,
+    p_restored=_real,
 )  # fmt: skip
 
 # measures at one length

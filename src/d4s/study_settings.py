@@ -17,7 +17,9 @@ from d4s.config import (
     MeasureSettings,
     PretrainSettings,
     ProbeKind,
+    Problem,
     TokenizerSettings,
+    TraceSettings,
     WorldSettings,
 )
 from d4s.errors import MissingDataError, SettingsError
@@ -76,6 +78,10 @@ class FactsDataset(Frozen):
     limit: Count | None = Field(default=None, description="Keep this number of records that pass, the first ones; all when omitted.")
     skip_bad: bool = Field(default=False, description="Set broken records aside in rejects.parquet instead of refusing the file.")
     seed: int = Field(default=0, ge=0, description="Seed of draws made while reading.")
+    problem: Problem = Field(
+        default="injection",
+        description="What the edits are for: a new answer, the present one with more certainty, or the one to the noised prompt.",
+    )
 
 
 class QuestionsDataset(Frozen):
@@ -129,7 +135,7 @@ class GridRow(Frozen):
         return self
 
 
-ClaimGroup = Literal["d4s"]
+ClaimGroup = Literal["d4s", "localisation"]
 
 
 class FigureSettings(Frozen):
@@ -145,6 +151,12 @@ class ShardSettings(Frozen):
     targets: Count = Field(default=1, description="Jobs that share the blocks of targets of one request list.")
     moments: Count = Field(default=1, description="Jobs that share the layers whose moments are taken; each of them reads the text.")
     edit_single: Count = Field(default=1, description="Jobs that share the blocks of requests which an editor edits alone.")
+
+
+class StudyTracing(TraceSettings):
+    """Causal tracing of the facts behind single edits, and the noise of reversal."""
+
+    facts: Count = Field(description="Facts of every draw that are traced, the first ones; more continue where fewer ended.")
 
 
 class ExecutionSettings(Frozen):
@@ -186,6 +198,7 @@ class Study(Frozen):
     grid: tuple[GridRow, ...] = Field(min_length=1, description="What is run: rows of combinations.")
     contexts: ContextsSettings = Field(default=ContextsSettings(), description="`seed` is set by `seeds`.")
     moments_tokens: Count = Field(default=65_536, description="Tokens of text behind the second moments.")
+    trace: StudyTracing | None = Field(default=None, description="Causal tracing of facts that are edited alone; none when omitted.")
     measure: MeasureSettings = MeasureSettings()
     benchmarks: BenchmarkSettings = BenchmarkSettings()
     claims: tuple[ClaimGroup, ...] = Field(default=("d4s",), min_length=1, description="Papers whose claims are judged, in order.")

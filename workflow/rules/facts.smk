@@ -1,4 +1,4 @@
-"""Records and questions as facts."""
+"""Records and questions as facts, and facts as requests of another problem."""
 
 
 rule facts:
@@ -48,4 +48,30 @@ rule questions:
         code=code_of,
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s questions {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
+rule problem:
+    input:
+        unpack(inputs_of("facts", "model")),
+    output:
+        f"{STORE}/facts/{{problem}}/manifest.json",
+    log:
+        f"{LOGS}/problem/{{problem}}.log",
+    benchmark:
+        f"{LOGS}/problem/{{problem}}.tsv"
+    priority: priority_of
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s problem {output:q} {params.inputs:q}"
         " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"

@@ -212,3 +212,29 @@ rule objectives:
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s objectives {output:q} {params.inputs:q}"
         " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
+rule trace:
+    input:
+        unpack(inputs_of("model", "facts")),
+    output:
+        f"{STORE}/traces/{{traces}}/done/{{lengths}}.json",
+    log:
+        f"{LOGS}/trace/{{traces}}/{{lengths}}.log",
+    benchmark:
+        f"{LOGS}/trace/{{traces}}/{{lengths}}.tsv"
+    priority: priority_of
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s trace {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from d4s.analysis.costs import write_costs
 from d4s.analysis.single_edits import SingleFolders, read_singles, single_rows
 from d4s.analysis.summary_rows import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
+from d4s.analysis.traced_facts import TraceFolders
 from d4s.artifacts import MANIFEST, Artifact, atomic_write, write_json, write_table
 from d4s.editors.control_editors import is_control
 from d4s.log import progress
@@ -34,12 +35,20 @@ from d4s.schemas import (
     SCORES,
     SINGLES,
     SUMMARY,
+    TRACES,
     with_cell_columns,
 )
 
 logger = logging.getLogger(__name__)
 MEASURE_TABLES = {"scores": SCORES, "answers": ANSWERS, "norms": NORMS, "perplexity": PERPLEXITY}
-GATHERED_TABLES = {**MEASURE_TABLES, "edit_log": EDIT_LOG, "benchmark": BENCHMARK, "objectives": OBJECTIVES, "singles": SINGLES}
+GATHERED_TABLES = {
+    **MEASURE_TABLES,
+    "edit_log": EDIT_LOG,
+    "benchmark": BENCHMARK,
+    "objectives": OBJECTIVES,
+    "singles": SINGLES,
+    "traces": TRACES,
+}
 NO_RUN = {"editor": "", "seed": 0}
 
 Add = Callable[[str, dict[str, Any], pd.DataFrame], None]
@@ -71,8 +80,14 @@ class CellFolders:
         return dict(zip(CELL, self.key, strict=True))
 
 
-def gather(cells: Sequence[CellFolders], out: Path, folders: Sequence[Path] = (), singles: Sequence[SingleFolders] = ()) -> None:
-    """Gather cells, and those of single edits, into the folder of a study; `folders` are all artefacts whose costs are listed.
+def gather(
+    cells: Sequence[CellFolders],
+    out: Path,
+    folders: Sequence[Path] = (),
+    singles: Sequence[SingleFolders] = (),
+    traces: Sequence[TraceFolders] = (),
+) -> None:
+    """Gather cells, those of single edits, and traced facts into the folder of a study; costs are listed of all artefacts in `folders`.
 
     Raises:
         ArtifactError: if an artefact is missing, unfinished, altered or of another kind.
@@ -88,6 +103,8 @@ def gather(cells: Sequence[CellFolders], out: Path, folders: Sequence[Path] = ()
             rows = read_singles(single)
             add("singles", single.columns, rows)
             summary += _with_names({**single.columns, "step": single.requests}, single_rows(rows))
+        for traced in traces:
+            add("traces", traced.columns, traced.rows())
         _gather_objectives(ordered, add)
     write_json(out / "provenance.json", _provenance(ordered, singles))
     write_table(out / "index.parquet", index, INDEX)

@@ -8,13 +8,14 @@ from typing import Literal
 from d4s.analysis.intervals import IntervalEstimate
 
 Verdict = Literal["holds", "does not hold", "undecided", "not measured"]
-Unit = Literal["points", "percent", "nats", "correlation", "standardised"]
+Unit = Literal["points", "percent", "nats", "correlation", "standardised", "r_squared"]
 _UNITS: Mapping[Unit, tuple[int, int, str]] = {  # factor, digits, mark
     "points": (100, 1, " pp"),
     "percent": (100, 0, " %"),
     "nats": (1, 2, " nats"),
     "correlation": (1, 2, ""),
     "standardised": (1, 3, ""),
+    "r_squared": (1, 3, ""),
 }
 
 

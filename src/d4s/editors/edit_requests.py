@@ -35,12 +35,12 @@ def eligible_facts(facts: Sequence[Fact]) -> list[Fact]:
     """Facts that can be edited in one sequence: editable, changed by the edit, and one per subject and relation.
 
     Of several facts with the same subject and relation the first stays, since a later edit would rightly undo an
-    earlier one and retention would then measure the data.
+    earlier one and retention would then measure the data. Where the present answer is to be amplified, nothing needs to change.
     """
     first_of: dict[tuple[str, str], Fact] = {}
     for fact in facts:
         no_op = fact.target_new == fact.target_true or fact.target_new in fact.target_true_aliases
-        if fact.editable and not no_op:
+        if fact.editable and (not no_op or fact.problem == "amplification"):
             first_of.setdefault((fact.subject, fact.relation), fact)
     return list(first_of.values())
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
+from d4s.config import NoiseSettings
 from d4s.editors.constants import ANSWER_TOKENS, ATTRIBUTED_TOKENS, BACKWARD
 from d4s.editors.family_settings import SINGLE, Family, ModelPasses
 from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
@@ -30,8 +31,12 @@ class FineTune(Family):
     """Fine-tuning of one MLP output matrix on each request."""
 
     family: Literal["fine_tune"] = "fine_tune"
-    objective: Literal["prompt_last", "target"] = Field(
-        description="Score every target token at the last prompt token (FT-L), or each at its own place (FT-M)."
+    objective: Literal["prompt_last", "target", "erase"] = Field(
+        description="Score every target token at the last prompt token (FT-L), or each at its own place (FT-M); `erase` lowers the "
+        "probability of the target, and does not stop early."
+    )
+    noise_subject: NoiseSettings | None = Field(
+        default=None, description="Tune on copies of the prompt whose subject's embeddings are noised (fact forcing)."
     )
     layer: int = Field(ge=0, description="Block whose MLP output matrix is tuned.")
     steps: Count = Field(default=25, description="Largest number of Adam steps per batch.")
@@ -45,13 +50,18 @@ class FineTune(Family):
         """The layers whose weights change."""
         return (self.layer,)
 
+    @property
+    def raises_target(self) -> bool:
+        """Not if it erases, or tunes on noised prompts."""
+        return self.objective != "erase" and self.noise_subject is None
+
     def gradient_tokens(self, shape: "Shape", tokens: int) -> int:
-        """A prompt."""
-        return tokens
+        """A prompt, or its noised copies."""
+        return tokens * (self.noise_subject.copies if self.noise_subject else 1)
 
     def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
         """A gradient in every step of Adam."""
-        return (_descent(edits, self.steps, tokens),)
+        return (_descent(edits, self.steps, self.gradient_tokens(shape, tokens)),)
 
     def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
         """Weight, gradient, moments of Adam and copies in float32; sums in float64."""

@@ -74,6 +74,11 @@ class Family(Frozen):
         return True
 
     @property
+    def raises_target(self) -> bool:
+        """Whether an edit makes its target likelier after the prompt as it is; only of such editors success is a criterion of a model."""
+        return True
+
+    @property
     def is_refitted(self) -> bool:
         """Whether the change of weights is solved from the records of all edits."""
         return False

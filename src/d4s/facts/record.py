@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from d4s.config import Problem
+
 AnswerIs = Literal["gold", "pre_edit"]
 ProbeKind = Literal["neighborhood", "unrelated", "same_subject", "attribute"]
 
@@ -35,7 +37,8 @@ class Fact:
 
     `wordings` are further templates in which a model trained here may be taught the fact; `paraphrases` (subject filled
     in) are never taught for this subject. `editable` is false for facts that only ever serve as probes. Facts with the
-    same `group` belong to one edit case.
+    same `group` belong to one edit case. `problem` says what the edit is for: a new answer (`injection`), the present answer with more
+    certainty (`amplification`), or what the model answers to a noised prompt (`reversal`).
     """
 
     fact_id: str
@@ -52,6 +55,7 @@ class Fact:
     wordings: tuple[str, ...] = ()
     editable: bool = True
     group: str = ""
+    problem: Problem = "injection"
 
     def __post_init__(self) -> None:
         if self.template.count("{}") != 1:

@@ -25,11 +25,14 @@ from d4s.figures import (
     fig_form_matrix,
     fig_l1_norm,
     fig_learning,
+    fig_localisation,
     fig_norm_cause,
     fig_norm_vs_accuracy,
     fig_objectives,
     fig_protocols,
     fig_retention_by_age,
+    fig_rewrite_effect,
+    fig_tracing,
 )
 from d4s.figures.fig_learning import TrainingRecord
 from d4s.figures.plot_elements import Drawing, FigureSkipped
@@ -55,6 +58,9 @@ FIGURES: Mapping[str, Callable[[Results], Drawing]] = {
     "fig_benchmarks_by_form": fig_benchmarks_by_form.figure,
     "fig_form_matrix": fig_form_matrix.figure,
     "fig_drivers": fig_drivers.figure,
+    "fig_tracing": fig_tracing.figure,
+    "fig_rewrite_effect": fig_rewrite_effect.figure,
+    "fig_localisation": fig_localisation.figure,
 }
 _METADATA: Mapping[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},

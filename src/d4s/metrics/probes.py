@@ -35,8 +35,9 @@ def questions_of(fact: Fact, probes_per_fact: int) -> list[Question]:
 
 
 def _edit_questions(fact: Fact) -> Iterator[Question]:
-    """The edit prompt and its paraphrases: the new target, with the true one as alternative."""
-    true = fact.target_true or None
+    """The edit prompt and its paraphrases: the new target, with the true one as alternative where it is another."""
+    true = fact.target_true if fact.target_true != fact.target_new else ""
+    true = true or None
     yield Question(fact.fact_id, "efficacy", 0, fact.prompt, fact.target_new, true)
     for number, prompt in enumerate(fact.paraphrases):
         yield Question(fact.fact_id, "paraphrase", number, prompt, fact.target_new, true)

@@ -91,6 +91,10 @@ class Restart:
         output = self.model.block(later)(hidden, **self.arguments[later], **{self.cache: FrozenCache(self.earlier)})
         return output if isinstance(output, Tensor) else output[0]
 
+    def only(self, later: int) -> "Restart":
+        """The same restart with what one of the later blocks needs and nothing for the others."""
+        return replace(self, arguments={later: self.arguments[later]}, earlier={later: self.earlier[later]})
+
     def select(self, rows: Int[Tensor, " k"]) -> "Restart":
         """The same restart for some of the rows."""
         count = len(self.hidden)
@@ -185,7 +189,6 @@ def restart(
     return again, SubjectLastOutputs(block, mlp, torch.zeros_like(mlp))
 
 
-@torch.no_grad()
 def _restart_after(
     model: LanguageModel,
     ids: Int[Tensor, "n t"],
@@ -200,6 +203,56 @@ def _restart_after(
     Raises:
         ValueError: if a text is longer than the window that some of the network's blocks attend to.
     """
+    return record_pass(model, ids, layer).restart(subject_last.tolist(), lengths.tolist(), texts_per_row=texts_per_row)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPass:
+    """A whole pass of texts, whose part after a block can be restarted at any token.
+
+    `hidden` is the output of block `layer`, or what entered the first block (layer -1); `calls` are the arguments of the later blocks.
+    """
+
+    model: LanguageModel
+    layer: int
+    hidden: Float[Tensor, "n t d"]
+    calls: Mapping[int, Mapping[str, Any]]
+    cache: DynamicCache
+
+    def restart(self, begin: Sequence[int], end: Sequence[int], *, texts_per_row: int = 1) -> Restart:
+        """The later part for each text's tokens between two positions; `texts_per_row` consecutive texts share a row."""
+        shape, device = self.hidden.shape[:2], self.hidden.device
+        present, earlier = _places(begin, end, texts_per_row, device), _places([0] * len(begin), begin, texts_per_row, device)
+        hidden = _gather_tokens(self.hidden, present, shape)
+        name_of_cache = next((name for named in self.calls.values() for name, value in named.items() if isinstance(value, Cache)), "")
+        mask = _mask(present, earlier, hidden.dtype)
+        arguments = {
+            later: {
+                name: _map_tensors(value, lambda tensor: _gather_tokens(tensor, present, shape))
+                for name, value in named.items()
+                if name != name_of_cache
+            }
+            | {"attention_mask": mask}
+            for later, named in self.calls.items()
+        }
+        stored: list[Any] = self.cache.layers
+        earlier_keys_values = {
+            later: (_gather_cached(stored[later].keys, earlier), _gather_cached(stored[later].values, earlier)) for later in self.calls
+        }
+        is_first = (present.place == torch.tensor(begin, device=device)[present.text]) & (present.text >= 0)
+        starts = is_first.nonzero()[:, 1].view(len(hidden), texts_per_row)
+        return Restart(
+            self.model, self.layer, hidden, is_first[..., None].to(hidden), starts, arguments, name_of_cache, earlier_keys_values
+        )
+
+
+@torch.no_grad()
+def record_pass(model: LanguageModel, ids: Int[Tensor, "n t"], layer: int) -> RecordedPass:
+    """A whole pass of texts, padded on the right, of which the part after a block is to be restarted.
+
+    Raises:
+        ValueError: if a text is longer than the window that some of the network's blocks attend to.
+    """
     if model.window is not None and ids.shape[1] > model.window:
         raise ValueError(
             f"rows of {ids.shape[1]} tokens exceed the model's attention window of {model.window}; shorten prompts or prefixes"
@@ -207,26 +260,7 @@ def _restart_after(
     cache = DynamicCache()
     with trace({"edge": model.block(max(layer, 0))}) as found, _calls_after(model, layer) as calls:
         model.network.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-    begin, end = subject_last.tolist(), lengths.tolist()
-    present, earlier = _places(begin, end, texts_per_row, ids.device), _places([0] * len(begin), begin, texts_per_row, ids.device)
-    hidden = _gather_tokens((found.outputs if layer >= 0 else found.inputs)["edge"], present, ids.shape)
-    name_of_cache = next((name for named in calls.values() for name, value in named.items() if isinstance(value, Cache)), "")
-    mask = _mask(present, earlier, hidden.dtype)
-    arguments = {
-        later: {name: _map_tensors(value, lambda tensor: _gather_tokens(tensor, present, ids.shape)) for name, value in named.items()}
-        | {"attention_mask": mask}
-        for later, named in calls.items()
-    }
-    for named in arguments.values():
-        named.pop(name_of_cache, None)
-    stored: list[Any] = cache.layers
-    earlier_keys_values = {
-        later: (_gather_cached(stored[later].keys, earlier), _gather_cached(stored[later].values, earlier))
-        for later in range(layer + 1, model.n_layers)
-    }
-    is_first = (present.place == subject_last[present.text]) & (present.text >= 0)
-    starts = is_first.nonzero()[:, 1].view(len(hidden), texts_per_row)
-    return Restart(model, layer, hidden, is_first[..., None].to(hidden), starts, arguments, name_of_cache, earlier_keys_values)
+    return RecordedPass(model, layer, (found.outputs if layer >= 0 else found.inputs)["edge"], calls, cache)
 
 
 @contextmanager

@@ -99,6 +99,25 @@ def subject_last_index(model: LanguageModel, prompt_text: str, subject: str, tem
         ValueError: if the template does not hold one `{}`, the subject is empty or ends in a space, the text does not
             hold the filled template, or no token covers the subject's last character; names prompt and subject.
     """
+    return _subject_tokens(model, prompt_text, subject, template, len(subject) - 1)[-1]
+
+
+def subject_tokens(model: LanguageModel, prompt_text: str, subject: str, template: str) -> range:
+    """Indices in `encode(prompt_text)` of the tokens of the subject, from the first to the last.
+
+    Raises:
+        ValueError: as `subject_last_index`, also if no token covers the subject's first character.
+    """
+    first = _subject_tokens(model, prompt_text, subject, template, 0)[0]
+    return range(first, subject_last_index(model, prompt_text, subject, template) + 1)
+
+
+def _subject_tokens(model: LanguageModel, prompt_text: str, subject: str, template: str, character: int) -> list[int]:
+    """Indices of the tokens that cover a character of the subject.
+
+    Raises:
+        ValueError: if there is none, or the subject is not where the template puts it.
+    """
     where = f"prompt {prompt_text!r}, subject {subject!r}"
     if template.count("{}") != 1:
         raise ValueError(f"{where}: template {template!r} must hold exactly one {{}}")
@@ -107,12 +126,12 @@ def subject_last_index(model: LanguageModel, prompt_text: str, subject: str, tem
     start = prompt_text.rfind(template.replace("{}", subject))
     if start < 0:
         raise ValueError(f"{where}: the prompt does not hold the template {template!r} filled with the subject")
-    last = start + template.index("{}") + len(subject) - 1
-    offsets = _encodings(model, [prompt_text])[0].offsets
-    covering = _covering(offsets, last) or _covering_composed(model, prompt_text, last)
+    place = start + template.index("{}") + character
+    covering = _covering(_encodings(model, [prompt_text])[0].offsets, place) or _covering_composed(model, prompt_text, place)
     if not covering:
-        raise ValueError(f"{where}: no token covers the subject's last character; the tokenizer drops it")
-    return covering[-1]
+        which = "last" if character == len(subject) - 1 else "first"
+        raise ValueError(f"{where}: no token covers the subject's {which} character; the tokenizer drops it")
+    return covering
 
 
 def _covering(offsets: Sequence[tuple[int, int]], place: int) -> list[int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from d4s.config import BenchmarkSettings, MeasureSettings, MomentsSettings, PretrainSettings
+from d4s.config import BenchmarkSettings, MeasureSettings, MomentsSettings, PretrainSettings, TraceJobSettings
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import parse_editor
 from d4s.editors.parts.input_settings import PrepareSettings, TargetsJobSettings
@@ -17,7 +17,7 @@ from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
 from d4s.resources.requirements import Bytes, Number, Requirements, Work
 from d4s.runs.run_settings import BaselineSettings, SingleSettings
 from d4s.study.graph import Node
-from d4s.study.resolve import StudyPlan
+from d4s.study.plan import StudyPlan
 from d4s.study.rule_lookups import STAGES_OF_RUN
 from d4s.study_settings import HFModel
 
@@ -26,6 +26,7 @@ NO_TORCH = frozenset({"world", "facts", "questions", "adopt"})
 QUESTION_TOKENS = {"multiple_choice": (64, 52)}  # of a prompt and of what follows its last subject token
 OTHER_QUESTION_TOKENS, STATEMENT_TOKENS = (30, 16), (22, 9)
 OPTIONS, WORLD_OPTION_TOKENS = 4, 15
+REVERSED_FACTS, REVERSAL_PASSES = 1500, 2  # facts of a data set, and passes for each with answers of one token
 WORLD_TASKS = 7  # as d4s.world.world_benchmarks makes them
 BENCHMARK_ITEMS = {"local": (1800, 700.0), "hub": (28_700, 700.0)}  # of six tasks with their examples, and tokens of an option
 
@@ -227,6 +228,17 @@ def _edit_single(estimates: ResourceEstimates, node: Node, manifests: tuple[Path
     return memory_estimate.single(placement, settings.editor, prompt_sizes), requests * 5e3, todo
 
 
+def _trace(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    settings, prompt_sizes, facts = TraceJobSettings.model_validate(node.settings), estimates.prompt_sizes(node), max(_lengths(manifests))
+    todo = work_estimate.traces(placement, settings, facts, prompt_sizes)
+    return memory_estimate.traces(placement, settings, prompt_sizes), facts * 2e4, todo
+
+
+def _problem(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    tokens = REVERSAL_PASSES * estimates.prompt_sizes(node).tokens
+    return memory_estimate.reading(placement), 1e6, work_estimate.forward(placement, REVERSED_FACTS * tokens, passes=REVERSED_FACTS * 2)
+
+
 def _measure(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
     editor, lengths, prompt_sizes = parse_editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
     settings = MeasureSettings.model_validate(node.settings["measure"])
@@ -265,6 +277,8 @@ _ESTIMATORS: Mapping[str, Estimator] = {
     "targets": _targets,
     "prepare": _prepare,
     "baseline": _baseline,
+    "trace": _trace,
+    "problem": _problem,
     "edit": _edit,
     "edit_single": _edit_single,
     "measure": _measure,

@@ -7,7 +7,7 @@ torch takes) is a constant here.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from d4s.config import MeasureSettings, PretrainSettings
+from d4s.config import MeasureSettings, PretrainSettings, TraceSettings
 from d4s.editors.constants import ACTIVATIONS_PER_PASS
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import FamilySettings
@@ -241,6 +241,22 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
 def reading(placement: ModelPlacement, settings: MeasureSettings | None = None) -> tuple[Bytes, Bytes]:
     """A job that asks the unedited model: contexts, objectives, with settings a baseline."""
     return split(placement, WITH_TABLES, {}, {"weights": placement.weights, **questions(placement, settings)})
+
+
+def traces(placement: ModelPlacement, settings: TraceSettings, prompt_sizes: PromptSizes) -> tuple[Bytes, Bytes]:
+    """A prompt's noised copies with their cache and what entered every block; then all windows of a token at once."""
+    layers = placement.shape.layers if settings.layers == "all" else len(settings.layers)
+    copies = settings.noise.copies + 1
+    rows = len(settings.windows) * layers * copies
+    kept = copies * prompt_sizes.tokens * placement.shape.layers * placement.shape.width * placement.item
+    on_model = {
+        "weights": placement.weights,
+        "cache": (copies + rows) * placement.cache(prompt_sizes.tokens) / placement.shape.layers
+        + placement.cache(copies * prompt_sizes.tokens),
+        "activations": kept + placement.activations(rows * prompt_sizes.after_subject),
+        "logits": placement.logits(rows, 2),
+    }
+    return split(placement, WITH_TABLES, {}, on_model)
 
 
 def corpus(tokens: int) -> tuple[Bytes, Bytes]:

@@ -6,7 +6,7 @@ Optimisation of targets is counted with all its steps, though most requests stop
 from collections.abc import Sequence
 from dataclasses import replace
 
-from d4s.config import CorpusSettings, MeasureSettings
+from d4s.config import CorpusSettings, MeasureSettings, TraceSettings
 from d4s.editors.constants import BACKWARD
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import FamilySettings
@@ -100,6 +100,16 @@ def singles(placement: ModelPlacement, settings: SingleSettings, requests: int, 
     editor, texts = settings.editor, requests if settings.editor.is_measured else 1
     found = edit(placement, editor, requests, prompt_sizes) + read(placement, settings.perplexity_rows).times(texts)
     return found + replay(placement, editor, 1, prompt_sizes).times(requests) if editor.is_deferred else found
+
+
+def traces(placement: ModelPlacement, settings: TraceSettings, facts: int, prompt_sizes: PromptSizes) -> Work:
+    """Facts traced: a pass of every copy, then for each restored token every window from its lowest block on."""
+    layers = range(placement.shape.layers) if settings.layers == "all" else settings.layers
+    windows = len(settings.windows) * len(layers)
+    restored = prompt_sizes.after_subject if "after" in settings.tokens else len(settings.tokens)
+    first = forward(placement, (1 + settings.noise.copies) * prompt_sizes.tokens)
+    later = forward(placement, windows * settings.noise.copies * prompt_sizes.after_subject / 2, placement.shape.layers // 2 + 1)
+    return (first + (later + unembedding(placement, windows * settings.noise.copies)).times(restored)).times(facts)
 
 
 def measure(

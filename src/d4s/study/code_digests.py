@@ -45,7 +45,7 @@ DESCRIPTIVE = frozenset(
     {
         *("label", "formula", "choice", "choices", "all_choices", "conflicts"),
         *("bytes", "held_bytes", "view_bytes", "ledger_bytes", "_squares_at_work", "solver_operations", "edit_passes", "gradient_tokens"),
-        *("requests_per_pass", "step_targets", "null_space_layers", "is_measured", "is_refitted", "is_deferred"),
+        *("requests_per_pass", "step_targets", "null_space_layers", "is_measured", "raises_target", "is_refitted", "is_deferred"),
     }
 )
 """Members of settings that say something to people, refuse combinations or count for plans, and change no result."""

@@ -3,6 +3,7 @@
 from d4s.editors.editor_settings import EditorSettings, parse_editor
 from d4s.editors.editor_settings import resolve as resolve_editor
 from d4s.errors import SettingsError
+from d4s.models.layer_windows import layers_around
 from d4s.models.model_shape import UnknownShape, shape_of_model
 from d4s.study_settings import GridRow, LayerSweep, Study
 
@@ -32,7 +33,7 @@ def row_editors(study: Study, row: GridRow, model: str) -> dict[str, EditorSetti
     if layers is None:
         raise SettingsError(f"the layers of {model!r} are unknown until its configuration is on this machine; fetch the model first")
     return {
-        f"{name}@{layer}": _at_layer(name, editor, layers_around(layer, row.sweep.window, layers))
+        f"{name}@{layer}": _at_layer(name, editor, tuple(layers_around(layer, row.sweep.window, layers)))
         for name, editor in named.items()
         for layer in _swept_layers(row.sweep, layers)
     }
@@ -41,11 +42,6 @@ def row_editors(study: Study, row: GridRow, model: str) -> dict[str, EditorSetti
 def _swept_layers(sweep: LayerSweep, layers: int) -> tuple[int, ...]:
     """The layers of a sweep; those that the model lacks are left to the check of every editor's layers."""
     return tuple(range(layers)) if sweep.layers == "all" else sweep.layers
-
-
-def layers_around(layer: int, window: int, layers: int) -> tuple[int, ...]:
-    """A window of layers around one, from max(0, l − ⌊w/2⌋) to min(L, l + ⌈w/2⌉) − 1, and that layer at least."""
-    return tuple(range(max(0, layer - window // 2), max(layer + 1, min(layers, layer + -(-window // 2)))))
 
 
 def _at_layer(name: str, editor: EditorSettings, layers: tuple[int, ...]) -> EditorSettings:

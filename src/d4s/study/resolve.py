@@ -4,8 +4,7 @@ Snakemake, `d4s plan`, `d4s prune` and the last stages all ask `resolve`; it imp
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -26,8 +25,9 @@ from d4s.pretraining.training_facts import TRAINING_FACTS
 from d4s.questions.writers import WRITERS
 from d4s.settings_base import canonical, validate
 from d4s.study.code_digests import code_digest
-from d4s.study.graph import Node, RawFile, merge_nodes
+from d4s.study.graph import Node, RawFile
 from d4s.study.grid_editors import named_editors, row_editors
+from d4s.study.plan import CellKey, PlannedCell, PlannedSingles, PlannedTraces, StudyPlan
 from d4s.study.stages import SETTINGS, STAGES
 from d4s.study.validation import find_problems
 from d4s.study_settings import FactsDataset, GridRow, HFModel, QuestionsDataset, RecordsModel, Study, WorldModel, data_folder
@@ -36,70 +36,6 @@ from d4s.writer_settings import ReplayWriterSettings, TemplateWriterSettings
 
 WORLD_REPORT_SEED = 0
 REFERENCE = "unedited"
-
-
-@dataclass(frozen=True)
-class CellKey:
-    """One cell of the grid; all its lengths come from one run."""
-
-    model: str
-    dataset: str
-    editor: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class PlannedCell:
-    """A cell with its lengths and the artefacts that hold its results."""
-
-    key: CellKey
-    lengths: tuple[int, ...]
-    benchmark_lengths: tuple[int, ...]
-    run: Node
-    measure: Node
-    benchmark: Node | None
-    objectives: Node
-
-
-@dataclass(frozen=True)
-class PlannedSingles:
-    """A cell of single edits: how many requests are edited alone, and the artefact with their results."""
-
-    key: CellKey
-    requests: int
-    singles: Node
-
-
-@dataclass(frozen=True)
-class StudyPlan:
-    """A resolved study."""
-
-    study: Study
-    cells: tuple[PlannedCell, ...]
-    singles: tuple[PlannedSingles, ...]
-    world_reports: tuple[Node, ...]
-
-    @property
-    def models(self) -> list[str]:
-        """Names of the models that are edited."""
-        return list(dict.fromkeys(cell.key.model for cell in (*self.cells, *self.singles)))
-
-    @property
-    def facts(self) -> dict[str, Node]:
-        """The artefacts of the data sets that requests are drawn from, by name."""
-        drawn = {cell.key.dataset: run for cell, run in [*((c, c.run) for c in self.cells), *((c, c.singles) for c in self.singles)]}
-        return {name: facts for name, run in drawn.items() if isinstance(facts := run.inputs["facts"], Node)}
-
-    @cached_property
-    def nodes(self) -> list[Node]:
-        """Every artefact once, inputs before what they feed."""
-        ends = [node for cell in self.cells for node in (cell.run, cell.measure, cell.benchmark, cell.objectives) if node]
-        ends += [cell.singles for cell in self.singles]
-        return merge_nodes([step for node in (*ends, *self.world_reports) for step in (*node.upstream(), node)])
-
-    def of(self, stage: str) -> list[Node]:
-        """The artefacts that one stage makes."""
-        return [node for node in self.nodes if node.stage == stage]
 
 
 def results_folder(study: Study) -> Path:
@@ -119,7 +55,7 @@ def resolve(study: Study) -> StudyPlan:
     resolver = _NodeBuilder(study)
     cells = [resolver.cell(key, lengths, benchmarks) for key, (lengths, benchmarks) in _lengths_by_cell(study).items()]
     singles = [resolver.singles(key, requests, probes) for key, (requests, probes) in _singles_by_cell(study).items()]
-    return StudyPlan(study, tuple(cells), tuple(singles), tuple(resolver.world_reports()))
+    return StudyPlan(study, tuple(cells), tuple(singles), tuple(resolver.traces()), tuple(resolver.world_reports()))
 
 
 def plain_values(study: Study, *without: str) -> dict[str, Any]:
@@ -187,7 +123,7 @@ class _NodeBuilder:
         return self._files.setdefault(path, RawFile(path))
 
     def facts(self, dataset: FactsDataset) -> Node:
-        settings = FactsSettings(**dataset.model_dump())
+        settings = FactsSettings(**dataset.model_dump(exclude={"problem"}))
         label = "_".join(part for part in (dataset.source, dataset.style, str(dataset.limit or "")) if part)
         if dataset.source == "world":
             modules = (READERS.module("world"), STYLES.module(dataset.style))
@@ -209,9 +145,18 @@ class _NodeBuilder:
         modules = (*(() if world else (EVENT_READERS.module(dataset.events),)), WRITERS.module(writing.writer))
         return self._node("questions", label, chosen | unhashed_settings, inputs, modules=modules, unhashed_settings=unhashed_settings)
 
-    def dataset(self, name: str) -> Node:
+    def dataset(self, name: str, model: str = "") -> Node:
+        """A data set, its facts as requests of its problem; for reversal, of the problem that they are to a model."""
         dataset = self.study.datasets[name]
-        return self.facts(dataset) if isinstance(dataset, FactsDataset) else self.questions(dataset)
+        if isinstance(dataset, QuestionsDataset):
+            return self.questions(dataset)
+        facts, tracing = self.facts(dataset), self.study.trace
+        if dataset.problem == "injection":
+            return facts
+        if dataset.problem == "amplification" or tracing is None:
+            return self._node("problem", name, {"problem": dataset.problem}, {"facts": facts})
+        settings = {"problem": dataset.problem, "noise": tracing.noise.model_dump(mode="json")}
+        return self._node("problem", f"{model}.{name}", settings, {"facts": facts, "model": self.model(model)})
 
     # --- models ---------------------------------------------------------------------------------------------------
 
@@ -273,7 +218,11 @@ class _NodeBuilder:
         shared = editor.shared_targets()
         if "targets" in editor.required_inputs and shared is not None:
             settings = {"target": shared.model_dump(mode="json"), "seed": key.seed}
-            inputs = {"model": self.model(key.model), "facts": self.dataset(key.dataset), "contexts": self.contexts(key.model, key.seed)}
+            inputs = {
+                "model": self.model(key.model),
+                "facts": self.dataset(key.dataset, key.model),
+                "contexts": self.contexts(key.model, key.seed),
+            }
             label = f"{key.model}.{key.dataset}.s{key.seed}"
             found["targets"] = self._node("targets", label, settings, inputs, outputs=_blocks(longest))
         prepare = editor.prepare_settings()
@@ -281,13 +230,13 @@ class _NodeBuilder:
             settings = prepare.model_dump(mode="json")
             inputs = {"moments": self.moments(key.model, editor.moment_layers)} if prepare.basis is not None else {}
             if prepare.anchor is not None:
-                inputs |= {"model": self.model(key.model), "facts": self.dataset(key.dataset)}
+                inputs |= {"model": self.model(key.model), "facts": self.dataset(key.dataset, key.model)}
             found["prepared"] = self._node("prepare", f"{key.model}.{key.editor}", settings, inputs)
         return found
 
     def baseline(self, key: CellKey, longest: int, measured: MeasureSettings | None = None) -> Node:
         """The unedited model's replies to what is asked right after every edit, or else to everything that is measured."""
-        inputs: dict[str, Node | RawFile] = {"model": self.model(key.model), "facts": self.dataset(key.dataset)}
+        inputs: dict[str, Node | RawFile] = {"model": self.model(key.model), "facts": self.dataset(key.dataset, key.model)}
         settings: dict[str, Any] = {"seed": key.seed}
         label, outputs = f"{key.model}.{key.dataset}.s{key.seed}", _blocks(longest)
         if measured is not None:
@@ -302,7 +251,7 @@ class _NodeBuilder:
         """The artefacts of one cell of the grid."""
         editor = self._editors(key.model)[key.editor]
         settings = {"editor": editor.model_dump(mode="json"), "seed": key.seed}
-        model, facts, text = self.model(key.model), self.dataset(key.dataset), self.corpus(key.model)
+        model, facts, text = self.model(key.model), self.dataset(key.dataset, key.model), self.corpus(key.model)
         needs = self.needs(key, editor, max(lengths))
         label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
         family = modules_of(editor)
@@ -327,12 +276,29 @@ class _NodeBuilder:
         editor = Unedited() if key.editor == REFERENCE else first_edit_settings(self._editors(key.model)[key.editor])
         rows = self.study.measure.perplexity_rows if "text" in probes else 0
         settings = {"editor": editor.model_dump(mode="json"), "seed": key.seed, "probes": probes, "perplexity_rows": rows}
-        inputs: dict[str, Node | RawFile] = {"model": self.model(key.model), "facts": self.dataset(key.dataset)}
+        inputs: dict[str, Node | RawFile] = {"model": self.model(key.model), "facts": self.dataset(key.dataset, key.model)}
         inputs |= {"baseline": self.baseline(key, requests), **self.needs(key, editor, requests)}
         label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
         blocks, text = manifests_of_blocks(requests), {"text": self.corpus(key.model)} if rows else {}
         node = self._node("edit_single", label, settings, inputs | text, outputs=blocks, modules=modules_of(editor))
         return PlannedSingles(key, requests, node)
+
+    def traces(self) -> Iterator[PlannedTraces]:
+        """Causal tracing behind single edits of facts, where the study traces: once for all problems of the same facts."""
+        tracing, seen = self.study.trace, set[str]()
+        for _, key in _rows_of_cells(self.study, "single") if tracing else ():
+            dataset = self.study.datasets[key.dataset]
+            if tracing is None or isinstance(dataset, QuestionsDataset):
+                continue
+            facts = self.facts(dataset.model_copy(update={"problem": "injection"}))
+            settings, inputs = (
+                tracing.model_dump(mode="json", exclude={"facts"}) | {"seed": key.seed},
+                {"model": self.model(key.model), "facts": facts},
+            )
+            node = self._node("trace", f"{key.model}.{facts.label}.s{key.seed}", settings, inputs, outputs=_manifests((tracing.facts,)))
+            if node.name not in seen:
+                yield PlannedTraces(key.model, key.dataset, key.seed, tracing.facts, node)
+            seen.add(node.name)
 
     def _run(self, key: CellKey, inputs: Mapping[str, Node | RawFile], lengths: tuple[int, ...]) -> Node:
         """The run behind a cell; a control shares that of the editor that it is a control of."""
@@ -369,12 +335,13 @@ class _NodeBuilder:
     def world_reports(self) -> Iterator[Node]:
         """The report against the editor-neutral criteria, on seed 0, for every edited model that is trained on the world.
 
-        Controls are left out: a scrambled change is not meant to succeed. Editors that are swept over layers are asked at their own.
+        Controls are left out, and editors that erase or force, which are not meant to succeed; swept editors are asked at their own layers.
         """
         for name, model in self.study.models.items():
             if not isinstance(model, WorldModel):
                 continue
-            editors = {editor: found for editor, found in named_editors(self.study, name).items() if not is_control(found.model_dump())}
+            named = named_editors(self.study, name).items()
+            editors = {editor: found for editor, found in named if found.raises_target and not is_control(found.model_dump())}
             layers = tuple(sorted({layer for editor in editors.values() for layer in editor.moment_layers}))
             inputs: dict[str, Node | RawFile] = {"model": self.model(name), "facts": self.facts(FactsDataset(source="world", style="qa"))}
             inputs["contexts"] = self.contexts(name, WORLD_REPORT_SEED)

@@ -38,6 +38,12 @@ STAGES: dict[str, Stage] = {
         "d4s.config:QuestionsSettings",
         "Ask if-then events in one form: true/false, multiple choice, or for direct generation.",
     ),
+    "problem": Stage(
+        "facts",
+        "d4s.runs.problem_stage:problem",
+        "d4s.config:ProblemSettings",
+        "Turn facts into requests of another problem: the present answer, or the one to the noised prompt.",
+    ),
     "corpus": Stage(
         "corpora", "d4s.pretraining.corpus:corpus", "d4s.config:CorpusSettings", "Write training text and tokenizer for a small model."
     ),
@@ -66,6 +72,13 @@ STAGES: dict[str, Stage] = {
         "d4s.editors.parts.input_settings:TargetsJobSettings",
         "Target hidden states of blocks of requests at the original weights; the output is done/BLOCKS.json.",
         "b",
+    ),
+    "trace": Stage(
+        "traces",
+        "d4s.runs.trace_stage:trace",
+        "d4s.config:TraceJobSettings",
+        "Causal tracing of the first facts of a draw; the output is done/FACTS.json.",
+        "n",
     ),
     "prepare": Stage(
         "prepared",

@@ -4,9 +4,11 @@ from d4s.analysis.dataset_samples import write_items
 from d4s.analysis.dvc_metrics import write_metrics
 from d4s.analysis.gather import CellFolders, gather
 from d4s.analysis.single_edits import SingleFolders
+from d4s.analysis.traced_facts import TraceFolders
 from d4s.artifacts import Artifact, write_json
 from d4s.schemas import CELL
-from d4s.study.resolve import StudyPlan, resolve, results_folder
+from d4s.study.plan import StudyPlan
+from d4s.study.resolve import resolve, results_folder
 from d4s.study_settings import Study
 
 STORE_LIST = "store.json"
@@ -17,7 +19,7 @@ def summarize(study: Study) -> None:
     """Gather every cell of a study into results/STUDY, with the criteria of its models and the folders of the store it uses."""
     plan = resolve(study)
     out = results_folder(study)
-    gather(cells_of(plan), out, [node.folder for node in plan.nodes], singles_of(plan))
+    gather(cells_of(plan), out, [node.folder for node in plan.nodes], singles_of(plan), traces_of(plan))
     write_items(out / "data" / "items.parquet", {name: node.folder for name, node in plan.facts.items()})
     write_metrics(out)
     write_json(
@@ -52,3 +54,8 @@ def singles_of(plan: StudyPlan) -> list[SingleFolders]:
         SingleFolders(*(getattr(cell.key, name) for name in CELL), requests=cell.requests, folder=cell.singles.folder)
         for cell in plan.singles
     ]
+
+
+def traces_of(plan: StudyPlan) -> list[TraceFolders]:
+    """The traced facts of a plan as the gathering wants them."""
+    return [TraceFolders(one.model, one.dataset, one.seed, one.facts, one.traces.folder) for one in plan.traces]

@@ -32,7 +32,8 @@ def find_problems(study: Study) -> Iterator[str]:
         yield from _editors(study, row, where)
     yield from _unused_editors(study)
     yield from _styles(study)
-    yield from _unknown_training_datasets(study)
+    yield from _training_datasets(study)
+    yield from _tracing(study)
     yield from _missing_files(study)
     if isinstance(study.questions, ReplayWriterSettings) and not Path(study.questions.store).is_file():
         yield f"questions.store: {study.questions.store} does not exist; name the file of recorded answers"
@@ -115,11 +116,33 @@ def _styles(study: Study) -> Iterator[str]:
                 yield f"datasets.{name}: {error}"
 
 
-def _unknown_training_datasets(study: Study) -> Iterator[str]:
+def _training_datasets(study: Study) -> Iterator[str]:
     for name, model in study.models.items():
         for dataset in model.datasets if isinstance(model, RecordsModel) else ():
-            if dataset not in study.datasets:
+            found = study.datasets.get(dataset)
+            if found is None:
                 yield f"models.{name}.datasets: unknown name {dataset!r}; {nearest(dataset, list(study.datasets))}"
+            elif isinstance(found, FactsDataset) and found.problem != "injection":
+                yield f"models.{name}.datasets: {dataset!r} turns facts into {found.problem}; train on the facts themselves"
+
+
+def _tracing(study: Study) -> Iterator[str]:
+    """What is wrong with causal tracing, and with problems that need its noise."""
+    if study.trace is None:
+        for name, dataset in study.datasets.items():
+            if isinstance(dataset, FactsDataset) and dataset.problem == "reversal":
+                yield f"datasets.{name}.problem: reversal takes its noise from `trace`, which the study lacks"
+        return
+    rows = [row for row in study.grid if row.protocol == "single"]
+    if not rows:
+        yield "trace: only facts that are edited alone are traced; set protocol to single, or leave it out"
+    bounds = [bound for row in rows for name in row.datasets if name in study.datasets and (bound := _editable(study, name)) is not None]
+    if bounds and study.trace.facts > min(bounds):
+        yield f"trace.facts: {study.trace.facts} facts asked for, but at most {min(bounds)} can be edited; lower it"
+    for model in dict.fromkeys(model for row in rows for model in row.models if model in study.models):
+        layers, asked = layers_of(study, model), study.trace.layers
+        if layers is not None and asked != "all" and (beyond := [layer for layer in asked if layer >= layers]):
+            yield f"trace.layers: {beyond} asked for, but {model!r} has layers 0 to {layers - 1}"
 
 
 def _missing_files(study: Study) -> Iterator[str]:

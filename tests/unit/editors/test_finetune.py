@@ -1,11 +1,13 @@
 import pytest
 import torch
 
+from d4s.config import NoiseSettings
 from d4s.editors.editor_settings import FineTune
 from d4s.editors.finetune import FineTuneEditor
 from d4s.editors.prompts import PromptTooLong
 from d4s.editors.protocol import Diverged, Prepared
-from d4s.models.tokens import encode_pair
+from d4s.models.subject_noise import subject_noise
+from d4s.models.tokens import encode_pair, subject_tokens
 from tests.oracle.plain import got, put, requests_of
 from tests.tiny import bpe_tokenizer
 
@@ -117,3 +119,65 @@ def test_a_prompt_that_does_not_fit_is_refused(tiny_model) -> None:
     model = tiny_model("llama", positions=6)
     with pytest.raises(PromptTooLong, match="the model takes 6"):
         tuned(model, SETTINGS, requests_of(1))
+
+
+def probability(model, request, noise: torch.Tensor | None = None) -> float:
+    """The probability of a request's whole target, by a whole pass for every noised copy of the prompt, if there are any."""
+    prompt, target = encode_pair(model, request.prompt, request.target)
+    ids, found = torch.tensor([[*prompt, *target[:-1]]]), []
+    for copy in [None] if noise is None else noise:
+        embedded = model.network.get_input_embeddings()(ids).clone()
+        if copy is not None:
+            subject = subject_tokens(model, request.prompt, request.subject, request.template)
+            embedded[0, subject.start : subject.stop] += copy
+        likely = model.network(inputs_embeds=embedded).logits[0].log_softmax(-1)[len(prompt) - 1 :]
+        found.append(float(likely.gather(1, torch.tensor(target)[:, None]).sum().exp()))
+    return sum(found) / len(found)
+
+
+def test_erasure_lowers_the_probability_of_the_target_and_never_stops_early(tiny_model) -> None:
+    model = tiny_model(dtype=torch.float64, tokenizer=bpe_tokenizer(), positions=96)
+    request = requests_of(1)[0]
+    before = probability(model, request)
+    settings = SETTINGS.model_copy(update={"objective": "erase", "stop_loss": 1e9, "steps": 4, "lr": 1e-3})
+    weights, (log,) = tuned(model, settings, [request])
+    assert log["target_steps"] == 4
+    assert log["target_probability_before"] == pytest.approx(before, rel=1e-9)
+    put(model, 1, weights[0])
+    assert log["target_probability_after"] == pytest.approx(probability(model, request), rel=1e-9)
+    assert log["target_probability_after"] < before
+
+
+def test_the_first_step_of_erasure_goes_against_the_gradient_of_the_probability(tiny_model) -> None:
+    model = tiny_model(dtype=torch.float64)
+    request = requests_of(1)[0]
+    start = got(model, 1)
+    raised, lowered = (
+        tuned(model, SETTINGS.model_copy(update={"objective": objective, "steps": 1, "lr": 1e-4}), [request])[0][0] - start
+        for objective in ("target", "erase")
+    )
+    moved = raised.abs() > 1e-5  # the first step of Adam is the sign of the gradient
+    assert moved.any() and torch.equal(raised[moved].sign(), -lowered[moved].sign())
+
+
+def test_forcing_tunes_on_noised_copies_of_the_prompt(tiny_model) -> None:
+    model, noise = tiny_model(dtype=torch.float64, tokenizer=bpe_tokenizer(), positions=96), NoiseSettings(copies=3)
+    request = requests_of(1)[0]
+    prompt, _ = encode_pair(model, request.prompt, request.target)
+    drawn = subject_noise(model, prompt, subject_tokens(model, request.prompt, request.subject, request.template), noise)
+    before = probability(model, request, drawn)
+    weights, (log,) = tuned(model, SETTINGS.model_copy(update={"noise_subject": noise}), [request])
+    assert log["noised_probability_before"] == pytest.approx(before, rel=1e-6)
+    put(model, 1, weights[0])
+    assert log["noised_probability_after"] == pytest.approx(probability(model, request, drawn), rel=1e-6)
+    assert log["noised_probability_after"] > before
+
+
+def test_forcing_without_noise_is_fine_tuning(tiny_model) -> None:
+    still = NoiseSettings(scale=0.0, copies=2)
+    plain, forced = (
+        tuned(tiny_model(dtype=torch.float64), SETTINGS.model_copy(update={"noise_subject": noise}), requests_of(2))[0]
+        for noise in (None, still)
+    )
+    for one, other in zip(plain, forced, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)

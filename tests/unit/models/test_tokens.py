@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d4s.errors import ArtifactError
-from d4s.models.tokens import encode, encode_pair, encode_pairs, start_of_text, subject_last_index
+from d4s.models.tokens import encode, encode_pair, encode_pairs, start_of_text, subject_last_index, subject_tokens
 from tests.tiny import BOS, CITIES, FIRST, LAST, bpe_tokenizer, metaspace_tokenizer, tiny_model, word_tokenizer
 
 TOKENIZERS = {
@@ -158,3 +158,14 @@ def test_any_template_finds_its_subject(words, subject, after, target, name):
     head, tail = encode_pair(model, prompt, target)
     assert text_of(model, tail) == target
     assert subject_last_index(model, f"{prompt} {target}", subject, template) == position < len(head)
+
+
+@pytest.mark.parametrize(
+    ("template", "subject"), [("{} lives in the city of", "Ada Moss"), ("The home town of {} is", "Ada Moss"), ("{}", "Ada")]
+)
+def test_the_tokens_of_the_subject_are_those_from_its_first_to_its_last(model, template, subject):
+    prompt = template.replace("{}", subject)
+    ids, tokens = encode(model, prompt), subject_tokens(model, prompt, subject, template)
+    assert tokens[-1] == subject_last_index(model, prompt, subject, template)
+    assert text_of(model, ids[tokens.start : tokens.stop]) == subject
+    assert subject.split()[0][0] not in text_of(model, ids[: tokens.start])[-1:]

@@ -10,8 +10,8 @@ from d4s.editors.editor_settings import parse_editor
 from d4s.errors import SettingsError
 from d4s.models.model_shape import shape_of_model
 from d4s.resources.job_estimates import ResourceEstimates
-from d4s.study.grid_editors import layers_around
-from d4s.study.resolve import StudyPlan, resolve
+from d4s.study.plan import StudyPlan
+from d4s.study.resolve import resolve
 from d4s.study.rule_lookups import RuleLookups
 from d4s.study_settings import Study
 
@@ -66,8 +66,6 @@ def test_a_sweep_moves_every_editor_to_every_layer_of_the_model() -> None:
 
 
 def test_windows_are_clipped_at_both_ends() -> None:
-    assert [layers_around(layer, 3, 6) for layer in (0, 2, 5)] == [(0, 1), (1, 2, 3), (4, 5)]
-    assert layers_around(4, 1, 6) == (4,) and layers_around(2, 2, 6) == (1, 2) and layers_around(3, 5, 6) == (1, 2, 3, 4, 5)
     wide = _plan({**SINGLE, "editors": ["memit"], "sweep": {"layers": [1, 5], "window": 3}})
     layers = {cell.key.editor: cell.singles.settings["editor"].get("layers") for cell in wide.singles}
     assert layers == {"memit@1": [0, 1, 2], "memit@5": [4, 5], "unedited": None}
