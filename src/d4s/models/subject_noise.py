@@ -1,6 +1,6 @@
 """Noise on the embeddings of a subject's tokens, as causal tracing corrupts a prompt (Meng et al. 2022, section 2.1).
 
-The noise of a prompt is drawn by a generator that its token ids seed, so that every pass over the prompt, whoever asks for it, sees
+The noise of a prompt is drawn by a generator that its token ids seed, so that every pass over the prompt sees
 the same copies: tracing, the answer to the noised prompt, and edits that start from it.
 """
 
