@@ -1,4 +1,4 @@
-"""LocFT, UltraEdit and StableEdit against slow transcriptions with whole passes and explicit inverses, in float64; and what they must equal."""
+"""LocFT, UltraEdit and StableEdit against slow transcriptions with explicit inverses, in float64; and what they must equal."""
 
 import pytest
 import torch

@@ -9,7 +9,7 @@ from d4s.editors.hparams import HParams
 from d4s.editors.preset import Preset
 
 LOCFT: Mapping[str, HParams] = {
-    "mini": {"layer": 0, "lr": 5e-3, "minibatch": 50},
+    "mini": {"layer": 4, "lr": 5e-3, "minibatch": 10},
     "llama3-8b": {"layer": 22},
     "qwen2.5-7b": {"layer": 6},
 }
@@ -21,7 +21,7 @@ def _layers(*ranges: tuple[int, int]) -> tuple[int, ...]:
 
 
 ULTRAEDIT: Mapping[str, HParams] = {
-    "mini": {"layers": (3, 4, 5), "lr": 1e-3, "batch": 10},
+    "mini": {"layers": (3, 4, 5), "lr": 5e-4, "batch": 10},
     "gpt-j-6b": {"layers": _layers((18, 26))},
 }
 STABLEEDIT: Mapping[str, HParams] = {

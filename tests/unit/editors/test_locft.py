@@ -64,7 +64,7 @@ def test_every_epoch_takes_every_request_once_in_an_order_of_its_own(tiny_model,
     monkeypatch.setattr(AnswerLoss, "select", lambda self, rows: seen.append([*rows]) or select(self, rows))
     tuned(SETTINGS.model_copy(update={"minibatch": 2, "epochs": 3, "stop_loss": 0.0}), tiny_model(), requests_of(5))
     assert [len(rows) for rows in seen] == [2, 2, 1] * 3
-    epochs = [sum(seen[first : first + 3], []) for first in (0, 3, 6)]
+    epochs = [[row for rows in seen[first : first + 3] for row in rows] for first in (0, 3, 6)]
     assert all(sorted(order) == [*range(5)] for order in epochs) and len({*map(tuple, epochs)}) > 1
 
 
