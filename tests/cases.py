@@ -24,6 +24,8 @@ SINGLE = {"layers": (1,), "target": {"layer": 1, "steps": 3, "clamp": 2.0}}
 
 OWN = {
     "fine_tune": {"layer": 1, "steps": 3},
+    "locft": {"layer": 1, "epochs": 3, "minibatch": 3, "batch": 2},
+    "gradient_regression": {"layers": (0, 1), "lr": 0.01, "batch": 2},
     "grace": {"layer": 1, "steps": 3, "eps_init": 1e-3},
     "knowledge_neurons": {"steps": 4},
     "unedited": {},
@@ -49,6 +51,8 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "d4s_batches": {"preset": "d4s", "batch": 2},
     "ft_erase": {"preset": "ft_m", "objective": "erase"},
     "ft_forced": {"preset": "ft_m", "noise_subject": {"copies": 2}},
+    "locft_bf_one_by_one": {"preset": "locft_bf", "batch": 1, "minibatch": 2, "eos": False},
+    "ultraedit_one_by_one": {"preset": "ultraedit", "batch": 1},
     "grace_warm": {"preset": "grace", "value": "warm"},
     "d4s_null_space": {"preset": "d4s", "preservation": {"kind": "null_space", "threshold": 0.05, "weight": 1.0}},
 }
@@ -68,7 +72,7 @@ def settings_for(name: str):
         threshold = {"rounds": {"above": 1e-3}}
     if overrides.get("preset") == "one_li":
         threshold = {"delta_transform": {"floor": 0.0}}
-    return resolve("tested", merge_hparams(overrides, small, threshold), "mini")
+    return resolve("tested", merge_hparams(small, overrides, threshold), "mini")
 
 
 def case_for(settings, *, family: str = "gpt2", count: int = 4, dtype: torch.dtype = torch.float32) -> EditorCase:

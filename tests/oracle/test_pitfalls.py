@@ -205,7 +205,10 @@ def test_braces_are_letters() -> None:
 
 # --- state and architecture -------------------------------------------------------------------------------------------
 
-CHANGING = ("ft_m", "kn", "rome", "memit", "alphaedit", "pmet", "nse", "prune", "rect", "d4s", "d4s_refreshed", "one_time_batch")
+CHANGING = (
+    *("ft_m", "locft_bf", "ultraedit", "kn", "rome", "memit", "alphaedit", "pmet", "nse", "prune", "rect"),
+    *("d4s", "d4s_refreshed", "one_time_batch"),
+)
 
 
 @pytest.mark.parametrize("name", CHANGING)

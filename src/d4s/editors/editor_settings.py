@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from d4s.config import NoiseSettings
 from d4s.editors.constants import ANSWER_TOKENS, ATTRIBUTED_TOKENS, BACKWARD
 from d4s.editors.family_settings import SINGLE, Family, ModelPasses
+from d4s.editors.gradient_settings import GradientRegression, LocFT
 from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
 from d4s.editors.parts.part import DOUBLE, NotNegative, Positive
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
@@ -159,7 +160,7 @@ def _descent(edits: int, steps: int, tokens: int) -> ModelPasses:
     return ModelPasses(tokens, 1, (1.0 + BACKWARD) * edits * steps)
 
 
-FamilySettings = LocateThenEdit | OneTimeBatch | FineTune | Grace | KnowledgeNeurons | Unedited
+FamilySettings = LocateThenEdit | OneTimeBatch | FineTune | LocFT | GradientRegression | Grace | KnowledgeNeurons | Unedited
 EditorSettings = Annotated[FamilySettings, Field(discriminator="family")]
 FAMILY_SETTINGS = {model.model_fields["family"].default: model for model in get_args(FamilySettings)}
 

@@ -17,6 +17,8 @@ FAMILIES = Registry(
         "locate_then_edit": "d4s.editors.locate_then_edit:LocateThenEditEditor",
         "one_time_batch": "d4s.editors.one_time_batch:OneTimeBatchEditor",
         "fine_tune": "d4s.editors.finetune:FineTuneEditor",
+        "locft": "d4s.editors.locft:LocFTEditor",
+        "gradient_regression": "d4s.editors.gradient_regression:GradientRegressionEditor",
         "grace": "d4s.editors.grace:GraceEditor",
         "knowledge_neurons": "d4s.editors.knowledge_neurons:KnowledgeNeuronsEditor",
         "unedited": "d4s.editors.unedited:UneditedEditor",

@@ -10,7 +10,6 @@ from d4s.editors.parts.target_rule import TargetSettings
 from d4s.settings_base import Frozen
 
 if TYPE_CHECKING:
-    from d4s.editors.least_squares_settings import LocateThenEdit
     from d4s.models.model_shape import Shape
 
 SINGLE = 4  # bytes of a number in single precision
@@ -62,7 +61,7 @@ class Family(Frozen):
         """Settings of the `prepare` stage; None where the editor needs none."""
         return None
 
-    def session_settings(self, edits: int) -> "LocateThenEdit | None":
+    def session_settings(self, edits: int) -> "Family | None":
         """The settings of the session that makes the edited model from a state; None where states are folded without one."""
         return None
 
@@ -107,6 +106,10 @@ class Family(Frozen):
 
     def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
         """Passes of a sequence of edits, but for those of targets, with the wordings of a request and the tokens of each."""
+        return ()
+
+    def replay_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
+        """Passes by which the edited model is made from a state of recorded requests."""
         return ()
 
     def solver_operations(self: HasLayers, shape: "Shape", edits: int) -> float:

@@ -314,6 +314,10 @@ class OneTimeBatch(LeastSquaresSettings):
         """Yes: the batch is solved at the end."""
         return True
 
+    def replay_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
+        """Keys and residuals of all requests at every layer."""
+        return (ModelPasses(float(edits * wordings * tokens), 1, len(self.layers)),)
+
     def ledger_bytes(self, shape: "Shape", edits: int) -> float:
         """Requests with their targets."""
         return float(edits * SINGLE * 4 * shape.width)

@@ -1,4 +1,4 @@
-"""What some editors need beyond moments, computed once: directions of key space that text hardly uses, and the usual norm.
+"""What some editors need beyond moments, computed once: directions that text hardly uses, the usual norm, statistics.
 
 Terms and symbols: docs/notation.md.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from d4s.artifacts import StageJob, write_tensors
 from d4s.editors.edit_requests import EditRequest, draw_requests
+from d4s.editors.lifelong_statistics import warm_up
 from d4s.editors.moments import SecondMoment, read_moments
 from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.editors.target_optimisation import anchor_norm
@@ -23,7 +24,7 @@ from d4s.models.loading import load
 from d4s.schemas import FACTS
 
 log = logging.getLogger(__name__)
-ANCHOR_SEED = 0  # the draw that is for tuning; of a small data set it holds the requests of every other draw in another order
+TUNING_SEED = 0  # the draw that is for tuning; of a small data set it holds the requests of every other draw in another order
 
 
 def free_directions(second_moment: Float64[Tensor, "d_in d_in"], threshold: float) -> Float64[Tensor, "d_in r"]:
@@ -44,10 +45,10 @@ def free_directions(second_moment: Float64[Tensor, "d_in d_in"], threshold: floa
 def prepare_tensors(
     settings: PrepareSettings, moments: Mapping[int, SecondMoment], model: LanguageModel | None, requests: Sequence[EditRequest]
 ) -> dict[str, Tensor]:
-    """`LAYER.basis`, the free directions of each layer, from second moments; `anchor`, a norm, from a model and requests.
+    """`LAYER.basis`, the free directions of each layer, from second moments; of a model and requests `anchor`, a norm, or `statistics.*`.
 
     Raises:
-        ValueError: if the anchor is asked for and there is no model.
+        ValueError: if a model is needed and there is none.
     """
     found: dict[str, Tensor] = {}
     if settings.basis is not None:
@@ -57,6 +58,10 @@ def prepare_tensors(
         if model is None:
             raise ValueError("an anchor is taken from a model, and none was given")
         found["anchor"] = torch.tensor(anchor_norm(model, requests, settings.anchor.target, settings.anchor.anchor), dtype=torch.float64)
+    if settings.warm_up is not None:
+        if model is None:
+            raise ValueError("statistics are taken from a model, and none was given")
+        found |= warm_up(settings.warm_up, model, requests)
     return found
 
 
@@ -65,14 +70,14 @@ def prepare(job: StageJob[PrepareSettings]) -> None:
     settings = job.settings
     moments = read_moments(job.inputs["moments"], settings.basis.layers) if settings.basis is not None else {}
     model, requests = None, list[EditRequest]()
-    if settings.anchor is not None:
+    if settings.reads_requests:
         model = load(job.inputs["model"])
         facts = from_frame(job.artifact("facts", "facts").table("facts.parquet", FACTS))
-        requests = [request for request, _ in draw_requests(facts, ANCHOR_SEED)]
+        requests = [request for request, _ in draw_requests(facts, TUNING_SEED)]
     found = prepare_tensors(settings, moments, model, requests)
     write_tensors(job.path("prepared.safetensors"), found)
     notes: dict[str, Any] = {
-        "free": {name.partition(".")[0]: list(reversed(basis.shape)) for name, basis in found.items() if basis.ndim == 2}
+        "free": {name.partition(".")[0]: list(reversed(basis.shape)) for name, basis in found.items() if name.endswith(".basis")}
     }
     if "anchor" in found:
         notes["anchor"] = float(found["anchor"])

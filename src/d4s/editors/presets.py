@@ -5,7 +5,6 @@ released settings of the methods' own or the field's common repositories. Plain 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from d4s.editors.hparams import (
@@ -23,27 +22,8 @@ from d4s.editors.hparams import (
     merge_hparams,
     without,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """A named method. Its settings for a column are the base of that column, then `changes`, then `tuned` of the column.
-
-    `title` is its name in figures and tables, `paper` where it comes from, `address` a link to that or to its code (empty where
-    neither is public), `hue` the colours of `d4s.figures.style` that it shares with its relatives (empty: a spare colour). `released`
-    are the columns whose values the method's source has; the other values are ours, by analogy.
-    """
-
-    title: str
-    paper: str
-    address: str
-    note: str
-    family: str
-    base: Mapping[str, HParams]
-    changes: HParams = field(default_factory=dict)
-    tuned: Mapping[str, HParams] = field(default_factory=dict)
-    released: tuple[str, ...] = ()
-    hue: str = ""
+from d4s.editors.preset import Preset
+from d4s.editors.presets_gradient import GRADIENT_PRESETS
 
 
 def model_kinds_of(preset: str) -> list[str]:
@@ -319,6 +299,7 @@ PRESETS: Mapping[str, Preset] = {
         {"residual_schedule": "own"},
         released=("gpt2-xl", "gpt-j-6b", "llama3-8b"),
     ),
+    **GRADIENT_PRESETS,
     "grace": Preset(
         "GRACE",
         "Hartvigsen et al. 2023, as configured in EasyEdit",

@@ -199,7 +199,8 @@ def _targets(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ..
 
 def _prepare(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
     settings, prompt_sizes = PrepareSettings.model_validate(node.settings), estimates.prompt_sizes(node)
-    disk = settings.basis_layers * placement.shape.mlp_width**2 * 8.0
+    squares = placement.shape.width**2 if settings.warm_up is not None and settings.warm_up.whiten else 0
+    disk = 8.0 * (settings.basis_layers * placement.shape.mlp_width**2 + squares)
     return memory_estimate.prepare(placement, settings, prompt_sizes), disk, work_estimate.prepare(placement, settings, prompt_sizes)
 
 

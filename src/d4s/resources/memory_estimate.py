@@ -11,6 +11,8 @@ from d4s.config import MeasureSettings, PretrainSettings, TraceSettings
 from d4s.editors.constants import ACTIVATIONS_PER_PASS
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import FamilySettings
+from d4s.editors.family_settings import Family
+from d4s.editors.gradient_settings import GRADIENT_REQUESTS
 from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.models.model_shape import BYTES, Shape
 from d4s.models.pass_sizes import LOGITS_PER_CHUNK, TOKENS_ON_ACCELERATORS, TOKENS_ON_CPU
@@ -149,9 +151,16 @@ def questions(placement: ModelPlacement, settings: MeasureSettings | None) -> di
 # --- editors ----------------------------------------------------------------------------------------------------------
 
 
-def _whole_batch(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_sizes: PromptSizes) -> dict[str, Number]:
+def _whole_batch(placement: ModelPlacement, editor: Family, edits: int, prompt_sizes: PromptSizes) -> dict[str, Number]:
     """The largest pass that reads keys."""
     return {"whole batch": placement.activations(editor.requests_per_pass(edits) * prompt_sizes.per_request * prompt_sizes.tokens)}
+
+
+def _with_gradient(placement: ModelPlacement, editor: Family, prompt_sizes: PromptSizes, passes: dict[str, Number]) -> dict[str, Number]:
+    """Passes of which the largest, where steps differentiate, keeps what all blocks need for a gradient."""
+    tokens = editor.gradient_tokens(placement.shape, prompt_sizes.tokens)
+    gradient = placement.activations(tokens) * placement.shape.layers
+    return {**passes, "activations": max(passes.get("activations", 0.0), gradient)} if tokens else passes
 
 
 def _largest(*alternatives: dict[str, Number]) -> dict[str, Number]:
@@ -163,8 +172,7 @@ def edit(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_s
     """Model, moments, the editor's state, its ledger, and the larger of finding a target and asking questions."""
     shape = placement.shape
     asked = questions(placement, None)
-    gradient = placement.activations(editor.gradient_tokens(shape, prompt_sizes.tokens)) * shape.layers
-    passes = _largest({**asked, "activations": max(asked["activations"], gradient)}, _whole_batch(placement, editor, edits, prompt_sizes))
+    passes = _largest(_with_gradient(placement, editor, prompt_sizes, asked), _whole_batch(placement, editor, edits, prompt_sizes))
     if target := editor.step_targets():
         passes = _largest(passes, _target_optimisation(placement, target.layer, prompt_sizes, editor.batch, target.shifts))
     on_host = {"ledger": editor.ledger_bytes(shape, edits)}
@@ -204,7 +212,7 @@ def measure(
     if session := editor.session_settings(edits):
         held = session.held_bytes(shape, placement.item, edits) | _basis(editor, shape)
         on_host |= _read(editor, shape)
-        passes = _largest(passes, _whole_batch(placement, session, edits, prompt_sizes))
+        passes = _with_gradient(placement, session, prompt_sizes, _largest(passes, _whole_batch(placement, session, edits, prompt_sizes)))
     elif editor.is_refitted:
         on_host |= _read(editor, shape)
     passes = _largest(passes, {"temporaries": held.pop("temporaries", 0.0)})
@@ -225,10 +233,14 @@ def pretrain(placement: ModelPlacement, settings: PretrainSettings) -> tuple[Byt
 def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: PromptSizes) -> tuple[Bytes, Bytes]:
     """Moments of all layers, the free directions of each, and one decomposition at work, all on the host.
 
-    With an anchor the model too, and then the requests that it is taken from, at their unprefixed prompts.
+    With an anchor or a warm-up the model too, and then the requests that these are taken from, at their unprefixed prompts.
     """
     square, layers, anchor = placement.shape.mlp_width**2 * DOUBLE, settings.basis_layers, settings.anchor
     moments, work = {"moments": float(2 * layers * square)}, {"temporaries": 4.0 * square if layers else 0.0}
+    if settings.warm_up is not None:
+        gradient = placement.activations(GRADIENT_REQUESTS * prompt_sizes.tokens) * placement.shape.layers
+        statistics = 3.0 * placement.shape.width**2 * DOUBLE if settings.warm_up.whiten else 0.0
+        return split(placement, WITH_TABLES, {}, {"weights": placement.weights, "activations": gradient, "state": statistics})
     if anchor is None:
         return {"process": WITH_TORCH, **moments, **work}, {}
     alone, target = replace(prompt_sizes, per_request=1), anchor.target

@@ -10,6 +10,7 @@ from d4s.config import CorpusSettings, MeasureSettings, TraceSettings
 from d4s.editors.constants import BACKWARD
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import FamilySettings
+from d4s.editors.gradient_settings import GRADIENT_REQUESTS
 from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.editors.parts.target_rule import TargetSettings
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes, at_once
@@ -46,8 +47,11 @@ def targets(placement: ModelPlacement, target: TargetSettings, prompt_sizes: Pro
 
 
 def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: PromptSizes) -> Work:
-    """Eigenvectors of every layer's moment, and targets of the requests that an anchor is taken from, at their unprefixed prompts."""
+    """Eigenvectors of every layer's moment; of requests, at their unprefixed prompts, targets for an anchor or gradients of a warm-up."""
     found, anchor = Work(double=9.0 * settings.basis_layers * placement.shape.mlp_width**3), settings.anchor
+    if settings.warm_up is not None:
+        passes = settings.warm_up.requests / GRADIENT_REQUESTS
+        found += forward(placement, GRADIENT_REQUESTS * prompt_sizes.tokens).times((1.0 + BACKWARD) * passes)
     if anchor is None:
         return found
     alone, requests = replace(prompt_sizes, per_request=1), anchor.anchor.requests
@@ -133,8 +137,8 @@ def replay(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt
     found = Work(double=layers * (2.0 * edits * matrix + 8 * matrix))
     if editor.is_refitted:
         found += Work(double=layers * (d**3 / 3 + 2.0 * edits * d * d))
-    if editor.is_deferred:
-        found += forward(placement, edits * prompt_sizes.per_request * prompt_sizes.tokens).times(layers)
+    for tokens, calls, times in editor.replay_passes(placement.shape, edits, prompt_sizes.per_request, prompt_sizes.tokens):
+        found += forward(placement, tokens, passes=calls).times(times)
     return found
 
 

@@ -21,7 +21,11 @@ SOURCE_VARIABLE = "D4S_SOURCE"
 """Environment variable in which the workflow tells its jobs the digest of the package that it was read with."""
 ROOT = Path(__file__).resolve().parents[1]
 EXCLUDED_MODULES = frozenset(
-    f"{PACKAGE}.{name}" for name in ("errors", "log", "editors.hparams", "editors.presets", "editors.settings_file")
+    f"{PACKAGE}.{name}"
+    for name in (
+        *("errors", "log"),
+        *(f"editors.{table}" for table in ("hparams", "preset", "presets", "presets_gradient", "settings_file")),
+    )
 )
 """Tables whose rows are resolved before settings are hashed, and words for the person who runs a job."""
 DECLARATIVE_MODULES = frozenset(
@@ -34,6 +38,7 @@ DECLARATIVE_MODULES = frozenset(
         "facts.event_readers",
         "editors.editor_settings",
         "editors.family_settings",
+        "editors.gradient_settings",
         "editors.least_squares_settings",
         "editors.families",
         "runs.run_settings",
@@ -45,7 +50,8 @@ DESCRIPTIVE = frozenset(
     {
         *("label", "formula", "choice", "choices", "all_choices", "conflicts"),
         *("bytes", "held_bytes", "view_bytes", "ledger_bytes", "_squares_at_work", "solver_operations", "edit_passes", "gradient_tokens"),
-        *("requests_per_pass", "step_targets", "null_space_layers", "is_measured", "raises_target", "is_refitted", "is_deferred"),
+        *("requests_per_pass", "replay_passes", "step_targets", "null_space_layers", "is_measured", "raises_target"),
+        *("is_refitted", "is_deferred"),
     }
 )
 """Members of settings that say something to people, refuse combinations or count for plans, and change no result."""

@@ -229,7 +229,7 @@ class _NodeBuilder:
         if prepare is not None:
             settings = prepare.model_dump(mode="json")
             inputs = {"moments": self.moments(key.model, editor.moment_layers)} if prepare.basis is not None else {}
-            if prepare.anchor is not None:
+            if prepare.reads_requests:
                 inputs |= {"model": self.model(key.model), "facts": self.dataset(key.dataset, key.model)}
             found["prepared"] = self._node("prepare", f"{key.model}.{key.editor}", settings, inputs)
         return found

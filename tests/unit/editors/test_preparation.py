@@ -6,10 +6,11 @@ import torch
 from d4s.artifacts import Artifact, StageJob, write_json, write_tensors
 from d4s.config import ContextsSettings, MomentsSettings
 from d4s.editors.editor_settings import resolve
-from d4s.editors.parts.input_settings import BasisSettings, PrepareSettings
-from d4s.editors.preparation import free_directions, prepare
+from d4s.editors.parts.input_settings import BasisSettings, PrepareSettings, WarmUpSettings
+from d4s.editors.preparation import free_directions, prepare, prepare_tensors
 from d4s.errors import ArtifactError, SettingsError
 from d4s.runs.prepared_parts import load_prepared
+from tests.oracle.plain import requests_of
 
 
 def moment_with(values: list[float], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,3 +79,13 @@ def test_moments_of_other_layers_are_refused_by_name(tmp_path: Path) -> None:
     settings = resolve("tested", {"preset": "memit", "layers": [1, 2]}, "mini")
     with pytest.raises(ArtifactError, match=r"holds no l2\.json"):
         load_prepared({"contexts": contexts_at(tmp_path / "c"), "moments": moments_at(tmp_path / "m", (1,))}, settings)
+
+
+def test_statistics_are_taken_from_a_model_and_requests(tiny_model) -> None:
+    settings = PrepareSettings(warm_up=WarmUpSettings(layers=(1,), requests=3, whiten=False))
+    assert "warm_up" not in PrepareSettings(basis=BasisSettings(layers=(1,), threshold=0.02)).model_dump(mode="json")
+    assert PrepareSettings.model_validate(settings.model_dump(mode="json")) == settings and settings.reads_requests
+    found = prepare_tensors(settings, {}, tiny_model(), requests_of(5))
+    assert int(found["statistics.16x64.count"]) == 3 and len(found) == 3
+    with pytest.raises(ValueError, match="statistics are taken from a model, and none was given"):
+        prepare_tensors(settings, {}, None, requests_of(5))

@@ -54,6 +54,13 @@ def test_lengths_layers_and_blocks_enter_no_hash() -> None:
     assert long.of("edit")[0].outputs == ("n10.json", "n120.json")
 
 
+def test_a_warm_up_is_prepared_from_model_and_facts_and_changes_no_other_preparation() -> None:
+    plan = _plan(grid=_row(editors=["stableedit", "ultraedit", "alphaedit"]))
+    stable, alpha = sorted(plan.of("prepare"), key=lambda node: "moments" in node.inputs)
+    assert {*stable.inputs} == {"model", "facts"} and {*stable.settings} == {"basis", "anchor", "warm_up"}
+    assert {*alpha.inputs} == {"moments"} and {*alpha.settings} == {"basis", "anchor"}
+
+
 def test_a_local_models_weights_are_part_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("D4S_DATA", str(tmp_path))
     text = tmp_path / "wikitext2_raw_test" / "wikitext2_raw_test.jsonl"

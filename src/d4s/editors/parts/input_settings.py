@@ -1,4 +1,4 @@
-"""What the stages before an edit compute for it: targets at the original weights, free directions, the usual norm."""
+"""What the stages before an edit compute for it: targets at the original weights, free directions, the usual norm, statistics."""
 
 from pydantic import Field
 
@@ -28,11 +28,25 @@ class AnchorJobSettings(Frozen):
     anchor: AnchorSettings
 
 
+class WarmUpSettings(Frozen):
+    """Statistics of keys and gradients of the draw of requests for tuning, before any edit."""
+
+    layers: Layers
+    requests: int = Field(gt=0)
+    whiten: bool
+
+
 class PrepareSettings(Frozen):
-    """What the `prepare` stage computes for an editor: free directions from second moments, the anchor from model and facts."""
+    """What the `prepare` stage computes for an editor: free directions from second moments; anchor and warm-up from model and facts."""
 
     basis: BasisSettings | None = None
     anchor: AnchorJobSettings | None = None
+    warm_up: WarmUpSettings | None = Field(default=None, exclude_if=lambda warm_up: warm_up is None)
+
+    @property
+    def reads_requests(self) -> bool:
+        """Whether requests are run through the model."""
+        return self.anchor is not None or self.warm_up is not None
 
     @property
     def basis_layers(self) -> int:

@@ -1,0 +1,66 @@
+"""What enters MLP output matrices where the tokens of targets are predicted, and the gradient of the targets' loss at what leaves them.
+
+Terms and symbols: docs/notation.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from d4s.editors.gradient_settings import GRADIENT_REQUESTS
+from d4s.editors.prompts import pad_ids
+from d4s.models.language_model import LanguageModel
+from d4s.models.tokens import Pair
+from d4s.models.trace import trace
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerGradients:
+    """By layer a row per target token, request after request, in float32 or better; and each request's mean loss per token.
+
+    `keys` are what enters the matrix where the token is predicted, `gradients` those of the sum of all tokens' negative
+    log-probabilities with respect to what leaves it there. A sum, unlike a mean, gives a request the same rows in any batch.
+    """
+
+    keys: Mapping[int, Float[Tensor, "t d_in"]]
+    gradients: Mapping[int, Float[Tensor, "t d_out"]]
+    mean_nll: Float[Tensor, " n"]
+
+
+def read_answer_gradients(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]) -> AnswerGradients:
+    """Keys and gradients of requests, given as token ids, at ascending layers of the model as it is; teacher-forced."""
+    parts = [_read(model, pairs[first : first + GRADIENT_REQUESTS], layers) for first in range(0, len(pairs), GRADIENT_REQUESTS)]
+    keys = {layer: torch.cat([part.keys[layer] for part in parts]) for layer in layers}
+    gradients = {layer: torch.cat([part.gradients[layer] for part in parts]) for layer in layers}
+    return AnswerGradients(keys, gradients, torch.cat([part.mean_nll for part in parts]))
+
+
+def _read(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]) -> AnswerGradients:
+    """The same for requests that run together."""
+    places = torch.tensor([(row, len(prompt) - 1 + at) for row, (prompt, target) in enumerate(pairs) for at in range(len(target))])
+    row, place = places.unbind(1)
+    precision = torch.promote_types(model.dtype, torch.float32)
+    begun = model.mlp_out(layers[0]).register_forward_hook(_record_gradient)
+    try:
+        with torch.enable_grad(), trace({layer: model.mlp_out(layer) for layer in layers}) as found:
+            ids = pad_ids([[*prompt, *target[:-1]] for prompt, target in pairs], model.device)
+            hidden = model.network.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            log_probs = model.unembed(hidden[row, place]).to(precision).log_softmax(-1)
+            targets = torch.tensor([token for _, target in pairs for token in target], device=log_probs.device)
+            nll = -log_probs.gather(1, targets[:, None])[:, 0]
+            gradients = torch.autograd.grad(nll.sum(), [found.outputs[layer] for layer in layers])
+    finally:
+        begun.remove()
+    return AnswerGradients(
+        {layer: found.inputs[layer].detach()[row, place].to(precision) for layer in layers},
+        {layer: gradient[row, place].to(precision) for layer, gradient in zip(layers, gradients, strict=True)},
+        torch.stack([of_target.mean() for of_target in nll.detach().split([len(target) for _, target in pairs])]),
+    )
+
+
+def _record_gradient(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
+    """Let what a module gives be differentiated with respect to: no weight is, so the graph begins here."""
+    output.requires_grad_()

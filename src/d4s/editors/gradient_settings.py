@@ -1,0 +1,144 @@
+"""The settings of editors that tune or regress on gradients of the targets, with the memory and work that their steps take."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from d4s.editors.constants import ANSWER_TOKENS, BACKWARD
+from d4s.editors.family_settings import SINGLE, Family, ModelPasses
+from d4s.editors.parts.input_settings import PrepareSettings, WarmUpSettings
+from d4s.editors.parts.part import DOUBLE, Layers, NotNegative, Positive
+from d4s.editors.parts.part_families import InputKind
+from d4s.settings_base import Count
+
+if TYPE_CHECKING:
+    from d4s.models.model_shape import Shape
+
+GRADIENT_REQUESTS = 10
+"""Requests that run together when keys and gradients are read."""
+
+
+class LocFT(Family):
+    """Fine-tuning of one MLP output matrix on many requests, in epochs of minibatches."""
+
+    family: Literal["locft"] = "locft"
+    state_kind: Literal["refit", "dense"] = Field(
+        description="`refit`: steps record requests, all of which are tuned on together, from the original weights. `dense`: every step "
+        "tunes on its own batch, from the weights that the step before left."
+    )
+    layer: int = Field(ge=0, description="Block whose MLP output matrix is tuned.")
+    epochs: Count = Field(default=25, description="Passes over the requests at most, each in an order of its own.")
+    minibatch: Count = Field(default=100, description="Requests per step of Adam.")
+    lr: Positive = Field(default=5e-4, description="Learning rate of Adam.")
+    stop_loss: NotNegative = Field(
+        default=1e-2, description="A minibatch whose loss is below this is passed over, and an epoch whose mean is below it is the last."
+    )
+    eos: bool = Field(default=True, description="Tune on the end-of-text token after every target, so that free answers end there.")
+    batch: Count = Field(default=1, description="Requests per step: recorded together, or tuned on together.")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layer whose weights change."""
+        return (self.layer,)
+
+    def session_settings(self, edits: int) -> "LocFT | None":
+        """Of a refit the settings of the session that tunes on all recorded requests."""
+        return self.model_copy(update={"state_kind": "dense", "batch": max(1, edits)}) if self.state_kind == "refit" else None
+
+    # --- memory and work ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_deferred(self) -> bool:
+        """Whether requests are tuned on when the edited model is asked for."""
+        return self.state_kind == "refit"
+
+    def requests_per_pass(self, edits: int) -> int:
+        """All requests of a batch: what lies before the matrix is run for them once."""
+        return 0 if self.is_deferred else self.batch
+
+    def gradient_tokens(self, shape: "Shape", tokens: int) -> int:
+        """The prompts of a minibatch."""
+        return 0 if self.is_deferred else tokens * min(self.batch, self.minibatch)
+
+    def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
+        """A gradient per minibatch in every epoch."""
+        together = min(self.batch, self.minibatch, max(1, edits))
+        return (ModelPasses(tokens * together, 1, (1.0 + BACKWARD) * self.epochs * edits / together),)
+
+    def replay_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
+        """Of a refit, all epochs."""
+        session = self.session_settings(edits)
+        return () if session is None else session.edit_passes(shape, edits, wordings, tokens)
+
+    def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
+        """Weight, gradient, moments of Adam and copies in float32; of a refit nothing until the edited model is asked for."""
+        return {} if self.is_deferred else {"state": 8.0 * shape.mlp_out * SINGLE}
+
+    def ledger_bytes(self, shape: "Shape", edits: int) -> float:
+        """The token ids of requests, of some tens of tokens, or the weight as it is."""
+        return float(edits * 40 * SINGLE if self.is_deferred else shape.mlp_out * SINGLE)
+
+
+class GradientRegression(Family):
+    """A ridge regression per matrix from what enters it at the targets' tokens to normalised negative gradients of what leaves it."""
+
+    family: Literal["gradient_regression"] = "gradient_regression"
+    layers: Layers = Field(description="Blocks whose MLP output matrices are edited, ascending.")
+    lr: Positive = Field(default=1e-6, description="Step size η.")
+    ridge: Positive = Field(default=1.0, description="Weight α of the squared norm of the change.")
+    whiten: bool = Field(
+        default=False, description="Whiten gradients by their whole covariance once there are more tokens than it needs (StableEdit)."
+    )
+    warm_up: int = Field(
+        default=0,
+        ge=0,
+        description="Requests of the draw for tuning (at most all there are) whose statistics are taken before any edit. They change no "
+        "weight.",
+    )
+    batch: Count = Field(default=100, description="Requests per turn, which are edited together.")
+
+    @property
+    def required_inputs(self) -> frozenset[InputKind]:
+        """Statistics, where there is a warm-up."""
+        return frozenset({"prepare"} if self.warm_up else ())
+
+    def prepare_settings(self) -> PrepareSettings | None:
+        """The warm-up, if there is one."""
+        if not self.warm_up:
+            return None
+        return PrepareSettings(warm_up=WarmUpSettings(layers=self.layers, requests=self.warm_up, whiten=self.whiten))
+
+    @model_validator(mode="after")
+    def _ascends(self) -> "GradientRegression":
+        if list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"layers must ascend without repeats, found {list(self.layers)}")
+        return self
+
+    # --- memory and work ----------------------------------------------------------------------------------------------
+
+    def gradient_tokens(self, shape: "Shape", tokens: int) -> int:
+        """The prompts that run together."""
+        return tokens * min(self.batch, GRADIENT_REQUESTS)
+
+    def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
+        """A gradient per request, and its probability before and after."""
+        together = min(self.batch, GRADIENT_REQUESTS)
+        return (ModelPasses(tokens * together, 1, (3.0 + BACKWARD) * edits / together),)
+
+    def solver_operations(self, shape: "Shape", edits: int) -> float:
+        """Per turn and layer a system as large as its tokens, the weight that is written, and a whitening."""
+        tokens, turns = float(self.batch * ANSWER_TOKENS), edits / self.batch
+        solved = tokens**3 / 3 + 2 * tokens**2 * (shape.mlp_width + shape.width) + 2 * tokens * shape.mlp_out
+        return turns * (len(self.layers) * (solved + 4 * shape.mlp_out) + (9.0 * shape.width**3 if self.whiten else 0.0))
+
+    def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
+        """Per layer the change and the original weight twice, and the statistics; what a turn computes."""
+        squares = shape.width**2 * DOUBLE if self.whiten else 0
+        state = len(self.layers) * shape.mlp_out * (DOUBLE + 2.0 * item) + 2 * (shape.mlp_width + shape.width) * DOUBLE + squares
+        turn = self.batch * ANSWER_TOKENS * len(self.layers) * (shape.mlp_width + shape.width)
+        return {"state": state, "temporaries": float(3 * max(turn, shape.mlp_out) * DOUBLE + 3 * squares)}
+
+    def ledger_bytes(self, shape: "Shape", edits: int) -> float:
+        """Per token what enters a matrix, the gradient of what leaves it, and the regressed change of that."""
+        return float(edits * ANSWER_TOKENS * len(self.layers) * (shape.mlp_width + 2 * shape.width) * SINGLE)

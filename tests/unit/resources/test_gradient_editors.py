@@ -1,0 +1,65 @@
+"""Memory and work of editors that tune or regress on gradients, from sizes alone."""
+
+from typing import Any
+
+import pytest
+
+from d4s.config import MeasureSettings
+from d4s.editors.editor_settings import resolve
+from d4s.editors.gradient_settings import GRADIENT_REQUESTS
+from d4s.editors.parts.input_settings import PrepareSettings
+from d4s.models.model_shape import Shape
+from d4s.resources import memory_estimate, work_estimate
+from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
+
+SHAPE = Shape(6, 192, 1024, 6, 6, 32, 1000, 64, False, True)
+HOST, PROMPTS, MEASURE = ModelPlacement(SHAPE), PromptSizes(), MeasureSettings()
+MATRIX = SHAPE.mlp_out
+
+
+def settings_of(name: str, **more: Any) -> Any:
+    return resolve("tested", {"preset": name, **more}, "mini")
+
+
+def gradient(requests: int) -> float:
+    return HOST.activations(requests * PROMPTS.tokens) * SHAPE.layers
+
+
+def test_tuning_on_records_is_counted_where_the_edited_model_is_made() -> None:
+    settings = settings_of("locft_bf", minibatch=50)
+    edit, measure = (
+        memory_estimate.edit(HOST, settings, 300, PROMPTS)[0],
+        memory_estimate.measure(HOST, settings, 300, PROMPTS, MEASURE)[0],
+    )
+    assert "state" not in edit and edit["activations"] < gradient(50)
+    assert measure["state"] == 8 * 4 * MATRIX and measure["activations"] >= gradient(50) and measure["ledger"] == edit["ledger"] > 0
+    assert work_estimate.edit(HOST, settings, 300, PROMPTS).single == 0
+    few, many = (work_estimate.replay(HOST, settings, edits, PROMPTS).single for edits in (100, 300))
+    assert many == pytest.approx(3 * few) and few == pytest.approx(work_estimate.forward(HOST, 100 * PROMPTS.tokens).single * 25 * 3)
+
+
+def test_tuning_in_batches_is_counted_with_the_edits() -> None:
+    settings = settings_of("locft_seq", batch=10, minibatch=50)
+    edit = memory_estimate.edit(HOST, settings, 300, PROMPTS)[0]
+    assert edit["state"] == 8 * 4 * MATRIX and edit["activations"] >= gradient(10) and edit["ledger"] == 4 * MATRIX
+    assert work_estimate.edit(HOST, settings, 300, PROMPTS).single > work_estimate.forward(HOST, 300 * PROMPTS.tokens).single * 25 * 3
+    assert work_estimate.replay(HOST, settings, 300, PROMPTS).single == 0
+
+
+def test_a_turn_holds_its_statistics_and_the_gradient_of_a_few_requests() -> None:
+    ultra, stable = settings_of("ultraedit", layers=[3, 4, 5], batch=100), settings_of("stableedit", layers=[3, 4, 5], batch=100)
+    plain, whitened = (memory_estimate.edit(HOST, settings, 300, PROMPTS)[0] for settings in (ultra, stable))
+    assert plain["state"] == 3 * MATRIX * 16 + 2 * 8 * (192 + 1024) and whitened["state"] == plain["state"] + 8 * 192**2
+    assert plain["activations"] == max(gradient(GRADIENT_REQUESTS), memory_estimate.questions(HOST, None)["activations"])
+    assert work_estimate.edit(HOST, stable, 300, PROMPTS).double > work_estimate.edit(HOST, ultra, 300, PROMPTS).double
+
+
+def test_a_warm_up_runs_the_model_and_holds_no_moments() -> None:
+    wanted = settings_of("stableedit").prepare_settings()
+    assert isinstance(wanted, PrepareSettings) and wanted.warm_up is not None
+    found = memory_estimate.prepare(HOST, wanted, PROMPTS)[0]
+    assert {*found} == {"process", "weights", "activations", "state"} and found["activations"] == gradient(GRADIENT_REQUESTS)
+    work = work_estimate.prepare(HOST, wanted, PROMPTS)
+    assert work.double == 0 and work.single == pytest.approx(
+        work_estimate.forward(HOST, wanted.warm_up.requests * PROMPTS.tokens).single * 3
+    )
