@@ -1,4 +1,4 @@
-"""Fine-tuning of one MLP output matrix on each request, with every weight kept near where the edit began.
+"""Fine-tuning of one MLP output matrix on each request, with every weight kept near where the edit began; low-rank factors: `lora.py`.
 
 FT-L (`prompt_last`) scores all target tokens at the last prompt token, as if they were a bag; FT-M (`target`) scores
 each at its own place. Minimised by Adam until the loss is small; after every update each weight is clamped to a distance
@@ -17,9 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from d4s.editors.edit_requests import EditRequest
-from d4s.editors.editor_settings import FineTune
+from d4s.editors.editor_settings import FineTune, LowRank
+from d4s.editors.lora import LoraSession, lora_layers, low_rank_deltas
 from d4s.editors.prompts import check_length, pad_ids
-from d4s.editors.protocol import Diverged, EditSelection, Prepared, State, StateKind, StepLog, StepRecord, Targets
+from d4s.editors.protocol import Diverged, EditSelection, Prepared, Session, State, StateKind, StepLog, StepRecord, Targets
 from d4s.editors.states import DenseState, check_dense
 from d4s.editors.weights import apply_deltas
 from d4s.metrics.weight_norms import l1_per_element
@@ -49,7 +50,7 @@ class _FineTuneLoss:
     @classmethod
     def of(cls, model: LanguageModel, pairs: Sequence[Pair], settings: FineTune) -> "_FineTuneLoss":
         """Prompts with their target ids, run through the model as it is."""
-        per_token, layer = settings.objective == "target", settings.layer
+        per_token, (layer,) = settings.objective == "target", settings.layers
         texts = [[*prompt, *target[:-1]] if per_token else prompt for prompt, target in pairs]
         ids = pad_ids(texts, model.device)
         lengths = torch.full((len(texts),), ids.shape[1], device=model.device)
@@ -86,12 +87,13 @@ class FineTuneSession:
     """Fine-tuning in progress, on a float32 master (or better) of the weight."""
 
     def __init__(self, settings: FineTune, model: LanguageModel, state: State) -> None:
-        self._settings, self._model, self._name = settings, model, f"{settings.layer}.weight"
-        self._original = model.weight(settings.layer).clone()
+        (self._layer,) = settings.layers
+        self._settings, self._model, self._name = settings, model, f"{self._layer}.weight"
+        self._original = model.weight(self._layer).clone()
         precision = torch.promote_types(model.dtype, torch.float32)
         saved = state.dense.get(self._name, self._original)
-        self._master = saved.to(model.weight(settings.layer).device, precision, copy=True).contiguous()
-        model.set_weight(settings.layer, self._master)
+        self._master = saved.to(model.weight(self._layer).device, precision, copy=True).contiguous()
+        model.set_weight(self._layer, self._master)
 
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
         """Tune on a batch of requests.
@@ -116,7 +118,7 @@ class FineTuneSession:
             self._update(adam, gradient, start)
         else:
             losses.append(float(loss_of.loss(self._master.to(self._model.dtype))))
-        self._model.set_weight(self._settings.layer, self._master)
+        self._model.set_weight(self._layer, self._master)
         if not all(abs(value) < float("inf") for value in losses):
             raise Diverged(f"the loss of fine-tuning is not finite: {losses[-1]}")
         return StepLog(tuple(self._numbers(losses)))
@@ -127,7 +129,7 @@ class FineTuneSession:
 
     def live(self) -> LiveModel:
         """The model as edited so far."""
-        return LiveModel(self._model, {self._settings.layer: self._original})
+        return LiveModel(self._model, {self._layer: self._original})
 
     def _update(self, adam: torch.optim.Adam, gradient: Float[Tensor, "d_out d_in"], start: Float[Tensor, "d_out d_in"]) -> None:
         """One step of Adam on the master, and its clamp."""
@@ -138,7 +140,7 @@ class FineTuneSession:
             self._master.clamp_(start - bound, start + bound)
 
     def _numbers(self, losses: Sequence[float]) -> Iterator[tuple[str, int | None, float]]:
-        layer = self._settings.layer
+        layer = self._layer
         yield "target_probability_before", None, math.exp(-losses[0])
         yield "target_probability_after", None, math.exp(-losses[-1])
         yield "target_steps", None, float(len(losses) - 1)
@@ -147,7 +149,7 @@ class FineTuneSession:
 
 
 class FineTuneEditor:
-    """Fine-tuning as an editor; its state is the tuned weight, which every step replaces."""
+    """Fine-tuning as an editor; its state is the tuned weight, or the factors beside weights, which every step replaces."""
 
     kind: StateKind = "dense"
 
@@ -171,18 +173,24 @@ class FineTuneEditor:
         return DenseState()
 
     @contextmanager
-    def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[FineTuneSession]:
+    def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[Session]:
         """A session that continues from a state."""
-        with model.restoring((self.settings.layer,)):
-            yield FineTuneSession(self.settings, model, state)
+        lora = self.settings.parameters
+        if isinstance(lora, LowRank):
+            with model.restoring(lora_layers(lora, model)):
+                yield LoraSession(self.settings, lora, model, state)
+        else:
+            with model.restoring(self.settings.layers):
+                yield FineTuneSession(self.settings, model, state)
 
     @contextmanager
     def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LiveModel]:
-        """The model with the tuned weight."""
-        layer = self.settings.layer
-        deltas = {
-            int(name.split(".")[0]): tensor.to(model.weight(layer).device).double() - model.weight(layer).double()
-            for name, tensor in state.dense.items()
-        }
+        """The model with the tuned weights."""
+        lora = self.settings.parameters
+        if isinstance(lora, LowRank):
+            deltas = low_rank_deltas(lora, state.dense)
+        else:
+            places = {int(name.split(".")[0]): tensor for name, tensor in state.dense.items()}
+            deltas = {layer: new.to(model.weight(layer).device).double() - model.weight(layer).double() for layer, new in places.items()}
         with apply_deltas(model, deltas) as view:
             yield view
