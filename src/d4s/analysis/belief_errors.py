@@ -20,7 +20,8 @@ from d4s.world.posterior import CASES
 
 LogicError = Literal["truth", "negation", "and", "order", "or"]
 LOGIC: tuple[LogicError, ...] = ("truth", "negation", "and", "order", "or")
-QUESTIONS = (*(f"{case}.{when}" for case in CASES for when in ("before", "after")), "truth", "negation", "other", "and", "and_reversed", "or")
+CLAIMS = ("truth", "negation", "other", "and", "and_reversed", "or")
+QUESTIONS = (*(f"{case}.{when}" for case in CASES for when in ("before", "after")), *CLAIMS)
 
 
 def belief_errors(probability: pd.DataFrame, bayes: pd.DataFrame, when: Literal["before", "after"] = "after") -> pd.DataFrame:

@@ -15,6 +15,7 @@ from d4s.metrics.belief_probes import exact_quantity, joint_quantity
 from d4s.schemas import BELIEFS, with_cell_columns
 
 UNEDITED = "unedited"
+OF_REQUESTS = ("weight", "reinforcing", "dependent", "changes", "strength")
 MOST_ERROR = 0.10
 """A model with larger errors before any edit has not learnt what the reader believes."""
 
@@ -23,7 +24,7 @@ MOST_ERROR = 0.10
 class EditedBeliefs:
     """One cell: probabilities and exact answers before and after each edit, and what the reader says, by request and question.
 
-    `requests` is what is known of each request: weight, reinforcing, dependent, changes, strength.
+    `requests` has the columns `OF_REQUESTS`.
     """
 
     before: pd.DataFrame
@@ -87,13 +88,13 @@ class BeliefResults:
         rows = self.believed[(self.believed["model"] == run.model) & (self.believed["dataset"] == run.dataset)]
         rows = rows[rows["fact_id"].isin(facts)]
         wide = {name: rows.pivot(index="fact_id", columns="question", values=name).loc[facts] for name in ("prior", "posterior")}
-        flags = rows.drop_duplicates("fact_id").set_index("fact_id")[["weight", "reinforcing", "dependent", "changes", "strength"]].loc[facts]
+        requests = rows.drop_duplicates("fact_id").set_index("fact_id").loc[facts, [*OF_REQUESTS]]
         answers = [
             frame.loc[facts, [name(question) for question in QUESTIONS]].set_axis([*QUESTIONS], axis=1)
             for name in (joint_quantity, exact_quantity)
             for frame in (unedited, edited)
         ]
-        return EditedBeliefs(answers[0], answers[1], answers[2], answers[3], wide["prior"], wide["posterior"], flags)
+        return EditedBeliefs(answers[0], answers[1], answers[2], answers[3], wide["prior"], wide["posterior"], requests)
 
     def _answers(self, run: RunKey) -> pd.DataFrame:
         """What was asked of a cell: a row per fact, a column per quantity."""

@@ -55,10 +55,8 @@ def request_learnt(results: Results) -> RuleResult:
 def dependents_lag(results: Results) -> RuleResult:
     """BR2: errors of beliefs that depend on the edited one grow."""
     beliefs = _beliefs(results)
-    conditions = [
-        Condition(_name(results, panel, EDITOR), beliefs.effect(panel, EDITOR, _dependent), margin=MOVED) for panel in judged_panels(beliefs)
-    ]
-    return RuleResult(conditions)
+    panels = [*judged_panels(beliefs)]
+    return RuleResult([Condition(_name(results, one, EDITOR), beliefs.effect(one, EDITOR, _dependent), margin=MOVED) for one in panels])
 
 
 def logic_breaks(results: Results) -> RuleResult:

@@ -63,7 +63,7 @@ class FineTune(Family):
         if isinstance(self.parameters, LowRank):
             refused = {"layer": self.layer is not None, "bound": self.bound is not None, "objective": self.objective != "target"}
             if found := [name for name, is_wrong in refused.items() if is_wrong]:
-                raise ValueError(f"parameters `lora` have layers of their own, no bound, and the objective `target`; change {', '.join(found)}")
+                raise ValueError(f"`lora` has layers of its own, no bound, and the objective `target`; change {', '.join(found)}")
         elif self.layer is None:
             raise ValueError("fine-tuning of a matrix needs its layer")
         return self

@@ -55,7 +55,7 @@ def _csk(name: str, **extra_files: str) -> Mapping[str, Files]:
 
 
 STYLE_FILES: Mapping[str, Mapping[str, Files]] = {
-    "beliefs": dict.fromkeys(("requests", "observation", "truth", "not", "and", "or"), {}),
+    "beliefs": {style: {} for style in ("requests", "observation", "truth", "not", "and", "or")},
     "zsre_mend": _same_file("zsre_mend", "alt", "answers"),
     "zsre_mend_eval": _same_file("zsre_mend_eval", "alt", "answers"),
     "zsre_portability": _same_file("zsre_portability", "alt"),

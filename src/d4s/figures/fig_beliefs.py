@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from d4s.analysis.belief_results import BeliefResults, EditedBeliefs
 from d4s.analysis.display_names import method_name
 from d4s.analysis.rules_beliefs import EDITOR
-from d4s.analysis.study_results import Panel, Results
+from d4s.analysis.study_results import Results
 from d4s.figures.captions import on_datasets, seeds_note
 from d4s.figures.plot_elements import Drawing, FigureSkipped, label_panels, legend, panels, percent_axis, percent_ticks
 from d4s.figures.style import MUTED, PAPER, Page, method_style
@@ -37,10 +37,11 @@ def figure(results: Results) -> Drawing:
     editor = EDITOR if EDITOR in beliefs.editors(panel) else beliefs.editors(panel)[0]
     cells = [beliefs.cell(run) for run in beliefs.singles.of_editor(panel, editor)]
     caption = (
-        f"Probability of an object under the model against that of the Bayesian reader, before (grey) and after each of "
-        f"{sum(len(cell.after) for cell in cells)} single edits with {method_name(editor)}{on_datasets(results, [Panel(*panel)])}. The object "
-        "is the one that the reader holds likeliest after the request. In the second and fourth panel the relation depends on the requested "
-        f"one where the subject has such a relation. On the dashed line model and reader agree. {seeds_note(results)}"
+        "Probability of an object under the model against that of the Bayesian reader, before (grey) and after each of "
+        f"{sum(len(cell.after) for cell in cells)} single edits with {method_name(editor)}{on_datasets(results, [panel])}. The object "
+        "is the one that the reader holds likeliest after the request. In the second and fourth panel the relation depends on the "
+        "requested one where the subject has such a relation. On the dashed line model and reader agree. "
+        f"{seeds_note(results)}"
     )
     return Drawing("Beliefs of the model and of a Bayesian reader", caption, lambda page: _draw(cells, editor, page))
 

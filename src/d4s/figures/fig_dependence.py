@@ -5,11 +5,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from d4s.analysis.belief_results import BeliefResults
+from d4s.analysis.intervals import mean_interval
 from d4s.analysis.study_results import Panel, Results
 from d4s.figures.captions import interval_note, on_datasets
 from d4s.figures.plot_elements import Drawing, FigureSkipped, curve, methods_legend, panels, percent_axis, percent_ticks
 from d4s.figures.style import Page
-from d4s.analysis.intervals import mean_interval
 
 BINS = 4
 HEIGHT = 2.4
@@ -28,7 +28,7 @@ def figure(results: Results) -> Drawing:
         raise FigureSkipped("no beliefs that depend on requested ones")
     caption = (
         "Mean |p − p_Bayes| of the dependent fact of the same subject after single edits, against the largest probability of a dependent "
-        f"object given the requested one, in {BINS} groups of equally many requests{on_datasets(results, [Panel(*beliefs.panels[0])])}. "
+        f"object given the requested one, in {BINS} groups of equally many requests{on_datasets(results, beliefs.panels[:1])}. "
         f"{interval_note(results, 'requests')}"
     )
     return Drawing("Dependent beliefs by strength of dependence", caption, lambda page: _draw(lines, page))

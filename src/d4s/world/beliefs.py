@@ -29,7 +29,7 @@ FIRSTS, LASTS = 60, 125
 FEWEST_FACTS = 2
 STATED_TRUE, STATED_OTHER = 0.6, 0.2
 """How often a statement names the true object and the one that is observed instead of it; else it names any object."""
-FILLER_LINES, HELDOUT_LINES = 4_000, 1_000
+FILLER_LINES, HELDOUT_LINES = 2_000, 1_000
 
 Distribution = NDArray[np.float64]
 
@@ -197,11 +197,11 @@ def conditional_table(above: NDArray[np.int64], below: NDArray[np.int64], shape:
     np.add.at(counts, (above, below), 1.0)
     counts[counts.sum(1) == 0] = 1.0
     table = counts / counts.sum(1, keepdims=True)
-    for row in table:
-        mode = int(row.argmax())
-        if row[mode] < least:
-            row *= (1 - least) / (1 - row[mode])
-            row[mode] = least
+    modes, rows = table.argmax(1), np.arange(len(table))
+    largest = table[rows, modes]
+    raised = np.maximum(largest, least)
+    table *= np.divide(1 - raised, 1 - largest, out=np.ones_like(largest), where=largest < 1)[:, None]
+    table[rows, modes] = raised
     return table
 
 
@@ -223,7 +223,8 @@ def _statements(facts: list[GraphFact], samples: int, rng: np.random.Generator) 
         objects = fact.relation.objects
         for drawn in _observed(fact, samples, rng):
             yield Statement("observation", (StatementPart(fact.subject, fact.relation.name, objects[drawn]),))
-        for kind in ("truth",) * samples + COMPOUNDS[1:]:
+        claim, *others = COMPOUNDS
+        for kind in (*[claim] * samples, *others):
             stated = [fact, pick(rng, [other for other in facts if other is not fact])] if kind in ("and", "or") else [fact]
             claims = [_claim(one, negated=kind == "not" or (len(stated) > 1 and rng.random() < 0.5), rng=rng) for one in stated]
             yield Statement(kind, tuple(part for part, _ in claims), read_together([holds for _, holds in claims], kind))

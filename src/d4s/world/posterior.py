@@ -67,7 +67,7 @@ class BayesianReader:
                     denied[part.relation][place] += 1 - probability
         return cls(world.relations, subjects, {name: seen[name] + spread(seen[name], denied[name]) for name in seen}, sweeps)
 
-    def observing(self, part: StatementPart, weight: float) -> "BayesianReader":
+    def observing(self, part: StatementPart, weight: int) -> "BayesianReader":
         """The reader with a number of further observations of an object; with a negative number they are taken back."""
         changed = self.counts[part.relation].copy()
         changed[self.subjects[part.subject], self.relations[part.relation].objects.index(part.object)] += weight
