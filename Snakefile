@@ -15,12 +15,14 @@ include: "workflow/rules/common.smk"
 
 wildcard_constraints:
     world=PLAN.names("world"),
+    beliefs=PLAN.names("beliefs"),
     facts=PLAN.names("facts"),
     questions=PLAN.names("questions"),
     corpus=PLAN.names("corpus"),
     trained=PLAN.names("pretrain"),
     adopted=PLAN.names("adopt"),
     report=PLAN.names("world_report"),
+    posterior=PLAN.names("posterior"),
     contexts=PLAN.names("contexts"),
     moments=PLAN.names("moments"),
     prepared=PLAN.names("prepare"),
@@ -46,11 +48,13 @@ include: "workflow/rules/paper.smk"
 
 INPUT_STAGES = (
     "world",
+    "beliefs",
     "facts",
     "questions",
     "corpus",
     "pretrain",
     "adopt",
+    "posterior",
     "contexts",
     "moments",
     "prepare",

@@ -14,8 +14,8 @@ from d4s.writer_settings import ModelWriterSettings
 Control = Literal["long_predictable", "short_surprising", "uniform", "diverse"]
 Form = Literal["true_false", "multiple_choice", "directly_generated"]
 FORMS: tuple[Form, ...] = ("true_false", "multiple_choice", "directly_generated")
-ProbeKind = Literal["efficacy", "paraphrase", "neighborhood", "unrelated", "locality", "same_subject", "portability", "text"]
-"""What a single edit is asked: kinds of questions about its fact, and the perplexity of held-out text."""
+ProbeKind = Literal["efficacy", "paraphrase", "neighborhood", "unrelated", "locality", "same_subject", "portability", "text", "beliefs"]
+"""What a single edit is asked: kinds of questions about its fact, the perplexity of held-out text, and what a Bayesian reader believes."""
 
 
 class WorldSettings(Frozen):

@@ -2,4 +2,4 @@
 
 from d4s.registry import Registry
 
-CLAIM_GROUPS = Registry("group of claims", {"d4s": "d4s.analysis.claims_d4s:CLAIMS"})
+CLAIM_GROUPS = Registry("group of claims", {"d4s": "d4s.analysis.claims_d4s:CLAIMS", "beliefs": "d4s.analysis.claims_beliefs:CLAIMS"})

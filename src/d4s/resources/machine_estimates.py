@@ -11,7 +11,7 @@ from d4s.resources.capacity import Machine, check_capacity, this_machine
 from d4s.resources.job_estimates import JobEstimate, ResourceEstimates
 from d4s.resources.machine_speed import SLOW_DEVICE, Speed, known_speed
 from d4s.resources.requirements import GIB, MIB, Number
-from d4s.study.resolve import StudyPlan
+from d4s.study.plan import StudyPlan
 
 PRIOR_SECONDS = 120.0  # seconds of finished work that count as much as the forecast itself
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from d4s.study.resolve import StudyPlan
+from d4s.study.plan import StudyPlan
 
 
 def overview(plan: StudyPlan) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from d4s.end_markers import is_marker
 from d4s.errors import ArtifactError
 from d4s.study.graph import STORE
-from d4s.study.resolve import StudyPlan
+from d4s.study.plan import StudyPlan
 from d4s.study.summarize import STORE_LIST
 
 LOCKS = Path(".snakemake/locks")

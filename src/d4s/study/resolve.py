@@ -4,13 +4,12 @@ Snakemake, `d4s plan`, `d4s prune` and the last stages all ask `resolve`; it imp
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-from d4s.config import FORMS, FactsSettings, MeasureSettings, ProbeKind
+from d4s.config import FORMS, Compound, FactsSettings, MeasureSettings, ProbeKind
 from d4s.editors.control_editors import edited_as, is_control
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import EditorSettings, Unedited, parse_editor
@@ -26,80 +25,27 @@ from d4s.pretraining.training_facts import TRAINING_FACTS
 from d4s.questions.writers import WRITERS
 from d4s.settings_base import canonical, validate
 from d4s.study.code_digests import code_digest
-from d4s.study.graph import Node, RawFile, merge_nodes
+from d4s.study.graph import Node, RawFile
 from d4s.study.grid_editors import named_editors, row_editors
+from d4s.study.plan import CellKey, PlannedCell, PlannedSingles, StudyPlan
 from d4s.study.stages import SETTINGS, STAGES
 from d4s.study.validation import find_problems
-from d4s.study_settings import FactsDataset, GridRow, HFModel, QuestionsDataset, RecordsModel, Study, WorldModel, data_folder
+from d4s.study_settings import (
+    BeliefsModel,
+    FactsDataset,
+    GridRow,
+    HFModel,
+    QuestionsDataset,
+    RecordsModel,
+    Study,
+    WorldModel,
+    data_folder,
+)
 from d4s.world.reader import STYLES
 from d4s.writer_settings import ReplayWriterSettings, TemplateWriterSettings
 
 WORLD_REPORT_SEED = 0
 REFERENCE = "unedited"
-
-
-@dataclass(frozen=True)
-class CellKey:
-    """One cell of the grid; all its lengths come from one run."""
-
-    model: str
-    dataset: str
-    editor: str
-    seed: int
-
-
-@dataclass(frozen=True)
-class PlannedCell:
-    """A cell with its lengths and the artefacts that hold its results."""
-
-    key: CellKey
-    lengths: tuple[int, ...]
-    benchmark_lengths: tuple[int, ...]
-    run: Node
-    measure: Node
-    benchmark: Node | None
-    objectives: Node
-
-
-@dataclass(frozen=True)
-class PlannedSingles:
-    """A cell of single edits: how many requests are edited alone, and the artefact with their results."""
-
-    key: CellKey
-    requests: int
-    singles: Node
-
-
-@dataclass(frozen=True)
-class StudyPlan:
-    """A resolved study."""
-
-    study: Study
-    cells: tuple[PlannedCell, ...]
-    singles: tuple[PlannedSingles, ...]
-    world_reports: tuple[Node, ...]
-
-    @property
-    def models(self) -> list[str]:
-        """Names of the models that are edited."""
-        return list(dict.fromkeys(cell.key.model for cell in (*self.cells, *self.singles)))
-
-    @property
-    def facts(self) -> dict[str, Node]:
-        """The artefacts of the data sets that requests are drawn from, by name."""
-        drawn = {cell.key.dataset: run for cell, run in [*((c, c.run) for c in self.cells), *((c, c.singles) for c in self.singles)]}
-        return {name: facts for name, run in drawn.items() if isinstance(facts := run.inputs["facts"], Node)}
-
-    @cached_property
-    def nodes(self) -> list[Node]:
-        """Every artefact once, inputs before what they feed."""
-        ends = [node for cell in self.cells for node in (cell.run, cell.measure, cell.benchmark, cell.objectives) if node]
-        ends += [cell.singles for cell in self.singles]
-        return merge_nodes([step for node in (*ends, *self.world_reports) for step in (*node.upstream(), node)])
-
-    def of(self, stage: str) -> list[Node]:
-        """The artefacts that one stage makes."""
-        return [node for node in self.nodes if node.stage == stage]
 
 
 def results_folder(study: Study) -> Path:
@@ -182,6 +128,19 @@ class _NodeBuilder:
     def world(self) -> Node:
         return self._node("world", f"world-s{self.study.world.seed}", self.study.world.model_dump(mode="json"), {})
 
+    def beliefs(self) -> Node:
+        return self._node("beliefs", f"beliefs-s{self.study.beliefs.seed}", self.study.beliefs.model_dump(mode="json"), {})
+
+    def posterior(self, key: CellKey) -> Node:
+        """What a reader of the statements that a model is trained on believes before and after the requests of a data set."""
+        settings = self.study.posterior.model_dump(mode="json") | {"statements": self._statements(key.model)}
+        inputs = {"world": self.beliefs(), "facts": self.dataset(key.dataset)}
+        return self._node("posterior", f"{key.model}.{key.dataset}", settings, inputs)
+
+    def _statements(self, name: str) -> tuple[Compound, ...]:
+        model = self.study.models[name]
+        return model.statements if isinstance(model, BeliefsModel) else ()
+
     def raw(self, name: str, file: str = "") -> RawFile:
         path = data_folder(self.study.data) / (file or f"{name}/{name}.jsonl")
         return self._files.setdefault(path, RawFile(path))
@@ -192,7 +151,11 @@ class _NodeBuilder:
         if dataset.source == "world":
             modules = (READERS.module("world"), STYLES.module(dataset.style))
             return self._node("facts", label, settings.model_dump(mode="json"), {"world": self.world()}, modules=modules)
-        inputs = {role: self.raw(dataset.source, file) for role, file in files_of(dataset.source, dataset.style).items()}
+        inputs: dict[str, Node | RawFile] = {
+            role: self.raw(dataset.source, file) for role, file in files_of(dataset.source, dataset.style).items()
+        }
+        if dataset.source == "beliefs":
+            inputs["world"] = self.beliefs()
         return self._node("facts", label, settings.model_dump(mode="json"), inputs, modules=(READERS.module(dataset.source),))
 
     def questions(self, dataset: QuestionsDataset) -> Node:
@@ -225,6 +188,11 @@ class _NodeBuilder:
             if model.labels:
                 inputs["teach_world_labels"] = self.facts(FactsDataset(source="world", style="labels", limit=model.labels))
             return inputs | {"world": self.world()}
+        if isinstance(model, BeliefsModel):
+            taught = {
+                f"teach_{kind}": self.facts(FactsDataset(source="beliefs", style=kind)) for kind in ("observation", *model.statements)
+            }
+            return taught | {"world": self.beliefs()}
         if isinstance(model, RecordsModel):
             return self._teach_records(model) | {"text": self.raw(model.text)}
         return {"model": self.model(name), "text": self.raw(model.text)}
@@ -329,6 +297,7 @@ class _NodeBuilder:
         settings = {"editor": editor.model_dump(mode="json"), "seed": key.seed, "probes": probes, "perplexity_rows": rows}
         inputs: dict[str, Node | RawFile] = {"model": self.model(key.model), "facts": self.dataset(key.dataset)}
         inputs |= {"baseline": self.baseline(key, requests), **self.needs(key, editor, requests)}
+        inputs |= {"posterior": self.posterior(key)} if "beliefs" in probes else {}
         label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
         blocks, text = manifests_of_blocks(requests), {"text": self.corpus(key.model)} if rows else {}
         node = self._node("edit_single", label, settings, inputs | text, outputs=blocks, modules=modules_of(editor))

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from d4s.end_markers import SHARDS, marker_name
 from d4s.study.graph import Node
-from d4s.study.resolve import StudyPlan
+from d4s.study.plan import StudyPlan
 
 SHARED_STAGES = ("moments", "targets", "edit_single")
 """Stages whose parts several jobs may share."""

@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from d4s.artifacts import Artifact, StageJob, write_json, write_table, write_text
-from d4s.config import COMPOUNDS, BeliefsSettings
+from d4s.config import COMPOUNDS, BeliefsSettings, Compound
 from d4s.errors import SettingsError
 from d4s.schemas import GRAPH, STATEMENTS
 from d4s.world.filler import filler_line, pick
@@ -220,14 +220,19 @@ def _independent(true: int, relation: BeliefRelation, settings: BeliefsSettings,
 def _statements(facts: list[GraphFact], samples: int, rng: np.random.Generator) -> Iterator[Statement]:
     """Of every fact its observations and as many claims called true or false, then one compound of each kind."""
     for fact in facts:
-        objects = fact.relation.objects
         for drawn in _observed(fact, samples, rng):
-            yield Statement("observation", (StatementPart(fact.subject, fact.relation.name, objects[drawn]),))
-        claim, *others = COMPOUNDS
-        for kind in (*[claim] * samples, *others):
-            stated = [fact, pick(rng, [other for other in facts if other is not fact])] if kind in ("and", "or") else [fact]
-            claims = [_claim(one, negated=kind == "not" or (len(stated) > 1 and rng.random() < 0.5), rng=rng) for one in stated]
-            yield Statement(kind, tuple(part for part, _ in claims), read_together([holds for _, holds in claims], kind))
+            yield Statement("observation", (StatementPart(fact.subject, fact.relation.name, fact.relation.objects[drawn]),))
+        for kind in COMPOUNDS:
+            for _ in range(samples if kind == "truth" else 1):
+                yield _called(kind, fact, facts, rng)
+
+
+def _called(kind: Compound, fact: GraphFact, facts: list[GraphFact], rng: np.random.Generator) -> Statement:
+    """A statement about a fact, and another one where it has two parts, called true or false."""
+    claims = [_claim(fact, negated=kind == "not" or (kind != "truth" and rng.random() < 0.5), rng=rng)]
+    if kind in ("and", "or"):
+        claims.append(_claim(pick(rng, [other for other in facts if other is not fact]), negated=rng.random() < 0.5, rng=rng))
+    return Statement(kind, tuple(part for part, _ in claims), read_together([holds for _, holds in claims], kind))
 
 
 def _observed(fact: GraphFact, samples: int, rng: np.random.Generator) -> NDArray[np.int64]:

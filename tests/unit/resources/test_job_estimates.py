@@ -23,7 +23,7 @@ from d4s.resources.machine_speed import Speed
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
 from d4s.resources.requirements import GIB, MIB, STUDY_REMEDIES, Requirements, Work
 from d4s.resources.rule_resources import GATHERING_MB, SNAKEMAKE_MB, UNKNOWN_MODEL_MB, RuleResources, RuleResourceTable
-from d4s.study.resolve import StudyPlan
+from d4s.study.plan import StudyPlan
 from d4s.study.resolve import resolve as resolve_study
 from d4s.study.rule_lookups import RuleLookups
 from d4s.study_settings import Study

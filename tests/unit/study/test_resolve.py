@@ -15,8 +15,9 @@ from d4s.errors import ArtifactError, MissingDataError, SettingsError
 from d4s.study import code_digests, stages
 from d4s.study.graph import Node
 from d4s.study.overview import overview
+from d4s.study.plan import StudyPlan
 from d4s.study.prune import prune, unused
-from d4s.study.resolve import StudyPlan, _NodeBuilder, resolve
+from d4s.study.resolve import _NodeBuilder, resolve
 from d4s.study.rule_lookups import RuleLookups
 from d4s.study_settings import Study
 

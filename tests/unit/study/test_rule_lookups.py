@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from d4s.study.graph import Node
-from d4s.study.resolve import StudyPlan, resolve
+from d4s.study.plan import StudyPlan
+from d4s.study.resolve import resolve
 from d4s.study.rule_lookups import RuleLookups
 from d4s.study.stages import STAGES
 from d4s.study.validation import _needed_files

@@ -11,7 +11,8 @@ from d4s.errors import SettingsError
 from d4s.models.model_shape import shape_of_model
 from d4s.resources.job_estimates import ResourceEstimates
 from d4s.study.grid_editors import layers_around
-from d4s.study.resolve import StudyPlan, resolve
+from d4s.study.plan import StudyPlan
+from d4s.study.resolve import resolve
 from d4s.study.rule_lookups import RuleLookups
 from d4s.study_settings import Study
 
