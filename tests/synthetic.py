@@ -147,6 +147,7 @@ SCHEMAS = {
     "edit_log": schemas.EDIT_LOG,
     "objectives": schemas.OBJECTIVES,
     "singles": schemas.SINGLES,
+    "beliefs": schemas.BELIEFS,
 }
 
 

@@ -1,8 +1,10 @@
-"""Fine-tuning of one MLP output matrix on each request, with every weight kept near where the edit began; low-rank factors: `lora.py`.
+"""Fine-tuning of one MLP output matrix on each request, with every weight kept near where the edit began.
 
 FT-L (`prompt_last`) scores all target tokens at the last prompt token, as if they were a bag; FT-M (`target`) scores
 each at its own place. Minimised by Adam until the loss is small; after every update each weight is clamped to a distance
 from its value at the start of this edit, so a sequence may drift without bound. The bias stays as it is.
+
+With `parameters` of kind `lora` factors beside the matrices are tuned instead (`lora.py`).
 
 Terms and symbols: docs/notation.md.
 """

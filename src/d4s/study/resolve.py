@@ -189,10 +189,8 @@ class _NodeBuilder:
                 inputs["teach_world_labels"] = self.facts(FactsDataset(source="world", style="labels", limit=model.labels))
             return inputs | {"world": self.world()}
         if isinstance(model, BeliefsModel):
-            taught = {
-                f"teach_{kind}": self.facts(FactsDataset(source="beliefs", style=kind)) for kind in ("observation", *model.statements)
-            }
-            return taught | {"world": self.beliefs()}
+            kinds = ("observation", *model.statements)
+            return {"world": self.beliefs(), **{f"teach_{kind}": self.facts(FactsDataset(source="beliefs", style=kind)) for kind in kinds}}
         if isinstance(model, RecordsModel):
             return self._teach_records(model) | {"text": self.raw(model.text)}
         return {"model": self.model(name), "text": self.raw(model.text)}

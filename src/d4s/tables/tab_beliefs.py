@@ -20,9 +20,9 @@ CASE_HEADERS: Mapping[Case, str] = {
 }
 COLUMNS = (
     Column("n", "n", digits=0),
-    *(Column(f"exact_{case}", CASE_HEADERS[case], "Answer, %", "high", factor=100) for case in CASES),
-    *(Column(f"error_{case}", CASE_HEADERS[case], "|p − p_Bayes|, points", "low", factor=100) for case in CASES),
-    *(Column(f"error_{rule}", rule.capitalize(), "Error of logic, points", "low", factor=100) for rule in LOGIC),
+    *(Column(f"exact_{case}", CASE_HEADERS[case], "Answer, %", "high", factor=100.0) for case in CASES),
+    *(Column(f"error_{case}", CASE_HEADERS[case], "|p − p_Bayes|, points", "low", factor=100.0) for case in CASES),
+    *(Column(f"error_{rule}", rule.capitalize(), "Error of logic, points", "low", factor=100.0) for rule in LOGIC),
 )
 
 
