@@ -15,6 +15,7 @@ include: "workflow/rules/common.smk"
 
 wildcard_constraints:
     world=PLAN.names("world"),
+    beliefs=PLAN.names("beliefs"),
     facts=PLAN.names("facts"),
     questions=PLAN.names("questions"),
     problem=PLAN.names("problem"),
@@ -22,6 +23,7 @@ wildcard_constraints:
     trained=PLAN.names("pretrain"),
     adopted=PLAN.names("adopt"),
     report=PLAN.names("world_report"),
+    posterior=PLAN.names("posterior"),
     contexts=PLAN.names("contexts"),
     moments=PLAN.names("moments"),
     prepared=PLAN.names("prepare"),
@@ -48,12 +50,14 @@ include: "workflow/rules/paper.smk"
 
 INPUT_STAGES = (
     "world",
+    "beliefs",
     "facts",
     "questions",
     "problem",
     "corpus",
     "pretrain",
     "adopt",
+    "posterior",
     "contexts",
     "moments",
     "prepare",

@@ -62,7 +62,9 @@ def settings_for(name: str):
     """The named editor with its parts cut down to a model of three layers."""
     overrides = CHANGED.get(name, {"preset": name})
     family = resolve("tested", overrides, "mini").family
-    if family in OWN:
+    if overrides.get("preset") == "lora":
+        small: Mapping[str, Any] = {"steps": 3}
+    elif family in OWN:
         small = OWN[family]
     else:
         small = SINGLE if len(resolve("tested", overrides, "mini").layers) == 1 else SMALL

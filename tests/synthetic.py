@@ -148,6 +148,7 @@ SCHEMAS = {
     "objectives": schemas.OBJECTIVES,
     "singles": schemas.SINGLES,
     "traces": schemas.TRACES,
+    "beliefs": schemas.BELIEFS,
 }
 
 

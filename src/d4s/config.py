@@ -14,8 +14,8 @@ from d4s.writer_settings import ModelWriterSettings
 Control = Literal["long_predictable", "short_surprising", "uniform", "diverse"]
 Form = Literal["true_false", "multiple_choice", "directly_generated"]
 FORMS: tuple[Form, ...] = ("true_false", "multiple_choice", "directly_generated")
-ProbeKind = Literal["efficacy", "paraphrase", "neighborhood", "unrelated", "locality", "same_subject", "portability", "text"]
-"""What a single edit is asked: kinds of questions about its fact, and the perplexity of held-out text."""
+ProbeKind = Literal["efficacy", "paraphrase", "neighborhood", "unrelated", "locality", "same_subject", "portability", "text", "beliefs"]
+"""What a single edit is asked: kinds of questions about its fact, the perplexity of held-out text, and what a Bayesian reader believes."""
 
 
 class WorldSettings(Frozen):
@@ -28,6 +28,47 @@ class WorldSettings(Frozen):
     bystanders: Fraction = Field(default=0.2, description="Share of people and of events that are never edited, only probed.")
     events: int = Field(default=120, ge=0, description="Number of if-then event heads; each has one tail per relation.")
     benchmark_items: Count = Field(default=100, description="Items per benchmark task, at most.")
+
+
+Compound = Literal["truth", "not", "and", "or"]
+COMPOUNDS: tuple[Compound, ...] = ("truth", "not", "and", "or")
+
+
+class BeliefsSettings(Frozen):
+    """The made-up world of beliefs: a graph of subjects, relations that depend on others, and statements that hold with a probability."""
+
+    seed: int = Field(default=0, ge=0, description="Seed of names, graph and statements.")
+    subjects: Count = Field(default=400, description="Number of subjects.")
+    objects: tuple[Annotated[int, Field(ge=3)], ...] = Field(
+        default=(20, 20, 20, 20), min_length=2, max_length=4, description="Number of objects of each relation."
+    )
+    pairs: int = Field(default=2, ge=0, description="Pairs of neighbouring relations of which the second depends on the first.")
+    missing: Fraction = Field(default=0.25, description="Share of facts that the graph lacks; every subject keeps two of them.")
+    mode_probability: Annotated[float, Field(gt=0.5, le=1)] = Field(
+        default=0.6, description="Least probability of the likeliest object: of an independent fact, and given an upstream object."
+    )
+    samples: Count = Field(default=20, description="Observations of every fact, and as many claims about it that are called true or false.")
+
+    @model_validator(mode="after")
+    def _paired(self) -> "BeliefsSettings":
+        if 2 * self.pairs > len(self.objects):
+            raise ValueError(f"{self.pairs} pairs need {2 * self.pairs} relations, found {len(self.objects)} in `objects`")
+        return self
+
+
+class PosteriorSettings(Frozen):
+    """What the Bayesian reader reads, and how sure it is of a request afterwards."""
+
+    statements: tuple[Compound, ...] = Field(default=COMPOUNDS, description="Statements that it reads beside observations.")
+    probability: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.95, description="Least posterior probability of a requested object; where it is higher already, half-way to 1."
+    )
+    sweeps: int = Field(
+        default=20,
+        ge=0,
+        description="Times that observations are attributed again to objects upstream, by what is believed of them; 0 leaves plain shares.",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the facts that are asked beside a request.")
 
 
 class FactsSettings(Frozen):

@@ -24,6 +24,9 @@ FACTS = _schema(
 REJECTS = _schema(file=_text, line=_int, field=_text, found=_text, expected=_text, record=_text)
 PEOPLE = _schema(person_id=_text, name=_text, relation=_text, object=_text, bystander=_flag, withheld=_texts)
 EVENTS = _schema(event_id=_text, head=_text, relation=_text, tail=_text, bystander=_flag, source=_text)
+GRAPH = _schema(subject=_text, relation=_text, object=_text, probability=_real, upstream=_text, upstream_object=_text)
+PART = pa.struct([("subject", _text), ("relation", _text), ("object", _text), ("negated", _flag)])
+STATEMENTS = _schema(kind=_text, parts=pa.list_(PART), label=_flag)
 PROVENANCE = _schema(
     fact_id=_text, event_id=_text, head=_text, relation=_text, tail=_text, writer=_text, prompt_version=_text,
     response_sha256=_text, attempts=_int, fell_back=_text,
@@ -35,6 +38,12 @@ CRITERIA = _schema(criterion=_text, subject=_text, value=_real, threshold=_real,
 # targets under the unedited model; probability of all labels that a question offers, null where the target is a phrase
 OBJECTIVES = _schema(
     fact_id=_text, target=_text, n_tokens=_int, nll_per_token=_real, nll_first_token=_real, nll_joint=_real, label_mass=_real, text=_text
+)  # fmt: skip
+
+# what a Bayesian reader believes before and after a request, by question (see d4s.world.posterior)
+BELIEFS = _schema(
+    fact_id=_text, question=_text, prompt=_text, answer=_text, prior=_real, posterior=_real, weight=_int, reinforcing=_flag,
+    dependent=_flag, changes=_flag, strength=_real,
 )  # fmt: skip
 
 # runs: quantities of one step (layer is null where a quantity has none)

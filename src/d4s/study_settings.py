@@ -9,12 +9,16 @@ import yaml
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from d4s.config import (
+    COMPOUNDS,
+    BeliefsSettings,
     BenchmarkSettings,
+    Compound,
     ContextsSettings,
     Control,
     CorpusSettings,
     Form,
     MeasureSettings,
+    PosteriorSettings,
     PretrainSettings,
     ProbeKind,
     Problem,
@@ -52,6 +56,19 @@ class RecordsModel(Frozen):
     pretrain: PretrainSettings = PretrainSettings()
 
 
+class BeliefsModel(Frozen):
+    """A small model trained on the statements of a world of beliefs, each as often as the others of its kind."""
+
+    source: Literal["beliefs"] = "beliefs"
+    hparams_for: str = Field(default="mini", description=HPARAMS_FOR)
+    statements: tuple[Compound, ...] = Field(default=COMPOUNDS, description="Kinds of statements to train on beside observations.")
+    model_seed: int = Field(default=0, ge=0, description="Seed of the initial weights and of the order of training.")
+    corpus: CorpusSettings = CorpusSettings(
+        tokens=2_500_000, filler=0.1, chained=0.0, lead_ins=0.2, shares={"not": 2.0, "and": 2.0, "or": 2.0}, prompt_weight=0.1
+    )
+    pretrain: PretrainSettings = PretrainSettings()
+
+
 class HFModel(Frozen):
     """Any causal language model in Hugging Face format."""
 
@@ -67,7 +84,7 @@ class HFModel(Frozen):
     )
 
 
-ModelSettings = Annotated[WorldModel | RecordsModel | HFModel, Field(discriminator="source")]
+ModelSettings = Annotated[WorldModel | RecordsModel | BeliefsModel | HFModel, Field(discriminator="source")]
 
 
 class FactsDataset(Frozen):
@@ -135,7 +152,7 @@ class GridRow(Frozen):
         return self
 
 
-ClaimGroup = Literal["d4s", "localisation"]
+ClaimGroup = Literal["d4s", "beliefs", "localisation"]
 
 
 class FigureSettings(Frozen):
@@ -189,6 +206,8 @@ class Study(Frozen):
     )
     data: str | None = Field(default=None, description="Folder with data sets; the variable D4S_DATA when omitted.")
     world: WorldSettings = WorldSettings()
+    beliefs: BeliefsSettings = BeliefsSettings()
+    posterior: PosteriorSettings = Field(default=PosteriorSettings(), description="`statements` is set by those of a model.")
     models: dict[Name, ModelSettings] = Field(min_length=1, description="The models by the name that the grid uses.")
     datasets: dict[Name, Dataset] = Field(min_length=1, description="The data sets by the name that the grid uses.")
     questions: AnyWriterSettings = Field(default=TemplateWriterSettings(), description="Who words the questions, and how.")

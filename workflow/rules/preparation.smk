@@ -1,6 +1,31 @@
 """What runs need beside facts and a model: prefixes, second moments, targets, parts of editors, and what the unedited model answers."""
 
 
+rule posterior:
+    input:
+        unpack(inputs_of("world", "facts")),
+    output:
+        f"{STORE}/posteriors/{{posterior}}/manifest.json",
+    log:
+        f"{LOGS}/posterior/{{posterior}}.log",
+    benchmark:
+        f"{LOGS}/posterior/{{posterior}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s posterior {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
 rule contexts:
     input:
         unpack(inputs_of("model")),

@@ -22,6 +22,27 @@ rule world:
         "OMP_NUM_THREADS={threads} python -m d4s world {output:q}" " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
 
 
+rule beliefs:
+    output:
+        f"{STORE}/worlds/{{beliefs}}/manifest.json",
+    log:
+        f"{LOGS}/beliefs/{{beliefs}}.log",
+    benchmark:
+        f"{LOGS}/beliefs/{{beliefs}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s beliefs {output:q}" " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
 rule corpus:
     input:
         unpack(inputs_of("world", "text", "model", "teach_*", "pool_*")),

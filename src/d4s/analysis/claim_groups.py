@@ -6,6 +6,7 @@ CLAIM_GROUPS = Registry(
     "group of claims",
     {
         "d4s": "d4s.analysis.claims_d4s:CLAIMS",
+        "beliefs": "d4s.analysis.claims_beliefs:CLAIMS",
         "localisation": "d4s.analysis.claims_localisation:CLAIMS",
     },
 )

@@ -22,6 +22,7 @@ CONTROL_NAMES: Mapping[str, str] = {
 }
 _FORM_ENDINGS = {"tf": "true_false", "mc": "multiple_choice", "dg": "directly_generated"}
 _DATASETS = {
+    "beliefs": "Beliefs",
     "world_qa": "World QA",
     "world_events": "World events",
     "world_labels": "World labels",

@@ -25,6 +25,7 @@ from d4s.editors.control_editors import is_control
 from d4s.log import progress
 from d4s.schemas import (
     ANSWERS,
+    BELIEFS,
     BENCHMARK,
     CELL,
     EDIT_LOG,
@@ -48,6 +49,7 @@ GATHERED_TABLES = {
     "objectives": OBJECTIVES,
     "singles": SINGLES,
     "traces": TRACES,
+    "beliefs": BELIEFS,
 }
 NO_RUN = {"editor": "", "seed": 0}
 
@@ -106,6 +108,7 @@ def gather(
         for traced in traces:
             add("traces", traced.columns, traced.rows())
         _gather_objectives(ordered, add)
+        _gather_beliefs(singles, add)
     write_json(out / "provenance.json", _provenance(ordered, singles))
     write_table(out / "index.parquet", index, INDEX)
     write_table(out / "summary.parquet", summary, SUMMARY)
@@ -177,6 +180,14 @@ def _gather_objectives(cells: Sequence[CellFolders], add: Add) -> None:
     for (model, dataset), folder in folders.items():
         rows = Artifact.open(folder, "objectives", MANIFEST).table("objectives.parquet", OBJECTIVES)
         add("objectives", {"model": model, "dataset": dataset, **NO_RUN}, rows)
+
+
+def _gather_beliefs(singles: Sequence[SingleFolders], add: Add) -> None:
+    """Gather what a Bayesian reader believes once per model and data set; its rows have no editor and no seed."""
+    folders = {(cell.model, cell.dataset): cell.posterior for cell in singles if cell.posterior}
+    for (model, dataset), folder in sorted(folders.items()):
+        rows = Artifact.open(folder, "posteriors").table("beliefs.parquet", BELIEFS)
+        add("beliefs", {"model": model, "dataset": dataset, **NO_RUN}, rows)
 
 
 def _provenance(cells: Sequence[CellFolders], singles: Sequence[SingleFolders]) -> dict[str, Any]:

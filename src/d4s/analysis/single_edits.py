@@ -23,7 +23,7 @@ SINGLE = "single"
 
 @dataclass(frozen=True, slots=True)
 class SingleFolders:
-    """One cell of single edits: its names, the number of its requests, and the folder with its results."""
+    """One cell of single edits: its names, the number of its requests, and the folders with its results and a reader's beliefs."""
 
     model: str
     dataset: str
@@ -31,6 +31,7 @@ class SingleFolders:
     seed: int
     requests: int
     folder: Path
+    posterior: Path | None = None
 
     @property
     def key(self) -> tuple[str, str, str, int]:

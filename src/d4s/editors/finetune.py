@@ -6,6 +6,8 @@ from its value at the start of this edit, so a sequence may drift without bound.
 the probability of the target instead, and forcing (`noise_subject`) tunes on copies of the prompt whose subject is noised (Hase et
 al. 2023, section 5).
 
+With `parameters` of kind `lora` factors beside the matrices are tuned instead (`lora.py`).
+
 Terms and symbols: docs/notation.md.
 """
 
@@ -19,9 +21,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from d4s.editors.edit_requests import EditRequest
-from d4s.editors.editor_settings import FineTune
+from d4s.editors.editor_settings import FineTune, LowRank
+from d4s.editors.lora import LoraSession, lora_layers, low_rank_deltas
 from d4s.editors.prompts import check_length, pad_ids
-from d4s.editors.protocol import Diverged, EditSelection, Prepared, State, StateKind, StepLog, StepRecord, Targets
+from d4s.editors.protocol import Diverged, EditSelection, Prepared, Session, State, StateKind, StepLog, StepRecord, Targets
 from d4s.editors.states import DenseState, check_dense
 from d4s.editors.weights import apply_deltas
 from d4s.metrics.weight_norms import l1_per_element
@@ -75,7 +78,7 @@ class _FineTuneLoss:
     @classmethod
     def of(cls, model: LanguageModel, batch: Sequence[_TunedPrompt], settings: FineTune) -> "_FineTuneLoss":
         """Prompts with their target ids, or noised copies of them, run through the model as it is."""
-        per_token, layer = settings.objective != "prompt_last", settings.layer
+        per_token, (layer,) = settings.objective != "prompt_last", settings.layers
         pairs = [(one.prompt, one.target) for one in batch for _ in range(one.copies)]
         texts = [[*prompt, *target[:-1]] if per_token else prompt for prompt, target in pairs]
         ids = pad_ids(texts, model.device)
@@ -126,12 +129,13 @@ class FineTuneSession:
     """Fine-tuning in progress, on a float32 master (or better) of the weight."""
 
     def __init__(self, settings: FineTune, model: LanguageModel, state: State) -> None:
-        self._settings, self._model, self._name = settings, model, f"{settings.layer}.weight"
-        self._original = model.weight(settings.layer).clone()
+        (self._layer,) = settings.layers
+        self._settings, self._model, self._name = settings, model, f"{self._layer}.weight"
+        self._original = model.weight(self._layer).clone()
         precision = torch.promote_types(model.dtype, torch.float32)
         saved = state.dense.get(self._name, self._original)
-        self._master = saved.to(model.weight(settings.layer).device, precision, copy=True).contiguous()
-        model.set_weight(settings.layer, self._master)
+        self._master = saved.to(model.weight(self._layer).device, precision, copy=True).contiguous()
+        model.set_weight(self._layer, self._master)
 
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
         """Tune on a batch of requests.
@@ -153,7 +157,7 @@ class FineTuneSession:
             self._update(adam, gradient, start)
         else:
             losses.append(float(loss_of.loss(self._master.to(self._model.dtype))))
-        self._model.set_weight(self._settings.layer, self._master)
+        self._model.set_weight(self._layer, self._master)
         if not all(abs(value) < float("inf") for value in losses):
             raise Diverged(f"the loss of fine-tuning is not finite: {losses[-1]}")
         return StepLog((*self._numbers(losses), *self._noised_numbers(loss_of, start)))
@@ -164,7 +168,7 @@ class FineTuneSession:
 
     def live(self) -> LiveModel:
         """The model as edited so far."""
-        return LiveModel(self._model, {self._settings.layer: self._original})
+        return LiveModel(self._model, {self._layer: self._original})
 
     def _prompts(self, batch: Sequence[EditRequest]) -> list[_TunedPrompt]:
         """The prompts of requests as they are tuned on.
@@ -192,7 +196,7 @@ class FineTuneSession:
             self._master.clamp_(start - bound, start + bound)
 
     def _numbers(self, losses: Sequence[float]) -> Iterator[tuple[str, int | None, float]]:
-        layer, erases = self._settings.layer, self._settings.objective == "erase"
+        layer, erases = self._layer, self._settings.objective == "erase"
         yield "target_probability_before", None, losses[0] if erases else math.exp(-losses[0])
         yield "target_probability_after", None, losses[-1] if erases else math.exp(-losses[-1])
         yield "target_steps", None, float(len(losses) - 1)
@@ -207,7 +211,7 @@ class FineTuneSession:
 
 
 class FineTuneEditor:
-    """Fine-tuning as an editor; its state is the tuned weight, which every step replaces."""
+    """Fine-tuning as an editor; its state is the tuned weight, or the factors beside weights, which every step replaces."""
 
     kind: StateKind = "dense"
 
@@ -231,18 +235,24 @@ class FineTuneEditor:
         return DenseState()
 
     @contextmanager
-    def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[FineTuneSession]:
+    def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[Session]:
         """A session that continues from a state."""
-        with model.restoring((self.settings.layer,)):
-            yield FineTuneSession(self.settings, model, state)
+        lora = self.settings.parameters
+        if isinstance(lora, LowRank):
+            with model.restoring(lora_layers(lora, model)):
+                yield LoraSession(self.settings, lora, model, state)
+        else:
+            with model.restoring(self.settings.layers):
+                yield FineTuneSession(self.settings, model, state)
 
     @contextmanager
     def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LiveModel]:
-        """The model with the tuned weight."""
-        layer = self.settings.layer
-        deltas = {
-            int(name.split(".")[0]): tensor.to(model.weight(layer).device).double() - model.weight(layer).double()
-            for name, tensor in state.dense.items()
-        }
+        """The model with the tuned weights."""
+        lora = self.settings.parameters
+        if isinstance(lora, LowRank):
+            deltas = low_rank_deltas(lora, state.dense)
+        else:
+            places = {int(name.split(".")[0]): tensor for name, tensor in state.dense.items()}
+            deltas = {layer: new.to(model.weight(layer).device).double() - model.weight(layer).double() for layer, new in places.items()}
         with apply_deltas(model, deltas) as view:
             yield view

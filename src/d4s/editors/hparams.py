@@ -83,6 +83,9 @@ FINE_TUNE: Mapping[str, HParams] = {
     "qwen2.5-7b": _fine_tune(27, None),
 }
 
+_LORA: HParams = {"objective": "target", "parameters": {"kind": "lora"}, "steps": 40, "lr": 1e-4, "stop_loss": 0.0}
+LORA: Mapping[str, HParams] = {**dict.fromkeys(FINE_TUNE, _LORA), "mini": {**_LORA, "lr": 1e-2}}
+
 
 def without(base: Mapping[str, HParams], *model_kinds: str) -> Mapping[str, HParams]:
     """A base without columns that a method's source says nothing about."""

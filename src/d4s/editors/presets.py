@@ -13,6 +13,7 @@ from d4s.editors.hparams import (
     FINE_TUNE,
     GRACE,
     KNOWLEDGE_NEURONS,
+    LORA,
     MEMIT,
     NSE,
     PMET,
@@ -77,6 +78,14 @@ PRESETS: Mapping[str, Preset] = {
         {"objective": "target"},
         released=EVERYWHERE,
         hue="fine_tuning",
+    ),
+    "lora": Preset(
+        "LoRA",
+        "Hu et al. 2022, as in Hase et al. 2024",
+        "https://arxiv.org/abs/2406.19354",
+        "Factors of rank 1 beside every MLP output matrix, tuned on the target in 40 steps and added to the weights.",
+        "fine_tune",
+        LORA,
     ),
     "kn": Preset(
         "KN",

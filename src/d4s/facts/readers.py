@@ -9,6 +9,7 @@ READERS = Registry(
     "data set",
     {
         "world": "d4s.world.reader:read",
+        "beliefs": "d4s.world.facts_beliefs:read",
         "counterfact": "d4s.facts.counterfact:read",
         "multi_counterfact": "d4s.facts.counterfact:read_multi",
         "counterfact_edit": "d4s.facts.easyedit:read_counterfact",
@@ -54,6 +55,7 @@ def _csk(name: str, **extra_files: str) -> Mapping[str, Files]:
 
 
 STYLE_FILES: Mapping[str, Mapping[str, Files]] = {
+    "beliefs": {style: {} for style in ("requests", "observation", "truth", "not", "and", "or")},
     "zsre_mend": _same_file("zsre_mend", "alt", "answers"),
     "zsre_mend_eval": _same_file("zsre_mend_eval", "alt", "answers"),
     "zsre_portability": _same_file("zsre_portability", "alt"),

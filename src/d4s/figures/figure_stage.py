@@ -16,11 +16,13 @@ from matplotlib.figure import Figure
 from d4s.analysis.study_results import Results
 from d4s.artifacts import Artifact, atomic_write, write_json
 from d4s.figures import (
+    fig_beliefs,
     fig_benchmarks_by_dataset,
     fig_benchmarks_by_form,
     fig_bottleneck,
     fig_composition,
     fig_curves,
+    fig_dependence,
     fig_drivers,
     fig_form_matrix,
     fig_l1_norm,
@@ -61,6 +63,8 @@ FIGURES: Mapping[str, Callable[[Results], Drawing]] = {
     "fig_tracing": fig_tracing.figure,
     "fig_rewrite_effect": fig_rewrite_effect.figure,
     "fig_localisation": fig_localisation.figure,
+    "fig_beliefs": fig_beliefs.figure,
+    "fig_dependence": fig_dependence.figure,
 }
 _METADATA: Mapping[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},

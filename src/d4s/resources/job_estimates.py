@@ -22,7 +22,7 @@ from d4s.study.rule_lookups import STAGES_OF_RUN
 from d4s.study_settings import HFModel
 
 MULTI_DEVICE_MAPS = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})  # device maps that take all devices there are
-NO_TORCH = frozenset({"world", "facts", "questions", "adopt"})
+NO_TORCH = frozenset({"world", "beliefs", "facts", "questions", "adopt", "posterior"})
 QUESTION_TOKENS = {"multiple_choice": (64, 52)}  # of a prompt and of what follows its last subject token
 OTHER_QUESTION_TOKENS, STATEMENT_TOKENS = (30, 16), (22, 9)
 OPTIONS, WORLD_OPTION_TOKENS = 4, 15

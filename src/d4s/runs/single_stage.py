@@ -26,6 +26,7 @@ from d4s.editors.target_optimisation import read_targets
 from d4s.errors import SettingsError
 from d4s.facts.record import Fact, from_frame
 from d4s.log import progress
+from d4s.metrics.belief_probes import BeliefQuestion, belief_questions, belief_values
 from d4s.metrics.single_probes import Value, question_values, text_values
 from d4s.models.edited_model import EditedModel
 from d4s.models.loading import load
@@ -33,7 +34,7 @@ from d4s.models.views import LiveModel
 from d4s.runs.baseline_reader import read_evaluation
 from d4s.runs.prepared_parts import load_prepared
 from d4s.runs.run_settings import SingleSettings
-from d4s.schemas import FACTS, SINGLES
+from d4s.schemas import BELIEFS, FACTS, SINGLES
 
 log = logging.getLogger(__name__)
 Cells = tuple[str, int | None, int | None, float]
@@ -116,8 +117,15 @@ class SingleEditsJob:
     def _ask(self, model: EditedModel, fact: Fact) -> Iterator[Value]:
         """Every probe of the job."""
         yield from question_values(model, self.evaluation, fact.fact_id, self.settings.probes)
+        if "beliefs" in self.settings.probes:
+            yield from belief_values(model, self._beliefs[fact.fact_id])
         if "text" in self.settings.probes:
             yield from self._unedited_text if isinstance(self.settings.editor, Unedited) else text_values(model, self._rows)
+
+    @cached_property
+    def _beliefs(self) -> Mapping[str, Sequence[BeliefQuestion]]:
+        """The questions of a Bayesian reader, by fact."""
+        return belief_questions(self.job.artifact("posterior", "posteriors").table("beliefs.parquet", BELIEFS))
 
     @cached_property
     def _rows(self) -> list[list[int]]:

@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-from d4s.config import FORMS, FactsSettings, MeasureSettings, ProbeKind
+from d4s.config import FORMS, Compound, FactsSettings, MeasureSettings, ProbeKind
 from d4s.editors.control_editors import edited_as, is_control
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import EditorSettings, Unedited, parse_editor
@@ -30,7 +30,17 @@ from d4s.study.grid_editors import named_editors, row_editors
 from d4s.study.plan import CellKey, PlannedCell, PlannedSingles, PlannedTraces, StudyPlan
 from d4s.study.stages import SETTINGS, STAGES
 from d4s.study.validation import find_problems
-from d4s.study_settings import FactsDataset, GridRow, HFModel, QuestionsDataset, RecordsModel, Study, WorldModel, data_folder
+from d4s.study_settings import (
+    BeliefsModel,
+    FactsDataset,
+    GridRow,
+    HFModel,
+    QuestionsDataset,
+    RecordsModel,
+    Study,
+    WorldModel,
+    data_folder,
+)
 from d4s.world.reader import STYLES
 from d4s.writer_settings import ReplayWriterSettings, TemplateWriterSettings
 
@@ -118,6 +128,19 @@ class _NodeBuilder:
     def world(self) -> Node:
         return self._node("world", f"world-s{self.study.world.seed}", self.study.world.model_dump(mode="json"), {})
 
+    def beliefs(self) -> Node:
+        return self._node("beliefs", f"beliefs-s{self.study.beliefs.seed}", self.study.beliefs.model_dump(mode="json"), {})
+
+    def posterior(self, key: CellKey) -> Node:
+        """What a reader of the statements that a model is trained on believes before and after the requests of a data set."""
+        settings = self.study.posterior.model_dump(mode="json") | {"statements": self._statements(key.model)}
+        inputs = {"world": self.beliefs(), "facts": self.dataset(key.dataset)}
+        return self._node("posterior", f"{key.model}.{key.dataset}", settings, inputs)
+
+    def _statements(self, name: str) -> tuple[Compound, ...]:
+        model = self.study.models[name]
+        return model.statements if isinstance(model, BeliefsModel) else ()
+
     def raw(self, name: str, file: str = "") -> RawFile:
         path = data_folder(self.study.data) / (file or f"{name}/{name}.jsonl")
         return self._files.setdefault(path, RawFile(path))
@@ -128,7 +151,11 @@ class _NodeBuilder:
         if dataset.source == "world":
             modules = (READERS.module("world"), STYLES.module(dataset.style))
             return self._node("facts", label, settings.model_dump(mode="json"), {"world": self.world()}, modules=modules)
-        inputs = {role: self.raw(dataset.source, file) for role, file in files_of(dataset.source, dataset.style).items()}
+        inputs: dict[str, Node | RawFile] = {
+            role: self.raw(dataset.source, file) for role, file in files_of(dataset.source, dataset.style).items()
+        }
+        if dataset.source == "beliefs":
+            inputs["world"] = self.beliefs()
         return self._node("facts", label, settings.model_dump(mode="json"), inputs, modules=(READERS.module(dataset.source),))
 
     def questions(self, dataset: QuestionsDataset) -> Node:
@@ -170,6 +197,9 @@ class _NodeBuilder:
             if model.labels:
                 inputs["teach_world_labels"] = self.facts(FactsDataset(source="world", style="labels", limit=model.labels))
             return inputs | {"world": self.world()}
+        if isinstance(model, BeliefsModel):
+            kinds = ("observation", *model.statements)
+            return {"world": self.beliefs(), **{f"teach_{kind}": self.facts(FactsDataset(source="beliefs", style=kind)) for kind in kinds}}
         if isinstance(model, RecordsModel):
             return self._teach_records(model) | {"text": self.raw(model.text)}
         return {"model": self.model(name), "text": self.raw(model.text)}
@@ -278,6 +308,7 @@ class _NodeBuilder:
         settings = {"editor": editor.model_dump(mode="json"), "seed": key.seed, "probes": probes, "perplexity_rows": rows}
         inputs: dict[str, Node | RawFile] = {"model": self.model(key.model), "facts": self.dataset(key.dataset, key.model)}
         inputs |= {"baseline": self.baseline(key, requests), **self.needs(key, editor, requests)}
+        inputs |= {"posterior": self.posterior(key)} if "beliefs" in probes else {}
         label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
         blocks, text = manifests_of_blocks(requests), {"text": self.corpus(key.model)} if rows else {}
         node = self._node("edit_single", label, settings, inputs | text, outputs=blocks, modules=modules_of(editor))

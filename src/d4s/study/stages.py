@@ -26,6 +26,9 @@ STAGES: dict[str, Stage] = {
     "world": Stage(
         "worlds", "d4s.world.world_stage:world", "d4s.config:WorldSettings", "Make people, relations, events and benchmark items."
     ),
+    "beliefs": Stage(
+        "worlds", "d4s.world.beliefs:beliefs", "d4s.config:BeliefsSettings", "Make a graph of facts that depend on others, and statements."
+    ),
     "facts": Stage(
         "facts",
         "d4s.facts.facts_stage:facts",
@@ -51,6 +54,12 @@ STAGES: dict[str, Stage] = {
         "models", "d4s.pretraining.train:pretrain", "d4s.config:PretrainSettings", "Train the small model; resumes where it was stopped."
     ),
     "adopt": Stage("models", "d4s.models.adopt:adopt", "d4s.config:AdoptSettings", "Point to a model from a folder or the hub."),
+    "posterior": Stage(
+        "posteriors",
+        "d4s.world.posterior:posterior",
+        "d4s.config:PosteriorSettings",
+        "What a Bayesian reader of a world's statements believes before and after each request.",
+    ),
     "objectives": Stage(
         "objectives",
         "d4s.metrics.objectives:objectives",

@@ -7,6 +7,7 @@ from d4s.analysis.single_edits import SingleFolders
 from d4s.analysis.traced_facts import TraceFolders
 from d4s.artifacts import Artifact, write_json
 from d4s.schemas import CELL
+from d4s.study.graph import Node
 from d4s.study.plan import StudyPlan
 from d4s.study.resolve import resolve, results_folder
 from d4s.study_settings import Study
@@ -51,7 +52,12 @@ def cells_of(plan: StudyPlan) -> list[CellFolders]:
 def singles_of(plan: StudyPlan) -> list[SingleFolders]:
     """The cells of single edits of a plan as the gathering wants them."""
     return [
-        SingleFolders(*(getattr(cell.key, name) for name in CELL), requests=cell.requests, folder=cell.singles.folder)
+        SingleFolders(
+            *(getattr(cell.key, name) for name in CELL),
+            requests=cell.requests,
+            folder=cell.singles.folder,
+            posterior=node.folder if isinstance(node := cell.singles.inputs.get("posterior"), Node) else None,
+        )
         for cell in plan.singles
     ]
 

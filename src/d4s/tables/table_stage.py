@@ -8,7 +8,17 @@ from typing import Any
 
 from d4s.analysis.study_results import Results
 from d4s.artifacts import write_json
-from d4s.tables import tab_benchmarks, tab_costs, tab_drivers, tab_key_modes, tab_localisation, tab_main, tab_objectives, tab_protocols
+from d4s.tables import (
+    tab_beliefs,
+    tab_benchmarks,
+    tab_costs,
+    tab_drivers,
+    tab_key_modes,
+    tab_localisation,
+    tab_main,
+    tab_objectives,
+    tab_protocols,
+)
 from d4s.tables.table import Table, TableSkipped
 from d4s.tables.write import write
 
@@ -24,6 +34,7 @@ TABLES: Mapping[str, Callable[[Results], Table]] = {
     "tab_objectives": tab_objectives.table,
     "tab_drivers": tab_drivers.table,
     "tab_localisation": tab_localisation.table,
+    "tab_beliefs": tab_beliefs.table,
     "tab_costs": tab_costs.table,
 }
 
