@@ -16,6 +16,7 @@ from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.prompts import build_prompts, pad_ids
 from d4s.editors.settings_file import LayerScore
 from d4s.editors.target_optimisation import build_target_loss, optimise_requests
+from d4s.editors.weight_side import target_change
 from d4s.facts.record import Fact
 from d4s.models.language_model import LanguageModel
 from d4s.models.trace import trace
@@ -77,7 +78,7 @@ def score_target(
     is_edited = torch.tensor([request.template == requests[number].template for number, request in rows])
     right = is_top1.double()
     paraphrase = [right[(owner == number) & ~is_edited].mean() for number in range(len(requests))]
-    ratio = targets.hidden_shift.norm(dim=1) / targets.hidden.norm(dim=1)
+    ratio = target_change(model, settings.layer, targets).norm(dim=1) / targets.hidden.norm(dim=1)
     return {
         "efficacy": float(right[is_edited].mean()),
         "paraphrase": float(torch.stack(paraphrase).mean()),

@@ -51,6 +51,18 @@ def test_every_preset_with_settings_resolves_and_a_killed_tuning_takes_the_same_
         tune(material(), OPTIONS, tmp_path, {"model": "another"})
 
 
+def test_a_model_without_a_column_is_tuned_with_every_editor_that_is_tried(tmp_path: Path) -> None:
+    model = tiny_model("gpt_neox", layers=4)
+    options = OPTIONS.model_copy(update={"editors": tuple(LEADS)})
+    there = TuningMaterial(model, tiny_facts(8), rows, "tiny", "tiny facts", "random tokens")
+    found = tune(there, options, tmp_path, {"model": "tiny neox"})
+    assert found.model.shape == ("gpt_neox", 4, 16, 64) and {*found.measured} == {*LEADS}
+    for editor, best in found.measured.items():
+        assert resolve(editor, {}, found, ("gpt_neox", 4, 16, 64)).preservation.weight == best.weight > 0
+    with pytest.raises(SettingsError, match="the settings file was measured for a gpt_neox of 4 layers"):
+        resolve("d4s", {}, found, ("gpt_neox", 4, 16, 32))
+
+
 def test_without_time_the_rule_alone_decides(tmp_path: Path) -> None:
     options = OPTIONS.model_copy(update={"budget_minutes": 1e-9})
     found = tune(material(), options, tmp_path, {})
