@@ -95,19 +95,19 @@ def edit(
     with editing_mode(model):
         language_model = replace(wrap(model, tokenizer), joiner=joiner)
         require_finite(language_model)
-        shape = model_shape(language_model)
-        hparams = hparams_for or known_column(shape) or choose_settings(language_model, editor, source, seed, _read_facts(facts).valid)
+        prompts, shape = PromptBuilder(language_model, render_chat(tokenizer) if chat else None), model_shape(language_model)
+        hparams = hparams_for or known_column(shape) or choose_settings(prompts, editor, source, seed, _read_facts(facts).valid)
         chosen = resolve_preset(editor, dict(settings or {}), hparams, shape)
         manifest = FolderManifest(
             model=BaseModelSource(source=model.name_or_path or "", dtype=str(language_model.dtype).removeprefix("torch.")),
             editor=editor,
             settings=chosen,
             moments=source.label(seed, chosen.moment_layers) if chosen.moment_layers else "",
-            chat=render_chat(tokenizer) if chat else None,
+            chat=prompts.chat,
             joiner=joiner,
             seed=seed,
         )
-    edited = Edited(EditedFolder.create(_temporary(), manifest, PromptBuilder(language_model, manifest.chat)), source)
+    edited = Edited(EditedFolder.create(_temporary(), manifest, prompts), source)
     try:
         edited.add(facts, on_conflict=on_conflict)
     except BaseException as error:
@@ -261,10 +261,10 @@ class Edited:
             copytree(self._folder.path, part)
             if base_model is None:
                 write_model(part / UNEDITED, self._with_tokenizer_name(""))
-                found = BaseModelSource.of(str(part / UNEDITED), self._folder.manifest.model.dtype, "main")
+                found = BaseModelSource.of(str(part / UNEDITED), self._folder.manifest.model.dtype, "main").pinned()
                 original, found = str(part / UNEDITED), found.model_copy(update={"source": str(out.resolve() / UNEDITED)})
             else:
-                found = BaseModelSource.of(base_model, self._folder.manifest.model.dtype, "main")
+                found = BaseModelSource.of(base_model, self._folder.manifest.model.dtype, "main").pinned()
                 self._refuse_other_weights(found)
                 original = base_model
             prompts = PromptBuilder(self._with_tokenizer_name(original), self._folder.manifest.chat)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from d4s.apply.base_model import BaseModelSource
 from d4s.apply.edited_folder import EditedFolder
 from d4s.apply.input_preparation import ROWS_PER_PASS, TextSource
 from d4s.apply.moment_text import LONGEST_ROW
@@ -29,10 +30,10 @@ REMEDIES = Remedies(
 )
 
 
-def estimate_loading(source: str, revision: str, dtype: str, device: str) -> Iterator[tuple[str, Requirements]]:
+def estimate_loading(model: BaseModelSource, device: str) -> Iterator[tuple[str, Requirements]]:
     """The weights, before they are read; nothing where the model's configuration is not on this machine."""
     try:
-        placement = ModelPlacement(shape_at(source, revision), dtype, device != "cpu")
+        placement = ModelPlacement(shape_at(model.source, model.revision), model.dtype, device != "cpu")
     except UnknownShape:
         return
     yield (

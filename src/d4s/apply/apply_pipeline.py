@@ -13,25 +13,22 @@ from d4s.apply.chat import Chat, render_chat
 from d4s.apply.edited_folder import EditedFolder, FolderManifest, exclusive_access
 from d4s.apply.fact_files import RawFact, read_facts
 from d4s.apply.history import EditSpec, OnConflict, plan_edits
-from d4s.apply.hparams_match import ModelShape, describe_shape, known_column, model_shape, shape_from_config
+from d4s.apply.hparams_match import known_column, model_shape, shape_from_config
 from d4s.apply.input_preparation import TextSource, prepare
 from d4s.apply.model_tuning import choose_settings
 from d4s.apply.outcome import Outcome, refresh
 from d4s.apply.prompt_builder import PromptBuilder
-from d4s.artifacts import MANIFEST, POINTER, Artifact, write_table, write_text
+from d4s.artifacts import MANIFEST, write_table, write_text
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.editor_settings import FamilySettings, resolve
 from d4s.editors.protocol import Targets
-from d4s.editors.settings_file import TunedSettings, is_settings_file, read_settings_file, settings_file_text
+from d4s.editors.settings_file import ModelShape, TunedSettings, read_settings_file, settings_file_text
 from d4s.errors import D4SError, RecordError, SettingsError
 from d4s.facts.facts_stage import Reject, reject_rows
 from d4s.facts.joining import Joiner
 from d4s.facts.jsonl import RecordLine, RecordLines
 from d4s.locks import folder_lock
 from d4s.models.language_model import LanguageModel
-from d4s.models.loading import precision
-from d4s.models.model_source import model_folder
-from d4s.pretrained import stored_dtype
 from d4s.resources.capacity import check_capacity, this_machine
 from d4s.resources.requirements import Requirements
 from d4s.runs.edit_sequence import PendingEdits
@@ -109,7 +106,6 @@ def apply(options: ApplyOptions, announce: Callable[[EditPlan], None]) -> Outcom
         D4SError: if an edit diverges, what was edited before it is written; or if another command is changing the folder.
     """
     lines = read_facts(options.facts)
-    options = options.model_copy(update={"model": model_folder(options.model)})
     checked = check_options(options)
     prompts = load_prompts(options, checked)
     valid, rejects = split_valid(lines, prompts)
@@ -144,16 +140,15 @@ def check_options(options: ApplyOptions) -> CheckedOptions:
         DoesNotFit: if the weights do not fit into this machine.
         D4SError: if there is no such model or text, or another command is changing the folder.
     """
-    dtype = options.dtype or native_dtype(options.model, options.revision)
-    precision(dtype)
-    shape = shape_from_config(options.model, options.revision)
+    base_model = BaseModelSource.of(options.model, options.dtype, options.revision)
+    shape = shape_from_config(base_model.source, options.revision)
     hparams = options.hparams_for if shape is None else find_hparams(options, shape)
     settings = None if shape is None or hparams is None else resolve_preset(options.editor, options.overrides, hparams, shape)
     if shape is not None and hparams is None:
         lead_of(options.editor)
     tuned = hparams if isinstance(hparams, TunedSettings) else None
-    check_capacity(estimate_loading(options.model, options.revision, dtype, options.device), this_machine(), REMEDIES)
-    base_model = BaseModelSource.of(options.model, dtype, options.revision)
+    check_capacity(estimate_loading(base_model, options.device), this_machine(), REMEDIES)
+    base_model = base_model.pinned()
     if settings is None or options.chat:  # a chat's turn needs the tokenizer
         return CheckedOptions(base_model, settings, None, tuned)
     manifest = build_manifest(options, base_model, settings, None)
@@ -161,17 +156,6 @@ def check_options(options: ApplyOptions) -> CheckedOptions:
         with folder_lock(options.out, shared=True):
             EditedFolder.refuse_mismatch(options.out, manifest)
     return CheckedOptions(base_model, settings, manifest, tuned)
-
-
-def native_dtype(source: str, revision: str) -> str:
-    """The precision that a model's weights are stored in, or that it was adopted in.
-
-    Raises:
-        ArtifactError: if there is no model that can be read.
-    """
-    if (Path(source) / POINTER).is_file():
-        return str(Artifact.open(Path(source), "models").json(POINTER)["dtype"])
-    return stored_dtype(source, revision)
 
 
 def find_hparams(options: ApplyOptions, shape: ModelShape) -> str | TunedSettings | None:
@@ -192,14 +176,7 @@ def resolve_preset(editor: str, overrides: dict[str, Any], hparams: str | TunedS
         SettingsError: if the editor or its settings are unknown, edit layers that the model does not have, or were measured for a model
             of another shape.
     """
-    if isinstance(hparams, str) and is_settings_file(hparams):
-        hparams = read_settings_file(Path(hparams))
-    if isinstance(hparams, TunedSettings) and hparams.model.shape != shape:
-        raise SettingsError(
-            f"these settings were measured for {describe_shape(hparams.model.shape)} ({hparams.model.source}), and the model is "
-            f"{describe_shape(shape)}; run d4s tune for it"
-        )
-    settings = resolve(f"{editor} as asked for", {"preset": editor, **overrides}, hparams)
+    settings = resolve(f"{editor} as asked for", {"preset": editor, **overrides}, hparams, shape)
     if settings.family == "unedited":
         raise SettingsError("the editor `unedited` changes nothing; choose another")
     _, layers, _, _ = shape
@@ -254,7 +231,7 @@ def describe_folder(
     settings, tuned = checked.settings, checked.tuned
     if settings is None:
         shape = model_shape(prompts.model)
-        hparams = find_hparams(options, shape) or choose_settings(prompts.model, options.editor, options.text, options.seed, lines)
+        hparams = find_hparams(options, shape) or choose_settings(prompts, options.editor, options.text, options.seed, lines)
         tuned = hparams if isinstance(hparams, TunedSettings) else None
         settings = resolve_preset(options.editor, options.overrides, hparams, shape)
     return FolderDescription(checked.manifest or build_manifest(options, checked.base_model, settings, prompts.chat), tuned)

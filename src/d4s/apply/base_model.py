@@ -4,13 +4,16 @@ from pathlib import Path
 
 from pydantic import Field
 
+from d4s.artifacts import POINTER, Artifact
 from d4s.digests import cached_sha256
 from d4s.errors import ArtifactError
 from d4s.model_files import list_model_files
 from d4s.models.finite_check import require_finite
 from d4s.models.hub import commit_of
 from d4s.models.language_model import LanguageModel
-from d4s.models.loading import load
+from d4s.models.loading import load, precision
+from d4s.models.model_source import model_folder
+from d4s.pretrained import stored_dtype
 from d4s.settings_base import Frozen
 
 
@@ -23,17 +26,31 @@ class BaseModelSource(Frozen):
     files: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
-    def of(cls, source: str, dtype: str, revision: str) -> "BaseModelSource":
-        """The model in a folder, or one on the hub at the commit that its revision stands at now.
+    def of(cls, model: str, dtype: str | None, revision: str) -> "BaseModelSource":
+        """What a user names as a model, in the precision asked for, or that its weights are stored in; nothing is hashed yet.
+
+        Raises:
+            ArtifactError: if there is no model that can be read.
+            SettingsError: if the precision is unknown.
+        """
+        source = model_folder(model)
+        if dtype is None and (Path(source) / POINTER).is_file():
+            dtype = str(Artifact.open(Path(source), "models").json(POINTER)["dtype"])
+        found = dtype or stored_dtype(source, revision)
+        precision(found)
+        return cls(source=source, dtype=found, revision=revision)
+
+    def pinned(self) -> "BaseModelSource":
+        """The same model with the digests of a local folder's files, or at the commit that its revision stands at now.
 
         Raises:
             ArtifactError: if no commit of it can be found.
         """
-        folder = Path(source)
+        folder = Path(self.source)
         if not folder.is_dir():
-            return cls(source=source, dtype=dtype, revision=commit_of(source, revision))
+            return self.model_copy(update={"revision": commit_of(self.source, self.revision)})
         files = {path.relative_to(folder).as_posix(): cached_sha256(path) for path in list_model_files(folder)}
-        return cls(source=str(folder.resolve()), dtype=dtype, revision=revision, files=files)
+        return self.model_copy(update={"source": str(folder.resolve()), "files": files})
 
     def load(self, device: str, dtype: str | None = None) -> LanguageModel:
         """The model.

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from d4s.artifacts import POINTER, Artifact
+from d4s.editors.settings_file import ModelShape, describe_shape
 from d4s.models.language_model import LanguageModel
-from d4s.models.model_shape import UnknownShape, config_at, shape_of
+from d4s.models.model_shape import UnknownShape, shape_at
 
-ModelShape = tuple[str, int, int, int]
 KNOWN_SHAPES: Mapping[ModelShape, str] = {
     ("gpt2", 6, 192, 1024): "mini",
     ("gpt2", 48, 1600, 6400): "gpt2-xl",
@@ -16,7 +16,6 @@ KNOWN_SHAPES: Mapping[ModelShape, str] = {
     ("llama", 32, 4096, 14336): "llama3-8b",
     ("qwen2", 28, 3584, 18944): "qwen2.5-7b",
 }
-"""Architecture, blocks, width of the residual stream and of a key."""
 
 
 def model_shape(model: LanguageModel) -> ModelShape:
@@ -30,21 +29,14 @@ def shape_from_config(source: str, revision: str) -> ModelShape | None:
         pointer = Artifact.open(Path(source), "models").json(POINTER)
         source, revision = pointer["path"], pointer["revision"]
     try:
-        config = config_at(source, revision)
-        sizes = shape_of(config)
+        return shape_at(source, revision).settings_shape
     except UnknownShape:
         return None
-    return str(config.get("model_type")), sizes.layers, sizes.width, sizes.mlp_width
 
 
 def known_column(shape: ModelShape) -> str | None:
     """The column whose settings are for models of this shape; None where there is none."""
     return KNOWN_SHAPES.get(shape)
-
-
-def describe_shape(shape: ModelShape) -> str:
-    """A shape in words."""
-    return f"a {shape[0]} of {shape[1]} layers, widths {shape[2]} and {shape[3]}"
 
 
 def no_settings(shape: ModelShape, reason: str) -> str:

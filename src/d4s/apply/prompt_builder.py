@@ -32,11 +32,15 @@ class PromptBuilder:
         """A prompt, or a template, as the model is to read it; the tokenizer adds its own beginning of text."""
         return prompt if self.chat is None else self.chat.turn(prompt)
 
+    @property
+    def opening(self) -> str:
+        """What every prompt begins with: what stands before the user's words in a chat."""
+        return "" if self.chat is None else self.chat.before
+
     def request(self, spec: EditSpec, number: int) -> EditRequest:
         """The edit that a wish asks for, as the edit of a number."""
         template, name = self.text(spec.template), f"edit{number}"
         prompt = template.replace("{}", spec.subject)
-        opening = "" if self.chat is None else self.chat.before
         return EditRequest(
             request_id=f"{number:06d}:{name}",
             fact_id=name,
@@ -46,7 +50,7 @@ class PromptBuilder:
             template=template,
             target=spec.target,
             target_true=spec.target_true or "",
-            opening=opening,
+            opening=self.opening,
         )
 
     def fact(self, spec: EditSpec, number: int) -> Fact:

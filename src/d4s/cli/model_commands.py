@@ -43,6 +43,7 @@ def tune(
     moments: Annotated[str, typer.Option(help="`self` (text that the model writes), or a data set's name.")] = "self",
     moment_tokens: Annotated[int, typer.Option(min=1, help="Tokens of text for second moments.")] = 65_536,
     edits: Annotated[int, typer.Option(min=2, help="Edits of a sequence.")] = 30,
+    chat: Annotated[bool, typer.Option("--chat", help="Put prompts into the tokenizer's chat template, as d4s apply does.")] = False,
     dtype: Annotated[str | None, typer.Option(help="Precision to measure in; the model's own if omitted.")] = None,
     revision: Annotated[str, typer.Option(help="Revision of a hub model.")] = "main",
     seed: Annotated[int, typer.Option(min=0, help="Seed of requests, prefixes and self-written text.")] = 1,
@@ -59,17 +60,14 @@ def tune(
     setup_logging(verbose)
 
     limit_threads()
-    from d4s.apply.apply_pipeline import native_dtype
     from d4s.apply.model_tuning import TuneRequest, tune_model
     from d4s.figures.tuning_picture import write_layer_figure
-    from d4s.models.model_source import model_folder
     from d4s.settings_base import validate
     from d4s.tuning.tune import SETTINGS_FILE
     from d4s.tuning.tune_report import show
 
-    source = model_folder(model)
     asked = {
-        "model": source, "out": out, "dtype": dtype or native_dtype(source, revision), "facts": facts, "revision": revision,
+        "model": model, "out": out, "dtype": dtype, "facts": facts, "revision": revision, "chat": chat,
         "text": {"file": text, "name": moments, "tokens": moment_tokens}, "device": default_device(),
         "options": {"budget_minutes": budget, "edits": edits, "moment_tokens": moment_tokens, "seed": seed}
         | ({"editors": editor} if editor else {}),

@@ -4,6 +4,7 @@ Each takes what to make, what it is made from as `ROLE=PATH`, and its settings a
 exactly this form, and so may a person. Whether anything is missing is looked up before torch, transformers or pandas are imported.
 """
 
+import ctypes
 import gc
 import json
 import logging
@@ -203,7 +204,9 @@ def _peak_rss_mb() -> float:
 
 
 def _reset_peak() -> None:
-    """Begin the peak again, so that a stage is not charged for the one before it, where the system allows that."""
+    """Give freed memory back and begin the peak again, so that a stage is not charged for the one before it, where the system can."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
         CLEAR_REFS.write_text(RESET_PEAK)
 

@@ -19,7 +19,7 @@ from d4s.editors.gradient_settings import GradientRegression, LocFT
 from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
 from d4s.editors.parts.part import DOUBLE, Layers, NotNegative, Positive
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
-from d4s.editors.settings_file import TunedSettings, is_settings_file, read_settings_file, tuned_hparams
+from d4s.editors.settings_file import ModelShape, TunedSettings, check_shape, is_settings_file, read_settings_file, tuned_hparams
 from d4s.errors import SettingsError
 from d4s.registry import nearest
 from d4s.settings_base import Count, Frozen, describe
@@ -68,8 +68,9 @@ class FineTune(Family):
     def _goes_together(self) -> "FineTune":
         if isinstance(self.parameters, LowRank):
             refused = {"layer": self.layer is not None, "bound": self.bound is not None, "objective": self.objective != "target"}
+            refused |= {"noise_subject": self.noise_subject is not None}
             if found := [name for name, is_wrong in refused.items() if is_wrong]:
-                raise ValueError(f"`lora` has layers of its own, no bound, and the objective `target`; change {', '.join(found)}")
+                raise ValueError(f"`lora` has layers of its own, no bound, no noise, and the objective `target`; change {', '.join(found)}")
         elif self.layer is None:
             raise ValueError("fine-tuning of a matrix needs its layer")
         return self
@@ -209,15 +210,16 @@ FAMILY_SETTINGS = {model.model_fields["family"].default: model for model in get_
 # --- from a study's words to settings ---------------------------------------------------------------------------------
 
 
-def resolve(name: str, overrides: Mapping[str, Any], hparams_for: str | TunedSettings) -> FamilySettings:
-    """The settings of a named editor for a kind of model.
+def resolve(name: str, overrides: Mapping[str, Any], hparams_for: str | TunedSettings, shape: ModelShape | None = None) -> FamilySettings:
+    """The settings of a named editor for a kind of model, or for a model of a shape where that is known.
 
     `overrides` is what a study says under that name: nothing for a preset, `{"preset": NAME, ...}` for a changed one, or
     a whole definition with its `family`. `hparams_for` is a column of the presets, a settings file (a path that ends in .yaml) or its
     content; under the same key `overrides` may name another one for this editor.
 
     Raises:
-        SettingsError: if the name, the column, the file, a key or a value is unknown, or the parts do not go together.
+        SettingsError: if the name, the column, the file, a key or a value is unknown, the file was made for another shape, or the parts
+            do not go together.
     """
     if overrides and name in PRESETS:
         raise SettingsError(f"editor {name!r} is a preset and cannot be redefined; give the changed one a name of its own")
@@ -230,26 +232,27 @@ def resolve(name: str, overrides: Mapping[str, Any], hparams_for: str | TunedSet
     if not isinstance(preset, str) or preset not in PRESETS:
         hint = nearest(str(preset), [*PRESETS])
         raise SettingsError(f"editor {name!r}: no preset is called {preset!r}; {hint}, or define it with `preset:` or `family:`")
-    settings = _preset_hparams(name, preset, overrides.get("hparams_for", hparams_for), changes)
-    return _validated(settings, f"editor {name!r}")
+    found = _read_hparams(overrides.get("hparams_for", hparams_for), shape)
+    if isinstance(found, TunedSettings):
+        return _validated(tuned_hparams(found, preset, changes), f"editor {name!r}")
+    if found not in model_kinds_of(preset):
+        raise SettingsError(
+            f"editor {name!r}: preset {preset!r} has no settings for models like {found!r}; "
+            f"{nearest(str(found), model_kinds_of(preset))}, or the file that `d4s tune` writes for your model"
+        )
+    return _validated(hparams_of(preset, found, changes), f"editor {name!r}")
 
 
-def _preset_hparams(name: str, preset: str, hparams_for: str | TunedSettings, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A preset's settings from a column or a settings file, with changes laid over them.
+def _read_hparams(hparams_for: str | TunedSettings, shape: ModelShape | None) -> str | TunedSettings:
+    """A column as it is, or the content of a settings file.
 
     Raises:
-        SettingsError: if there is no such column or file, or it has none for the preset.
+        SettingsError: if there is no such file, or it was made for a model of another shape than the one that is known.
     """
-    if isinstance(hparams_for, str) and is_settings_file(hparams_for):
-        hparams_for = read_settings_file(Path(hparams_for))
-    if isinstance(hparams_for, TunedSettings):
-        return tuned_hparams(hparams_for, preset, changes)
-    if hparams_for not in model_kinds_of(preset):
-        raise SettingsError(
-            f"editor {name!r}: preset {preset!r} has no settings for models like {hparams_for!r}; "
-            f"{nearest(str(hparams_for), model_kinds_of(preset))}, or the file that `d4s tune` writes for your model"
-        )
-    return hparams_of(preset, hparams_for, changes)
+    found = read_settings_file(Path(hparams_for)) if isinstance(hparams_for, str) and is_settings_file(hparams_for) else hparams_for
+    if isinstance(found, TunedSettings) and shape is not None:
+        check_shape(found, shape, hparams_for if isinstance(hparams_for, str) else "the settings file")
+    return found
 
 
 def parse_editor(settings: Mapping[str, Any]) -> FamilySettings:

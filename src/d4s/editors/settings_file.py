@@ -4,6 +4,7 @@ The file stands in for a column of `presets.py`: `hparams_for: FILE` in a study'
 `hparams_for=FILE` in Python. Its content, as the settings of editors, enters every hash; its path enters none.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from statistics import harmonic_mean
@@ -20,6 +21,8 @@ from d4s.schema_version import SCHEMA_VERSION
 from d4s.settings_base import Fraction, Frozen, validate
 
 SUFFIXES = (".yaml", ".yml")
+ModelShape = tuple[str, int, int, int]
+"""Architecture, blocks, width of the residual stream and of a key."""
 
 
 class LayerScore(Frozen):
@@ -58,10 +61,11 @@ class SequenceTrial(Frozen):
         """Harmonic mean of efficacy, paraphrase and locality: the criterion of tuning."""
         return float(harmonic_mean([self.efficacy, self.paraphrase, self.locality]))
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """By which trials are compared: the score, and of equal scores the larger weight, which preserves more."""
-        return self.score, self.weight
+
+def best_trials(trials: Sequence[SequenceTrial], layers: tuple[int, ...]) -> dict[str, SequenceTrial]:
+    """The best trial of each preset that edited these layers; of equal scores the one with the larger weight, which preserves more."""
+    ordered = sorted(trials, key=lambda trial: (trial.score, trial.weight))
+    return {trial.editor: trial for trial in ordered if trial.layers == layers}
 
 
 class TunedModel(Frozen):
@@ -74,8 +78,8 @@ class TunedModel(Frozen):
     mlp_width: int
 
     @property
-    def shape(self) -> tuple[str, int, int, int]:
-        """Architecture, blocks, width of the residual stream and of a key."""
+    def shape(self) -> ModelShape:
+        """What the settings were found for."""
         return self.model_type, self.layers, self.width, self.mlp_width
 
 
@@ -102,9 +106,13 @@ class TunedSettings(Frozen):
 
     @property
     def measured(self) -> dict[str, SequenceTrial]:
-        """The best trial of each preset that sequences of edits were tried with."""
-        ordered = sorted(self.trials, key=lambda trial: trial.rank)
-        return {trial.editor: trial for trial in ordered}
+        """The best trial at the chosen layers of each preset that sequences of edits were tried with."""
+        return best_trials(self.trials, tuple(self.key_leverage))
+
+
+def describe_shape(shape: ModelShape) -> str:
+    """A shape in words."""
+    return f"a {shape[0]} of {shape[1]} layers, widths {shape[2]} and {shape[3]}"
 
 
 def is_settings_file(hparams_for: str) -> bool:
@@ -126,6 +134,19 @@ def read_settings_file(path: Path) -> TunedSettings:
     if found.schema_version != SCHEMA_VERSION:
         raise SettingsError(f"{path} is of schema version {found.schema_version}, expected {SCHEMA_VERSION}; run d4s tune again")
     return found
+
+
+def check_shape(settings: TunedSettings, shape: ModelShape, where: str) -> None:
+    """Refuse settings for another model than one of a shape.
+
+    Raises:
+        SettingsError: if they were found for a model of another shape; says both.
+    """
+    if settings.model.shape != shape:
+        raise SettingsError(
+            f"{where} was measured for {describe_shape(settings.model.shape)} ({settings.model.source}), and the model is "
+            f"{describe_shape(shape)}; run d4s tune for it"
+        )
 
 
 @lru_cache(maxsize=8)

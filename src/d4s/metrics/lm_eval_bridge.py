@@ -15,23 +15,12 @@ import pandas as pd
 
 from d4s.config import BenchmarkSettings
 from d4s.errors import ArtifactError, SettingsError
-from d4s.metrics.benchmark_files import N_SHOTS
+from d4s.metrics.benchmark_files import BENCHMARK_OF_TASK, BENCHMARK_OF_WORLD_TASK, N_SHOTS
 from d4s.metrics.lm_eval_model import harness_model
 from d4s.models.edited_model import EditedModel
 from d4s.models.language_model import LanguageModel
 
 TASKS = Path(__file__).parent / "tasks"
-BENCHMARK_OF_TASK = {
-    "arc_challenge": "arc_challenge",
-    "hellaswag": "hellaswag",
-    "mmlu": "mmlu",
-    "winogrande": "winogrande",
-    "truthfulqa_mc1": "truthfulqa_mc",
-    "truthfulqa_mc2": "truthfulqa_mc",
-    "gsm8k": "gsm8k",
-}
-"""The metrics reported, by the benchmark whose items they need."""
-BENCHMARK_OF_WORLD_TASK = {**BENCHMARK_OF_TASK, "true_false": "true_false"}
 WORLD_METRICS = {"hellaswag": "acc_norm", "gsm8k": "exact_match"}
 REAL_METRICS = {"arc_challenge": "acc_norm", "hellaswag": "acc_norm", "gsm8k": "exact_match,strict-match"}
 HARNESS_FOLDERS = ("arc", "hellaswag", "mmlu/default", "winogrande", "truthfulqa", "gsm8k")  # reading all of them takes half a minute

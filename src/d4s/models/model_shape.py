@@ -27,6 +27,7 @@ class UnknownShape(D4SError):
 class Shape:
     """Sizes of a network; `width` is that of the residual stream, `mlp_width` the length of a key."""
 
+    model_type: str
     layers: int
     width: int
     mlp_width: int
@@ -37,6 +38,11 @@ class Shape:
     positions: int
     is_gated: bool
     is_tied: bool
+
+    @property
+    def settings_shape(self) -> tuple[str, int, int, int]:
+        """What settings of editors are made for: architecture, blocks, width of the residual stream and of a key."""
+        return self.model_type, self.layers, self.width, self.mlp_width
 
     @property
     def kv_width(self) -> int:
@@ -81,6 +87,7 @@ def shape_of(config: Mapping[str, Any], where: str = "config.json") -> Shape:
         raise UnknownShape(f"{where} (model type {kind!r}) does not say {', '.join(missing)}")
     sizes = {name: value for name, value in found.items() if value is not None}
     return Shape(
+        model_type=kind,
         **sizes,
         mlp_width=_first(config, "n_inner", "intermediate_size") or 4 * sizes["width"],
         kv_heads=_first(config, "num_key_value_heads") or sizes["heads"],
@@ -133,6 +140,7 @@ def shape_of_model(model: ModelSettings) -> Shape:
 
 def _trained(settings: PretrainSettings, tokenizer: TokenizerSettings) -> Shape:
     return Shape(
+        model_type="gpt2",
         layers=settings.layers,
         width=settings.width,
         mlp_width=settings.mlp_width,

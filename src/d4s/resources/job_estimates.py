@@ -1,8 +1,9 @@
 """The jobs of a plan with what each will need: memory, disk and work; for `d4s plan` and for the resources of rules (`rule_resources`)."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from d4s.config import BenchmarkSettings, MeasureSettings, MomentsSettings, PretrainSettings, TraceJobSettings
@@ -10,25 +11,34 @@ from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import parse_editor
 from d4s.editors.parts.input_settings import PrepareSettings, TargetsJobSettings
 from d4s.editors.single_blocks import SINGLES_PER_BLOCK
+from d4s.metrics.benchmark_files import (
+    BENCHMARK_OF_TASK,
+    BENCHMARK_OF_WORLD_TASK,
+    HUB_ITEMS,
+    HUB_TASKS,
+    ITEM_TOKENS,
+    N_SHOTS,
+    WORLD_ITEM_TOKENS,
+    ItemTokens,
+    role,
+)
 from d4s.models.model_shape import UnknownShape, shape_of_model
 from d4s.resources import memory_estimate, work_estimate
 from d4s.resources.machine_speed import LIGHT_STARTUP, STARTUP, Speed
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
 from d4s.resources.requirements import Bytes, Number, Requirements, Work
 from d4s.runs.run_settings import BaselineSettings, SingleSettings
-from d4s.study.graph import Node
+from d4s.study.graph import Node, RawFile
 from d4s.study.plan import StudyPlan
 from d4s.study.rule_lookups import STAGES_OF_RUN
 from d4s.study_settings import HFModel
 
 MULTI_DEVICE_MAPS = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})  # device maps that take all devices there are
 NO_TORCH = frozenset({"world", "beliefs", "facts", "questions", "adopt", "posterior"})
-QUESTION_TOKENS = {"multiple_choice": (64, 52)}  # of a prompt and of what follows its last subject token
-OTHER_QUESTION_TOKENS, STATEMENT_TOKENS = (30, 16), (22, 9)
-OPTIONS, WORLD_OPTION_TOKENS = 4, 15
+STATEMENTS = (20, 5, 0.45)
+QUESTIONS = {"true_false": (36, 22, 0.35), "multiple_choice": (48, 31, 0.65), "directly_generated": (20, 9, 0.4)}
+"""Of wordings: tokens, how many of them stand from the last subject token on, and the share of requests that are alike in that."""
 REVERSED_FACTS, REVERSAL_PASSES = 1500, 2  # facts of a data set, and passes for each with answers of one token
-WORLD_TASKS = 7  # as d4s.world.world_benchmarks makes them
-BENCHMARK_ITEMS = {"local": (1800, 700.0), "hub": (28_700, 700.0)}  # of six tasks with their examples, and tokens of an option
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +133,8 @@ class ResourceEstimates:
         """The study's name of the model that a job loads or trains, or whose sizes its inputs have."""
         if node.stage in {"adopt", "pretrain"}:
             return node.label if node.stage == "adopt" else node.label.rpartition("-m")[0]
-        for role in ("model", "moments"):
-            found = node.inputs.get(role)
+        for name in ("model", "moments"):
+            found = node.inputs.get(name)
             if isinstance(found, Node):
                 return self._model_of(found)
         return None
@@ -132,10 +142,11 @@ class ResourceEstimates:
     # --- stages ----------------------------------------------------------------------------------------------------
 
     def _requirements(self, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement | None) -> Requirements:
+        if node.stage == "corpus":
+            tokens = int(node.settings["tokens"])
+            return Requirements(*memory_estimate.corpus(tokens), disk=8.0 * tokens)
         if placement is None or node.stage in NO_TORCH:
-            tokens = int(node.settings.get("tokens", 0))
-            (host, device), disk = memory_estimate.corpus(tokens) if node.stage == "corpus" else memory_estimate.light(), 8.0 * tokens
-            return Requirements(host, device, disk)
+            return Requirements(*memory_estimate.light(memory_estimate.BARE if node.stage == "adopt" else memory_estimate.LIGHT))
         host_device, disk, todo = _ESTIMATORS.get(node.stage, _reading)(self, node, manifests, placement)
         return Requirements(*host_device, disk, todo, self._is_sharded(self._model_of(node)))
 
@@ -154,8 +165,8 @@ class ResourceEstimates:
         """Typical prompts of the facts that a job reads."""
         facts, per_request = node.inputs.get("facts"), self.plan.study.contexts.count + 1
         if not isinstance(facts, Node) or facts.stage != "questions":
-            return PromptSizes(per_request, *STATEMENT_TOKENS)
-        return PromptSizes(per_request, *QUESTION_TOKENS.get(str(facts.settings.get("form")), OTHER_QUESTION_TOKENS))
+            return PromptSizes(per_request, *STATEMENTS)
+        return PromptSizes(per_request, *QUESTIONS[facts.settings["form"]])
 
 
 Outcome = tuple[tuple[Bytes, Bytes], Number, Work]
@@ -165,11 +176,6 @@ Estimator = Callable[[ResourceEstimates, Node, tuple[Path, ...], ModelPlacement]
 def _reading(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
     questions = 500 if node.stage == "objectives" else 1
     return memory_estimate.reading(placement), 1e5, work_estimate.forward(placement, questions * work_estimate.QUESTION_TOKENS, passes=10)
-
-
-def _corpus(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
-    tokens = int(node.settings["tokens"])
-    return memory_estimate.corpus(tokens), 8.0 * tokens, Work()
 
 
 def _pretrain(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
@@ -250,14 +256,29 @@ def _measure(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ..
 def _benchmark(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
     editor, lengths, prompt_sizes = parse_editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
     needed = memory_estimate.measure(placement, editor, max(lengths), prompt_sizes, None)
-    return needed, 1e4 * len(lengths), work_estimate.benchmark(placement, editor, lengths, _benchmark_tokens(estimates, node), prompt_sizes)
+    tasks = _benchmark_tasks(node, estimates.plan.study.world.benchmark_items)
+    return needed, 1e4 * len(lengths), work_estimate.benchmark(placement, editor, lengths, tasks, prompt_sizes)
 
 
-def _benchmark_tokens(estimates: ResourceEstimates, node: Node) -> Number:
-    """Tokens of all benchmark items, each with every option."""
+def _benchmark_tasks(node: Node, world_items: int) -> list[tuple[int, ItemTokens]]:
+    """By task the number of items that are asked, and their tokens with few-shot examples."""
     chosen = BenchmarkSettings.model_validate(node.settings["benchmarks"])
-    items, each = BENCHMARK_ITEMS.get(chosen.tasks, (WORLD_TASKS * estimates.plan.study.world.benchmark_items, WORLD_OPTION_TOKENS))
-    return min(items, 6 * chosen.limit if chosen.limit else items) * OPTIONS * each
+    most = sys.maxsize if chosen.limit is None else chosen.limit
+    if chosen.tasks == "world":
+        return [(min(most, world_items), WORLD_ITEM_TOKENS) for _ in BENCHMARK_OF_WORLD_TASK]
+    shots, found = {**N_SHOTS, **chosen.fewshot}, list[tuple[int, ItemTokens]]()
+    for task, benchmark in BENCHMARK_OF_TASK.items():
+        file = node.inputs.get(role(benchmark))
+        items = count_items(file.path) if isinstance(file, RawFile) else HUB_ITEMS[benchmark]
+        limit = most if isinstance(file, RawFile) else most * HUB_TASKS.get(benchmark, 1)
+        found.append((min(items, limit), ITEM_TOKENS[task].with_examples(shots.get(benchmark, 0))))
+    return found
+
+
+@lru_cache(maxsize=len(BENCHMARK_OF_TASK))
+def count_items(file: Path) -> int:
+    """Items in a file, one a line."""
+    return sum(1 for line in file.read_text(encoding="utf-8").split("\n") if line.strip())
 
 
 def _world_report(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
@@ -272,7 +293,6 @@ def _world_report(estimates: ResourceEstimates, node: Node, manifests: tuple[Pat
 
 
 _ESTIMATORS: Mapping[str, Estimator] = {
-    "corpus": _corpus,
     "pretrain": _pretrain,
     "moments": _moments,
     "targets": _targets,

@@ -6,6 +6,7 @@ torch takes) is a constant here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from d4s.config import MeasureSettings, PretrainSettings, TraceSettings
 from d4s.editors.constants import ACTIVATIONS_PER_PASS
@@ -18,18 +19,27 @@ from d4s.models.model_shape import BYTES, Shape
 from d4s.models.pass_sizes import LOGITS_PER_CHUNK, TOKENS_ON_ACCELERATORS, TOKENS_ON_CPU
 from d4s.resources.requirements import MIB, MOVABLE_PARTS, Bytes, Number
 
-LIGHT, WITH_TORCH, WITH_TABLES, WITH_TASKS, WITH_CUDA = 165 * MIB, 470 * MIB, 510 * MIB, 540 * MIB, 2500 * MIB
+BARE, LIGHT, WITH_TORCH, WITH_TABLES, WITH_TASKS, WITH_CUDA = 45 * MIB, 165 * MIB, 470 * MIB, 510 * MIB, 540 * MIB, 2500 * MIB
 DOUBLE, SINGLE = 8, 4
 TASK_ANSWERS = MeasureSettings(max_new_tokens=4)  # of tasks with free answers: a quarter of their prompts
 
 
 @dataclass(frozen=True, slots=True)
 class PromptSizes:
-    """Wordings of a request, unprefixed and prefixed; typical tokens of one, and how many of them follow the last subject token."""
+    """Wordings of a request, unprefixed and prefixed; tokens of one, and how many of them stand from the last subject token on.
+
+    `alike` is the share of requests whose wordings are of similar length there, so that their targets are optimised in one pass.
+    """
 
     per_request: int = 4
-    tokens: int = 22
-    after_subject: int = 9
+    tokens: int = 20
+    after_subject: int = 5
+    alike: float = 1.0
+
+    @property
+    def suffix(self) -> int:
+        """Tokens of a request's row from the last subject tokens on: of all its wordings, and the one of the KL prompt."""
+        return self.per_request * self.after_subject + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,24 +125,22 @@ def targets(
 
 
 def at_once(placement: ModelPlacement, prompt_sizes: PromptSizes, requests: int) -> int:
-    """Requests whose targets are optimised in one pass."""
+    """Most requests whose targets are optimised in one pass."""
     each = (prompt_sizes.per_request + 1) * prompt_sizes.tokens * placement.shape.width * placement.shape.layers
-    return max(1, min(requests, ACTIVATIONS_PER_PASS // each))
+    return max(1, min(ceil(prompt_sizes.alike * requests), ACTIVATIONS_PER_PASS // each))
 
 
 def _target_optimisation(
     placement: ModelPlacement, layer: int, prompt_sizes: PromptSizes, requests: int, parts: int = 1
 ) -> dict[str, Number]:
-    shape = placement.shape
-    rows = at_once(placement, prompt_sizes, requests) * (prompt_sizes.per_request + 1)
+    shape, count = placement.shape, at_once(placement, prompt_sizes, requests)
     later = shape.layers - 1 - layer + (parts > 1)
-    kept = (
-        prompt_sizes.after_subject * (4 * shape.width + (3 if shape.is_gated else 1) * shape.mlp_width)
-        + 2 * prompt_sizes.tokens * shape.kv_width
-    )
-    predicted = rows * (max(1, 1.5 * prompt_sizes.per_request) + 1) / (prompt_sizes.per_request + 1)
+    rows, wordings = count * (prompt_sizes.per_request + 1), prompt_sizes.per_request
+    attended = 2 * (wordings + 1) * prompt_sizes.tokens * shape.heads * shape.head_width  # keys and values are repeated for every head
+    kept = prompt_sizes.suffix * (4 * shape.width + (3 if shape.is_gated else 1) * shape.mlp_width) + attended
+    predicted = count * (max(1, 1.5 * wordings) + 1)
     first = placement.activations(rows * prompt_sizes.tokens)
-    gradient = rows * later * kept * placement.item + predicted * shape.vocabulary * SINGLE * 5
+    gradient = count * later * kept * placement.item + predicted * shape.vocabulary * SINGLE * 5
     return {"cache": placement.cache(rows * prompt_sizes.tokens), "activations": max(first, gradient)}
 
 
@@ -276,6 +284,6 @@ def corpus(tokens: int) -> tuple[Bytes, Bytes]:
     return {"process": WITH_TORCH + 20 * MIB, "rows": float(tokens * 12)}, {}
 
 
-def light() -> tuple[Bytes, Bytes]:
+def light(process: Number = LIGHT) -> tuple[Bytes, Bytes]:
     """A job without a model."""
-    return {"process": float(LIGHT)}, {}
+    return {"process": float(process)}, {}

@@ -13,6 +13,7 @@ from d4s.editors.editor_settings import FamilySettings
 from d4s.editors.gradient_settings import GRADIENT_REQUESTS
 from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.editors.parts.target_rule import TargetSettings
+from d4s.metrics.benchmark_files import ItemTokens
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes, at_once
 from d4s.resources.requirements import Number, Work
 from d4s.runs.run_settings import SingleSettings
@@ -37,7 +38,7 @@ def target_work(placement: ModelPlacement, target: TargetSettings, prompt_sizes:
     rows, later = requests * (prompt_sizes.per_request + 1), max(1, placement.shape.layers - 1 - target.layer)
     batches = requests / batch
     first = forward(placement, rows * prompt_sizes.tokens, passes=batches)
-    step = forward(placement, rows * prompt_sizes.after_subject, later, batches) + unembedding(placement, rows * 2)
+    step = forward(placement, requests * prompt_sizes.suffix, later, batches) + unembedding(placement, rows * 2)
     return first + step.times(BACKWARD * target.steps)
 
 
@@ -142,10 +143,26 @@ def replay(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt
     return found
 
 
-def benchmark(placement: ModelPlacement, editor: FamilySettings, lengths: Sequence[int], tokens: Number, prompt_sizes: PromptSizes) -> Work:
-    """Items of all tasks with all their options, each of an assumed length in tokens."""
-    each = forward(placement, tokens, passes=tokens / placement.pass_tokens) + unembedding(placement, tokens / 20)
-    return sum((each + replay(placement, editor, length, prompt_sizes) for length in lengths), Work())
+def benchmark(
+    placement: ModelPlacement,
+    editor: FamilySettings,
+    lengths: Sequence[int],
+    tasks: Sequence[tuple[int, ItemTokens]],
+    prompt_sizes: PromptSizes,
+) -> Work:
+    """Items of tasks: each context is read once, its answers after it, and the rest is written; the unedited model is asked once."""
+    each = sum((answers(placement, count, item) for count, item in tasks), Work())
+    times = lengths if editor.is_measured else lengths[:1]
+    return sum((each + replay(placement, editor, length, prompt_sizes) for length in times), Work())
+
+
+def answers(placement: ModelPlacement, items: int, item: ItemTokens) -> Work:
+    """Items of a task; what is written goes token by token, as many items at once as a pass has contexts."""
+    context = min(item.context, placement.shape.positions)
+    tokens, together = items * (context + item.answers), max(1.0, placement.pass_tokens / context)
+    passes = tokens / placement.pass_tokens + items / together * item.written
+    written = items * item.written
+    return forward(placement, tokens + written, passes=passes) + unembedding(placement, items * item.answers + written)
 
 
 def pretrain(placement: ModelPlacement, settings: CorpusSettings, batch_tokens: int) -> Work:

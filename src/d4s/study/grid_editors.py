@@ -1,10 +1,12 @@
 """The editors of a grid's rows by name, resolved for a model: as they are named, and swept over layers."""
 
+from collections.abc import Iterable
+
 from d4s.editors.editor_settings import EditorSettings, parse_editor
 from d4s.editors.editor_settings import resolve as resolve_editor
 from d4s.errors import SettingsError
 from d4s.models.layer_windows import layers_around
-from d4s.models.model_shape import UnknownShape, shape_of_model
+from d4s.models.model_shape import Shape, UnknownShape, shape_of_model
 from d4s.study_settings import GridRow, LayerSweep, Study
 
 
@@ -14,9 +16,7 @@ def named_editors(study: Study, model: str) -> dict[str, EditorSettings]:
     Raises:
         SettingsError: if one cannot be resolved.
     """
-    column = study.models[model].hparams_for
-    names = dict.fromkeys(name for row in study.grid if model in row.models for name in row.editors)
-    return {name: resolve_editor(name, study.editors.get(name, {}), column) for name in names}
+    return _resolved(study, dict.fromkeys(name for row in study.grid if model in row.models for name in row.editors), model)
 
 
 def row_editors(study: Study, row: GridRow, model: str) -> dict[str, EditorSettings]:
@@ -25,8 +25,7 @@ def row_editors(study: Study, row: GridRow, model: str) -> dict[str, EditorSetti
     Raises:
         SettingsError: if one cannot be resolved, or cannot be moved to a layer.
     """
-    column = study.models[model].hparams_for
-    named = {name: resolve_editor(name, study.editors.get(name, {}), column) for name in row.editors}
+    named = _resolved(study, row.editors, model)
     if row.sweep is None:
         return named
     layers = layers_of(study, model)
@@ -37,6 +36,13 @@ def row_editors(study: Study, row: GridRow, model: str) -> dict[str, EditorSetti
         for name, editor in named.items()
         for layer in _swept_layers(row.sweep, layers)
     }
+
+
+def _resolved(study: Study, names: Iterable[str], model: str) -> dict[str, EditorSettings]:
+    """Editors for a model, whose shape their settings are held against where it is known."""
+    shape, column = _shape_of(study, model), study.models[model].hparams_for
+    known = None if shape is None else shape.settings_shape
+    return {name: resolve_editor(name, study.editors.get(name, {}), column, known) for name in names}
 
 
 def _swept_layers(sweep: LayerSweep, layers: int) -> tuple[int, ...]:
@@ -64,7 +70,12 @@ def _at_layer(name: str, editor: EditorSettings, layers: tuple[int, ...]) -> Edi
 
 def layers_of(study: Study, model: str) -> int | None:
     """How many layers a model has, or will have; None where its configuration is not on this machine."""
+    shape = _shape_of(study, model)
+    return None if shape is None else shape.layers
+
+
+def _shape_of(study: Study, model: str) -> Shape | None:
     try:
-        return shape_of_model(study.models[model]).layers
+        return shape_of_model(study.models[model])
     except UnknownShape:
         return None

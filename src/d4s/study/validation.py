@@ -22,6 +22,7 @@ def find_problems(study: Study) -> Iterator[str]:
     """Everything that is wrong, in words, each with where it stands."""
     if study.study in RESERVED:
         yield f"study: {study.study!r} is where results/{study.study} keeps something else; choose another name"
+    told: set[str] = set()
     for number, row in enumerate(study.grid):
         where = f"grid[{number}]"
         for axis, known in (("models", study.models), ("datasets", study.datasets)):
@@ -29,7 +30,7 @@ def find_problems(study: Study) -> Iterator[str]:
                 if name not in known:
                     yield f"{where}.{axis}: unknown name {name!r}; {nearest(name, list(known))}"
         yield from _lengths(study, row, where)
-        yield from _editors(study, row, where)
+        yield from _editors(study, row, where, told)
     yield from _unused_editors(study)
     yield from _styles(study)
     yield from _training_datasets(study)
@@ -42,21 +43,26 @@ def find_problems(study: Study) -> Iterator[str]:
 # --- editors ----------------------------------------------------------------------------------------------------------
 
 
-def _editors(study: Study, row: GridRow, where: str) -> Iterator[str]:
+def _editors(study: Study, row: GridRow, where: str, told: set[str]) -> Iterator[str]:
+    """What is wrong with the editors of a row; what `told` holds already, such as a settings file of several editors, once."""
     for name in row.editors:
         for model in row.models:
             if model in study.models:
-                yield from _editor(study, row.model_copy(update={"editors": (name,)}), model, where)
+                try:
+                    yield from _editor(study, row.model_copy(update={"editors": (name,)}), model, where)
+                except SettingsError as error:
+                    if str(error) not in told:
+                        told.add(str(error))
+                        yield f"{where}.editors: {error}"
 
 
 def _editor(study: Study, row: GridRow, model: str, where: str) -> Iterator[str]:
-    """What is wrong with the one editor of a row, at each layer where it is swept."""
-    try:
-        editors = row_editors(study, row, model)
-    except SettingsError as error:
-        yield f"{where}.editors: {error}"
-        return
-    for name, editor in editors.items():
+    """What is wrong with the one editor of a row, at each layer where it is swept.
+
+    Raises:
+        SettingsError: if it cannot be resolved for the model.
+    """
+    for name, editor in row_editors(study, row, model).items():
         yield from _resolved_editor(study, row, (name, editor), model, where)
 
 

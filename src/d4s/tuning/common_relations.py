@@ -1,7 +1,7 @@
 """A table of common facts, from which tuning takes those that a model knows: relations with three wordings, subjects and objects."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +14,12 @@ class Relation:
 
     name: str
     wording: str
-    paraphrases: tuple[str, str]
+    paraphrases: tuple[str, ...]
     objects: Mapping[str, str]
+
+    def worded(self, text: Callable[[str], str]) -> "Relation":
+        """The same relation with every wording as it is put to a model, such as a user's turn."""
+        return replace(self, wording=text(self.wording), paraphrases=tuple(map(text, self.paraphrases)))
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -35,8 +35,7 @@ def _trials(settings: TunedSettings) -> Table:
     names = ("weight", "efficacy", "paraphrase", "locality", "score", "seconds")
     table = Table("editor", "layers", *(Column(name, justify="right") for name in names), width=WIDTH, title="sequences of edits")
     for one in settings.trials:
-        weight = settings.editors[one.editor]["preservation"]["weight"]
-        mark = " *" if one.weight == weight and one.layers[-1] == settings.target_layer else ""
+        mark = " *" if settings.measured[one.editor] == one else ""
         numbers = (one.efficacy, one.paraphrase, one.locality, one.score)
         layers = f"{one.layers[0]} to {one.layers[-1]}"
         table.add_row(f"{one.editor}{mark}", layers, f"{one.weight:g}", *(f"{value:.3f}" for value in numbers), f"{one.seconds:.0f}")

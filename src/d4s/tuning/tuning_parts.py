@@ -6,7 +6,7 @@ share lasts, and what was not tried keeps the value that the rule starts from.
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -25,7 +25,7 @@ from d4s.editors.moments import SecondMoment, check_token_count, collect_moments
 from d4s.editors.parts.target_rule import TargetSettings
 from d4s.editors.preparation import free_directions
 from d4s.editors.protocol import Prepared, Targets
-from d4s.editors.settings_file import LayerScore, SequenceTrial, TunedModel, TunedSettings
+from d4s.editors.settings_file import LayerScore, SequenceTrial, TunedModel, TunedSettings, best_trials
 from d4s.editors.target_optimisation import optimise_requests
 from d4s.facts.record import Fact
 from d4s.log import progress
@@ -74,7 +74,8 @@ class TuneOptions(Frozen):
 class TuningMaterial:
     """What is tuned on: a model, facts with paraphrases and probes, and text for second moments as rows of tokens.
 
-    `text` gives rows of at least a number of tokens; the sources say where model, facts and text are from.
+    `text` gives rows of at least a number of tokens; the sources say where model, facts and text are from. `opening` is what every
+    prompt of the facts begins with, and prefixes go behind: what stands before the user's words in a chat.
     """
 
     model: LanguageModel
@@ -83,6 +84,12 @@ class TuningMaterial:
     model_source: str
     facts_source: str
     text_source: str
+    opening: str = ""
+
+    def draw(self, options: TuneOptions) -> list[tuple[EditRequest, Fact]]:
+        """The requests of a sequence with their facts."""
+        drawn = draw_requests(self.facts, options.seed)[: options.edits]
+        return [(replace(request, opening=self.opening), fact) for request, fact in drawn]
 
 
 class Tuning:
@@ -91,8 +98,7 @@ class Tuning:
     def __init__(self, material: TuningMaterial, options: TuneOptions, record: TrialRecord, folder: Path | None) -> None:
         self._material, self._options, self._record, self._folder = material, options, record, folder
         self.model = material.model
-        self._drawn = draw_requests(material.facts, options.seed)[: options.edits]
-        self._sweep_facts = [fact for _, fact in self._drawn[: options.sweep_facts]]
+        self._drawn = material.draw(options)
         self.prefixes = tuple(sample_prefixes(self.model, ContextsSettings(seed=options.seed)))
         self._block_norms, self._mlp_norms = hidden_norms(self.model, self.requests)
         self._moments: dict[int, SecondMoment] = {}
@@ -127,8 +133,9 @@ class Tuning:
     def score_layer(self, layer: int, clamp: float = CLAMP, lr_scale: float = 1.0) -> LayerScore:
         """The score of targets at a block, from the record where it was measured before."""
         settings = self.target_settings(layer, clamp, lr_scale)
+        swept = self._drawn[: self._options.sweep_facts]
         name = f"injected at block {layer}, clamp {clamp:g}, lr {settings.lr:g}"
-        found = self._record.measure(name, lambda: score_target(self.model, self._sweep_facts, self.prefixes, settings))
+        found = self._record.measure(name, lambda: score_target(self.model, swept, self.prefixes, settings))
         score = LayerScore(layer=layer, clamp=clamp, lr=settings.lr, **found)
         log.info("%s: efficacy %.2f, paraphrase %.2f, %.0f s", name, score.efficacy, score.paraphrase, score.seconds)
         return score
@@ -274,7 +281,7 @@ class Tuning:
         self, target: TargetSettings, layers: tuple[int, ...], sweep: Sequence[LayerScore], trials: Sequence[SequenceTrial]
     ) -> TunedSettings:
         """Settings of all presets from what was chosen: the best weight tried of each editor, the starting one of the others."""
-        best = {one.editor: one for one in sorted(trials, key=lambda one: one.rank) if one.layers == layers}
+        best = best_trials(trials, layers)
         leads = [lead for lead in LEADS if lead in self._options.editors or lead not in CONFINED]
         weights = {lead: best[lead].weight if lead in best else self.start_weight(lead, layers) for lead in leads}
         threshold = self.threshold(layers) if {*leads} & CONFINED else None

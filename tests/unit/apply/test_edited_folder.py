@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from d4s.apply.apply_memory import estimate_editing
-from d4s.apply.apply_pipeline import REJECTED, apply, native_dtype
+from d4s.apply.apply_pipeline import REJECTED, apply
+from d4s.apply.base_model import BaseModelSource
 from d4s.apply.change import undo
 from d4s.apply.edited_folder import PREPARED, EditedFolder
 from d4s.apply.fact_files import read_facts
@@ -118,7 +119,7 @@ def test_a_precision_that_no_model_has_is_refused_before_anything_is_planned(bas
 def test_an_adopted_model_is_edited_in_its_precision_or_the_one_asked_for(base: Path, tmp_path: Path) -> None:
     (tmp_path / "adopted").mkdir()
     adopt(StageJob("models", AdoptSettings(path=str(base), dtype="bfloat16"), {}, tmp_path / "adopted"))
-    assert native_dtype(str(tmp_path / "adopted"), "main") == "bfloat16"
+    assert BaseModelSource.of(str(tmp_path / "adopted"), None, "main").dtype == "bfloat16"
     assert str(load(tmp_path / "adopted").dtype) == "torch.bfloat16"
     assert str(load(tmp_path / "adopted", dtype="float32").dtype) == "torch.float32"
 

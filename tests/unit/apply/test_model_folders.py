@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from d4s.apply.apply_pipeline import native_dtype
+from d4s.apply.base_model import BaseModelSource
 from d4s.apply.change import undo
 from d4s.apply.edited_folder import DELTA, MODEL, EditedFolder
 from d4s.apply.export import export
@@ -67,7 +67,7 @@ def test_a_folder_with_code_of_its_own_is_refused_and_not_run(
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
     (base / "own.py").write_text(CODE)
     changed(changed(base, "config.json", model_type=kind), file, auto_map=classes)
-    for read in (load, lambda folder: native_dtype(str(folder), "main"), lambda folder: inspect_model(folder, "float32")):
+    for read in (load, lambda folder: BaseModelSource.of(str(folder), None, "main"), lambda folder: inspect_model(folder, "float32")):
         with pytest.raises(ArtifactError, match=r"names code of its own in (?s:.*)auto_map(?s:.*)own\.(?s:.*)copy of the folder without"):
             read(base)
     assert not (base / "ran").exists()
@@ -85,7 +85,7 @@ def test_code_for_generation_and_kernels_named_in_the_configuration_are_left_alo
 def test_what_would_ask_ends_in_a_message(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *_, **__: input("Run it? [y/N]"))
     with pytest.raises(ArtifactError, match="holds no configuration of a model"):
-        native_dtype(str(base), "main")
+        BaseModelSource.of(str(base), None, "main")
 
 
 # --- what is loaded is what the weights say ---------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def test_what_would_ask_ends_in_a_message(base: Path, monkeypatch: pytest.Monkey
 def test_an_adapter_beside_the_weights_is_refused(base: Path) -> None:
     (base / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(base), "r": 2}))
     save_file({"base_model.model.transformer.h.0.mlp.c_proj.lora_A.weight": torch.ones(2, 64)}, base / "adapter_model.safetensors")
-    for read in (load, lambda folder: native_dtype(str(folder), "main")):
+    for read in (load, lambda folder: BaseModelSource.of(str(folder), None, "main")):
         with pytest.raises(ArtifactError, match=r"holds an adapter \(adapter_config\.json\) beside its weights.* merge it"):
             read(base)
 
@@ -105,14 +105,14 @@ def test_quantised_weights_are_refused_for_what_they_are(base: Path, method: str
     how = {"quantization_config": {"quant_method": method, "bits": 4}}
     changed(base, "config.json", **({"text_config": how} if inside else how))
     with pytest.raises(ArtifactError, match=f"weights quantised by {method}: edits are added to floating-point weights"):
-        native_dtype(str(base), "main")
+        BaseModelSource.of(str(base), None, "main")
 
 
 def test_codes_without_a_configuration_of_theirs_are_refused_too(base: Path) -> None:
     tensors = load_file(base / "model.safetensors")
     save_file({name: tensor.to(torch.int8) for name, tensor in tensors.items()}, base / "model.safetensors")
     with pytest.raises(ArtifactError, match="stores most weights as I8"):
-        native_dtype(str(base), "main")
+        BaseModelSource.of(str(base), None, "main")
 
 
 @pytest.mark.parametrize("said", [..., None, "float32"])
@@ -131,11 +131,11 @@ def test_the_precision_of_shards_is_that_of_most_numbers(base: Path) -> None:
     shards = sorted(base.glob("model-*.safetensors"))
     save_file({name: tensor.float() for name, tensor in load_file(shards[-1]).items()}, shards[-1], {"format": "pt"})
     (base / "consolidated.safetensors").write_bytes(b"of another program")
-    assert len(shards) > 2 and native_dtype(str(base), "main") == "float16"
+    assert len(shards) > 2 and BaseModelSource.of(str(base), None, "main").dtype == "float16"
     for shard in shards:
         shard.unlink()
     with pytest.raises(ArtifactError, match="no weights in safetensors"):
-        native_dtype(str(base), "main")
+        BaseModelSource.of(str(base), None, "main")
 
 
 # --- manifests --------------------------------------------------------------------------------------------------------

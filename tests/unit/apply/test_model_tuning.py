@@ -1,6 +1,8 @@
 """A model of unknown shape: settings measured by `d4s apply` and `d4s tune`, shown, kept, taken again."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -9,11 +11,16 @@ import d4s
 from d4s.apply import apply_pipeline
 from d4s.apply.edited_folder import EditedFolder
 from d4s.cli import app
+from d4s.editors.edit_requests import EditRequest
 from d4s.editors.editor_settings import resolve
 from d4s.editors.settings_file import read_settings_file, settings_file_text
 from d4s.errors import SettingsError
+from d4s.facts.record import Fact
+from d4s.models.language_model import LanguageModel
+from d4s.tuning import tuning_parts
+from d4s.tuning.layer_sweep import score_target
 from d4s.tuning.tune import SETTINGS_FILE
-from tests.applying import FACTS, applied, fact_file, saved_model
+from tests.applying import CHAT, FACTS, applied, fact_file, saved_model
 from tests.tiny import tiny_model
 
 UNKNOWN = {"hparams_for": None, "overrides": {"target": {"steps": 3}}}
@@ -54,6 +61,24 @@ def test_without_paraphrases_the_error_says_what_to_do(base: Path, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_a_chat_is_measured_as_it_is_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, out, drawn = saved_model(tmp_path / "base", chat=CHAT), tmp_path / "out", list[tuple[EditRequest, Fact]]()
+
+    def note(model: LanguageModel, some: Sequence[tuple[EditRequest, Fact]], *more: Any) -> dict[str, float]:
+        drawn.extend(some)
+        return score_target(model, some, *more)
+
+    monkeypatch.setattr(tuning_parts, "score_target", note)
+    folder, _ = applied(base, fact_file(tmp_path / "facts.csv", FACTS[:3]), out, chat=True, **UNKNOWN)
+    chat = folder.manifest.chat
+    assert chat is not None and drawn and "in its chat" in read_settings_file(out / SETTINGS_FILE).facts
+    edited = {folder.prompts.request(edit.spec, edit.number).template for edit in folder.active_edits()}
+    assert {request.template for request, _ in drawn} == edited
+    for request, fact in drawn:
+        assert request.opening == chat.before and request.template == chat.turn(request.template[len(chat.before) : -len(chat.after)])
+        assert all(text.startswith(chat.before) and text.endswith(chat.after) for text in (*fact.paraphrases, fact.prompt))
+
+
 def test_tuning_writes_what_applying_takes(base: Path, tmp_path: Path) -> None:
     facts, tuned = fact_file(tmp_path / "facts.csv"), tmp_path / "tuned"
     asked = ["tune", "--model", base, "--out", tuned, "--facts", facts, "--edits", 3, "--moment-tokens", 300, "--budget", 0.5]
@@ -69,7 +94,7 @@ def test_tuning_writes_what_applying_takes(base: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / SETTINGS_FILE).exists(), "the file that was given is not measured again"
     other = read_settings_file(file).model_copy(update={"model": read_settings_file(file).model.model_copy(update={"layers": 9})})
     (tmp_path / "other.yaml").write_text(settings_file_text(other))
-    with pytest.raises(SettingsError, match="measured for a gpt2 of 9 layers"):
+    with pytest.raises(SettingsError, match=r"other\.yaml was measured for a gpt2 of 9 layers"):
         applied(base, facts, tmp_path / "third", hparams_for=str(tmp_path / "other.yaml"))
 
 

@@ -23,7 +23,7 @@ from tests.cases import SMALL, case_for
 from tests.oracle.plain import requests_of
 from tools import methods_page, settings_page
 
-SHAPE = Shape(12, 768, 3072, 12, 12, 64, 50_257, 1024, is_gated=False, is_tied=True)
+SHAPE = Shape("gpt2", 12, 768, 3072, 12, 12, 64, 50_257, 1024, is_gated=False, is_tied=True)
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ CONFIGS = {
         num_key_value_heads=4, **UNTIED
     ),
 }  # fmt: skip
-SMALL = Shape(12, 768, 3072, 12, 12, 64, 50_257, 1024, is_gated=False, is_tied=True)
+SMALL = Shape("gpt2", 12, 768, 3072, 12, 12, 64, 50_257, 1024, is_gated=False, is_tied=True)
 SPEED = Speed(single=1e10, double=1e10, call=1e-3)
 
 

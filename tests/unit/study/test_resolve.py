@@ -365,3 +365,16 @@ def test_as_many_edits_as_there_are_facts_are_allowed(dataset: dict[str, Any], m
     assert _plan(world=world, datasets=datasets, grid=_row(datasets=["all"], lengths=[most])).cells
     with pytest.raises(SettingsError, match=f"at most {most} facts"):
         _plan(world=world, datasets=datasets, grid=_row(datasets=["all"], lengths=[most + 1]))
+
+
+def test_settings_of_a_model_of_another_shape_are_refused_once_before_anything_runs() -> None:
+    file = "grids/settings/smollm2-135m.yaml"
+    other = {"mini": {"source": "world", "model_seed": 0, "hparams_for": file}}
+    rows = [*_row(), *_row(lengths=[20])]
+    with pytest.raises(SettingsError) as caught:
+        _plan(models=other, grid=rows)
+    assert str(caught.value).count(f"{file} was measured for a llama of 30 layers") == 1
+    assert "and the model is a gpt2 of 6 layers, widths 192 and 1024" in str(caught.value)
+    mine = {"mine": {"preset": "memit", "hparams_for": file}}
+    with pytest.raises(SettingsError, match="was measured for a llama"):
+        _plan(editors=mine, grid=_row(editors=["mine"]))

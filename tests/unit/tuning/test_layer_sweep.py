@@ -1,11 +1,14 @@
 """Which blocks are swept and chosen, and injection against a hook that adds the shift by hand."""
 
+import pytest
 import torch
 
 from d4s.editors.edit_requests import draw_requests
+from d4s.editors.prompts import build_prompts
 from d4s.editors.settings_file import LayerScore
+from d4s.editors.target_optimisation import build_target_loss
 from d4s.models.tokens import encode_pair, subject_last_index
-from d4s.tuning.layer_sweep import coarse_layers, fine_layers, inject, layers_below, plateau, target_settings, usual_layer
+from d4s.tuning.layer_sweep import coarse_layers, fine_layers, hidden_norms, inject, layers_below, plateau, target_settings, usual_layer
 from tests.tiny import tiny_facts, tiny_model
 
 
@@ -44,8 +47,10 @@ def test_edited_layers_are_at_most_five_and_half_of_all() -> None:
     assert layers_below(0, 1) == (0,)
 
 
-def test_injecting_is_adding_the_shift_at_the_subjects_last_token() -> None:
-    model, layer = tiny_model("llama"), 1
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_injecting_is_adding_the_shift_at_the_subjects_last_token(family: str) -> None:
+    model, layer = tiny_model(family), 1
+    shifted = model.block(layer) if model.post_norm(layer) is None else model.mlp_out(layer)  # there the weight writes before a norm
     requests = [request for request, _ in draw_requests(tiny_facts(3), 0)]
     shift = torch.randn(3, model.d_out(), generator=torch.Generator().manual_seed(0))
     is_top1, probability = inject(model, requests, shift, target_settings(layer, 2.0, model.d_out()))
@@ -58,7 +63,7 @@ def test_injecting_is_adding_the_shift_at_the_subjects_last_token() -> None:
             hidden[:, place] += shift[number]
             return output
 
-        handle = model.block(layer).register_forward_hook(add)
+        handle = shifted.register_forward_hook(add)
         with torch.no_grad():
             logits = model.network(input_ids=torch.tensor([[*ids, *target]])).logits[0].double()
         handle.remove()
@@ -66,6 +71,18 @@ def test_injecting_is_adding_the_shift_at_the_subjects_last_token() -> None:
         expected = rows[torch.arange(len(target)), torch.tensor(target)].mean().exp()
         torch.testing.assert_close(probability[number].double(), expected, rtol=1e-4, atol=1e-6)
         assert bool(is_top1[number]) == (rows.argmax(-1).tolist() == target)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_rates_and_clamps_are_relative_to_the_same_norm(family: str) -> None:
+    model, requests = tiny_model(family), [request for request, _ in draw_requests(tiny_facts(5), 0)]
+    prompt_sets = [build_prompts(model, request, ()) for request in requests]
+    for number, kind in enumerate(("block_output", "mlp_output")):
+        found = hidden_norms(model, requests)[number]
+        for layer, norm in enumerate(found):
+            settings = target_settings(layer, norm, model.d_out()).model_copy(update={"hook": kind})
+            clamped = build_target_loss(model, prompt_sets, settings)[0].hidden_norm
+            assert norm == pytest.approx(float(clamped.median()), rel=1e-5)
 
 
 def test_a_step_moves_the_shift_by_an_eighth_of_the_hidden_state() -> None:

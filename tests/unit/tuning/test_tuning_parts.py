@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from d4s.editors.editor_settings import resolve
-from d4s.editors.settings_file import LayerScore, SequenceTrial, TunedModel, TunedSettings, read_settings_file
+from d4s.editors.settings_file import SequenceTrial, best_trials, read_settings_file
 from d4s.errors import SettingsError
 from d4s.tuning.tune import SETTINGS_FILE, TRIALS, tune, tune_shortly
 from d4s.tuning.tuned_columns import LEADS
@@ -51,6 +51,18 @@ def test_every_preset_with_settings_resolves_and_a_killed_tuning_takes_the_same_
         tune(material(), OPTIONS, tmp_path, {"model": "another"})
 
 
+def test_a_model_without_a_column_is_tuned_with_every_editor_that_is_tried(tmp_path: Path) -> None:
+    model = tiny_model("gpt_neox", layers=4)
+    options = OPTIONS.model_copy(update={"editors": tuple(LEADS)})
+    there = TuningMaterial(model, tiny_facts(8), rows, "tiny", "tiny facts", "random tokens")
+    found = tune(there, options, tmp_path, {"model": "tiny neox"})
+    assert found.model.shape == ("gpt_neox", 4, 16, 64) and {*found.measured} == {*LEADS}
+    for editor, best in found.measured.items():
+        assert resolve(editor, {}, found, ("gpt_neox", 4, 16, 64)).preservation.weight == best.weight > 0
+    with pytest.raises(SettingsError, match="the settings file was measured for a gpt_neox of 4 layers"):
+        resolve("d4s", {}, found, ("gpt_neox", 4, 16, 32))
+
+
 def test_without_time_the_rule_alone_decides(tmp_path: Path) -> None:
     options = OPTIONS.model_copy(update={"budget_minutes": 1e-9})
     found = tune(material(), options, tmp_path, {})
@@ -76,10 +88,11 @@ def test_of_equal_trials_the_larger_weight_is_taken() -> None:
     equal = {"editor": "d4s", "layers": (0, 1), "edits": 4, "efficacy": 1.0, "paraphrase": 0.5, "locality": 0.5, "seconds": 1.0}
     trials = [SequenceTrial(weight=weight, **equal) for weight in (3.0, 9.0, 1.0)]  # type: ignore[arg-type]
     worse = trials[0].model_copy(update={"weight": 99.0, "locality": 0.4})
-    assert max([*trials, worse], key=lambda one: one.rank).weight == 9.0
-    scores = [
-        LayerScore(layer=1, lr=0.1, clamp=1.0, efficacy=1.0, paraphrase=1.0, probability=1.0, shift_ratio=1.0, paraphrases=8, seconds=1.0)
-    ]
-    shape = TunedModel(source="tiny", model_type="llama", layers=4, width=16, mlp_width=64)
-    found = TunedSettings(model=shape, facts="tiny", sweep=tuple(scores), trials=(*trials, worse), key_leverage={1: 1.0}, editors={})
-    assert found.measured["d4s"].weight == 9.0
+    elsewhere = trials[0].model_copy(update={"layers": (1, 2), "locality": 0.9})
+    assert best_trials([*trials, worse, elsewhere], (0, 1))["d4s"].weight == 9.0
+    assert best_trials([*trials, worse, elsewhere], (1, 2)) == {"d4s": elsewhere}
+
+
+def test_the_file_tells_the_trials_at_the_layers_that_it_gives(tmp_path: Path) -> None:
+    found = tune(material(), OPTIONS, tmp_path, {})
+    assert found.measured == best_trials(found.trials, resolve("d4s", {}, found).layers)
