@@ -20,7 +20,7 @@ from d4s.analysis.intervals import IntervalEstimate
 from d4s.analysis.verdicts import show_estimate
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "claims.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "claims.md", ROOT / "docs" / "smollm2.md")
 RESULTS = ROOT / "results"
 RECORDED = RESULTS / "recorded"
 SMALL = ("claims.json", "criteria.json", "curves.csv", "metrics.json", "study.json", "tables/*.csv")
