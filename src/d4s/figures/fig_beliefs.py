@@ -18,9 +18,9 @@ from d4s.world.posterior import Case
 
 TITLES: Mapping[Case, str] = {
     "same_same": "the request",
-    "same_subject": "same subject, other relation",
-    "same_relation": "other subject, same relation",
-    "different": "other subject and relation",
+    "same_subject": "other relation",
+    "same_relation": "other subject",
+    "different": "both other",
 }
 
 

@@ -11,7 +11,7 @@ from d4s.facts.readers import files_of
 from d4s.metrics.benchmark_files import BENCHMARK_FILES
 from d4s.registry import nearest
 from d4s.study.grid_editors import layers_of, row_editors
-from d4s.study_settings import FactsDataset, GridRow, HFModel, QuestionsDataset, RecordsModel, Study, data_folder
+from d4s.study_settings import BeliefsModel, FactsDataset, GridRow, HFModel, QuestionsDataset, RecordsModel, Study, data_folder
 from d4s.world.reader import STYLES
 from d4s.writer_settings import ReplayWriterSettings
 
@@ -30,6 +30,7 @@ def find_problems(study: Study) -> Iterator[str]:
                 if name not in known:
                     yield f"{where}.{axis}: unknown name {name!r}; {nearest(name, list(known))}"
         yield from _lengths(study, row, where)
+        yield from _beliefs(study, row, where)
         yield from _editors(study, row, where, told)
     yield from _unused_editors(study)
     yield from _styles(study)
@@ -111,6 +112,18 @@ def _editable(study: Study, name: str) -> int | None:
         return None
     whole, bystanders = count * facts, round(world.bystanders * count) * facts
     return max(0, min(whole, dataset.limit or whole) - bystanders)  # which come first
+
+
+def _beliefs(study: Study, row: GridRow, where: str) -> Iterator[str]:
+    """What is asked about beliefs although no statements about them are learnt, or no requests made."""
+    if "beliefs" not in row.probes:
+        return
+    if trained := [name for name in row.models if not isinstance(study.models.get(name), BeliefsModel)]:
+        yield f"{where}.probes: `beliefs` is asked of models with `source: beliefs`, and {trained} have another; leave either out"
+    for name in row.datasets:
+        dataset = study.datasets.get(name)
+        if not isinstance(dataset, FactsDataset) or dataset.source != "beliefs" or dataset.style not in ("", "requests"):
+            yield f"{where}.probes: `beliefs` is asked about `source: beliefs`, `style: requests`, which {name!r} is not; leave either out"
 
 
 def _styles(study: Study) -> Iterator[str]:

@@ -12,7 +12,7 @@ from d4s.models.model_shape import Shape
 from d4s.resources import memory_estimate, work_estimate
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
 
-SHAPE = Shape(6, 192, 1024, 6, 6, 32, 1000, 64, False, True)
+SHAPE = Shape("gpt2", 6, 192, 1024, 6, 6, 32, 1000, 64, False, True)
 HOST, PROMPTS, MEASURE = ModelPlacement(SHAPE), PromptSizes(), MeasureSettings()
 MATRIX = SHAPE.mlp_out
 
