@@ -18,14 +18,15 @@ import pandas as pd
 from d4s.analysis.display_names import HEADLINE_METRICS, method_name, method_order
 from d4s.analysis.intervals import IntervalEstimate
 from d4s.analysis.verdicts import show_estimate
+from tools.field_table import field
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "claims.md", ROOT / "docs" / "smollm2.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("results", "claims", "smollm2", "field")))
 RESULTS = ROOT / "results"
 RECORDED = RESULTS / "recorded"
 SMALL = ("claims.json", "criteria.json", "curves.csv", "metrics.json", "study.json", "tables/*.csv")
 """What is taken over: verdicts, the model's criteria, scores by length, the study's settings, and every table."""
-BEGIN = r"<!-- table (?P<name>\w+) of results/recorded/(?P<study>\w+): written by `make pages` -->\n"
+BEGIN = r"<!-- table (?P<name>\w+) of results/recorded(?:/(?P<study>\w+))?: written by `make pages` -->\n"
 MARKED = re.compile(f"(?P<begin>{BEGIN})(?P<body>.*?)(?P<end><!-- end -->)", re.DOTALL)
 LENGTHS = (100, 300)
 """Numbers of edits that tables of scores show; the last two of a study that has others."""
@@ -68,12 +69,12 @@ def _cell(row: pd.Series) -> str:
     return f"{shown}, {perplexity:.1f}" if perplexity < 1000 else f"{shown}, {perplexity:.0f}"
 
 
-TABLES: Mapping[str, Callable[[Path], str]] = {"verdicts": verdicts, "scores": scores}
+TABLES: Mapping[str, Callable[[Path], str]] = {"verdicts": verdicts, "scores": scores, "field": field}
 
 
 def rewrite_tables(text: str) -> str:
     """A page with its tables as the studies' files say."""
-    return MARKED.sub(lambda found: found["begin"] + TABLES[found["name"]](RECORDED / found["study"]) + found["end"], text)
+    return MARKED.sub(lambda found: found["begin"] + TABLES[found["name"]](RECORDED / (found["study"] or "")) + found["end"], text)
 
 
 def take(study: str) -> None:
