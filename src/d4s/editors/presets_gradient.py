@@ -52,7 +52,7 @@ GRADIENT_PRESETS: Mapping[str, Preset] = {
         "locft",
         LOCFT,
         {"state_kind": "dense", "batch": 100},
-        {"mini": {"batch": 10}},
+        {"mini": {"layer": 5, "lr": 1e-3, "batch": 10}},
         released=("llama3-8b", "qwen2.5-7b"),
         hue="fine_tuning",
     ),
