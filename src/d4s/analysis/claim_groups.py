@@ -8,5 +8,6 @@ CLAIM_GROUPS = Registry(
         "d4s": "d4s.analysis.claims_d4s:CLAIMS",
         "beliefs": "d4s.analysis.claims_beliefs:CLAIMS",
         "localisation": "d4s.analysis.claims_localisation:CLAIMS",
+        "batches": "d4s.analysis.claims_batches:CLAIMS",
     },
 )

@@ -121,6 +121,13 @@ def difference(left: Array, right: Array) -> IntervalEstimate:
     return IntervalEstimate(float(left.mean() - right.mean()), float(low), float(high), min(len(left), len(right)))
 
 
+def equivalence(gap: IntervalEstimate, margin: float) -> IntervalEstimate:
+    """The allowed difference minus the absolute difference; negative where the difference is larger."""
+    furthest = max(abs(gap.low), abs(gap.high))
+    nearest = 0.0 if gap.low <= 0 <= gap.high else min(abs(gap.low), abs(gap.high))
+    return IntervalEstimate(margin - abs(gap.value), margin - furthest, margin - nearest, gap.n, gap.seeds)
+
+
 def fall_interval(position: Array, values: Array) -> IntervalEstimate:
     """Fall of the least-squares line from the first to the last position, with an interval over points."""
     span = float(position.max() - position.min())

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from d4s.analysis.display_names import HEADLINE_METRICS, LONG_SEQUENCE, METRIC_NAMES, PAPER_METHODS, REFERENCES, method_name
-from d4s.analysis.intervals import IntervalEstimate, average_difference, normal_interval
+from d4s.analysis.intervals import IntervalEstimate, average_difference, equivalence, normal_interval
 from d4s.analysis.norm_comparison import change_ratio
 from d4s.analysis.pairs import by_seed, score_gap, shared_scores
 from d4s.analysis.study_results import Panel, Results, RunKey
@@ -124,7 +124,9 @@ def same_as_batch(results: Results) -> RuleResult:
                 gap = score_gap(results, panel, (editor, "one_time_batch"), length, metric)
                 name = f"{METRIC_NAMES[metric]} of {method_name(editor)} − batch, {length} edits, {results.panel_name(panel)}"
                 if gap is not None and editor == OURS:
-                    conditions.append(Condition(f"{name}: {EQUIVALENCE_MARGIN * 100:.0f} pp − |difference|", _equivalence(gap)))
+                    conditions.append(
+                        Condition(f"{name}: {EQUIVALENCE_MARGIN * 100:.0f} pp − |difference|", equivalence(gap, EQUIVALENCE_MARGIN))
+                    )
                 if gap is not None:
                     why.append(f"{name}: {show_estimate(gap, 'points')}.")
             ratio = change_ratio(results, panel, (editor, "one_time_batch"), length)
@@ -141,12 +143,3 @@ def _preservation_difference(results: Results, panel: Panel, editor: str) -> str
     """How an editor's preserved matrix differs from the batch's, in words; empty where they are equal."""
     ours, theirs = (results.editor_settings(panel.model, name).get("preservation") for name in (editor, "one_time_batch"))
     return "" if ours == theirs else f"{method_name(editor)} preserves by {ours}, the batch by {theirs}: not compared."
-
-
-def _equivalence(gap: IntervalEstimate) -> IntervalEstimate:
-    """The allowed difference minus the absolute difference; negative where the difference is larger."""
-    furthest = max(abs(gap.low), abs(gap.high))
-    nearest = 0.0 if gap.low <= 0 <= gap.high else min(abs(gap.low), abs(gap.high))
-    return IntervalEstimate(
-        EQUIVALENCE_MARGIN - abs(gap.value), EQUIVALENCE_MARGIN - furthest, EQUIVALENCE_MARGIN - nearest, gap.n, gap.seeds
-    )

@@ -6,7 +6,7 @@ Every figure is drawn a second time for narrow screens, which the report shows o
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from d4s.analysis.study_results import Results
 from d4s.artifacts import Artifact, atomic_write, write_json
 from d4s.figures import (
+    fig_batches,
     fig_beliefs,
     fig_benchmarks_by_dataset,
     fig_benchmarks_by_form,
@@ -26,6 +27,7 @@ from d4s.figures import (
     fig_drivers,
     fig_form_matrix,
     fig_l1_norm,
+    fig_layers,
     fig_learning,
     fig_localisation,
     fig_norm_cause,
@@ -60,12 +62,17 @@ FIGURES: Mapping[str, Callable[[Results], Drawing]] = {
     "fig_benchmarks_by_form": fig_benchmarks_by_form.figure,
     "fig_form_matrix": fig_form_matrix.figure,
     "fig_drivers": fig_drivers.figure,
-    "fig_tracing": fig_tracing.figure,
-    "fig_rewrite_effect": fig_rewrite_effect.figure,
-    "fig_localisation": fig_localisation.figure,
-    "fig_beliefs": fig_beliefs.figure,
-    "fig_dependence": fig_dependence.figure,
 }
+GROUP_FIGURES: Mapping[str, Mapping[str, Callable[[Results], Drawing]]] = {
+    "beliefs": {"fig_beliefs": fig_beliefs.figure, "fig_dependence": fig_dependence.figure},
+    "localisation": {
+        "fig_tracing": fig_tracing.figure,
+        "fig_rewrite_effect": fig_rewrite_effect.figure,
+        "fig_localisation": fig_localisation.figure,
+    },
+    "batches": {"fig_layers": fig_layers.figure, "fig_batches": fig_batches.figure},
+}
+"""Figures of the groups of claims, which only studies that judge the group draw."""
 _METADATA: Mapping[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "svg": {"Date": None, "Creator": None},
@@ -73,12 +80,18 @@ _METADATA: Mapping[str, dict[str, Any]] = {
 }
 
 
+def figures_of(groups: Iterable[str]) -> Mapping[str, Callable[[Results], Drawing]]:
+    """The figures of a study that judges some groups of claims, in order."""
+    return {**{name: make for group in groups for name, make in GROUP_FIGURES.get(group, {}).items()}, **FIGURES}
+
+
 def figures(study_dir: Path, settings: FigureSettings) -> None:
     """Draw every figure that the study has the data for into `figures` of its folder, emptied before, and write figures.json last."""
     results = Results(study_dir)
+    wanted = figures_of(results.claim_groups)
     shutil.rmtree(study_dir / "figures", ignore_errors=True)
     record: dict[str, Any] = {}
-    for name, make in progress(FIGURES.items(), "drawing", len(FIGURES)):
+    for name, make in progress(wanted.items(), "drawing", len(wanted)):
         try:
             drawing = make(results)
         except FigureSkipped as reason:

@@ -23,16 +23,16 @@ from d4s.analysis.study_results import Results
 from d4s.analysis.verdicts import show, show_interval
 from d4s.artifacts import write_text
 from d4s.errors import ArtifactError
-from d4s.figures.figure_stage import FIGURES
+from d4s.figures.figure_stage import figures_of
 from d4s.report.embed import data_uri, inline_svg
 from d4s.study.summarize import CRITERIA_FILE
 from d4s.study_settings import Study
 from d4s.tables.table import TableSkipped
-from d4s.tables.table_stage import TABLES
+from d4s.tables.table_stage import tables_of
 
 logger = logging.getLogger(__name__)
 VERDICTS = ("holds", "does not hold", "undecided", "not measured")
-REPORT_TABLES = tuple(name for name in TABLES if name != "tab_costs")
+COSTS_TABLE = "tab_costs"
 
 
 def report(study_dir: Path, study: Study) -> None:
@@ -40,7 +40,7 @@ def report(study_dir: Path, study: Study) -> None:
     results = Results(study_dir)
     verdicts = _read(study_dir / "claims.json", "claims")
     figure_captions = _read(study_dir / "figures" / "figures.json", "figures")
-    figure_captions = {name: figure_captions[name] for name in FIGURES if name in figure_captions}
+    figure_captions = {name: figure_captions[name] for name in figures_of(results.claim_groups) if name in figure_captions}
     learning_captions = _read(study_dir / "learning" / "learning.json", "learning") if (study_dir / "learning").is_dir() else {}
     page = _environment().from_string(_part("page.html")).render(
         css=Markup(_part("page.css")),
@@ -57,7 +57,7 @@ def report(study_dir: Path, study: Study) -> None:
         skipped={name: entry["skipped"] for name, entry in figure_captions.items() if "skipped" in entry},
         tables=_tables(results),
         criteria=_criteria(study_dir),
-        costs=_table(results, "tab_costs"),
+        costs=_table(results, COSTS_TABLE),
         items=_items(results),
         examples=examples(results),
         settings=yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
@@ -156,12 +156,13 @@ def _figure(folder: Path, name: str, entry: Mapping[str, str]) -> dict[str, Any]
 
 
 def _tables(results: Results) -> list[dict[str, Any]]:
-    return [found for name in REPORT_TABLES if (found := _table(results, name))]
+    names = [name for name in tables_of(results.claim_groups) if name != COSTS_TABLE]
+    return [found for name in names if (found := _table(results, name))]
 
 
 def _table(results: Results, name: str) -> dict[str, Any] | None:
     try:
-        return {"name": name, "table": TABLES[name](results)}
+        return {"name": name, "table": tables_of(results.claim_groups)[name](results)}
     except TableSkipped:
         return None
 

@@ -2,13 +2,14 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from d4s.analysis.study_results import Results
 from d4s.artifacts import write_json
 from d4s.tables import (
+    tab_batches,
     tab_beliefs,
     tab_benchmarks,
     tab_costs,
@@ -33,10 +34,21 @@ TABLES: Mapping[str, Callable[[Results], Table]] = {
     "tab_benchmarks": tab_benchmarks.table,
     "tab_objectives": tab_objectives.table,
     "tab_drivers": tab_drivers.table,
-    "tab_localisation": tab_localisation.table,
-    "tab_beliefs": tab_beliefs.table,
     "tab_costs": tab_costs.table,
 }
+
+
+GROUP_TABLES: Mapping[str, Mapping[str, Callable[[Results], Table]]] = {
+    "beliefs": {"tab_beliefs": tab_beliefs.table},
+    "localisation": {"tab_localisation": tab_localisation.table},
+    "batches": {"tab_batches": tab_batches.table},
+}
+"""Tables of the groups of claims, which only studies that judge the group write."""
+
+
+def tables_of(groups: Iterable[str]) -> Mapping[str, Callable[[Results], Table]]:
+    """The tables of a study that judges some groups of claims, in order."""
+    return {**{name: make for group in groups for name, make in GROUP_TABLES.get(group, {}).items()}, **TABLES}
 
 
 def tables(study_dir: Path) -> None:
@@ -44,7 +56,7 @@ def tables(study_dir: Path) -> None:
     results = Results(study_dir)
     shutil.rmtree(study_dir / "tables", ignore_errors=True)
     record: dict[str, Any] = {}
-    for name, make in TABLES.items():
+    for name, make in tables_of(results.claim_groups).items():
         try:
             table = make(results)
         except TableSkipped as reason:

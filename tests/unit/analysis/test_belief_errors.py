@@ -14,7 +14,7 @@ from d4s.analysis.claims import claims, claims_of
 from d4s.analysis.study_results import Panel, Results, RunKey
 from d4s.artifacts import write_json
 from d4s.config import PosteriorSettings
-from d4s.figures.figure_stage import FIGURES
+from d4s.figures.figure_stage import GROUP_FIGURES
 from d4s.figures.plot_elements import FigureSkipped
 from d4s.tables.tab_beliefs import COLUMNS, table
 from d4s.tables.table import TableSkipped
@@ -128,7 +128,7 @@ def test_a_study_without_beliefs_has_no_verdict_figure_or_table(tmp_path: Path) 
         table(results)
     for name in ("fig_beliefs", "fig_dependence"):
         with pytest.raises(FigureSkipped):
-            FIGURES[name](results)
+            GROUP_FIGURES["beliefs"][name](results)
 
 
 def test_the_table_has_every_editor_by_kind_of_request(results: Results) -> None:

@@ -19,13 +19,15 @@ from d4s.analysis.study_results import Panel, Results
 from d4s.editors.presets import PRESETS
 from d4s.figures import fig_form_matrix, fig_objectives
 from d4s.figures.captions import title_suffix
-from d4s.figures.figure_stage import FIGURES, figures
+from d4s.figures.figure_stage import FIGURES, GROUP_FIGURES, figures
 from d4s.figures.plot_elements import FigureSkipped, curve, edits_axis, ratio_axis
 from d4s.figures.style import HUES, NARROW, RC, SPARE_COLOURS, TASK_STYLES, WIDE, Page, method_style
 from d4s.study_settings import FigureSettings
 from tests.synthetic import METHODS, Made, Method, write_study
 
 PAPER, DARK = "#ffffff", "#14171b"
+SHARED = {**FIGURES, **GROUP_FIGURES["beliefs"]}
+"""Figures that the made-up study of all tests has the data for."""
 
 
 def luminance(colour: str) -> float:
@@ -109,12 +111,12 @@ def boxes(figure: Figure) -> list[tuple[str, Bbox]]:
 
 
 @pytest.mark.parametrize("page", [WIDE, NARROW], ids=lambda page: page.name)
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", SHARED)
 def test_no_text_lies_on_another_or_outside_the_figure(name: str, page: Page, results: Results) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     with matplotlib.rc_context(dict(RC)):  # type: ignore[arg-type]
-        figure = FIGURES[name](results).draw(page)
+        figure = SHARED[name](results).draw(page)
         FigureCanvasAgg(figure).draw()
         found = boxes(figure)
     overlaps = [
@@ -129,9 +131,9 @@ def test_no_text_lies_on_another_or_outside_the_figure(name: str, page: Page, re
     assert figure.get_figwidth() == page.width
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", SHARED)
 def test_captions_say_what_is_shown_and_on_how_much(name: str, results: Results) -> None:
-    drawing = FIGURES[name](results)
+    drawing = SHARED[name](results)
     assert "seed" in drawing.caption
     assert len(drawing.caption) > 120
     assert drawing.caption.endswith(".")

@@ -21,6 +21,7 @@ from d4s.metrics.scoring import FactEvaluation
 from d4s.models.loading import load
 from d4s.models.views import LiveModel
 from d4s.runs import edit_stage as stage
+from d4s.runs.prepared_parts import load_prepared
 from d4s.schemas import EDIT_LOG, IMMEDIATE
 from tests.runs import FACT_COUNT, SEED, prepare_inputs, run, settings_for
 from tests.tiny import tiny_facts, tiny_model
@@ -265,3 +266,15 @@ def test_a_ledger_cut_anywhere_goes_on_to_the_same_bytes(inputs: dict[str, Path]
     (tmp_path / "run" / FILE).write_bytes(straight[FILE][:-cut])
     run(inputs, tmp_path / "run", name, 4)
     assert contents(tmp_path / "run") == straight
+
+
+def test_scores_right_after_one_batch_of_all_requests_are_those_of_the_whole_state(inputs: dict[str, Path], tmp_path: Path) -> None:
+    job = run(inputs, tmp_path / "run", "memit", 4, batch=4)
+    log = read_table(tmp_path / "run" / "n4.edit_log.parquet", EDIT_LOG)
+    model, editor = load(inputs["model"]), build(job.settings.editor)
+    facts = [fact for _, fact in draw_requests(tiny_facts(FACT_COUNT), SEED, 4)]
+    evaluation = FactEvaluation.of(LiveModel(model), facts, probes_per_fact=3, max_new_tokens=0)
+    with editor.edited(model, load_prepared(inputs, job.settings.editor), read_state(tmp_path / "run", 4, editor)) as edited:
+        retained = evaluation.means(edited, [fact.fact_id for fact in facts], IMMEDIATE)
+    scores = log[log["quantity"].isin(IMMEDIATE)]
+    assert {fact: part.set_index("quantity")["value"].to_dict() for fact, part in scores.groupby("fact_id")} == retained
