@@ -30,7 +30,7 @@ def score_interval(scores: pd.DataFrame) -> IntervalEstimate:
 def best_difference(left: Sequence[pd.DataFrame], right: Sequence[pd.DataFrame]) -> IntervalEstimate:
     """The largest S of some models minus the largest of others, on the facts that all share, resampled together.
 
-    The largest is taken anew in every resample, so that the interval covers the choice on both sides.
+    The largest is taken again in every resample, so that the interval covers the choice on both sides.
     """
     facts = left[0].index
     for frame in (*left[1:], *right):
