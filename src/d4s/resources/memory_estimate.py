@@ -101,13 +101,14 @@ def split(placement: ModelPlacement, process: Number, on_host: Mapping[str, Numb
 def moments(placement: ModelPlacement, layers: Sequence[int], tokens: int, batch_rows: int) -> tuple[Bytes, Bytes]:
     """Sums of every layer, keys of a batch of rows at every layer, one product, one copy while it is written.
 
-    The pass ends at the last of the layers; weights behind it are mapped, and on a host never read.
+    The pass ends at the last of the layers; weights behind it are mapped, and on a host never read, nor are embeddings of other tokens.
     """
     d, shape = placement.shape.mlp_width, placement.shape
+    read = (max(layers) + 1) * shape.block_parameters + min(tokens, shape.vocabulary) * shape.width
     batch = min(batch_rows * placement.row_tokens, tokens)
     wide = SINGLE if placement.item < SINGLE else 0
     on_model = {
-        "weights": placement.weights if placement.on_device else (max(layers) + 1) * shape.block_parameters * placement.item,
+        "weights": placement.weights if placement.on_device else read * placement.item,
         "moments": len(layers) * d * d * DOUBLE,
         "temporaries": d * d * SINGLE,
         "activations": placement.activations(batch) + len(layers) * batch * d * (placement.item + wide),
@@ -213,8 +214,13 @@ def _basis(editor: FamilySettings, shape: Shape) -> dict[str, Number]:
 def measure(
     placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_sizes: PromptSizes, settings: MeasureSettings | None
 ) -> tuple[Bytes, Bytes]:
-    """Model, the state's change of weights made ready, and the passes that ask. Without settings, of a benchmark."""
+    """Model, the state's change of weights made ready, and the passes that ask. Without settings, of a benchmark.
+
+    Nothing is asked of the unedited model, whose baseline is read; its weights are still there from the run.
+    """
     shape, held = placement.shape, editor.view_bytes(placement.shape, placement.item)
+    if settings and not editor.is_measured:
+        return split(placement, WITH_TABLES, {}, {"weights": placement.weights})
     on_host = {"ledger": editor.ledger_bytes(shape, edits)}
     passes = questions(placement, settings or TASK_ANSWERS)
     if session := editor.session_settings(edits):

@@ -1,6 +1,7 @@
 """Terms of memory that only some methods and studies have, each by its formula."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -193,6 +194,20 @@ def test_joint_targets_of_the_edited_model_start_a_block_earlier() -> None:
     wanted = memory_estimate.targets(HOST, pmet.target.layer, PROMPTS, 40, parts=2)[0]
     assert (found["activations"], found["cache"]) == (wanted["activations"], wanted["cache"])
     assert found["activations"] > memory_estimate.targets(HOST, pmet.target.layer, PROMPTS, 40)[0]["activations"]
+
+
+def test_only_requests_that_are_alike_share_a_pass() -> None:
+    some = PromptSizes(alike=0.3)
+    assert [memory_estimate.at_once(HOST, sizes, 50) for sizes in (PROMPTS, some)] == [50, 15]
+    assert memory_estimate.at_once(HOST, some, 1) == 1
+    few, all_ = (memory_estimate.targets(HOST, 4, sizes)[0] for sizes in (some, PROMPTS))
+    assert few["activations"] == pytest.approx(0.3 * all_["activations"])
+
+
+def test_every_head_keeps_the_keys_and_values_that_it_attends_to() -> None:
+    shared = ModelPlacement(replace(SMALL, kv_heads=2))
+    kept, of_shared = (memory_estimate.targets(one, 4, PROMPTS)[0] for one in (HOST, shared))
+    assert kept["activations"] == of_shared["activations"] and kept["cache"] == 6 * of_shared["cache"]
 
 
 # --- families ---------------------------------------------------------------------------------------------------------
