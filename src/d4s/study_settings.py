@@ -152,7 +152,7 @@ class GridRow(Frozen):
         return self
 
 
-ClaimGroup = Literal["d4s", "beliefs", "localisation"]
+ClaimGroup = Literal["d4s", "beliefs", "saul", "localisation"]
 
 
 class FigureSettings(Frozen):

@@ -7,7 +7,7 @@ again.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from d4s.editors.families import build
 from d4s.editors.ledger import read_state
 from d4s.facts.record import from_frame
 from d4s.log import progress
+from d4s.metrics.fluency import Continuation
 from d4s.metrics.perplexity import perplexities, perplexity_rows
 from d4s.metrics.scoring import FactEvaluation, Row
 from d4s.metrics.weight_norms import norm_rows, unedited_norm_rows
@@ -29,7 +30,8 @@ from d4s.runs.baseline_reader import BaselineNumbers, read_baseline_numbers, rea
 from d4s.runs.lengths import length_of
 from d4s.runs.prepared_parts import load_prepared
 from d4s.runs.run_settings import MeasureJobSettings
-from d4s.schemas import ANSWERS, FACTS, NORMS, PERPLEXITY, SCORES
+from d4s.runs.writing import Writing
+from d4s.schemas import ANSWERS, CONTINUATIONS, FACTS, NORMS, PERPLEXITY, SCORES
 
 log = logging.getLogger(__name__)
 TEXT = "heldout"
@@ -58,12 +60,13 @@ def measure(job: StageJob[MeasureJobSettings]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What is measured at one length: rows of SCORES, ANSWERS and NORMS, and perplexities by name."""
+    """What is measured at one length: rows of SCORES, ANSWERS and NORMS, perplexities by name, and texts where some are written."""
 
     scores: Sequence[Row]
     answers: Sequence[Row]
     norms: Sequence[Row]
     perplexities: Mapping[str, float]
+    texts: Sequence[Continuation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class RunEvaluator:
     edited_at: Mapping[int, Mapping[str, int]]
     rows: Sequence[Sequence[int]]
     baseline: BaselineNumbers
+    writing: Writing | None
 
     @classmethod
     def of(cls, job: StageJob[MeasureJobSettings], lengths: Sequence[int]) -> "RunEvaluator":
@@ -86,26 +90,33 @@ class RunEvaluator:
         }
         needed = [fact for _, fact in drawn if any(fact.fact_id in of for of in edited_at.values())]
         rows = job.artifact("text", "corpora").tensors("heldout.safetensors")["rows"][: settings.perplexity_rows].tolist()
-        return cls(read_evaluation(folder, [fact for _, fact in drawn], needed), edited_at, rows, read_baseline_numbers(folder))
+        facts = [fact for _, fact in drawn]
+        writing = None if settings.fluency is None else Writing.of(settings.fluency, facts, folder)
+        return cls(read_evaluation(folder, facts, needed), edited_at, rows, read_baseline_numbers(folder), writing)
 
     def measure(self, model: LanguageModel, edited: EditedModel, length: int) -> Measurement:
         """What an edited model scores."""
         scores, answers = self.evaluation.scores(edited, length, self.edited_at[length])
-        return Measurement(scores, answers, norm_rows(model, edited, length, self.baseline.norms), perplexities(edited, self.rows))
+        texts = [] if self.writing is None else self.writing.by(edited, length)
+        return Measurement(scores, answers, norm_rows(model, edited, length, self.baseline.norms), perplexities(edited, self.rows), texts)
 
     def measure_unedited(self, length: int) -> Measurement:
         """What the unedited model scores, from what it was asked before."""
         scores, answers = self.evaluation.rows(self.evaluation.before, length, self.edited_at[length])
-        return Measurement(scores, answers, unedited_norm_rows(length, self.baseline.norms), self.baseline.perplexities)
+        texts = [] if self.writing is None else self.writing.by_unedited(length)
+        return Measurement(scores, answers, unedited_norm_rows(length, self.baseline.norms), self.baseline.perplexities, texts)
 
     def write(self, job: StageJob[MeasureJobSettings], length: int, found: Measurement) -> None:
         """Write the tables and the manifest of one length."""
+        of_texts = [] if self.writing is None else [*self.writing.rows(found.texts, length)]
         tables = {
-            "scores": (found.scores, SCORES),
+            "scores": ([*found.scores, *of_texts], SCORES),
             "answers": (found.answers, ANSWERS),
             "norms": (found.norms, NORMS),
             "perplexity": (perplexity_rows(length, TEXT, found.perplexities, self.baseline.perplexities), PERPLEXITY),
         }
+        if self.writing is not None:
+            tables["continuations"] = ([asdict(text) for text in found.texts], CONTINUATIONS)
         for name, (rows, schema) in tables.items():
             write_table(job.path(f"n{length}.{name}.parquet"), rows, schema)
         job.write_manifest([f"n{length}.{name}.parquet" for name in tables], f"n{length}.json")
