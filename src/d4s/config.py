@@ -153,6 +153,12 @@ class PretrainSettings(Frozen):
     warmup_steps: int = Field(default=50, ge=0, description="Steps over which the rates rise linearly.")
     decay_share: Fraction = Field(default=0.5, description="Last share of the steps over which the rates fall linearly to zero.")
     model_seed: int = Field(default=0, ge=0, description="Set by `model_seed` of the model.")
+    keep_checkpoints: int = Field(
+        default=0,
+        ge=0,
+        exclude_if=lambda count: not count,
+        description="Models kept on the way, evenly from a tenth of the training on to its end: a family of ordinary models.",
+    )
     checkpoint_every: Count = Field(default=200, description="Steps between checkpoints for resuming; enters no result.")
 
 
@@ -248,6 +254,17 @@ class FluencySettings(Frozen):
     top_k: Count = Field(default=5, description="Each token is drawn from this number of likeliest ones (top-k).")
 
 
+class RobustnessSettings(Frozen):
+    """Shifted prompts about facts that no request edits and about edited ones, put to the edited model and on the way to it."""
+
+    facts: Count = Field(default=200, description="Facts that no request edits, at most, the first ones.")
+    shares: tuple[Fraction, ...] = Field(
+        default=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+        description="Shares of the change of weights at which a model is asked, from the original to the edited weights.",
+    )
+    shares_at: tuple[Count, ...] = Field(default=(), description="Lengths at which all shares are asked; elsewhere only the edited model.")
+
+
 class MeasureSettings(Frozen):
     """What is measured at each length."""
 
@@ -258,6 +275,9 @@ class MeasureSettings(Frozen):
     probes_per_fact: Count = Field(default=3, description="Largest number of neighbourhood and locality probes of each kind per fact.")
     fluency: FluencySettings | None = Field(
         default=None, exclude_if=lambda fluency: fluency is None, description="Also let the model write; nothing is written when omitted."
+    )
+    robustness: RobustnessSettings | None = Field(
+        default=None, exclude_if=lambda robustness: robustness is None, description="Also ask in shifted prompts; not asked when omitted."
     )
 
 

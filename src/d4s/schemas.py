@@ -74,6 +74,11 @@ ENTROPY, LOOPS = "continuation_entropy", "continuation_loops"
 """Metrics of such texts among the scores: n-gram entropy in bits, and whether a text ends in a loop."""
 CONTINUATIONS = _schema(fact_id=_text, number=_int, prompt=_text, text=_text)
 
+# answers to shifted prompts: of an edited model at a share of its change, or of a model kept on the way of training
+ROBUSTNESS = _schema(
+    step=_int, share=_real, training_steps=_int, group=_text, shift=_text, fact_id=_text, correct=_flag, nll=_real,
+)  # fmt: skip
+
 # measures at one length
 SCORES = _schema(step=_int, protocol=_text, fact_id=_text, edited_at=_int, metric=_text, prompt_id=_int, value=_real)
 ANSWERS = _schema(step=_int, fact_id=_text, kind=_text, prompt_id=_int, prompt=_text, expected=_text, before=_text, after=_text)

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from d4s.config import BenchmarkSettings, FluencySettings, MeasureSettings, ProbeKind
+from d4s.config import BenchmarkSettings, FluencySettings, MeasureSettings, ProbeKind, RobustnessSettings
 from d4s.editors.editor_settings import EditorSettings
 from d4s.settings_base import Count, Frozen, Name
 
@@ -30,6 +30,11 @@ class BaselineSettings(Frozen):
     perplexity_rows: int = Field(default=0, ge=0, description="Rows of held-out text.")
     fluency: FluencySettings | None = Field(
         default=None, exclude_if=lambda fluency: fluency is None, description="Texts that the model writes; none when omitted."
+    )
+    robustness: RobustnessSettings | None = Field(
+        default=None,
+        exclude_if=lambda robustness: robustness is None,
+        description="Shifted prompts put to the models kept on the way of training; none when omitted.",
     )
 
 

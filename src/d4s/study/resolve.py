@@ -255,7 +255,7 @@ class _NodeBuilder:
         if measured is not None:
             settings |= {name: getattr(measured, name) for name in ("probes_per_fact", "perplexity_rows")}
             settings |= {"max_new_tokens": measured.max_new_tokens if measured.generate else 0}
-            settings |= {"fluency": measured.fluency} if measured.fluency else {}
+            settings |= {name: getattr(measured, name) for name in ("fluency", "robustness") if getattr(measured, name)}
             inputs, outputs = inputs | {"text": self.corpus(key.model)}, (*outputs, "whole.json")
         return self._node("baseline", label, settings, inputs, outputs=outputs)
 
