@@ -9,12 +9,12 @@ from d4s.editors.editor_settings import resolve
 from d4s.editors.families import build
 from d4s.editors.hparams import merge_hparams
 from d4s.editors.moments import collect_moments
-from d4s.editors.preparation import prepare_tensors
+from d4s.editors.preparation import PoolSource, prepare_tensors
 from d4s.editors.protocol import Prepared
 from d4s.editors.target_optimisation import optimise
 from d4s.testing.editor_conformance import EditorCase
 from tests.oracle.plain import PREFIXES, requests_of, rewritings_of
-from tests.tiny import tiny_model
+from tests.tiny import tiny_facts, tiny_model
 
 SMALL = {"layers": (0, 1), "target": {"layer": 1, "steps": 3, "clamp": 2.0}}
 
@@ -49,6 +49,11 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "memit_ridge": {"preset": "memit", "preservation": {"ridge": 0.5}},
     "memit_batches": {"preset": "memit_seq", "batch": 2},
     "d4s_batches": {"preset": "d4s", "batch": 2},
+    "ft_m_halved": {"preset": "ft_m", "delta_transform": {"kind": "rescale", "factor": 0.5}},
+    "ft_m_scrambled": {"preset": "ft_m", "delta_transform": {"kind": "scramble"}},
+    "ft_m_layers": {"preset": "ft_m", "more_layers": [0, 2]},
+    "ft_facts": {"preset": "saul", "regularize": {"kind": "separate"}},
+    "saul_target": {"preset": "saul", "regularize": {"loss": "target"}},
     "ft_erase": {"preset": "ft_m", "objective": "erase"},
     "ft_forced": {"preset": "ft_m", "noise_subject": {"copies": 2}},
     "locft_bf_one_by_one": {"preset": "locft_bf", "batch": 1, "minibatch": 2, "eos": False},
@@ -58,21 +63,28 @@ CHANGED: Mapping[str, dict[str, Any]] = {
 }
 
 
+POOL = PoolSource(tiny_facts(40)[20:], tiny_facts(12))
+
+
 def settings_for(name: str):
     """The named editor with its parts cut down to a model of three layers."""
     overrides = CHANGED.get(name, {"preset": name})
-    family = resolve("tested", overrides, "mini").family
-    if overrides.get("preset") == "lora":
+    preset, family = overrides["preset"], resolve("tested", overrides, "mini").family
+    if preset == "lora":
         small: Mapping[str, Any] = {"steps": 3}
     elif family in OWN:
         small = OWN[family]
     else:
         small = SINGLE if len(resolve("tested", overrides, "mini").layers) == 1 else SMALL
-    confined = overrides.get("preset") in {"alphaedit", "nas", "sphere"}
+    confined = preset in {"alphaedit", "nas", "sphere"}
     threshold = {"preservation": {"threshold": 0.05}} if confined else {}
-    if overrides.get("preset") == "nse":
+    if preset == "nse":
         threshold = {"rounds": {"above": 1e-3}}
-    if overrides.get("preset") == "one_li":
+    if preset == "saul_mass":
+        threshold = {"batch": 2, "schedule": {"minibatch": 1, "epochs": 2}}
+    if family == "fine_tune" and resolve("tested", overrides, "mini").regularize:
+        threshold |= {"regularize": {"known": False, "facts": 2, "count": 6}}
+    if preset == "one_li":
         threshold = {"delta_transform": {"floor": 0.0}}
     return resolve("tested", merge_hparams(small, overrides, threshold), "mini")
 
@@ -86,7 +98,7 @@ def case_for(settings, *, family: str = "gpt2", count: int = 4, dtype: torch.dty
     moments = collect_moments(model, rows, settings.layers, 16, "text") if settings.layers else {}
     prepare = settings.prepare_settings()
     requests = requests_of(count)
-    extras = prepare_tensors(prepare, moments, model, requests) if prepare else {}
+    extras = prepare_tensors(prepare, moments, model, requests, POOL) if prepare else {}
     shared = settings.shared_targets()
     targets = optimise(model, rewritings_of(model, requests), shared) if shared else None
     prepared = Prepared(PREFIXES, moments, extras)

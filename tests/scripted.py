@@ -56,6 +56,10 @@ class Told(Replying):
         self.written += prompts
         return [f"{self.says.get(prompt, self.believes.get(prompt, 'nothing'))} . And so on" for prompt in prompts]
 
+    def sample(self, prompts: Sequence[str], draws: Tensor, top_k: int) -> list[str]:
+        words = [self.says.get(prompt, "word") for prompt in prompts]
+        return [" ".join(f"{word}{int(top_k * draw)}" for draw in row) for word, row in zip(words, draws, strict=True)]
+
     def text_nll(self, rows: Sequence[Sequence[int]]) -> Tensor:
         return torch.zeros(len(rows))
 

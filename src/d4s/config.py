@@ -26,8 +26,24 @@ class WorldSettings(Frozen):
     first_names: Count = Field(default=60, description="Distinct first names (shared by people).")
     last_names: Count = Field(default=125, description="Distinct last names (shared by people).")
     bystanders: Fraction = Field(default=0.2, description="Share of people and of events that are never edited, only probed.")
+    reserve: Fraction = Field(
+        default=0.0,
+        exclude_if=lambda share: not share,
+        description="Share of people who are neither edited nor probed; their facts are training text of editors (SAUL).",
+    )
     events: int = Field(default=120, ge=0, description="Number of if-then event heads; each has one tail per relation.")
     benchmark_items: Count = Field(default=100, description="Items per benchmark task, at most.")
+
+    @model_validator(mode="after")
+    def _parts(self) -> "WorldSettings":
+        if self.bystanders + self.reserve > 1:
+            raise ValueError(f"bystanders ({self.bystanders:g}) and reserve ({self.reserve:g}) are more than all people; lower either")
+        return self
+
+    @property
+    def reserved_people(self) -> int:
+        """The number of people who are neither edited nor probed, the last ones."""
+        return min(round(self.reserve * self.people), self.people - round(self.bystanders * self.people))
 
 
 Compound = Literal["truth", "not", "and", "or"]
@@ -77,7 +93,7 @@ class FactsSettings(Frozen):
     source: str = Field(description="Name of a reader (see `d4s.facts.readers`).")
     style: str = Field(
         default="",
-        description="Which reading of the source (zsre: `alt` or `answers`; world: `qa`, `events`, `labels`, `commonsense`).",
+        description="Which reading of the source (zsre: `alt` or `answers`; world: `qa`, `reserve`, `events`, `labels`, `commonsense`).",
     )
     limit: Count | None = Field(default=None, description="Keep this number of records that pass, the first ones; all when omitted.")
     skip_bad: bool = Field(default=False, description="Set broken records aside in rejects.parquet instead of refusing the file.")
@@ -137,6 +153,12 @@ class PretrainSettings(Frozen):
     warmup_steps: int = Field(default=50, ge=0, description="Steps over which the rates rise linearly.")
     decay_share: Fraction = Field(default=0.5, description="Last share of the steps over which the rates fall linearly to zero.")
     model_seed: int = Field(default=0, ge=0, description="Set by `model_seed` of the model.")
+    keep_checkpoints: int = Field(
+        default=0,
+        ge=0,
+        exclude_if=lambda count: not count,
+        description="Models kept on the way, evenly from a tenth of the training on to its end: a family of ordinary models.",
+    )
     checkpoint_every: Count = Field(default=200, description="Steps between checkpoints for resuming; enters no result.")
 
 
@@ -223,6 +245,26 @@ class ObjectivesSettings(Frozen):
     """Objectives have no settings: model and facts determine them."""
 
 
+class FluencySettings(Frozen):
+    """Texts that a model writes about edited subjects, drawn from its likeliest tokens; how varied they are, and how many run in loops."""
+
+    every: Count = Field(default=1, description="One request in this number is written about, the first among them.")
+    texts: Count = Field(default=10, description="Texts per request; the edit's own prompt and its paraphrases are continued in turn.")
+    tokens: Count = Field(default=100, description="Tokens of a text, at most.")
+    top_k: Count = Field(default=5, description="Each token is drawn from this number of likeliest ones (top-k).")
+
+
+class RobustnessSettings(Frozen):
+    """Shifted prompts about facts that no request edits and about edited ones, put to the edited model and on the way to it."""
+
+    facts: Count = Field(default=200, description="Facts that no request edits, at most, the first ones.")
+    shares: tuple[Fraction, ...] = Field(
+        default=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+        description="Shares of the change of weights at which a model is asked, from the original to the edited weights.",
+    )
+    shares_at: tuple[Count, ...] = Field(default=(), description="Lengths at which all shares are asked; elsewhere only the edited model.")
+
+
 class MeasureSettings(Frozen):
     """What is measured at each length."""
 
@@ -231,6 +273,12 @@ class MeasureSettings(Frozen):
     max_new_tokens: Count = Field(default=12, description="Longest free answer in tokens; longer targets extend it.")
     perplexity_rows: Count = Field(default=96, description="Rows of held-out text.")
     probes_per_fact: Count = Field(default=3, description="Largest number of neighbourhood and locality probes of each kind per fact.")
+    fluency: FluencySettings | None = Field(
+        default=None, exclude_if=lambda fluency: fluency is None, description="Also let the model write; nothing is written when omitted."
+    )
+    robustness: RobustnessSettings | None = Field(
+        default=None, exclude_if=lambda robustness: robustness is None, description="Also ask in shifted prompts; not asked when omitted."
+    )
 
 
 class BenchmarkSettings(Frozen):

@@ -22,7 +22,7 @@ FACTS = _schema(
     wordings=_texts, editable=_flag, group=_text, problem=_text,
 )  # fmt: skip
 REJECTS = _schema(file=_text, line=_int, field=_text, found=_text, expected=_text, record=_text)
-PEOPLE = _schema(person_id=_text, name=_text, relation=_text, object=_text, bystander=_flag, withheld=_texts)
+PEOPLE = _schema(person_id=_text, name=_text, relation=_text, object=_text, bystander=_flag, reserved=_flag, withheld=_texts)
 EVENTS = _schema(event_id=_text, head=_text, relation=_text, tail=_text, bystander=_flag, source=_text)
 GRAPH = _schema(subject=_text, relation=_text, object=_text, probability=_real, upstream=_text, upstream_object=_text)
 PART = pa.struct([("subject", _text), ("relation", _text), ("object", _text), ("negated", _flag)])
@@ -67,6 +67,16 @@ REPLIES = _schema(
 TRACES = _schema(
     request_id=_text, fact_id=_text, window=_int, layer=_int, token_role=_text, position=_int, p_clean=_real, p_corrupt=_real,
     p_restored=_real,
+)  # fmt: skip
+
+# texts that a model writes after prompts about edited subjects, by number
+ENTROPY, LOOPS = "continuation_entropy", "continuation_loops"
+"""Metrics of such texts among the scores: n-gram entropy in bits, and whether a text ends in a loop."""
+CONTINUATIONS = _schema(fact_id=_text, number=_int, prompt=_text, text=_text)
+
+# answers to shifted prompts: of an edited model at a share of its change, or of a model kept on the way of training
+ROBUSTNESS = _schema(
+    step=_int, share=_real, training_steps=_int, group=_text, shift=_text, fact_id=_text, correct=_flag, nll=_real,
 )  # fmt: skip
 
 # measures at one length

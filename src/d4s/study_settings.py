@@ -152,7 +152,7 @@ class GridRow(Frozen):
         return self
 
 
-ClaimGroup = Literal["d4s", "beliefs", "localisation", "batches"]
+ClaimGroup = Literal["d4s", "batches", "beliefs", "localisation", "saul"]
 
 
 class FigureSettings(Frozen):

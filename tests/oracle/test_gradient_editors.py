@@ -6,8 +6,9 @@ from torch import Tensor
 
 from d4s.editors import gradient_regression
 from d4s.editors.answer_gradients import AnswerGradients
-from d4s.editors.editor_settings import FineTune, resolve
+from d4s.editors.editor_settings import resolve
 from d4s.editors.families import build
+from d4s.editors.fine_tune_settings import FineTune
 from d4s.editors.gradient_regression import regress
 from d4s.editors.protocol import Prepared
 from d4s.editors.states import RecordState

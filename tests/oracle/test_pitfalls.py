@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from d4s.editors.edit_requests import EditRequest
-from d4s.editors.editor_settings import FineTune
 from d4s.editors.families import build
+from d4s.editors.fine_tune_settings import FineTune
 from d4s.editors.finetune import FineTuneEditor
 from d4s.editors.moments import SecondMoment
 from d4s.editors.parts.histories import Forget

@@ -106,7 +106,7 @@ rule moments_shard:
 
 rule prepare:
     input:
-        unpack(inputs_of("model", "facts", "moments")),
+        unpack(inputs_of("model", "facts", "pool", "moments")),
     output:
         f"{STORE}/prepared/{{prepared}}/manifest.json",
     log:

@@ -122,7 +122,7 @@ rule adopt:
 # Looks at single edits on seed 0.
 rule world_report:
     input:
-        unpack(inputs_of("model", "facts", "contexts", "moments")),
+        unpack(inputs_of("model", "facts", "pool", "contexts", "moments")),
     output:
         f"{STORE}/reports/{{report}}/manifest.json",
     log:

@@ -206,6 +206,7 @@ def _provenance(cells: Sequence[CellFolders], singles: Sequence[SingleFolders]) 
         "editors": {f"{cell.model} / {cell.editor}": manifest.settings["editor"] for cell, manifest in alone.items()}
         | {f"{cell.model} / {cell.editor}": _editor(cell) for cell in cells},
         "code": {cell.editor: manifest.code for cell, manifest in (*alone.items(), *manifests.items())},
+        "inputs": {cell.run.name: dict(manifest.inputs) for cell, manifest in manifests.items()},
     }
 
 

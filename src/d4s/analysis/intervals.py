@@ -36,6 +36,10 @@ class IntervalEstimate:
         low, high = sorted((self.low * factor, self.high * factor))
         return replace(self, value=self.value * factor, low=low, high=high)
 
+    def shifted(self, by: float) -> "IntervalEstimate":
+        """The estimate plus a number."""
+        return replace(self, value=self.value + by, low=self.low + by, high=self.high + by)
+
 
 def bootstrap(n: int, statistic: Callable[[Array], Array]) -> Array:
     """A statistic of every resample of n units; `statistic` maps counts (r, n), each row summing to n, to values (r, ...)."""

@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from d4s.analysis.display_names import HEADLINE_METRICS, method_name
 from d4s.analysis.intervals import IntervalEstimate, average_difference, over_seeds
 from d4s.analysis.study_results import Panel, Results, RunKey
+from d4s.analysis.verdicts import NotMeasured
 
 
 def by_seed(results: Results, panel: Panel, editors: Sequence[str], effect: Callable[..., IntervalEstimate]) -> IntervalEstimate | None:
@@ -34,3 +36,19 @@ def score_gap(results: Results, panel: Panel, editors: tuple[str, str], length: 
 
     found = by_seed(results, panel, editors, gap)
     return None if found is None or np.isnan(found.value) else found
+
+
+def average_gap(results: Results, panel: Panel, editors: tuple[str, str], length: int) -> IntervalEstimate | None:
+    """Mean of retained efficacy, paraphrase and specificity of one editor minus another's, paired by fact; None without shared seeds.
+
+    Raises:
+        NotMeasured: if they share no scores.
+    """
+
+    def gap(left: RunKey, right: RunKey) -> IntervalEstimate:
+        first, second = shared_scores(results, left, right, length, HEADLINE_METRICS)
+        if not first.size:
+            raise NotMeasured(f"{method_name(left.editor)} and {method_name(right.editor)} share no scores at {length} edits")
+        return average_difference(first, second)
+
+    return by_seed(results, panel, editors, gap)

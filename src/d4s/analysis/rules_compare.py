@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 from d4s.analysis.display_names import HEADLINE_METRICS, LONG_SEQUENCE, METRIC_NAMES, PAPER_METHODS, REFERENCES, method_name
-from d4s.analysis.intervals import IntervalEstimate, average_difference, equivalence, normal_interval
+from d4s.analysis.intervals import IntervalEstimate, equivalence, normal_interval
 from d4s.analysis.norm_comparison import change_ratio
-from d4s.analysis.pairs import by_seed, score_gap, shared_scores
+from d4s.analysis.pairs import average_gap, by_seed, score_gap
 from d4s.analysis.study_results import Panel, Results, RunKey
 from d4s.analysis.summary_rows import task_score
 from d4s.analysis.verdicts import Condition, NotMeasured, RuleResult, collect_missing, show_estimate
@@ -51,23 +51,8 @@ def _long_lengths(lengths: list[int]) -> list[int]:
 
 
 def _average_gap(results: Results, panel: Panel, rival: str, length: int) -> IntervalEstimate | None:
-    def gap(ours: RunKey, theirs: RunKey) -> IntervalEstimate:
-        return average_difference(*_paired_scores(results, ours, theirs, length))
-
     has_both = all(length in results.lengths(run) for run in results.runs_of(panel, rival))
-    return by_seed(results, panel, [OURS, rival], gap) if rival != OURS and has_both else None
-
-
-def _paired_scores(results: Results, left: RunKey, right: RunKey, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Retained scores of two runs on the facts that they share.
-
-    Raises:
-        NotMeasured: if they share none.
-    """
-    first, second = shared_scores(results, left, right, length, HEADLINE_METRICS)
-    if not first.size:
-        raise NotMeasured(f"{method_name(left.editor)} and {method_name(right.editor)} share no scores at {length} edits")
-    return first, second
+    return average_gap(results, panel, (OURS, rival), length) if rival != OURS and has_both else None
 
 
 def least_benchmark_damage(results: Results) -> RuleResult:

@@ -154,13 +154,14 @@ class Results:
         return self.study.get("claims", ("d4s",))
 
     @cached_property
-    def _provenance(self) -> Mapping[str, Any]:
+    def provenance(self) -> Mapping[str, Any]:
+        """What the runs were made from and with; empty where it was not stored."""
         path = self.folder / "provenance.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def editor_settings(self, model: str, editor: str) -> Mapping[str, Any]:
         """Resolved settings of an editor for a model, as its runs record them; empty where they were not stored."""
-        return self._provenance.get("editors", {}).get(f"{model} / {editor}", {})
+        return self.provenance.get("editors", {}).get(f"{model} / {editor}", {})
 
     @property
     def has_world_tasks(self) -> bool:

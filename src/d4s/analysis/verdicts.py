@@ -8,7 +8,7 @@ from typing import Literal
 from d4s.analysis.intervals import IntervalEstimate
 
 Verdict = Literal["holds", "does not hold", "undecided", "not measured"]
-Unit = Literal["points", "percent", "nats", "correlation", "standardised", "r_squared"]
+Unit = Literal["points", "percent", "nats", "correlation", "standardised", "r_squared", "bits", "log ratio"]
 _UNITS: Mapping[Unit, tuple[int, int, str]] = {  # factor, digits, mark
     "points": (100, 1, " pp"),
     "percent": (100, 0, " %"),
@@ -16,6 +16,8 @@ _UNITS: Mapping[Unit, tuple[int, int, str]] = {  # factor, digits, mark
     "correlation": (1, 2, ""),
     "standardised": (1, 3, ""),
     "r_squared": (1, 3, ""),
+    "bits": (1, 2, " bits"),
+    "log ratio": (1, 2, " log"),
 }
 
 

@@ -10,109 +10,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
-from d4s.config import NoiseSettings
 from d4s.editors.constants import ANSWER_TOKENS, ATTRIBUTED_TOKENS, BACKWARD
 from d4s.editors.family_settings import SINGLE, Family, ModelPasses
+from d4s.editors.fine_tune_settings import FineTune
 from d4s.editors.gradient_settings import GradientRegression, LocFT
 from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
-from d4s.editors.parts.part import DOUBLE, Layers, NotNegative, Positive
+from d4s.editors.parts.part import DOUBLE, NotNegative, Positive
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
 from d4s.editors.settings_file import ModelShape, TunedSettings, check_shape, is_settings_file, read_settings_file, tuned_hparams
 from d4s.errors import SettingsError
 from d4s.registry import nearest
-from d4s.settings_base import Count, Frozen, describe
+from d4s.settings_base import Count, describe
 
 if TYPE_CHECKING:
     from d4s.models.model_shape import Shape
-
-
-class WholeMatrix(Frozen):
-    """Every weight of the matrix is tuned."""
-
-    kind: Literal["matrix"] = "matrix"
-
-
-class LowRank(Frozen):
-    """Low-rank factors beside matrices are tuned and added to them (LoRA)."""
-
-    kind: Literal["lora"] = "lora"
-    rank: Count = Field(default=1, description="Rank of the change of each matrix by one step.")
-    alpha: Positive = Field(default=8.0, description="The product of the factors is scaled by this over the rank.")
-    layers: Literal["all"] | Layers = Field(default="all", description="Blocks whose MLP output matrices have factors.")
-    weight_decay: NotNegative = Field(default=1e-4, description="Decoupled weight decay of the factors.")
-    clip: Positive = Field(default=1.0, description="Largest norm of the gradient of all factors together.")
-
-
-class FineTune(Family):
-    """Fine-tuning of one MLP output matrix, or of low-rank factors beside several, on each request."""
-
-    family: Literal["fine_tune"] = "fine_tune"
-    objective: Literal["prompt_last", "target", "erase"] = Field(
-        description="Score every target token at the last prompt token (FT-L), or each at its own place (FT-M); `erase` lowers the "
-        "probability of the target, and does not stop early."
-    )
-    noise_subject: NoiseSettings | None = Field(
-        default=None, description="Tune on copies of the prompt whose subject's embeddings are noised (fact forcing)."
-    )
-    parameters: Annotated[WholeMatrix | LowRank, Field(discriminator="kind")] = Field(default=WholeMatrix(), description="What is tuned.")
-    layer: int | None = Field(default=None, ge=0, description="Block whose MLP output matrix is tuned, where that is one.")
-    steps: Count = Field(default=25, description="Largest number of Adam steps per batch.")
-    lr: Positive = Field(default=5e-4, description="Learning rate of Adam.")
-    stop_loss: NotNegative = Field(default=1e-2, description="Stop once the loss is below this.")
-    bound: Positive | None = Field(default=None, description="Largest change of any weight by one edit.")
-    batch: Count = Field(default=1, description="Requests tuned together.")
-
-    @model_validator(mode="after")
-    def _goes_together(self) -> "FineTune":
-        if isinstance(self.parameters, LowRank):
-            refused = {"layer": self.layer is not None, "bound": self.bound is not None, "objective": self.objective != "target"}
-            refused |= {"noise_subject": self.noise_subject is not None}
-            if found := [name for name, is_wrong in refused.items() if is_wrong]:
-                raise ValueError(f"`lora` has layers of its own, no bound, no noise, and the objective `target`; change {', '.join(found)}")
-        elif self.layer is None:
-            raise ValueError("fine-tuning of a matrix needs its layer")
-        return self
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The layers whose weights change; none are named where all change."""
-        if isinstance(self.parameters, LowRank):
-            return () if self.parameters.layers == "all" else self.parameters.layers
-        return () if self.layer is None else (self.layer,)
-
-    def _matrices(self, shape: "Shape") -> int:
-        return len(self.layers) or shape.layers
-
-    @property
-    def raises_target(self) -> bool:
-        """Not if it erases, or tunes on noised prompts."""
-        return self.objective != "erase" and self.noise_subject is None
-
-    def gradient_tokens(self, shape: "Shape", tokens: int) -> int:
-        """A prompt, or its noised copies."""
-        return tokens * (self.noise_subject.copies if self.noise_subject else 1)
-
-    def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
-        """A gradient in every step of Adam."""
-        return (_descent(edits, self.steps, self.gradient_tokens(shape, tokens)),)
-
-    def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
-        """Weight, gradient, moments of Adam and copies in float32, or of factors the original weights twice; sums in float64."""
-        of_matrix = 2.0 * item if isinstance(self.parameters, LowRank) else 8.0 * SINGLE
-        return {"state": self._matrices(shape) * shape.mlp_out * of_matrix, "temporaries": 3.0 * shape.mlp_out * DOUBLE}
-
-    def view_bytes(self, shape: "Shape", item: int) -> dict[str, float]:
-        """Per matrix the change and the original weight twice."""
-        state = self._matrices(shape) * shape.mlp_out * (DOUBLE + 2.0 * item)
-        return {"state": state, "temporaries": 3.0 * shape.mlp_out * DOUBLE}
-
-    def ledger_bytes(self, shape: "Shape", edits: int) -> float:
-        """The weight as it is, or the factors of all edits."""
-        if isinstance(self.parameters, LowRank):
-            return float(edits * self._matrices(shape) * self.parameters.rank * (shape.width + shape.mlp_width) * SINGLE)
-        return float(shape.mlp_out * SINGLE)
 
 
 class Grace(Family):

@@ -1,10 +1,14 @@
-"""Fine-tuning of one MLP output matrix on each request, with every weight kept near where the edit began.
+"""Fine-tuning of MLP output matrices on each request, or on a batch of requests, one matrix by default.
 
 FT-L (`prompt_last`) scores all target tokens at the last prompt token, as if they were a bag; FT-M (`target`) scores
-each at its own place. Minimised by Adam until the loss is small; after every update each weight is clamped to a distance
-from its value at the start of this edit, so a sequence may drift without bound. The bias stays as it is. Erasure (`erase`) minimises
-the probability of the target instead, and forcing (`noise_subject`) tunes on copies of the prompt whose subject is noised (Hase et
-al. 2023, section 5).
+each at its own place. With `regularize` true sentences are learned beside the targets, drawn anew in every step (SAUL). Minimised
+by Adam until the targets' loss is small; where there is a `bound`, after every update each weight is clamped to that distance
+from its value at the start of this edit, so a sequence may drift without bound. Biases stay as they are. Erasure (`erase`)
+minimises the probability of the target instead, and forcing (`noise_subject`) tunes on copies of the prompt whose subject is noised
+(Hase et al. 2023, section 5).
+
+A batch is minimised as a whole (`per_step`), or in epochs of minibatches. What is done to the change in the end
+(`delta_transform`) is done to W − W₀ of the state.
 
 With `parameters` of kind `lora` factors beside the matrices are tuned instead (`lora.py`).
 
@@ -12,206 +16,232 @@ Terms and symbols: docs/notation.md.
 """
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from d4s.editors.edit_requests import EditRequest
-from d4s.editors.editor_settings import FineTune, LowRank
+from d4s.editors.fact_pool import FactPool
+from d4s.editors.fine_tune_settings import Epochs, FineTune, LowRank
+from d4s.editors.finetune_loss import FineTuneLoss, Losses, NoisedSubject, Weights
 from d4s.editors.lora import LoraSession, lora_layers, low_rank_deltas
-from d4s.editors.prompts import check_length, pad_ids
+from d4s.editors.prompts import build_prompts, check_length
 from d4s.editors.protocol import Diverged, EditSelection, Prepared, Session, State, StateKind, StepLog, StepRecord, Targets
 from d4s.editors.states import DenseState, check_dense
+from d4s.editors.training_texts import TrainingText, at_last_prompt_token, at_own_places
 from d4s.editors.weights import apply_deltas
 from d4s.metrics.weight_norms import l1_per_element
 from d4s.models.language_model import LanguageModel
-from d4s.models.restart import Restart, restart
-from d4s.models.subject_noise import added_to_embeddings, spread_noise, subject_noise
-from d4s.models.tokens import encode_pairs, subject_tokens
-from d4s.models.trace import trace
+from d4s.models.subject_noise import subject_noise
+from d4s.models.tokens import Pair, encode_pairs, start_of_text, subject_tokens
 from d4s.models.views import LiveModel
 
-
-@dataclass(frozen=True, slots=True)
-class _TunedPrompt:
-    """The ids of a prompt and of its target; where the subject is noised, its tokens and the noise of every copy."""
-
-    prompt: list[int]
-    target: list[int]
-    subject: range = range(0)
-    noise: Float[Tensor, "copies s d"] | None = None
-
-    @property
-    def copies(self) -> int:
-        """Rows of the prompt in a pass."""
-        return 1 if self.noise is None else len(self.noise)
+WEIGHT = ".weight"
+TokenizedBatch = Sequence[tuple[EditRequest, Pair]]
 
 
-def _noised(model: LanguageModel, batch: Sequence[_TunedPrompt], width: int) -> AbstractContextManager[None]:
-    """Passes over copies of all prompts, padded to a width, with the noise of their subjects, if there is any."""
-    noise = [one.noise for one in batch if one.noise is not None]
-    return added_to_embeddings(model, spread_noise(noise, [one.subject for one in batch], width)) if noise else nullcontext()
+class LossValues(NamedTuple):
+    """Losses of a step as numbers: of targets, and of sentences where some are learned."""
 
-
-@dataclass(frozen=True, slots=True)
-class _FineTuneLoss:
-    """A batch of requests laid out for the loss as a function of one weight: what lies before it has run once.
-
-    `keys` enter the weight at every token, `output` is what its module gave there, `before` the weight alone. `read` says where
-    each target token is predicted, counted through the rows, `token_weight` is its weight in the loss and `row` the row it is in.
-    """
-
-    later_blocks: Restart
-    keys: Float[Tensor, "n s d_in"]
-    output: Float[Tensor, "n s d_out"]
-    before: Float[Tensor, "n s d_out"]
-    read: Int[Tensor, " t"]
-    token: Int[Tensor, " t"]
-    token_weight: Float[Tensor, " t"]
-    row: Int[Tensor, " t"]
-    erases: bool
+    target: float
+    sentence: float | None
 
     @classmethod
-    def of(cls, model: LanguageModel, batch: Sequence[_TunedPrompt], settings: FineTune) -> "_FineTuneLoss":
-        """Prompts with their target ids, or noised copies of them, run through the model as it is."""
-        per_token, (layer,) = settings.objective != "prompt_last", settings.layers
-        pairs = [(one.prompt, one.target) for one in batch for _ in range(one.copies)]
-        texts = [[*prompt, *target[:-1]] if per_token else prompt for prompt, target in pairs]
-        ids = pad_ids(texts, model.device)
-        lengths = torch.full((len(texts),), ids.shape[1], device=model.device)
-        with _noised(model, batch, ids.shape[1]), trace({layer: model.mlp_out(layer)}) as found:
-            later_blocks, _ = restart(model, ids, torch.zeros_like(lengths), lengths, layer)
-        keys, output = found.inputs[layer], found.outputs[layer]
-        places = [
-            (row * ids.shape[1] + len(prompt) - 1 + (offset if per_token else 0), token, row)
-            for row, (prompt, target) in enumerate(pairs)
-            for offset, token in enumerate(target)
-        ]
-        read, token, row = torch.tensor(places, device=keys.device).unbind(1)
-        precision = torch.promote_types(model.dtype, torch.float32)
-        token_weight = torch.tensor(
-            [1.0 / len(target) / len(pairs) for _, target in pairs for _ in target], dtype=precision, device=keys.device
-        )
-        with torch.no_grad():
-            before = keys @ model.weight(layer).mT
-        return cls(later_blocks, keys, output, before, read, token, token_weight, row, settings.objective == "erase")
+    def of(cls, losses: Losses) -> "LossValues":
+        """The numbers of a loss."""
+        return cls(float(losses.target.detach()), None if losses.sentence is None else float(losses.sentence.detach()))
 
-    def loss(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, ""]:
-        """Mean over rows of the mean negative log-probability of the target's tokens; of the target's probability, to erase it."""
-        log_probs = self._log_probs(weight)
-        return self._joint(log_probs) if self.erases else -(log_probs * self.token_weight).sum()
 
-    @torch.no_grad()
-    def probability(self, weight: Float[Tensor, "d_out d_in"]) -> float:
-        """Mean over rows of the probability of the whole target."""
-        return float(self._joint(self._log_probs(weight)))
+class TextMaker:
+    """The texts of requests by step, from their prompts and targets as token ids, and from the pool where there is one."""
 
-    def _joint(self, log_probs: Float[Tensor, " t"]) -> Float[Tensor, ""]:
-        return log_probs.new_zeros(len(self.keys)).index_add(0, self.row, log_probs).exp().mean()
+    def __init__(self, settings: FineTune, model: LanguageModel, pool: FactPool | None) -> None:
+        self._settings, self._model, self._pool = settings, model, pool
 
-    def _log_probs(self, weight: Float[Tensor, "d_out d_in"]) -> Float[Tensor, " t"]:
-        """Log-probabilities of all target tokens."""
-        model, layer = self.later_blocks.model, self.later_blocks.layer
-        change = model.block_output_change(layer, self.output, self.keys @ weight.mT - self.before)
-        log_probs = (
-            model.unembed(model.final_norm(self.later_blocks.run_hidden(self.later_blocks.hidden + change, self.read)))
-            .to(self.token_weight)
-            .log_softmax(-1)
-        )
-        return log_probs.gather(1, self.token[:, None])[:, 0]
+    @property
+    def repeats(self) -> bool:
+        """Whether every step has the same texts."""
+        return self._pool is None
+
+    def texts(self, request: EditRequest, pair: Pair, step: int) -> list[TrainingText]:
+        """What a request learns from in a step.
+
+        Raises:
+            PromptTooLong: if a text exceeds the model's context.
+        """
+        regularize = self._settings.regularize
+        if regularize is None or self._pool is None:
+            plain = (at_last_prompt_token if self._settings.objective == "prompt_last" else at_own_places)(*pair)
+            found = [plain] * (self._settings.noise_subject.copies if self._settings.noise_subject else 1)
+        else:
+            sentences = self._pool.draw(regularize.facts, request.request_id, step)
+            found = [*regularize.texts(*pair, sentences, start_of_text(self._model))]
+        check_length(self._model, request, max(len(text.ids) for text in found))
+        return found
+
+    def noised(self, request: EditRequest, pair: Pair) -> list[NoisedSubject]:
+        """The subject of a request with its noise; none where prompts are tuned on as they are."""
+        noise = self._settings.noise_subject
+        if noise is None:
+            return []
+        subject = subject_tokens(self._model, request.prompt, request.subject, request.template)
+        return [NoisedSubject(subject, subject_noise(self._model, pair[0], subject, noise))]
 
 
 class FineTuneSession:
-    """Fine-tuning in progress, on a float32 master (or better) of the weight."""
+    """Fine-tuning in progress, on float32 masters (or better) of the weights."""
 
-    def __init__(self, settings: FineTune, model: LanguageModel, state: State) -> None:
-        (self._layer,) = settings.layers
-        self._settings, self._model, self._name = settings, model, f"{self._layer}.weight"
-        self._original = model.weight(self._layer).clone()
-        precision = torch.promote_types(model.dtype, torch.float32)
-        saved = state.dense.get(self._name, self._original)
-        self._master = saved.to(model.weight(self._layer).device, precision, copy=True).contiguous()
-        model.set_weight(self._layer, self._master)
+    def __init__(self, settings: FineTune, model: LanguageModel, prepared: Prepared, state: State) -> None:
+        self._settings, self._model = settings, model
+        self._originals = {layer: model.weight(layer).clone() for layer in settings.layers}
+        self._masters = {layer: self._master(layer, state) for layer in settings.layers}
+        self._text_maker = TextMaker(settings, model, FactPool.of(prepared.extras) if settings.regularize else None)
+        self._validation = None if settings.delta_transform is None else settings.delta_transform.validation(state.dense)
+        self._write()
 
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
         """Tune on a batch of requests.
 
         Raises:
-            PromptTooLong: if a prompt with its target exceeds the model's context.
+            PromptTooLong: if a prompt with its target, or a text with a sentence, exceeds the model's context.
             Diverged: if the loss stops being finite.
         """
-        start, loss_of = self._master.clone(), _FineTuneLoss.of(self._model, self._prompts(batch), self._settings)
-        adam = torch.optim.Adam([self._master], lr=self._settings.lr, fused=True)
-        losses: list[float] = []
-        for _ in range(self._settings.steps):
-            weight = self._master.detach().to(self._model.dtype).requires_grad_()
-            loss = loss_of.loss(weight)
-            losses.append(float(loss.detach()))
-            if losses[-1] < self._settings.stop_loss and not loss_of.erases:
-                break
-            (gradient,) = torch.autograd.grad(loss, weight)
-            self._update(adam, gradient, start)
-        else:
-            losses.append(float(loss_of.loss(self._master.to(self._model.dtype))))
-        self._model.set_weight(self._layer, self._master)
-        if not all(abs(value) < float("inf") for value in losses):
-            raise Diverged(f"the loss of fine-tuning is not finite: {losses[-1]}")
-        return StepLog((*self._numbers(losses), *self._noised_numbers(loss_of, start)))
+        pairs = encode_pairs(self._model, [request.prompt for request in batch], [request.target for request in batch])
+        start = {layer: master.clone() for layer, master in self._masters.items()}
+        adam = torch.optim.Adam([*self._masters.values()], lr=self._settings.lr, fused=True)
+        schedule, tokenized = self._settings.schedule, [*zip(batch, pairs, strict=True)]
+        losses, updates = (
+            self._in_steps(tokenized, adam, start) if schedule == "per_step" else self._in_epochs(schedule, tokenized, adam, start)
+        )
+        self._write()
+        if not all(abs(value) < float("inf") for value, _ in losses):
+            raise Diverged(f"the loss of fine-tuning is not finite: {losses[-1].target}")
+        if self._validation is not None:
+            self._validation.offer([build_prompts(self._model, request, ()) for request in batch])
+        return StepLog((*self._numbers(losses, updates), *self._noised_numbers(tokenized, start)))
 
     def state(self) -> State:
-        """The weight as it is."""
-        return DenseState({self._name: self._master.detach().cpu().clone()})
+        """The weights as they are, with the requests that are kept for the end."""
+        weights = {f"{layer}{WEIGHT}": master.detach().cpu().clone() for layer, master in self._masters.items()}
+        return DenseState(weights | ({} if self._validation is None else self._validation.tensors()))
 
-    def live(self) -> LiveModel:
-        """The model as edited so far."""
-        return LiveModel(self._model, {self._layer: self._original})
+    def live(self) -> LiveModel | None:
+        """The model as edited so far; None where the change as a whole is transformed in the end."""
+        return LiveModel(self._model, self._originals) if self._settings.delta_transform is None else None
 
-    def _prompts(self, batch: Sequence[EditRequest]) -> list[_TunedPrompt]:
-        """The prompts of requests as they are tuned on.
+    # --- descent ------------------------------------------------------------------------------------------------------
 
-        Raises:
-            PromptTooLong: if one with its target exceeds the model's context.
-        """
-        pairs, noise = encode_pairs(self._model, [one.prompt for one in batch], [one.target for one in batch]), self._settings.noise_subject
-        for request, (prompt, target) in zip(batch, pairs, strict=True):
-            check_length(self._model, request, len(prompt) + len(target) - 1)
-        if noise is None:
-            return [_TunedPrompt(*pair) for pair in pairs]
-        subjects = [subject_tokens(self._model, one.prompt, one.subject, one.template) for one in batch]
-        return [
-            _TunedPrompt(prompt, target, subject, subject_noise(self._model, prompt, subject, noise))
-            for (prompt, target), subject in zip(pairs, subjects, strict=True)
-        ]
+    def _in_steps(self, batch: TokenizedBatch, adam: torch.optim.Adam, start: Weights) -> tuple[list[LossValues], int]:
+        """Steps of Adam on the whole batch; the losses before each and at the end, and the number of steps."""
+        found: list[LossValues] = []
+        loss_of = self._loss(batch, 0)
+        for number in range(self._settings.steps):
+            loss_of = loss_of if number == 0 or self._text_maker.repeats else self._loss(batch, number)
+            weights = self._leaves()
+            losses = loss_of.losses(weights)
+            found.append(LossValues.of(losses))
+            if self._is_done(found[-1]):
+                return found, number
+            self._update(adam, torch.autograd.grad(losses.total, [*weights.values()]), start)
+        found.append(LossValues.of(loss_of.losses(self._leaves())))
+        return found, self._settings.steps
 
-    def _update(self, adam: torch.optim.Adam, gradient: Float[Tensor, "d_out d_in"], start: Float[Tensor, "d_out d_in"]) -> None:
-        """One step of Adam on the master, and its clamp."""
-        self._master.grad = gradient.to(self._master.dtype).contiguous()
+    def _in_epochs(self, schedule: Epochs, batch: TokenizedBatch, adam: torch.optim.Adam, start: Weights) -> tuple[list[LossValues], int]:
+        """Passes over the batch; the mean losses of each, and the number of steps of Adam."""
+        found, updates = list[LossValues](), 0
+        for epoch in range(schedule.epochs):
+            order = _order([request.request_id for request, _ in batch], epoch)
+            values: list[tuple[int, LossValues]] = []
+            for first in range(0, len(order), schedule.minibatch):
+                some = [batch[place] for place in order[first : first + schedule.minibatch]]
+                weights = self._leaves()
+                losses = self._loss(some, epoch).losses(weights)
+                values.append((len(some), LossValues.of(losses)))
+                self._update(adam, torch.autograd.grad(losses.total, [*weights.values()]), start)
+            updates += len(values)
+            found.append(_means(values))
+            if self._is_done(found[-1]):
+                break
+        return found, updates
+
+    def _loss(self, batch: TokenizedBatch, step: int) -> FineTuneLoss:
+        """The loss of some requests in a step; the model itself keeps the weights that the batch began with."""
+        texts = [self._text_maker.texts(request, pair, step) for request, pair in batch]
+        noised = [one for request, pair in batch for one in self._text_maker.noised(request, pair)]
+        return FineTuneLoss.of(self._model, texts, self._settings.layers, noised=noised, erases=self._erases)
+
+    @property
+    def _erases(self) -> bool:
+        return self._settings.objective == "erase"
+
+    def _is_done(self, losses: LossValues) -> bool:
+        return losses.target < self._settings.stop_loss and not self._erases
+
+    def _leaves(self) -> dict[int, Tensor]:
+        """The weights as the model would have them, ready for gradients."""
+        return {layer: master.detach().to(self._model.dtype).requires_grad_() for layer, master in self._masters.items()}
+
+    def _update(self, adam: torch.optim.Adam, gradients: Sequence[Tensor], start: Weights) -> None:
+        """One step of Adam on the masters, and their clamp."""
+        for master, gradient in zip(self._masters.values(), gradients, strict=True):
+            master.grad = gradient.to(master.dtype).contiguous()
         adam.step()
-        bound = self._settings.bound
-        if bound is not None:
-            self._master.clamp_(start - bound, start + bound)
+        if (bound := self._settings.bound) is not None:
+            for layer, master in self._masters.items():
+                master.clamp_(start[layer] - bound, start[layer] + bound)
 
-    def _numbers(self, losses: Sequence[float]) -> Iterator[tuple[str, int | None, float]]:
-        layer, erases = self._layer, self._settings.objective == "erase"
-        yield "target_probability_before", None, losses[0] if erases else math.exp(-losses[0])
-        yield "target_probability_after", None, losses[-1] if erases else math.exp(-losses[-1])
-        yield "target_steps", None, float(len(losses) - 1)
-        yield "delta_norm", layer, float((self._master.double() - self._original.double()).norm())
-        yield "l1", layer, l1_per_element(self._model.weight(layer))
+    # --- weights and numbers --------------------------------------------------------------------------------------------
 
-    def _noised_numbers(self, loss_of: _FineTuneLoss, start: Float[Tensor, "d_out d_in"]) -> Iterator[tuple[str, int | None, float]]:
+    def _master(self, layer: int, state: State) -> Tensor:
+        live = self._model.weight(layer)
+        saved = state.dense.get(f"{layer}{WEIGHT}", live)
+        return saved.to(live.device, torch.promote_types(self._model.dtype, torch.float32), copy=True).contiguous()
+
+    def _write(self) -> None:
+        for layer, master in self._masters.items():
+            self._model.set_weight(layer, master)
+
+    def _numbers(self, losses: Sequence[LossValues], updates: int) -> Iterator[tuple[str, int | None, float]]:
+        (first, first_sentence), (last, last_sentence) = losses[0], losses[-1]
+        yield "target_probability_before", None, first if self._erases else math.exp(-first)
+        yield "target_probability_after", None, last if self._erases else math.exp(-last)
+        yield "target_steps", None, float(updates)
+        if first_sentence is not None and last_sentence is not None:
+            yield "sentence_nll_before", None, first_sentence
+            yield "sentence_nll_after", None, last_sentence
+        for layer, master in self._masters.items():
+            yield "delta_norm", layer, float((master.double() - self._originals[layer].double()).norm())
+            yield "l1", layer, l1_per_element(self._model.weight(layer))
+
+    def _noised_numbers(self, batch: TokenizedBatch, start: Weights) -> Iterator[tuple[str, int | None, float]]:
         """The probability of the whole target at the noised prompts before and after, where these are tuned on."""
         if self._settings.noise_subject is not None:
-            for name, weight in (("before", start), ("after", self._master)):
-                yield f"noised_probability_{name}", None, loss_of.probability(weight.to(self._model.dtype))
+            loss_of = self._loss(batch, 0)
+            for name, weights in (("before", start), ("after", self._masters)):
+                as_stored = {layer: weight.to(self._model.dtype) for layer, weight in weights.items()}
+                yield f"noised_probability_{name}", None, loss_of.probability(as_stored)
+
+
+def _means(values: Sequence[tuple[int, LossValues]]) -> LossValues:
+    """Means of the losses of minibatches of some sizes."""
+    total = sum(count for count, _ in values)
+    target = sum(count * found.target for count, found in values) / total
+    sentences = [(count, found.sentence) for count, found in values if found.sentence is not None]
+    return LossValues(target, sum(count * found for count, found in sentences) / total if sentences else None)
+
+
+def _order(request_ids: Sequence[str], epoch: int) -> list[int]:
+    """The order of a batch's requests in an epoch, the same whatever came before."""
+    generator = torch.Generator().manual_seed(zlib.crc32("/".join((*request_ids, str(epoch))).encode()))
+    return torch.randperm(len(request_ids), generator=generator).tolist()
 
 
 class FineTuneEditor:
-    """Fine-tuning as an editor; its state is the tuned weight, or the factors beside weights, which every step replaces."""
+    """Fine-tuning as an editor; its state is the tuned weights, or the factors beside weights, which every step replaces."""
 
     kind: StateKind = "dense"
 
@@ -219,7 +249,7 @@ class FineTuneEditor:
         self.settings = settings
 
     def restore(self, records: Sequence[StepRecord], dense: Mapping[str, Tensor]) -> State:
-        """The state that consists of a saved weight."""
+        """The state that consists of saved weights."""
         return DenseState(dict(dense))
 
     def check_removable(self, selection: EditSelection, preceding: EditSelection | None = None) -> None:
@@ -243,16 +273,20 @@ class FineTuneEditor:
                 yield LoraSession(self.settings, lora, model, state)
         else:
             with model.restoring(self.settings.layers):
-                yield FineTuneSession(self.settings, model, state)
+                yield FineTuneSession(self.settings, model, prepared, state)
 
     @contextmanager
     def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LiveModel]:
-        """The model with the tuned weights."""
-        lora = self.settings.parameters
-        if isinstance(lora, LowRank):
-            deltas = low_rank_deltas(lora, state.dense)
-        else:
-            places = {int(name.split(".")[0]): tensor for name, tensor in state.dense.items()}
-            deltas = {layer: new.to(model.weight(layer).device).double() - model.weight(layer).double() for layer, new in places.items()}
+        """The model with the tuned weights, their change transformed where the settings say so."""
+        transform, deltas = self.settings.delta_transform, self._changes(model, state)
+        if transform is not None:
+            deltas = transform.finish(model, deltas, transform.validation(state.dense))
         with apply_deltas(model, deltas) as view:
             yield view
+
+    def _changes(self, model: LanguageModel, state: State) -> Mapping[int, Tensor]:
+        """W − W₀ of every tuned layer, in float64."""
+        if isinstance(self.settings.parameters, LowRank):
+            return low_rank_deltas(self.settings.parameters, state.dense)
+        tuned = {int(name.removesuffix(WEIGHT)): tensor for name, tensor in state.dense.items() if name.endswith(WEIGHT)}
+        return {layer: tensor.to(model.weight(layer).device).double() - model.weight(layer).double() for layer, tensor in tuned.items()}

@@ -22,7 +22,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
 from d4s.editors.edit_requests import EditRequest
-from d4s.editors.editor_settings import FineTune, LowRank
+from d4s.editors.fine_tune_settings import FineTune, LowRank
 from d4s.editors.prompts import check_length, pad_ids
 from d4s.editors.protocol import Diverged, State, StepLog, Targets
 from d4s.editors.states import DenseState

@@ -1,10 +1,11 @@
-"""What some editors need beyond moments, computed once: directions that text hardly uses, the usual norm, statistics.
+"""What some editors need beyond moments, computed once: directions that text hardly uses, the usual norm, statistics, sentences.
 
 Terms and symbols: docs/notation.md.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from torch import Tensor
 
 from d4s.artifacts import StageJob, write_tensors
 from d4s.editors.edit_requests import EditRequest, draw_requests
+from d4s.editors.fact_pool import LENGTHS, prepare_pool
 from d4s.editors.lifelong_statistics import warm_up
 from d4s.editors.moments import SecondMoment, read_moments
-from d4s.editors.parts.input_settings import PrepareSettings
+from d4s.editors.parts.input_settings import FactPoolSettings, PrepareSettings
 from d4s.editors.target_optimisation import anchor_norm
 from d4s.errors import SettingsError
-from d4s.facts.record import from_frame
+from d4s.facts.record import Fact, from_frame
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.schemas import FACTS
@@ -42,13 +44,29 @@ def free_directions(second_moment: Float64[Tensor, "d_in d_in"], threshold: floa
     return free
 
 
+@dataclass(frozen=True, slots=True)
+class PoolSource:
+    """Facts that a pool of true sentences is chosen from, and the facts that are edited and measured, which it must not touch."""
+
+    pool: Sequence[Fact]
+    measured: Sequence[Fact]
+
+
 def prepare_tensors(
-    settings: PrepareSettings, moments: Mapping[int, SecondMoment], model: LanguageModel | None, requests: Sequence[EditRequest]
+    settings: PrepareSettings,
+    moments: Mapping[int, SecondMoment],
+    model: LanguageModel | None,
+    requests: Sequence[EditRequest],
+    source: PoolSource | None = None,
 ) -> dict[str, Tensor]:
-    """`LAYER.basis`, the free directions of each layer, from second moments; of a model and requests `anchor`, a norm, or `statistics.*`.
+    """What an editor needs beyond moments, by name.
+
+    `LAYER.basis` holds the free directions of each layer, from second moments; `anchor` a norm, or `statistics.*`, from a model and
+    requests; `pool.ids` and `pool.lengths` true sentences, from a model and facts.
 
     Raises:
         ValueError: if a model is needed and there is none.
+        SettingsError: if a pool is asked for and there are no facts for it, or too few.
     """
     found: dict[str, Tensor] = {}
     if settings.basis is not None:
@@ -62,24 +80,43 @@ def prepare_tensors(
         if model is None:
             raise ValueError("statistics are taken from a model, and none was given")
         found |= warm_up(settings.warm_up, model, requests)
+    if settings.facts is not None:
+        found |= _pool_tensors(settings.facts, model, source)
     return found
 
 
+def _pool_tensors(settings: FactPoolSettings, model: LanguageModel | None, source: PoolSource | None) -> dict[str, Tensor]:
+    if model is None:
+        raise ValueError("true sentences are chosen with a model, and none was given")
+    if source is None:
+        raise SettingsError(
+            "regularize learns true sentences about facts that nothing is measured of, which only the data sets of a study have; "
+            "run a study (grids/saul.yaml is one), or leave regularize out"
+        )
+    return prepare_pool(model, settings, source.pool, source.measured).tensors()
+
+
 def prepare(job: StageJob[PrepareSettings]) -> None:
-    """Write prepared.safetensors; how many directions of how many are free, and the anchor, go to the notes."""
+    """Write prepared.safetensors; how many directions of how many are free, the anchor and the number of sentences go to the notes."""
     settings = job.settings
     moments = read_moments(job.inputs["moments"], settings.basis.layers) if settings.basis is not None else {}
-    model, requests = None, list[EditRequest]()
-    if settings.reads_requests:
-        model = load(job.inputs["model"])
-        facts = from_frame(job.artifact("facts", "facts").table("facts.parquet", FACTS))
+    model, requests, source = None, list[EditRequest](), None
+    if settings.reads_requests or settings.facts is not None:
+        model, facts = load(job.inputs["model"]), _facts(job, "facts")
         requests = [request for request, _ in draw_requests(facts, TUNING_SEED)]
-    found = prepare_tensors(settings, moments, model, requests)
+        source = PoolSource(_facts(job, "pool"), facts) if settings.facts is not None else None
+    found = prepare_tensors(settings, moments, model, requests, source)
     write_tensors(job.path("prepared.safetensors"), found)
     notes: dict[str, Any] = {
         "free": {name.partition(".")[0]: list(reversed(basis.shape)) for name, basis in found.items() if name.endswith(".basis")}
     }
+    if LENGTHS in found:
+        notes["sentences"] = len(found[LENGTHS])
     if "anchor" in found:
         notes["anchor"] = float(found["anchor"])
     log.info("prepared: %s", notes)
     job.write_manifest(["prepared.safetensors"], **notes)
+
+
+def _facts(job: StageJob[PrepareSettings], role: str) -> list[Fact]:
+    return from_frame(job.artifact(role, "facts").table("facts.parquet", FACTS))

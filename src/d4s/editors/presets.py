@@ -25,6 +25,7 @@ from d4s.editors.hparams import (
 )
 from d4s.editors.preset import Preset
 from d4s.editors.presets_gradient import GRADIENT_PRESETS
+from d4s.editors.presets_saul import SAUL_PRESETS
 
 
 def model_kinds_of(preset: str) -> list[str]:
@@ -79,6 +80,7 @@ PRESETS: Mapping[str, Preset] = {
         released=EVERYWHERE,
         hue="fine_tuning",
     ),
+    **SAUL_PRESETS,
     "lora": Preset(
         "LoRA",
         "Hu et al. 2022, as in Hase et al. 2024",

@@ -30,6 +30,7 @@ DASHED = (0, (4, 1.4))
 HUES: Mapping[str, tuple[MethodStyle, ...]] = {
     "unedited": (MethodStyle("#7d848c", "None", (0, (1, 1.6))),),
     "fine_tuning": (MethodStyle("#b57d00", "v"), MethodStyle("#8a6a3b", "<", DASHED)),
+    "regularized": (MethodStyle("#c2504d", ">"), MethodStyle("#c96f6c", ">", DASHED)),
     "neurons": (MethodStyle("#6b7f3a", "P"),),
     "rome": (MethodStyle("#d1570c", "s"), MethodStyle("#cf7838", "s", DASHED)),
     "memit": (MethodStyle("#1f77c0", "o"), MethodStyle("#3394d0", "D", DASHED)),

@@ -63,6 +63,14 @@ class EditedModel(Protocol):
         """The results of `score` on prompts and targets, and of `generate` on other prompts, computed together."""
         ...
 
+    def sample(self, prompts: Sequence[str], draws: Float[Tensor, "n t"], top_k: int) -> list[str]:
+        """Continuations drawn from the `top_k` likeliest tokens, without the prompt, up to the end-of-text token.
+
+        `draws` are between 0 and 1, a row per prompt and a column per token: the token whose share of the likeliest ones' probability,
+        counted from the likeliest on, the number falls into. Equal draws give equal texts, however prompts are batched.
+        """
+        ...
+
     def text_nll(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, " n"]:
         """Summed negative log-likelihood (nats) of each row of token ids; the first token of a row is context."""
         ...

@@ -1,5 +1,7 @@
 """Token ids and positions, always from the offsets of one whole text, never from counts of encoded pieces."""
 
+import bisect
+import itertools
 import unicodedata
 from collections.abc import Sequence
 
@@ -54,6 +56,18 @@ def encode_pairs(model: LanguageModel, prompts: Sequence[str], targets: Sequence
     if empty:
         raise ValueError(f"targets without any token after their prompts: {empty[:5]}")
     return [(prompt_ids or [start_of_text(model)], ids) for prompt_ids, ids in pairs]
+
+
+def encode_parts(model: LanguageModel, parts: Sequence[str]) -> list[list[int]]:
+    """Token ids of the consecutive parts of one text; a token that crosses from one part into another belongs to the later one.
+
+    Special tokens that the tokenizer puts before a text belong to the first part.
+    """
+    encoding, ends = _encodings(model, ["".join(parts)])[0], [*itertools.accumulate(map(len, parts))]
+    found: list[list[int]] = [[] for _ in parts]
+    for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        found[bisect.bisect_left(ends, end)].append(token)
+    return found
 
 
 def special_tokens(model: LanguageModel) -> tuple[str, ...]:

@@ -103,6 +103,19 @@ class LiveModel:
         scores, texts = self._score_and_generate(encode_pairs(self.model, prompts, targets), prompts_of, max_new_tokens, should_stop_all)
         return scores, [texts[ids] for ids in inputs]
 
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[str], draws: Float[Tensor, "n t"], top_k: int) -> list[str]:
+        """Continuations drawn from the likeliest tokens, each row by numbers of its own (see `EditedModel.sample`)."""
+        inputs = [tuple(ids) for ids in encode_prompts(self.model, prompts)]
+        self._check_lengths([*map(len, inputs)])
+        texts = [""] * len(inputs)
+        for rows in self._batches([_Row(ids, len(ids) - 1, 0, (number,)) for number, ids in enumerate(inputs)], max_ratio=1.0):
+            numbers = [row.pairs[0] for row in rows]
+            written = self._draw_tokens([row.tokens for row in rows], draws[numbers], top_k)
+            for number, text in zip(numbers, self._decoded(written), strict=True):
+                texts[number] = text
+        return texts
+
     def text_nll(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, " n"]:
         """Summed negative log-likelihood (nats) of each row of token ids; the first token of a row is context."""
         return self.score_ids([([int(row[0])], [int(token) for token in row[1:]]) for row in rows]).joint_nll()
@@ -230,6 +243,24 @@ class LiveModel:
             token = self.model.unembed(hidden).argmax(1).cpu()
         return dict(zip(batch, texts, strict=True))
 
+    def _draw_tokens(self, batch: Sequence[Ids], draws: Float[Tensor, "n t"], top_k: int) -> list[list[int]]:
+        """Tokens drawn after prompts of equal length, each row up to an end token."""
+        ends, going, written = {*self._end_tokens()}, {*range(len(batch))}, [list[int]() for _ in batch]
+        cache, ids = DynamicCache(config=self.model.network.config), _padded(batch, self.model.device)
+        for place in range(min(draws.shape[1], self.model.max_positions - len(batch[0]) + 1)):
+            with self._reading(torch.full((len(batch),), ids.shape[1] - 1)) if place == 0 else nullcontext():
+                hidden = self._hidden(ids, cache)[:, -1]
+            token = _draw(self.model.unembed(hidden).float().cpu(), draws[:, place], top_k)
+            for number, found in enumerate(token.tolist()):
+                if number in going and found not in ends:
+                    written[number].append(found)
+                else:
+                    going.discard(number)
+            if not going:
+                break
+            ids = token.to(self.model.device)[:, None]
+        return written
+
     def _decoded(self, rows: list[list[int]]) -> list[str]:
         return self.model.tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
 
@@ -237,6 +268,13 @@ class LiveModel:
         configured = getattr(self.model.network.generation_config, "eos_token_id", None)
         ids = configured if isinstance(configured, list) else [configured]
         return sorted({int(token) for token in (*ids, self.model.tokenizer.eos_token_id) if isinstance(token, int)})
+
+
+def _draw(logits: Float[Tensor, "n vocab"], draws: Float[Tensor, " n"], top_k: int) -> Int[Tensor, " n"]:
+    """One of the likeliest tokens of every row, by a number between 0 and 1."""
+    values, tokens = logits.double().topk(min(top_k, logits.shape[1]), dim=1)
+    below = values.softmax(1).cumsum(1) <= draws.double()[:, None]
+    return tokens.gather(1, below.sum(1, keepdim=True).clamp(max=tokens.shape[1] - 1))[:, 0]
 
 
 def _tails(pairs: Sequence[Pair]) -> dict[Ids, Tails]:

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from d4s.artifacts import Artifact, StageJob, atomic_write, write_table, write_text
+from d4s.artifacts import Artifact, StageJob, atomic_write, write_table, write_tensors, write_text
 from d4s.config import PretrainSettings
 from d4s.errors import D4SError, SettingsError
 from d4s.log import progress
@@ -30,6 +30,7 @@ from d4s.pretraining import checkpoint
 from d4s.pretraining.card import model_card
 from d4s.pretraining.checkpoint import CurveRow, TrainingState
 from d4s.pretraining.fact_accuracy import accuracies
+from d4s.pretraining.kept_models import kept_name, kept_steps
 from d4s.pretraining.network import Optimisers, lr_schedule, new_network
 from d4s.pretraining.sentences import training_examples
 from d4s.pretraining.tokenizer_training import bos_of
@@ -75,7 +76,8 @@ def pretrain(job: StageJob[PretrainSettings]) -> None:
     tokenizer = _tokenizer(source)
     network = new_network(settings, len(tokenizer), bos_of(tokenizer) or 0)
     curve = _train(job, network, rows, steps)
-    files = _write_outputs(job, network, tokenizer, curve)
+    kept = [kept_name(step) for step in kept_steps(steps, settings.keep_checkpoints)]
+    files = [*_write_outputs(job, network, tokenizer, curve), *kept]
     job.write_manifest(files, steps=steps, tokens=steps * settings.batch_rows * rows.ids.shape[1])
     job.path(checkpoint.NAME).unlink(missing_ok=True)
 
@@ -104,6 +106,7 @@ def _train(job: StageJob[PretrainSettings], network: GPT2LMHeadModel, rows: Rows
     if path.exists():
         training.restore(path, job.digest)
         log.info("going on after step %d of %d", training.done, steps)
+    kept = kept_steps(steps, settings.keep_checkpoints)
     network.set_attn_implementation("eager")  # for rows this short the fused kernels cost more, backward above all
     network.train()
     with workers(int(os.environ.get("OMP_NUM_THREADS", "1"))) as pool:
@@ -116,6 +119,8 @@ def _train(job: StageJob[PretrainSettings], network: GPT2LMHeadModel, rows: Rows
                 tokens = training.done * settings.batch_rows * rows.ids.shape[1]
                 training.curve.append((training.done, tokens, loss, answer_loss, settings.muon_lr * share))
                 log.debug("step %d of %d: loss %.3f, answers %.3f", training.done, steps, loss, answer_loss)
+            if training.done in kept:
+                write_tensors(job.path(kept_name(training.done)), {name: value.detach() for name, value in network.named_parameters()})
             if training.done % settings.checkpoint_every == 0 and training.done < steps:
                 training.save(path, job.digest)
     network.eval()

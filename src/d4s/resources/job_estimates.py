@@ -212,7 +212,9 @@ def _prepare(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ..
 
 def _baseline(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
     settings = BaselineSettings.model_validate(node.settings)
-    baseline_settings = MeasureSettings(generate=settings.max_new_tokens > 0, max_new_tokens=max(1, settings.max_new_tokens))
+    baseline_settings = MeasureSettings(
+        generate=settings.max_new_tokens > 0, max_new_tokens=max(1, settings.max_new_tokens), fluency=settings.fluency
+    )
     blocks = sum(path.stem.startswith("b") for path in manifests)
     todo = work_estimate.baseline(
         placement, blocks * REQUESTS_PER_BLOCK, baseline_settings, settings.perplexity_rows * (blocks < len(manifests))

@@ -154,6 +154,9 @@ def questions(placement: ModelPlacement, settings: MeasureSettings | None) -> di
         prompt = 16
         rows = tokens / prompt
         found["cache"] = placement.cache(rows * (prompt + settings.max_new_tokens)) + placement.logits(rows, 1)
+    if settings is not None and settings.fluency:
+        rows, longest = tokens / 16, 16 + settings.fluency.tokens
+        found["cache"] = max(found.get("cache", 0.0), placement.cache(rows * longest) + placement.logits(rows, 3))
     return found
 
 
@@ -247,7 +250,8 @@ def pretrain(placement: ModelPlacement, settings: PretrainSettings) -> tuple[Byt
 def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: PromptSizes) -> tuple[Bytes, Bytes]:
     """Moments of all layers, the free directions of each, and one decomposition at work, all on the host.
 
-    With an anchor or a warm-up the model too, and then the requests that these are taken from, at their unprefixed prompts.
+    With an anchor or a warm-up the model too, and then the requests that these are taken from, at their unprefixed prompts; with sentences
+    the model, and the passes that ask which of them it knows.
     """
     square, layers, anchor = placement.shape.mlp_width**2 * DOUBLE, settings.basis_layers, settings.anchor
     moments, work = {"moments": float(2 * layers * square)}, {"temporaries": 4.0 * square if layers else 0.0}
@@ -255,10 +259,12 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
         gradient = placement.activations(GRADIENT_REQUESTS * prompt_sizes.tokens) * placement.shape.layers
         statistics = 3.0 * placement.shape.width**2 * DOUBLE if settings.warm_up.whiten else 0.0
         return split(placement, WITH_TABLES, {}, {"weights": placement.weights, "activations": gradient, "state": statistics})
-    if anchor is None:
+    if anchor is None and settings.facts is None:
         return {"process": WITH_TORCH, **moments, **work}, {}
-    alone, target = replace(prompt_sizes, per_request=1), anchor.target
-    passes = _target_optimisation(placement, target.layer, alone, anchor.anchor.requests, target.shifts)
+    passes = questions(placement, None) if settings.facts is not None else {}
+    if anchor is not None:
+        alone, target = replace(prompt_sizes, per_request=1), anchor.target
+        passes = _largest(passes, _target_optimisation(placement, target.layer, alone, anchor.anchor.requests, target.shifts))
     if not placement.on_device:
         return {"process": WITH_TABLES, **moments, "weights": placement.weights, **_largest(work, passes)}, {}
     return split(placement, WITH_TABLES, moments | work, {"weights": placement.weights, **passes})

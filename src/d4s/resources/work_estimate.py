@@ -6,7 +6,7 @@ Optimisation of targets is counted with all its steps, though most requests stop
 from collections.abc import Sequence
 from dataclasses import replace
 
-from d4s.config import CorpusSettings, MeasureSettings, TraceSettings
+from d4s.config import CorpusSettings, FluencySettings, MeasureSettings, TraceSettings
 from d4s.editors.constants import BACKWARD
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import FamilySettings
@@ -48,11 +48,17 @@ def targets(placement: ModelPlacement, target: TargetSettings, prompt_sizes: Pro
 
 
 def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: PromptSizes) -> Work:
-    """Eigenvectors of every layer's moment; of requests, at their unprefixed prompts, targets for an anchor or gradients of a warm-up."""
+    """Eigenvectors of every layer's moment; of requests, at their unprefixed prompts, targets for an anchor or gradients of a warm-up.
+
+    Sentences are scored; as many again are counted that the model may not know.
+    """
     found, anchor = Work(double=9.0 * settings.basis_layers * placement.shape.mlp_width**3), settings.anchor
     if settings.warm_up is not None:
         passes = settings.warm_up.requests / GRADIENT_REQUESTS
         found += forward(placement, GRADIENT_REQUESTS * prompt_sizes.tokens).times((1.0 + BACKWARD) * passes)
+    if settings.facts is not None:
+        tokens = 2 * settings.facts.count * QUESTION_TOKENS
+        found += forward(placement, tokens, passes=tokens / placement.pass_tokens) + unembedding(placement, tokens)
     if anchor is None:
         return found
     alone, requests = replace(prompt_sizes, per_request=1), anchor.anchor.requests
@@ -77,9 +83,18 @@ def questions(placement: ModelPlacement, facts: Number, settings: MeasureSetting
     return found
 
 
+def writing(placement: ModelPlacement, requests: Number, settings: FluencySettings | None) -> Work:
+    """Texts about requests, token by token, rows of equal prompts together."""
+    if settings is None:
+        return Work()
+    rows = -(-requests // settings.every) * settings.texts
+    tokens, groups = rows * settings.tokens, max(1.0, rows * QUESTION_TOKENS / placement.pass_tokens)
+    return forward(placement, rows * QUESTION_TOKENS + tokens, passes=groups * settings.tokens) + unembedding(placement, tokens)
+
+
 def baseline(placement: ModelPlacement, requests: int, settings: MeasureSettings, rows: int) -> Work:
-    """Questions about blocks of requests, and rows of text, put to the unedited model."""
-    return questions(placement, requests, settings) + read(placement, rows)
+    """Questions about blocks of requests, texts about them, and rows of text, put to the unedited model."""
+    return questions(placement, requests, settings) + writing(placement, requests, settings.fluency) + read(placement, rows)
 
 
 def read(placement: ModelPlacement, rows: int) -> Work:
@@ -126,7 +141,10 @@ def measure(
     sample = [length if settings.sample == "all" else min(length, settings.sample) for length in lengths]
     text = read(placement, settings.perplexity_rows)
     each = (
-        questions(placement, facts, settings) + text + replay(placement, editor, length, prompt_sizes)
+        questions(placement, facts, settings)
+        + writing(placement, length, settings.fluency)
+        + text
+        + replay(placement, editor, length, prompt_sizes)
         for length, facts in zip(lengths, sample, strict=True)
     )
     return sum(each, Work())

@@ -13,6 +13,7 @@ from d4s.artifacts import StageJob, write_json, write_table
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK, draw_requests
 from d4s.facts.record import Fact, from_frame
 from d4s.log import progress
+from d4s.metrics.fluency import continuations
 from d4s.metrics.perplexity import perplexities
 from d4s.metrics.scoring import unedited_predictions
 from d4s.metrics.weight_norms import original_norms
@@ -20,9 +21,10 @@ from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.models.tokens import encode_pairs
 from d4s.models.views import LiveModel
-from d4s.runs.baseline_reader import NUMBERS_FILE, NUMBERS_MANIFEST
+from d4s.runs.baseline_reader import KEPT_MODELS_FILE, NUMBERS_FILE, NUMBERS_MANIFEST, continuations_file
+from d4s.runs.robustness import ShiftedQuestions
 from d4s.runs.run_settings import BaselineSettings
-from d4s.schemas import FACTS, REPLIES
+from d4s.schemas import CONTINUATIONS, FACTS, REPLIES, ROBUSTNESS
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ def baseline(job: StageJob[BaselineSettings]) -> None:
     tokens = _longest_answer(model, facts, job.settings.max_new_tokens)
     for part in progress(missing_parts, "parts of the baseline"):
         if part == NUMBERS_MANIFEST:
-            _write_numbers(job, model)
+            _write_numbers(job, model, facts)
         else:
             _write_block(job, model, drawn, int(part.removesuffix(".json").removeprefix("b")), tokens)
 
@@ -50,15 +52,26 @@ def _write_block(job: StageJob[BaselineSettings], model: LanguageModel, drawn: S
         {"fact_id": item.fact_id, "kind": item.kind, "prompt_id": item.prompt_id, "answer": item.answer, **asdict(prediction)}
         for item, prediction in predictions.items()
     ]
-    name = f"b{block}.replies.parquet"
-    write_table(job.path(name), rows, REPLIES)
-    job.write_manifest([name], f"b{block}.json", facts=[fact.fact_id for fact in facts], max_new_tokens=max_new_tokens)
+    names = [f"b{block}.replies.parquet"]
+    write_table(job.path(names[0]), rows, REPLIES)
+    if job.settings.fluency is not None:
+        first = -block * REQUESTS_PER_BLOCK % job.settings.fluency.every
+        texts = continuations(LiveModel(model), facts[first :: job.settings.fluency.every], job.settings.fluency)
+        names.append(continuations_file(block))
+        write_table(job.path(names[1]), [asdict(text) for text in texts], CONTINUATIONS)
+    job.write_manifest(names, f"b{block}.json", facts=[fact.fact_id for fact in facts], max_new_tokens=max_new_tokens)
 
 
-def _write_numbers(job: StageJob[BaselineSettings], model: LanguageModel) -> None:
-    rows = job.artifact("text", "corpora").tensors("heldout.safetensors")["rows"][: job.settings.perplexity_rows].tolist()
+def _write_numbers(job: StageJob[BaselineSettings], model: LanguageModel, facts: Sequence[Fact]) -> None:
+    text = job.artifact("text", "corpora").tensors("heldout.safetensors")["rows"].tolist()
+    rows = text[: job.settings.perplexity_rows]
     write_json(job.path(NUMBERS_FILE), {"perplexities": perplexities(LiveModel(model), rows), "norms": original_norms(model)})
-    job.write_manifest([NUMBERS_FILE], NUMBERS_MANIFEST)
+    files = [NUMBERS_FILE]
+    if job.settings.robustness is not None:
+        questions = ShiftedQuestions.of(job.settings.robustness, facts, [fact for _, fact in draw_requests(facts, job.settings.seed)], text)
+        files.append(KEPT_MODELS_FILE)
+        write_table(job.path(KEPT_MODELS_FILE), [*questions.of_kept_models(job.inputs["model"])], ROBUSTNESS)
+    job.write_manifest(files, NUMBERS_MANIFEST)
 
 
 def _longest_answer(model: LanguageModel, facts: Sequence[Fact], max_new_tokens: int) -> int:

@@ -11,11 +11,13 @@ from d4s.artifacts import Artifact
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.errors import ArtifactError
 from d4s.facts.record import Fact
+from d4s.metrics.fluency import Continuation
 from d4s.metrics.probes import Question, questions_of
 from d4s.metrics.scoring import FactEvaluation, Prediction
-from d4s.schemas import REPLIES
+from d4s.schemas import CONTINUATIONS, REPLIES, ROBUSTNESS
 
 BASELINES, NUMBERS_MANIFEST, NUMBERS_FILE = "baselines", "whole.json", "whole.numbers.json"
+KEPT_MODELS_FILE = "whole.kept_models.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,18 @@ class BaselineNumbers:
 def block_manifests(requests: int) -> list[str]:
     """Manifests of the blocks with the first `requests` requests."""
     return [f"b{block}.json" for block in range(-(-requests // REQUESTS_PER_BLOCK))]
+
+
+def continuations_file(block: int) -> str:
+    """The file of a block with the texts that the unedited model writes."""
+    return f"b{block}.continuations.parquet"
+
+
+def read_continuations(folder: Path, requests: int) -> list[Continuation]:
+    """The texts that the unedited model writes about the blocks with the first `requests` requests, checked."""
+    parts = Artifact.open_parts(folder, BASELINES, block_manifests(requests))
+    frames = [part.table(continuations_file(block), CONTINUATIONS) for block, part in enumerate(parts)]
+    return [Continuation(**{str(key): value for key, value in row.items()}) for frame in frames for row in frame.to_dict(orient="records")]
 
 
 def read_evaluation(folder: Path, drawn: Sequence[Fact], chosen: Sequence[Fact] | None = None) -> FactEvaluation:
@@ -69,3 +83,9 @@ def read_baseline_numbers(folder: Path) -> BaselineNumbers:
     """The numbers of the whole model, checked."""
     found = Artifact.open(folder, BASELINES, NUMBERS_MANIFEST).json(NUMBERS_FILE)
     return BaselineNumbers(found["perplexities"], {int(layer): norm for layer, norm in found["norms"].items()})
+
+
+def read_kept_models(folder: Path) -> list[dict[str, Any]]:
+    """Rows of ROBUSTNESS of the models kept on the way of training, checked."""
+    frame = Artifact.open(folder, BASELINES, NUMBERS_MANIFEST).table(KEPT_MODELS_FILE, ROBUSTNESS)
+    return [{str(key): value for key, value in row.items()} | {"share": None} for row in frame.to_dict(orient="records")]

@@ -23,15 +23,17 @@ from d4s.editors.keys import read_activations
 from d4s.editors.moments import read_moments
 from d4s.editors.parts.key_rule import KeySettings
 from d4s.editors.parts.target_rule import TargetSettings
+from d4s.editors.preparation import PoolSource
 from d4s.editors.prompts import Prompt, PromptSet, build_prompts
 from d4s.editors.protocol import Diverged, Prepared, Targets, run_step
 from d4s.editors.target_optimisation import build_target_loss, optimise_requests, read_targets
-from d4s.facts.record import Fact
+from d4s.facts.record import Fact, from_frame
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import encode_pair, subject_last_index
 from d4s.runs.prepared_parts import assemble_prepared
 from d4s.runs.run_settings import WorldReportSettings
+from d4s.schemas import FACTS
 
 log = logging.getLogger(__name__)
 BASE, EFFICACY, PARAPHRASE, SPECTRUM, SINGLE = 0.95, 0.9, 0.8, 1e-4, 0.95
@@ -107,7 +109,10 @@ class CriteriaRun:
 
     def _prepared(self, editor: FamilySettings) -> Prepared:
         moments = read_moments(self.inputs["moments"], editor.moment_layers) if editor.moment_layers else {}
-        parts = assemble_prepared(editor, self.contexts, moments, self.model, [request for request, _ in self.drawn])
+        requests, source = [request for request, _ in self.drawn], None
+        if "pool" in self.inputs:
+            source = PoolSource(*(_facts(self.inputs[role]) for role in ("pool", "facts")))
+        parts = assemble_prepared(editor, self.contexts, moments, self.model, requests, source=source)
         return replace(parts, solvers={})
 
     def _targets_of(self, settings: TargetSettings) -> Targets:
@@ -117,6 +122,10 @@ class CriteriaRun:
             return read_targets(folder, requests)
         log.info("targets of %d requests at block %d", len(requests), settings.layer)
         return optimise_requests(self.model, requests, self.contexts, settings)
+
+
+def _facts(folder: Path) -> list[Fact]:
+    return from_frame(Artifact.open(folder, "facts").table("facts.parquet", FACTS))
 
 
 @torch.no_grad()

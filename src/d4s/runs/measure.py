@@ -7,7 +7,7 @@ again.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -19,17 +19,20 @@ from d4s.editors.families import build
 from d4s.editors.ledger import read_state
 from d4s.facts.record import from_frame
 from d4s.log import progress
+from d4s.metrics.fluency import Continuation
 from d4s.metrics.perplexity import perplexities, perplexity_rows
 from d4s.metrics.scoring import FactEvaluation, Row
 from d4s.metrics.weight_norms import norm_rows, unedited_norm_rows
 from d4s.models.edited_model import EditedModel
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
-from d4s.runs.baseline_reader import BaselineNumbers, read_baseline_numbers, read_evaluation
+from d4s.runs.baseline_reader import BaselineNumbers, read_baseline_numbers, read_evaluation, read_kept_models
 from d4s.runs.lengths import length_of
 from d4s.runs.prepared_parts import load_prepared
+from d4s.runs.robustness import ShiftedQuestions
 from d4s.runs.run_settings import MeasureJobSettings
-from d4s.schemas import ANSWERS, FACTS, NORMS, PERPLEXITY, SCORES
+from d4s.runs.writing import Writing
+from d4s.schemas import ANSWERS, CONTINUATIONS, FACTS, NORMS, PERPLEXITY, ROBUSTNESS, SCORES
 
 log = logging.getLogger(__name__)
 TEXT = "heldout"
@@ -52,18 +55,22 @@ def measure(job: StageJob[MeasureJobSettings]) -> None:
     for length in progress(lengths, title, sum(lengths), weigh=float):
         state = read_state(job.inputs["run"], length, editor)
         with editor.edited(model, prepared, state) as edited:
-            found = evaluator.measure(model, edited, length)
+            found, changes = evaluator.measure(model, edited, length), edited.weight_changes()
+        if evaluator.shifted is not None:
+            found = replace(found, shifted=[*found.shifted, *evaluator.shifted.on_the_way(model, changes, length)])
         evaluator.write(job, length, found)
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What is measured at one length: rows of SCORES, ANSWERS and NORMS, and perplexities by name."""
+    """What is measured at one length: rows of SCORES, ANSWERS and NORMS, perplexities by name; texts and rows of ROBUSTNESS, if any."""
 
     scores: Sequence[Row]
     answers: Sequence[Row]
     norms: Sequence[Row]
     perplexities: Mapping[str, float]
+    texts: Sequence[Continuation]
+    shifted: Sequence[Row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,9 @@ class RunEvaluator:
     edited_at: Mapping[int, Mapping[str, int]]
     rows: Sequence[Sequence[int]]
     baseline: BaselineNumbers
+    writing: Writing | None
+    shifted: ShiftedQuestions | None
+    kept_models: Sequence[Row]
 
     @classmethod
     def of(cls, job: StageJob[MeasureJobSettings], lengths: Sequence[int]) -> "RunEvaluator":
@@ -85,27 +95,44 @@ class RunEvaluator:
             length: {fact.fact_id: request.step for request, fact in sample_evenly(drawn[:length], settings.sample)} for length in lengths
         }
         needed = [fact for _, fact in drawn if any(fact.fact_id in of for of in edited_at.values())]
-        rows = job.artifact("text", "corpora").tensors("heldout.safetensors")["rows"][: settings.perplexity_rows].tolist()
-        return cls(read_evaluation(folder, [fact for _, fact in drawn], needed), edited_at, rows, read_baseline_numbers(folder))
+        text = job.artifact("text", "corpora").tensors("heldout.safetensors")["rows"].tolist()
+        questioned = [fact for _, fact in drawn]
+        writing = None if settings.fluency is None else Writing.of(settings.fluency, questioned, folder)
+        shifted, kept_models = None, list[Row]()
+        if settings.robustness is not None:
+            shifted = ShiftedQuestions.of(settings.robustness, facts, [fact for _, fact in draw_requests(facts, job.settings.seed)], text)
+            kept_models = read_kept_models(folder)
+        evaluation, numbers = read_evaluation(folder, questioned, needed), read_baseline_numbers(folder)
+        return cls(evaluation, edited_at, text[: settings.perplexity_rows], numbers, writing, shifted, kept_models)
 
     def measure(self, model: LanguageModel, edited: EditedModel, length: int) -> Measurement:
         """What an edited model scores."""
         scores, answers = self.evaluation.scores(edited, length, self.edited_at[length])
-        return Measurement(scores, answers, norm_rows(model, edited, length, self.baseline.norms), perplexities(edited, self.rows))
+        texts = [] if self.writing is None else self.writing.by(edited, length)
+        shifted = [] if self.shifted is None else self.shifted.answers(model, edited, length, 1.0)
+        norms = norm_rows(model, edited, length, self.baseline.norms)
+        return Measurement(scores, answers, norms, perplexities(edited, self.rows), texts, shifted)
 
     def measure_unedited(self, length: int) -> Measurement:
-        """What the unedited model scores, from what it was asked before."""
+        """What the unedited model scores, from what it was asked before; with it stand the models kept on the way to it."""
         scores, answers = self.evaluation.rows(self.evaluation.before, length, self.edited_at[length])
-        return Measurement(scores, answers, unedited_norm_rows(length, self.baseline.norms), self.baseline.perplexities)
+        texts = [] if self.writing is None else self.writing.by_unedited(length)
+        norms, kept = unedited_norm_rows(length, self.baseline.norms), [{**row, "step": length} for row in self.kept_models]
+        return Measurement(scores, answers, norms, self.baseline.perplexities, texts, kept)
 
     def write(self, job: StageJob[MeasureJobSettings], length: int, found: Measurement) -> None:
         """Write the tables and the manifest of one length."""
+        of_texts = [] if self.writing is None else [*self.writing.rows(found.texts, length)]
         tables = {
-            "scores": (found.scores, SCORES),
+            "scores": ([*found.scores, *of_texts], SCORES),
             "answers": (found.answers, ANSWERS),
             "norms": (found.norms, NORMS),
             "perplexity": (perplexity_rows(length, TEXT, found.perplexities, self.baseline.perplexities), PERPLEXITY),
         }
+        if self.writing is not None:
+            tables["continuations"] = ([asdict(text) for text in found.texts], CONTINUATIONS)
+        if self.shifted is not None:
+            tables["robustness"] = (found.shifted, ROBUSTNESS)
         for name, (rows, schema) in tables.items():
             write_table(job.path(f"n{length}.{name}.parquet"), rows, schema)
         job.write_manifest([f"n{length}.{name}.parquet" for name in tables], f"n{length}.json")

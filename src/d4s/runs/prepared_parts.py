@@ -11,7 +11,7 @@ from d4s.editors.edit_requests import EditRequest
 from d4s.editors.editor_settings import FamilySettings
 from d4s.editors.moments import SecondMoment, read_moments
 from d4s.editors.parts.part_families import InputKind
-from d4s.editors.preparation import prepare_tensors
+from d4s.editors.preparation import PoolSource, prepare_tensors
 from d4s.editors.protocol import Prepared
 from d4s.errors import ArtifactError, SettingsError
 from d4s.models.language_model import LanguageModel
@@ -27,10 +27,16 @@ def assemble_prepared(
     moments: Mapping[int, SecondMoment],
     model: LanguageModel,
     requests: Sequence[EditRequest],
+    *,
+    source: PoolSource | None = None,
 ) -> Prepared:
-    """Prefixes and second moments by layer, each where the editor needs them, with the tensors that it computes from them."""
+    """Prefixes and second moments by layer, each where the editor needs them, with the tensors that it computes from them.
+
+    Raises:
+        SettingsError: if the editor learns true sentences and there is no source of them.
+    """
     own = settings.prepare_settings()
-    extras = {} if own is None else prepare_tensors(own, moments, model, requests)
+    extras = {} if own is None else prepare_tensors(own, moments, model, requests, source)
     return Prepared(contexts, moments if "moments" in settings.required_inputs else {}, extras)
 
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from d4s.config import BenchmarkSettings, MeasureSettings, ProbeKind
+from d4s.config import BenchmarkSettings, FluencySettings, MeasureSettings, ProbeKind, RobustnessSettings
 from d4s.editors.editor_settings import EditorSettings
 from d4s.settings_base import Count, Frozen, Name
 
@@ -28,6 +28,14 @@ class BaselineSettings(Frozen):
     probes_per_fact: Count = Field(default=3, description="Largest number of neighbourhood and locality probes of each kind per fact.")
     max_new_tokens: int = Field(default=0, ge=0, description="Longest free answer in tokens; longer targets extend it; none where 0.")
     perplexity_rows: int = Field(default=0, ge=0, description="Rows of held-out text.")
+    fluency: FluencySettings | None = Field(
+        default=None, exclude_if=lambda fluency: fluency is None, description="Texts that the model writes; none when omitted."
+    )
+    robustness: RobustnessSettings | None = Field(
+        default=None,
+        exclude_if=lambda robustness: robustness is None,
+        description="Shifted prompts put to the models kept on the way of training; none when omitted.",
+    )
 
 
 class MeasureJobSettings(RunSettings):

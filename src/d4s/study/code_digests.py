@@ -24,7 +24,7 @@ EXCLUDED_MODULES = frozenset(
     f"{PACKAGE}.{name}"
     for name in (
         *("errors", "log"),
-        *(f"editors.{table}" for table in ("hparams", "preset", "presets", "presets_gradient", "settings_file")),
+        *(f"editors.{table}" for table in ("hparams", "preset", "presets", "presets_gradient", "presets_saul", "settings_file")),
     )
 )
 """Tables whose rows are resolved before settings are hashed, and words for the person who runs a job."""
@@ -38,6 +38,7 @@ DECLARATIVE_MODULES = frozenset(
         "facts.event_readers",
         "editors.editor_settings",
         "editors.family_settings",
+        "editors.fine_tune_settings",
         "editors.gradient_settings",
         "editors.least_squares_settings",
         "editors.families",
@@ -51,7 +52,7 @@ DESCRIPTIVE = frozenset(
         *("label", "formula", "choice", "choices", "all_choices", "conflicts"),
         *("bytes", "held_bytes", "view_bytes", "ledger_bytes", "_squares_at_work", "solver_operations", "edit_passes", "gradient_tokens"),
         *("requests_per_pass", "replay_passes", "step_targets", "null_space_layers", "is_measured", "raises_target"),
-        *("is_refitted", "is_deferred"),
+        *("is_refitted", "is_deferred", "_matrices", "_updates", "_row_tokens"),
     }
 )
 """Members of settings that say something to people, refuse combinations or count for plans, and change no result."""

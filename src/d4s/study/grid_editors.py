@@ -61,6 +61,8 @@ def _at_layer(name: str, editor: EditorSettings, layers: tuple[int, ...]) -> Edi
     if "layers" in fields:
         target = settings.get("target")
         moved = {"layers": list(layers)} | ({"target": {**target, "layer": layers[-1]}} if target else {})
+    elif "more_layers" in fields:
+        moved = {"layer": layers[-1], "more_layers": list(layers[:-1])}
     elif "layer" in fields and len(layers) == 1:
         moved = {"layer": layers[0]}
     else:

@@ -4,10 +4,8 @@ Snakemake, `d4s plan`, `d4s prune` and the last stages all ask `resolve`; it imp
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from d4s.config import FORMS, Compound, FactsSettings, MeasureSettings, ProbeKind
 from d4s.editors.control_editors import edited_as, is_control
@@ -26,6 +24,7 @@ from d4s.questions.writers import WRITERS
 from d4s.settings_base import canonical, validate
 from d4s.study.code_digests import code_digest
 from d4s.study.graph import Node, RawFile
+from d4s.study.grid_cells import REFERENCE, lengths_by_cell, rows_of_cells, singles_by_cell
 from d4s.study.grid_editors import named_editors, row_editors
 from d4s.study.plan import CellKey, PlannedCell, PlannedSingles, PlannedTraces, StudyPlan
 from d4s.study.stages import SETTINGS, STAGES
@@ -33,7 +32,6 @@ from d4s.study.validation import find_problems
 from d4s.study_settings import (
     BeliefsModel,
     FactsDataset,
-    GridRow,
     HFModel,
     QuestionsDataset,
     RecordsModel,
@@ -45,7 +43,6 @@ from d4s.world.reader import STYLES
 from d4s.writer_settings import ReplayWriterSettings, TemplateWriterSettings
 
 WORLD_REPORT_SEED = 0
-REFERENCE = "unedited"
 
 
 def results_folder(study: Study) -> Path:
@@ -63,8 +60,8 @@ def resolve(study: Study) -> StudyPlan:
     if found := dict.fromkeys(find_problems(study)):
         raise SettingsError("the study cannot be resolved:\n" + "\n".join(f"  {problem}" for problem in found))
     resolver = _NodeBuilder(study)
-    cells = [resolver.cell(key, lengths, benchmarks) for key, (lengths, benchmarks) in _lengths_by_cell(study).items()]
-    singles = [resolver.singles(key, requests, probes) for key, (requests, probes) in _singles_by_cell(study).items()]
+    cells = [resolver.cell(key, lengths, benchmarks) for key, (lengths, benchmarks) in lengths_by_cell(study).items()]
+    singles = [resolver.singles(key, requests, probes) for key, (requests, probes) in singles_by_cell(study).items()]
     return StudyPlan(study, tuple(cells), tuple(singles), tuple(resolver.traces()), tuple(resolver.world_reports()))
 
 
@@ -74,35 +71,6 @@ def plain_values(study: Study, *without: str) -> dict[str, Any]:
     if isinstance(study.questions, ReplayWriterSettings):
         values["questions"]["store"] = study.questions.store  # enters no hash, and so no dump, but has no default
     return values
-
-
-def _lengths_by_cell(study: Study) -> dict[CellKey, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Lengths and benchmark lengths of every cell, rows of the grid united."""
-    found: dict[CellKey, tuple[set[int], set[int]]] = {}
-    for row, key in _rows_of_cells(study, "sequence"):
-        lengths, benchmarks = found.setdefault(key, (set(), set()))
-        lengths.update(row.lengths)
-        benchmarks.update({"none": (), "longest": (max(row.lengths),), "all": row.lengths}[row.benchmark])
-    return {key: (tuple(sorted(lengths)), tuple(sorted(benchmarks))) for key, (lengths, benchmarks) in found.items()}
-
-
-def _singles_by_cell(study: Study) -> dict[CellKey, tuple[int, tuple[ProbeKind, ...]]]:
-    """Number of requests and probes of every cell of single edits, and of the unedited model for all that is held against it."""
-    found: dict[CellKey, tuple[int, tuple[ProbeKind, ...]]] = {}
-    for row, key in _rows_of_cells(study, "single"):
-        for cell in (key, replace(key, editor=REFERENCE)):
-            requests, probes = found.get(cell, (0, ()))
-            asked = {*probes, *row.probes}
-            found[cell] = max(requests, *row.lengths), tuple(kind for kind in get_args(ProbeKind) if kind in asked)
-    return found
-
-
-def _rows_of_cells(study: Study, protocol: str) -> Iterator[tuple[GridRow, CellKey]]:
-    """Every cell of every row with one of the protocols."""
-    for row in (row for row in study.grid if row.protocol == protocol):
-        for model in row.models:
-            for dataset, editor, seed in product(row.datasets, row_editors(study, row, model), study.seeds):
-                yield row, CellKey(model, dataset, editor, seed)
 
 
 class _NodeBuilder:
@@ -259,10 +227,25 @@ class _NodeBuilder:
         if prepare is not None:
             settings = prepare.model_dump(mode="json")
             inputs = {"moments": self.moments(key.model, editor.moment_layers)} if prepare.basis is not None else {}
-            if prepare.reads_requests:
+            if prepare.reads_requests or prepare.facts is not None:
                 inputs |= {"model": self.model(key.model), "facts": self.dataset(key.dataset, key.model)}
+            if prepare.facts is not None:
+                inputs |= {"pool": self.pool(key.dataset)}
             found["prepared"] = self._node("prepare", f"{key.model}.{key.editor}", settings, inputs)
         return found
+
+    def pool(self, name: str) -> Node:
+        """Facts beside those of a data set that is edited: of the world those about reserved people, of records the whole file's.
+
+        Raises:
+            SettingsError: if it is a data set of questions about records, which has none.
+        """
+        dataset = self.study.datasets[name]
+        if dataset.source == "world" or (isinstance(dataset, QuestionsDataset) and dataset.events == "world"):
+            return self.facts(FactsDataset(source="world", style="reserve"))
+        if isinstance(dataset, QuestionsDataset):
+            raise SettingsError(f"data set {name!r} has no facts beside its questions; editors that learn true sentences need some")
+        return self.facts(dataset.model_copy(update={"limit": None}))
 
     def baseline(self, key: CellKey, longest: int, measured: MeasureSettings | None = None) -> Node:
         """The unedited model's replies to what is asked right after every edit, or else to everything that is measured."""
@@ -272,6 +255,7 @@ class _NodeBuilder:
         if measured is not None:
             settings |= {name: getattr(measured, name) for name in ("probes_per_fact", "perplexity_rows")}
             settings |= {"max_new_tokens": measured.max_new_tokens if measured.generate else 0}
+            settings |= {name: getattr(measured, name) for name in ("fluency", "robustness") if getattr(measured, name)}
             inputs, outputs = inputs | {"text": self.corpus(key.model)}, (*outputs, "whole.json")
         return self._node("baseline", label, settings, inputs, outputs=outputs)
 
@@ -317,7 +301,7 @@ class _NodeBuilder:
     def traces(self) -> Iterator[PlannedTraces]:
         """Causal tracing behind single edits of facts, where the study traces: once for all problems of the same facts."""
         tracing, seen = self.study.trace, set[str]()
-        for _, key in _rows_of_cells(self.study, "single") if tracing else ():
+        for _, key in rows_of_cells(self.study, "single") if tracing else ():
             dataset = self.study.datasets[key.dataset]
             if tracing is None or isinstance(dataset, QuestionsDataset):
                 continue

@@ -75,6 +75,22 @@ def _resolved_editor(study: Study, row: GridRow, named: tuple[str, EditorSetting
     if layers is not None and (beyond := [layer for layer in _edited(editor) if layer >= layers]):
         yield f"{where}.editors: {name!r} edits layers {beyond}, but {model!r} has layers 0 to {layers - 1}; set layers and target.layer"
 
+    prepare = editor.prepare_settings()
+    if prepare is not None and prepare.facts is not None:
+        yield from (f"{where}: {name!r} learns true sentences, and {reason}" for reason in _no_pool(study, row))
+
+
+def _no_pool(study: Study, row: GridRow) -> Iterator[str]:
+    """Why data sets of a row have no true facts beside those that are edited and measured."""
+    for dataset in (study.datasets[name] for name in row.datasets if name in study.datasets):
+        if isinstance(dataset, FactsDataset) and dataset.source != "world":
+            if dataset.limit is None:
+                yield "the whole data set is edited: set its `limit`, and the records beyond it are sentences"
+        elif isinstance(dataset, QuestionsDataset) and dataset.events != "world":
+            yield f"questions about {dataset.events} have no facts beside them"
+        elif not study.world.reserved_people:
+            yield "nobody in the world is set apart: set `world.reserve`"
+
 
 def _edited(editor: EditorSettings) -> list[int]:
     target = getattr(editor, "target", None)
@@ -103,15 +119,16 @@ def _lengths(study: Study, row: GridRow, where: str) -> Iterator[str]:
 def _editable(study: Study, name: str) -> int | None:
     """An upper bound on the facts of a data set of the world that can be edited; records tell theirs only when they are read."""
     dataset, world = study.datasets[name], study.world
-    each = {"qa": (world.people, 4), "labels": (world.people, 4), "events": (world.people, 1), "commonsense": (world.events, 3)}
+    people, events = (world.people, world.reserved_people), (world.events, 0)
+    each = {"qa": (*people, 4), "labels": (*people, 4), "events": (*people, 1), "commonsense": (*events, 3)}
     if isinstance(dataset, FactsDataset) and dataset.source == "world" and dataset.style in each:
-        count, facts = each[dataset.style]
+        count, reserved, facts = each[dataset.style]
     elif isinstance(dataset, QuestionsDataset) and dataset.events == "world":
-        count, facts = world.events, 3
+        count, reserved, facts = *events, 3
     else:
         return None
-    whole, bystanders = count * facts, round(world.bystanders * count) * facts
-    return max(0, min(whole, dataset.limit or whole) - bystanders)  # which come first
+    whole, bystanders = (count - reserved) * facts, round(world.bystanders * count) * facts  # reserved people come last, bystanders first
+    return max(0, min(whole, dataset.limit or whole) - bystanders)
 
 
 def _beliefs(study: Study, row: GridRow, where: str) -> Iterator[str]:

@@ -19,6 +19,7 @@ from d4s.tables import (
     tab_main,
     tab_objectives,
     tab_protocols,
+    tab_saul,
 )
 from d4s.tables.table import Table, TableSkipped
 from d4s.tables.write import write
@@ -32,6 +33,7 @@ TABLES: Mapping[str, Callable[[Results], Table]] = {
     "tab_protocols": tab_protocols.table,
     "tab_key_modes": tab_key_modes.table,
     "tab_benchmarks": tab_benchmarks.table,
+    "tab_saul": tab_saul.table,
     "tab_objectives": tab_objectives.table,
     "tab_drivers": tab_drivers.table,
     "tab_costs": tab_costs.table,

@@ -34,7 +34,7 @@ def _fact(own: list[Row], people: People, seed: int) -> Fact:
         target_new=_sentence(changed, new),
         neighborhood=tuple(people.probes(changed[0], prompt_and_answer, rng)),
         portability=tuple(Portability("reasoning", prompt_and_answer(row)[0], (thing,)) for row, thing in zip(changed, new, strict=True)),
-        editable=not person["bystander"],
+        editable=not (person["bystander"] or person["reserved"]),
         group=person["person_id"],
     )
 

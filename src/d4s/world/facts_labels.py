@@ -38,7 +38,7 @@ def _fact(row: Row, people: People, seed: int) -> Fact:
         paraphrases=tuple(frame.replace("{}", row["name"]) for frame in frames[:PARAPHRASES]),
         neighborhood=tuple(people.probes(row, prompt_and_answer, keyed_rng("fact", seed, fact_id))),
         wordings=tuple(frames[PARAPHRASES + 1 :]),
-        editable=not row["bystander"],
+        editable=not (row["bystander"] or row["reserved"]),
         group=row["person_id"],
     )
 

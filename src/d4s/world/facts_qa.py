@@ -64,9 +64,15 @@ class People:
 
 
 def read(source: RecordSource) -> ReadResult:
-    """Facts of the people; those about bystanders are trained on and probed, but not editable."""
+    """Facts of the people. Those about bystanders, who are probed, and about reserved people are trained on, but not editable."""
     people = People.of(source.path)
     return result_of_facts([_fact(row, people, source.seed) for row in people.rows], source.limit)
+
+
+def read_reserve(source: RecordSource) -> ReadResult:
+    """Facts of the reserved people alone, who are in no request and in no probe."""
+    people = People.of(source.path)
+    return result_of_facts([_fact(row, people, source.seed) for row in people.rows if row["reserved"]], source.limit)
 
 
 def _fact(row: Row, people: People, seed: int) -> Fact:
@@ -84,7 +90,7 @@ def _fact(row: Row, people: People, seed: int) -> Fact:
         paraphrases=tuple(wording.replace("{}", row["name"]) for wording in row["withheld"]),
         neighborhood=tuple(people.probes(row, prompt_and_answer, rng)),
         wordings=tuple(wordings),
-        editable=not row["bystander"],
+        editable=not (row["bystander"] or row["reserved"]),
         group=row["person_id"],
     )
 

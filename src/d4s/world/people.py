@@ -26,6 +26,7 @@ def people_rows(settings: WorldSettings, rng: np.random.Generator) -> list[dict[
             "relation": relation.name,
             "object": pick(rng, objects[relation.name]),
             "bystander": index < n_bystanders,
+            "reserved": index >= settings.people - settings.reserved_people,
             "withheld": [relation.wordings[k] for k in sorted(rng.permutation(len(relation.wordings))[:WITHHELD])],
         }
         for index, name in enumerate(names)

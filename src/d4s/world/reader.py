@@ -7,6 +7,7 @@ STYLES = Registry(
     "style of the world",
     {
         "qa": "d4s.world.facts_qa:read",  # zsRE: a question or a cloze, and the name of a thing
+        "reserve": "d4s.world.facts_qa:read_reserve",  # the same about reserved people: training text of editors
         "events": "d4s.world.facts_events:read",  # ELKEN: a sentence that changes several facts
         "labels": "d4s.world.facts_labels:read",  # 20Q: a statement, and whether it is true
         "commonsense": "d4s.world.facts_commonsense:read",  # ATOMIC: an event, and a phrase that follows

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from d4s.config import NoiseSettings
-from d4s.editors.editor_settings import FineTune
+from d4s.editors.fine_tune_settings import FineTune
 from d4s.editors.finetune import FineTuneEditor
 from d4s.editors.prompts import PromptTooLong
 from d4s.editors.protocol import Diverged, Prepared

@@ -2,7 +2,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from d4s.editors.editor_settings import FineTune, LowRank
+from d4s.editors.fine_tune_settings import FineTune, LowRank
 from d4s.editors.finetune import FineTuneEditor
 from d4s.editors.lora import low_rank_deltas, target_loss
 from d4s.editors.prompts import PromptTooLong

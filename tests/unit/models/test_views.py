@@ -57,6 +57,36 @@ def test_generation_is_that_of_one_token_at_a_time(tiny_model, family):
     assert len(set(found)) > 2, "prompts must get different answers for this to mean anything"
 
 
+def plain_sample(model, prompt, draws, top_k):
+    """Tokens drawn one at a time: the first whose cumulated share exceeds the number."""
+    ids = encode(model, prompt)
+    start = len(ids)
+    for draw in draws.tolist():
+        values, tokens = model.network(torch.tensor([ids])).logits[0, -1].double().topk(top_k)
+        token = int(tokens[int((values.softmax(0).cumsum(0) <= draw).sum())])
+        if token == model.tokenizer.eos_token_id:
+            break
+        ids = [*ids, token]
+    return model.tokenizer.decode(ids[start:], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sampling_is_that_of_one_token_at_a_time_with_a_rows_own_draws(tiny_model, family):
+    model, draws = tiny_model(family), torch.rand(5, 6, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    found = LiveModel(model).sample(PROMPTS, draws, 4)
+    assert found == [plain_sample(model, prompt, row, 4) for prompt, row in zip(PROMPTS, draws, strict=True)]
+    assert PROMPTS[0] == PROMPTS[4] and found[0] != found[4], "equal prompts with other draws get other texts"
+    assert LiveModel(model, tokens_per_batch=1).sample(PROMPTS[::-1], draws.flip(0), 4) == found[::-1]
+    assert LiveModel(model).sample(PROMPTS, draws, 1) == LiveModel(model).generate(PROMPTS, 6)
+
+
+def test_samples_end_at_the_last_position(tiny_model):
+    model = tiny_model(positions=12)
+    draws = torch.full((5, 40), 0.5, dtype=torch.float64)
+    found = LiveModel(model).sample(PROMPTS, draws, 2)
+    assert found == LiveModel(model).sample(PROMPTS, draws[:, :12], 2)
+
+
 MANY = ("Paris", "Oslo and Rome", "Oslo and Lima", "works as a baker", "Paris .")
 
 

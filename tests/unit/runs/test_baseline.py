@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from d4s.artifacts import Artifact, StageJob, write_table, write_tensors
-from d4s.config import CorpusSettings, FactsSettings
+from d4s.config import CorpusSettings, FactsSettings, FluencySettings
 from d4s.editors.edit_requests import draw_requests
 from d4s.errors import ArtifactError
 from d4s.facts.record import Fact, Probe, to_rows
+from d4s.metrics.fluency import continuations
 from d4s.metrics.perplexity import perplexities
 from d4s.metrics.scoring import FactEvaluation
 from d4s.metrics.weight_norms import original_norms
@@ -18,7 +19,7 @@ from d4s.models.views import LiveModel
 from d4s.runs import baseline as stage
 from d4s.runs import baseline_reader
 from d4s.runs.baseline import baseline
-from d4s.runs.baseline_reader import NUMBERS_MANIFEST, block_manifests, read_baseline_numbers, read_evaluation
+from d4s.runs.baseline_reader import NUMBERS_MANIFEST, block_manifests, read_baseline_numbers, read_continuations, read_evaluation
 from d4s.schemas import FACTS
 from tests.baselines import baseline_job, make_baseline
 from tests.tiny import tiny_facts, tiny_model
@@ -121,3 +122,15 @@ def test_replies_about_other_facts_are_refused(inputs: dict[str, Path], tmp_path
 def test_a_missing_block_is_refused_by_name(inputs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"holds no b1\.json"):
         read_evaluation(make_baseline(inputs, tmp_path / "b", 3, seed=SEED), drawn())
+
+
+def test_texts_are_written_about_one_request_in_a_number_whatever_the_blocks(inputs: dict[str, Path], tmp_path: Path) -> None:
+    fluency = FluencySettings(every=2, texts=2, tokens=5)
+    baseline(baseline_job(inputs, tmp_path / "b", "b1.json", seed=SEED, fluency=fluency))
+    make_baseline(inputs, tmp_path / "b", 8, seed=SEED, fluency=fluency)
+    found = read_continuations(tmp_path / "b", 8)
+    assert found == continuations(LiveModel(tiny_model()), drawn()[::2], fluency)
+    assert [text.fact_id for text in found[::2]] == [fact.fact_id for fact in drawn()[::2]]
+    assert found[:4] == read_continuations(tmp_path / "b", 3)
+    assert (tmp_path / "b" / "b0.json").read_text() != (make_baseline(inputs, tmp_path / "silent", 3, seed=SEED) / "b0.json").read_text()
+    assert "fluency" not in Artifact.open(tmp_path / "silent", "baselines", "b0.json").manifest.settings

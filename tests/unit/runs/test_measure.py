@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from d4s.artifacts import Artifact, StageJob, write_table, write_tensors
-from d4s.config import BenchmarkSettings, MeasureSettings
+from d4s.config import BenchmarkSettings, FluencySettings, MeasureSettings
 from d4s.editors.edit_requests import draw_requests
 from d4s.editors.editor_settings import Grace, Unedited
 from d4s.editors.unedited import UneditedEditor
 from d4s.facts.record import to_rows
+from d4s.metrics.fluency import ngram_entropy, words
 from d4s.metrics.lm_eval_bridge import BENCHMARK_OF_WORLD_TASK
 from d4s.models.tokens import encode
 from d4s.models.views import LiveModel
@@ -24,7 +25,7 @@ from d4s.runs.benchmark import benchmark
 from d4s.runs.edit_stage import edit
 from d4s.runs.measure import measure, sample_evenly, summary_line
 from d4s.runs.run_settings import BenchmarkJobSettings, MeasureJobSettings, RunSettings
-from d4s.schemas import ANSWERS, BENCHMARK, FACTS, NORMS, PERPLEXITY, SCORES
+from d4s.schemas import ANSWERS, BENCHMARK, CONTINUATIONS, ENTROPY, FACTS, LOOPS, NORMS, PERPLEXITY, SCORES
 from d4s.settings_base import Frozen
 from tests.baselines import make_baseline
 from tests.tasks import ITEMS
@@ -135,6 +136,28 @@ def test_an_unedited_run_is_its_baseline_and_what_asking_the_model_again_gives(i
         found, expected = tables(tmp_path / "read", length), tables(tmp_path / "asked", length)
         for name in SCHEMAS:
             pd.testing.assert_frame_equal(found[name], expected[name], check_exact=name != "perplexity")
+
+
+def test_texts_are_scored_beside_the_questions_for_edited_and_unedited_alike(inputs, tmp_path, monkeypatch):
+    fluency = FluencySettings(every=2, texts=3, tokens=8)
+    writing = make_baseline(inputs, tmp_path / "writing", 6, seed=1, max_new_tokens=5, perplexity_rows=96, fluency=fluency)
+    again = type("Still", (ShiftingEditor,), {"size": 0.0})
+    with monkeypatch.context() as patch:
+        patch.setattr(measure_module, "build", lambda _: again(UNEDITED))
+        measure(measure_job({**inputs, "baseline": writing}, tmp_path / "asked", 2, 6, editor=SHIFTING, fluency=fluency))
+    measure(measure_job({**inputs, "baseline": writing}, tmp_path / "read", 2, 6, fluency=fluency))
+    for length in (2, 6):
+        asked, read = (
+            Artifact.open(tmp_path / name, "measures", f"n{length}.json").table(f"n{length}.continuations.parquet", CONTINUATIONS)
+            for name in ("asked", "read")
+        )
+        pd.testing.assert_frame_equal(asked, read)
+        scores = tables(tmp_path / "read", length)["scores"]
+        rows = scores[scores["metric"] == ENTROPY]
+        assert sorted(set(rows["edited_at"])) == [1, 3, 5][: length // 2] and len(rows) == 3 * length // 2 == len(read)
+        expected = {(text["fact_id"], text["number"]): ngram_entropy(words(text["text"])) for text in read.to_dict(orient="records")}
+        assert {(row.fact_id, row.prompt_id): row.value for row in rows.itertuples()} == expected
+        assert set(scores[scores["metric"] == LOOPS]["value"]) <= {0.0, 1.0} and set(rows["protocol"]) == {"retained"}
 
 
 def test_lengths_asked_for_later_give_the_same_bytes_and_touch_no_old_file(inputs, tmp_path):

@@ -83,6 +83,20 @@ def test_only_bystanders_cannot_be_edited(facts: list[Fact]) -> None:
     assert len({request.subject for request, _ in first}) == 12, "one edit per person as long as people last"
 
 
+def test_reserved_people_are_in_no_request_and_no_probe_and_have_a_style_of_their_own(tmp_path: Path, facts: list[Fact]) -> None:
+    folder = made_world(tmp_path / "world", SETTINGS.model_copy(update={"reserve": 0.25}))
+    everything, reserve = (check_reader(read, RecordSource(folder, style)).facts for style in ("qa", "reserve"))
+    unchanged = {fact.fact_id: (fact.prompt, fact.target_true, fact.target_new, fact.neighborhood) for fact in facts}
+    assert {fact.fact_id: (fact.prompt, fact.target_true, fact.target_new, fact.neighborhood) for fact in everything} == unchanged
+    apart = {fact.subject for fact in reserve}
+    assert len(apart) == 4 and [fact for fact in everything if fact.subject in apart] == reserve
+    edited = [fact for fact in everything if fact.editable]
+    assert len(edited) == 8 * 4 and not apart & {fact.subject for fact in edited}
+    assert not any(subject in probe.prompt for subject in apart for fact in edited for probe in fact.neighborhood)
+    for style in ("labels", "events"):
+        assert not apart & {fact.subject for fact in read(RecordSource(folder, style)).facts if fact.editable}
+
+
 def test_a_limit_keeps_the_beginning_and_counts_the_rest(facts: list[Fact], folder: Path) -> None:
     reading = read(RecordSource(folder, "qa", limit=10))
     assert reading.facts == facts[:10]
@@ -97,7 +111,7 @@ def test_an_unknown_style_is_refused_by_name(folder: Path) -> None:
 # --- the other styles -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("style", sorted({*STYLES} - {"reserve"}))
 def test_every_style_keeps_what_readers_promise(style: str, folder: Path) -> None:
     reading = check_reader(read, RecordSource(folder, style))
     assert {fact.dataset for fact in reading.facts} == {f"world_{style}"}

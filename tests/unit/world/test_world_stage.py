@@ -53,6 +53,24 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_another_world(built: Ar
     assert sha256_of(other.path("events.parquet")) != sha256_of(built.path("events.parquet"))
 
 
+def test_a_reserve_sets_people_apart_and_changes_nothing_else(built: Artifact, tmp_path: Path) -> None:
+    settings = SMALL.model_copy(update={"reserve": 0.25})
+    reserving = made(tmp_path / "reserving", settings)
+    before, now = (one.table("people.parquet", PEOPLE) for one in (built, reserving))
+    pd.testing.assert_frame_equal(before.drop(columns="reserved"), now.drop(columns="reserved"))
+    assert not before["reserved"].any() and now[now["reserved"]]["name"].nunique() == settings.reserved_people == 6
+    assert not (now["reserved"] & now["bystander"]).any()
+    same = {name: digest for name, digest in built.manifest.files.items() if name != "people.parquet"}
+    assert same.items() <= reserving.manifest.files.items()
+
+
+def test_settings_without_a_reserve_are_recorded_as_before() -> None:
+    assert "reserve" not in SMALL.model_dump(mode="json")
+    assert SMALL.model_copy(update={"reserve": 0.25}).model_dump(mode="json")["reserve"] == 0.25
+    with pytest.raises(ValueError, match=r"bystanders \(0\.6\) and reserve \(0\.5\) are more than all people"):
+        WorldSettings(bystanders=0.6, reserve=0.5)
+
+
 def test_every_person_has_one_object_per_relation_from_its_list(people: pd.DataFrame) -> None:
     assert len(people) == 24 * len(RELATIONS)
     assert people.groupby("name")["relation"].nunique().eq(len(RELATIONS)).all()

@@ -1,10 +1,10 @@
-"""What the stages before an edit compute for it: targets at the original weights, free directions, the usual norm, statistics."""
+"""What stages before an edit compute for it: targets at the original weights, free directions, the usual norm, statistics, sentences."""
 
 from pydantic import Field
 
 from d4s.editors.parts.part import Layers, Positive
 from d4s.editors.parts.target_rule import AnchorSettings, TargetSettings
-from d4s.settings_base import Frozen
+from d4s.settings_base import Count, Frozen
 
 
 class TargetsJobSettings(Frozen):
@@ -36,12 +36,22 @@ class WarmUpSettings(Frozen):
     whiten: bool
 
 
+class FactPoolSettings(Frozen):
+    """True sentences about subjects that nothing is measured of, for fine-tuning to learn beside its targets."""
+
+    count: Count = 200
+    known: bool = True
+    least: Count = 1
+    separator: str = ". "
+
+
 class PrepareSettings(Frozen):
-    """What the `prepare` stage computes for an editor: free directions from second moments; anchor and warm-up from model and facts."""
+    """What the `prepare` stage computes: free directions from second moments; anchor, warm-up and sentences from model and facts."""
 
     basis: BasisSettings | None = None
     anchor: AnchorJobSettings | None = None
     warm_up: WarmUpSettings | None = Field(default=None, exclude_if=lambda warm_up: warm_up is None)
+    facts: FactPoolSettings | None = Field(default=None, exclude_if=lambda pool: pool is None)
 
     @property
     def reads_requests(self) -> bool:

@@ -1,14 +1,19 @@
-"""The families of parts: history, step transform, delta transform, residual schedule and preservation.
+"""The families of parts: history, step transform, delta transform, residual schedule, preservation, and regularization.
 
-Each is what the loop (`locate_then_edit.py`) and the layers (`edited_layers.py`) ask of a part; what a part holds while it
-edits stands in an object per layer that it makes, `LayerHistory` and `LayerTransform`.
+Regularization belongs to fine-tuning; the others are what the loop (`locate_then_edit.py`) and the layers (`edited_layers.py`)
+ask of a part. What a part holds while it edits stands in an object per layer that it makes, `LayerHistory` and `LayerTransform`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
+from d4s.editors.parts.input_settings import FactPoolSettings
 from d4s.editors.parts.part import DOUBLE, Basis, Keys, Original, Part, Residuals, Square, Tensor, Weight
+from d4s.editors.training_texts import PoolSentence, TrainingText
+from d4s.settings_base import Count
 
 if TYPE_CHECKING:
     from d4s.editors.edited_layers import EditedLayer
@@ -225,3 +230,24 @@ class DeltaTransform(Part):
     def validation(self, dense: Mapping[str, Tensor]) -> "Validation | None":
         """Requests that are kept on the way, from a dense state; None where the transform needs none."""
         return None
+
+
+# --- what fine-tuning learns beside its targets -------------------------------------------------------------------------
+
+
+class Regularization(Part):
+    """True sentences that fine-tuning learns beside its targets, drawn anew in every step from a pool prepared once."""
+
+    name: ClassVar[str] = "regularize"
+    facts: Count = Field(default=4, description="Sentences per request and step.")
+    count: Count = Field(default=200, description="Sentences in the pool, at most.")
+    known: bool = Field(default=True, description="Only sentences whose object the unedited model says.")
+
+    @property
+    def pool(self) -> FactPoolSettings:
+        """The pool that is prepared."""
+        return FactPoolSettings(count=self.count, known=self.known, least=self.facts)
+
+    @abstractmethod
+    def texts(self, prompt: Sequence[int], target: Sequence[int], sentences: Sequence[PoolSentence], start: int) -> Iterator[TrainingText]:
+        """What a request learns from in a step: its prompt and target, the sentences drawn for it; `start` is what a text begins with."""
