@@ -1,7 +1,7 @@
 """Fine-tuning of MLP output matrices on each request, or on a batch of requests, one matrix by default.
 
 FT-L (`prompt_last`) scores all target tokens at the last prompt token, as if they were a bag; FT-M (`target`) scores
-each at its own place. With `regularize` true sentences are learned beside the targets, drawn anew in every step (SAUL). Minimised
+each at its own place. With `regularize` true sentences are learned beside the targets, drawn again in every step (SAUL). Minimised
 by Adam until the targets' loss is small; where there is a `bound`, after every update each weight is clamped to that distance
 from its value at the start of this edit, so a sequence may drift without bound. Biases stay as they are. Erasure (`erase`)
 minimises the probability of the target instead, and forcing (`noise_subject`) tunes on copies of the prompt whose subject is noised

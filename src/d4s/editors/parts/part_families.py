@@ -236,7 +236,7 @@ class DeltaTransform(Part):
 
 
 class Regularization(Part):
-    """True sentences that fine-tuning learns beside its targets, drawn anew in every step from a pool prepared once."""
+    """True sentences that fine-tuning learns beside its targets, drawn again in every step from a pool prepared once."""
 
     name: ClassVar[str] = "regularize"
     facts: Count = Field(default=4, description="Sentences per request and step.")
