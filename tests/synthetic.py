@@ -357,12 +357,11 @@ def _objectives(made: Made, dataset: str) -> pd.DataFrame:
         nll = np.log(perplexity) * (1.0 if target == "new" else scale) + own.normal(0, 0.5, 300) * (1 if target == "new" else 0.01)
         nll = np.abs(nll)
         lengths = np.full(300, tokens) + (own.integers(0, 3, 300) if tokens > 1 else 0)
-        mass = np.nan if len(choices) > 4 else np.exp(-nll) / 2 + 0.5
         frames.append(
             pd.DataFrame({
                 "fact_id": [f"{kind}{n:04d}:r{n % 4}" for n in range(300)], "target": target, "n_tokens": lengths,
-                "nll_per_token": nll, "nll_first_token": nll * 1.3, "nll_joint": nll * lengths, "label_mass": mass,
-                "text": own.choice(choices, 300),
+                "nll_per_token": nll, "nll_first_token": nll * 1.3, "nll_joint": nll * lengths,
+                "label_mass": np.nan if len(choices) > 4 else np.exp(-nll) / 2 + 0.5, "text": own.choice(choices, 300),
             })
         )  # fmt: skip
     return pd.concat(frames, ignore_index=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from d4s.facts.facts_stage import ReadResult, RecordSource, count_records, repeats
-from d4s.facts.readers import READERS, STYLE_FILES, files_of
+from d4s.facts.readers import MADE_UP, READERS, STYLE_FILES, files_of
 from d4s.facts.record import Fact
 from d4s.study_settings import data_folder
 from tools.performance_page import insert_between
@@ -39,7 +39,7 @@ def table(data: Path) -> str:
 def sources(data: Path) -> Iterator[tuple[str, str, RecordSource]]:
     """The readings of records whose files are all in the folder."""
     for name in READERS:
-        for style in STYLE_FILES.get(name, ("",)) if name != "world" else ():
+        for style in STYLE_FILES.get(name, ("",)) if name not in MADE_UP else ():
             files = {role: data / file for role, file in files_of(name, style).items()}
             if all(path.is_file() for path in files.values()):
                 yield name, style, RecordSource(files.pop("records"), style, extra_files=files)

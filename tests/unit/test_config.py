@@ -74,7 +74,7 @@ def test_all_problems_are_told_at_once():
         ({"grid": row(models=["mini", "mini"])}, "models repeats an entry"),
         ({"grid": []}, "at least 1 item"),
         ({"seeds": [-1]}, "greater than or equal to 0"),
-        ({"models": {"mini": {"source": "worldz"}}}, "'world', 'records', 'hf'"),
+        ({"models": {"mini": {"source": "worldz"}}}, "'world', 'records', 'beliefs', 'hf'"),
         ({"models": {"mini": {"source": "records", "datasets": ["1st"]}}}, "pattern"),
         ({"benchmarks": {"limit": 0}}, "greater than 0"),
         ({"measure": {"sample": 0}}, "greater than 0"),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from d4s.errors import D4SError
 from d4s.facts.facts_stage import RecordSource, count_records
-from d4s.facts.readers import READERS, STYLE_FILES, files_of
+from d4s.facts.readers import MADE_UP, READERS, STYLE_FILES, files_of
 from d4s.facts.record import to_rows
 from d4s.schemas import FACTS
 from d4s.study.resolve import resolve
@@ -27,7 +27,7 @@ from d4s.testing.reader_conformance import fact_complaints
 from tests.workflow.conftest import ROOT, TINY
 
 DATA = ROOT / "tests" / "fixtures" / "data"
-READINGS_OF = [(name, style) for name in READERS if name != "world" for style in STYLE_FILES.get(name, ("",))]
+READINGS_OF = [(name, style) for name in READERS if name not in MADE_UP for style in STYLE_FILES.get(name, ("",))]
 STUDIES = [yaml.safe_dump(TINY), *(path.read_text() for path in [ROOT / "params.yaml", ROOT / "grids" / "records.yaml"])]
 FUZZ = settings(
     max_examples=int(os.environ.get("D4S_FUZZ", "150")),

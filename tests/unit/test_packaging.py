@@ -38,7 +38,6 @@ NOT_IMPORTED = {
     "import-linter": "command",
     "mkdocs-material": "theme of the documentation site",
     "pandas-stubs": "stubs",
-    "peft": "its test asks whether it is there",
     "pytest-benchmark": "plugin",
     "pytest-xdist": "plugin",
     "ruff": "command",

@@ -35,6 +35,9 @@ READERS = Registry(
     },
 )
 
+MADE_UP = frozenset({"world", "beliefs"})
+"""Those of them that are made here and have no raw files."""
+
 Files = Mapping[str, str]
 """Raw files below the data folder by their roles; `records` is the one whose lines are counted."""
 

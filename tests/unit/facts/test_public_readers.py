@@ -13,7 +13,7 @@ from d4s.config import FactsSettings
 from d4s.errors import RecordError, SettingsError
 from d4s.facts.elken import RawEvent, sentence_parts
 from d4s.facts.facts_stage import ReadResult, RecordSource, facts, repeats
-from d4s.facts.readers import READERS, STYLE_FILES, files_of
+from d4s.facts.readers import MADE_UP, READERS, STYLE_FILES, files_of
 from d4s.facts.record import Fact, Portability, Probe, from_frame
 from d4s.schemas import FACTS
 from d4s.study.graph import RawFile
@@ -24,7 +24,7 @@ from tests.samples import write_lines
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT / "tests" / "fixtures" / "data"
-NAMES = [name for name in READERS if name != "world"]
+NAMES = [name for name in READERS if name not in MADE_UP]
 EVERY = [(name, style) for name in NAMES for style in STYLE_FILES.get(name, ("",))]
 
 
