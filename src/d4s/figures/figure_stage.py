@@ -58,7 +58,6 @@ FIGURES: Mapping[str, Callable[[Results], Drawing]] = {
     "fig_norm_vs_accuracy": fig_norm_vs_accuracy.figure,
     "fig_norm_cause": fig_norm_cause.figure,
     "fig_composition": fig_composition.figure,
-    "fig_fluency": fig_fluency.figure,
     "fig_objectives": fig_objectives.figure,
     "fig_benchmarks_by_dataset": fig_benchmarks_by_dataset.figure,
     "fig_benchmarks_by_form": fig_benchmarks_by_form.figure,
@@ -72,6 +71,7 @@ GROUP_FIGURES: Mapping[str, Mapping[str, Callable[[Results], Drawing]]] = {
         "fig_rewrite_effect": fig_rewrite_effect.figure,
         "fig_localisation": fig_localisation.figure,
     },
+    "saul": {"fig_fluency": fig_fluency.figure},
     "batches": {"fig_layers": fig_layers.figure, "fig_batches": fig_batches.figure},
 }
 """Figures of the groups of claims, which only studies that judge the group draw."""

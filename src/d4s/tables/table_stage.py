@@ -33,7 +33,6 @@ TABLES: Mapping[str, Callable[[Results], Table]] = {
     "tab_protocols": tab_protocols.table,
     "tab_key_modes": tab_key_modes.table,
     "tab_benchmarks": tab_benchmarks.table,
-    "tab_saul": tab_saul.table,
     "tab_objectives": tab_objectives.table,
     "tab_drivers": tab_drivers.table,
     "tab_costs": tab_costs.table,
@@ -43,6 +42,7 @@ TABLES: Mapping[str, Callable[[Results], Table]] = {
 GROUP_TABLES: Mapping[str, Mapping[str, Callable[[Results], Table]]] = {
     "beliefs": {"tab_beliefs": tab_beliefs.table},
     "localisation": {"tab_localisation": tab_localisation.table},
+    "saul": {"tab_saul": tab_saul.table},
     "batches": {"tab_batches": tab_batches.table},
 }
 """Tables of the groups of claims, which only studies that judge the group write."""

@@ -159,8 +159,8 @@ def test_what_the_presets_say() -> None:
     pool = saul.prepare_settings().facts
     assert (pool.count, pool.known, pool.separator, pool.least) == (200, True, ". ", 4)
     none = resolve("none", {"preset": "saul", "regularize": None}, "mini")
-    assert none == resolve("ft", {"preset": "ft_m", "layer": saul.layer}, "mini") and none.prepare_settings() is None
-    with pytest.raises(SettingsError, match="objective must be `target`, found `prompt_last`"):
+    assert none == resolve("ft", {"preset": "ft_m", "layer": saul.layer, "bound": None}, "mini") and none.prepare_settings() is None
+    with pytest.raises(SettingsError, match="objective must be `target`"):
         resolve("mine", {"preset": "ft_l", "regularize": "separate"}, "mini")
 
 
