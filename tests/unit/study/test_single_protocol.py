@@ -91,7 +91,7 @@ def test_shards_and_forecasts_cover_single_edits() -> None:
         ({**SINGLE, "lengths": [10, 20]}, "need one length"),
         ({**SINGLE, "benchmark": "longest"}, "run no benchmark"),
         ({**SINGLE, "editors": ["unedited"], "sweep": {}}, "cannot edit layers"),
-        ({**SINGLE, "editors": ["ft_m"], "sweep": {"window": 3}}, "take a window of 1"),
+        ({**SINGLE, "editors": ["grace"], "sweep": {"window": 3}}, "take a window of 1"),
         ({**SINGLE, "sweep": {"layers": [1, 9]}}, "'d4s@9' edits layers \\[9\\]"),
         ({**SINGLE, "lengths": [9999]}, "facts to edit"),
     ],
