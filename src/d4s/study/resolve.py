@@ -362,6 +362,8 @@ class _NodeBuilder:
             inputs["contexts"] = self.contexts(name, WORLD_REPORT_SEED)
             if layers:
                 inputs["moments"] = self.moments(name, layers)
+            if any(own.facts is not None for editor in editors.values() if (own := editor.prepare_settings()) is not None):
+                inputs["pool"] = self.facts(FactsDataset(source="world", style="reserve"))
             settings = {"editors": {key: editor.model_dump(mode="json") for key, editor in editors.items()}, "seed": WORLD_REPORT_SEED}
             modules = tuple(dict.fromkeys(module for editor in editors.values() for module in modules_of(editor)))
             if editors:
