@@ -62,6 +62,9 @@ class Watched(Replying):
         self.written += prompts
         return ["nothing"] * len(prompts)
 
+    def sample(self, prompts: Sequence[str], draws: torch.Tensor, top_k: int) -> list[str]:
+        raise NotImplementedError
+
     def text_nll(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         return torch.zeros(len(rows))
 

@@ -126,6 +126,9 @@ class Noting(Replying):
         self.prompts += prompts
         return [" so #### 1001." for _ in prompts]
 
+    def sample(self, prompts: Sequence[str], draws: torch.Tensor, top_k: int) -> list[str]:
+        raise NotImplementedError
+
     def text_nll(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         return torch.zeros(len(rows))
 

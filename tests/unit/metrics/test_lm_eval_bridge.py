@@ -37,6 +37,9 @@ class Liker(Replying):
     def generate(self, prompts: Sequence[str], max_new_tokens: int, should_stop: StopCriterion | None = None) -> list[str]:
         return [self.answer for _ in prompts]
 
+    def sample(self, prompts: Sequence[str], draws: Tensor, top_k: int) -> list[str]:
+        raise NotImplementedError
+
     def text_nll(self, rows: Sequence[Sequence[int]]) -> Tensor:
         return torch.zeros(len(rows))
 

@@ -19,6 +19,9 @@ class Reader(Told):
         super().__init__({})
         self.losses = losses
 
+    def sample(self, prompts: Sequence[str], draws: Tensor, top_k: int) -> list[str]:
+        raise NotImplementedError
+
     def text_nll(self, rows: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(self.losses)
 
