@@ -119,9 +119,9 @@ def test_a_broken_model_diverges_and_a_long_prompt_is_refused(tiny_model) -> Non
 @pytest.mark.parametrize(
     ("settings", "found"),
     [
-        ({"parameters": {"kind": "lora"}, "layer": 1}, "change layer"),
-        ({"parameters": {"kind": "lora"}, "bound": 1e-3}, "change bound"),
-        ({"parameters": {"kind": "lora"}, "objective": "prompt_last"}, "change objective"),
+        ({"parameters": {"kind": "lora"}, "layer": 1}, "leave out layer"),
+        ({"parameters": {"kind": "lora"}, "bound": 1e-3}, "leave out bound"),
+        ({"parameters": {"kind": "lora"}, "objective": "prompt_last"}, "leave out objective"),
         ({}, "needs its layer"),
     ],
 )
