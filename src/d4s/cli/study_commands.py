@@ -120,6 +120,23 @@ def plan(
 
 
 @command()
+def compare(
+    first: Annotated[str, typer.Argument(help="An editor of the study, such as d4s.")],
+    second: Annotated[str, typer.Argument(help="Another one; differences are the first minus the second.")],
+    study: StudyOption = "params.yaml",
+    edits: Annotated[int | None, typer.Option(min=0, help="Number of edits; the most that both were measured at if omitted.")] = None,
+    facts: Annotated[int, typer.Option(min=0, help="At most how many facts to list of those that only one editor retains.")] = 5,
+) -> None:
+    """Compare two editors of a finished study: differences of retained scores, paired by fact, and the facts that only one retains."""
+    from d4s.analysis.editor_comparison import compare as compare_editors
+    from d4s.analysis.study_results import Results
+    from d4s.study.resolve import results_folder
+
+    for comparison in compare_editors(Results(results_folder(parse_study(study))), (first, second), edits):
+        typer.echo("\n".join(comparison.lines(facts)))
+
+
+@command()
 def prune(
     study: Annotated[list[str] | None, typer.Option(help="A study to keep; may be repeated. params.yaml if omitted.")] = None,
     remove: Annotated[bool, typer.Option("--yes", help="Remove them; without this they are only listed.")] = False,

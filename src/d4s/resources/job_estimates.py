@@ -37,7 +37,9 @@ MULTI_DEVICE_MAPS = frozenset({"auto", "balanced", "balanced_low_0", "sequential
 NO_TORCH = frozenset({"world", "beliefs", "facts", "questions", "adopt", "posterior"})
 STATEMENTS = (20, 5, 0.45)
 QUESTIONS = {"true_false": (36, 22, 0.35), "multiple_choice": (48, 31, 0.65), "directly_generated": (20, 9, 0.4)}
-"""Of wordings: tokens, how many of them stand from the last subject token on, and the share of requests that are alike in that."""
+"""Of wordings: tokens, how many of them stand from the last subject token on, and the share of requests that are alike in that.
+
+Controls of the targets are questions that are answered directly."""
 REVERSED_FACTS, REVERSAL_PASSES = 1500, 2  # facts of a data set, and passes for each with answers of one token
 
 
@@ -166,7 +168,7 @@ class ResourceEstimates:
         facts, per_request = node.inputs.get("facts"), self.plan.study.contexts.count + 1
         if not isinstance(facts, Node) or facts.stage != "questions":
             return PromptSizes(per_request, *STATEMENTS)
-        return PromptSizes(per_request, *QUESTIONS[facts.settings["form"]])
+        return PromptSizes(per_request, *QUESTIONS.get(facts.settings["form"], QUESTIONS["directly_generated"]))
 
 
 Outcome = tuple[tuple[Bytes, Bytes], Number, Work]
@@ -291,7 +293,7 @@ def _world_report(estimates: ResourceEstimates, node: Node, manifests: tuple[Pat
         key=lambda needed: sum(needed[0].values()),
     )
     todo = sum((work_estimate.edit(placement, editor, 40, estimates.prompt_sizes(node)) for editor in editors), Work())
-    return ({**host, "activations": host["activations"] + block}, device), 1e5, todo
+    return ({**host, "activations": host.get("activations", 0.0) + block}, device), 1e5, todo
 
 
 _ESTIMATORS: Mapping[str, Estimator] = {

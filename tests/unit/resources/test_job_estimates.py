@@ -1,6 +1,7 @@
 """What jobs are foreseen to need: sizes from configurations, memory that grows with what it should, and refusals that say what to do."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,9 @@ from d4s.study.rule_lookups import RuleLookups
 from d4s.study_settings import Study
 
 ROOT = Path(__file__).resolve().parents[3]
+EMBEDDED_GRIDS = [
+    path for path in sorted((ROOT / "grids").glob("*.yaml")) if not re.search(r"source: (hf|counterfact|zsre)|real:", path.read_text())
+]
 UNTIED = {"tie_word_embeddings": False}
 CONFIGS = {
     "gpt2-xl": GPT2Config(n_layer=48, n_embd=1600, n_head=25, n_positions=1024, vocab_size=50257),
@@ -275,3 +279,11 @@ def test_time_is_foreseen_for_what_is_not_there_yet(tmp_path: Path, monkeypatch:
     longest.touch()
     edit = next(job for job in _machine_estimates().estimates.jobs if job.node == before["edit"].node)
     assert edit.remaining == Work()
+
+
+@pytest.mark.parametrize("grid", EMBEDDED_GRIDS, ids=lambda grid: grid.stem)
+def test_every_study_of_the_embedded_model_can_be_planned(grid: Path) -> None:
+    plan = resolve_study(Study.model_validate(yaml.safe_load(grid.read_text())))
+    jobs = ResourceEstimates(plan, has_device=False).jobs
+    assert {job.node.name for job in jobs} >= {node.name for node in plan.nodes if node.stage in {"pretrain", "edit", "edit_single"}}
+    assert all(sum(job.requirements.host.values()) > 0 for job in jobs)
