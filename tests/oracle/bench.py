@@ -47,7 +47,7 @@ class Bench:
         """Changes of weights after each batch."""
         editor, history = build(self.settings), []
         original = {layer: self.model.weight(layer).clone() for layer in self.settings.layers}
-        first = self.settings.layers[0 if self.settings.residual_schedule.kind == "own" else -1]
+        first = self.settings.layers[0 if self.settings.residual_schedule.has_own_targets else -1]
         target = self.settings.target.model_copy(update={"layer": first})
         with editor.editing(self.model, self.prepared, editor.start(self.model, self.prepared)) as session:
             for start in range(0, len(texts), batch):

@@ -175,6 +175,21 @@ def blue(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) ->
     return Plain(model, settings, moments).run(edits, one_edit)
 
 
+def memit_fe(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) -> list[dict[int, Tensor]]:
+    """A target at each layer, all optimised before any layer is written, and all that is missing of it in its turn."""
+
+    def one_edit(at: Plain, one: PromptSet) -> None:
+        own = {layer: settings.target.model_copy(update={"layer": layer}) for layer in at.layers}
+        goals = {layer: target_of(model, one, target) for layer, target in own.items()}
+        for layer, goal in goals.items():
+            key = at.key(one, layer)
+            missing = goal["hidden"] + goal["hidden_shift"] - hidden_of(model, one.prompts[0], own[layer])
+            system = at.base[layer] + torch.outer(key, key)
+            put(model, layer, got(model, layer) + torch.outer(missing, torch.linalg.inv(system) @ key))
+
+    return Plain(model, settings, moments).run(edits, one_edit)
+
+
 # --- what is done to a step, with key history where the settings have it --------------------------------------------------
 
 

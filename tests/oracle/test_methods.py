@@ -59,6 +59,15 @@ def test_blue_has_a_target_for_each_layer() -> None:
     agrees("blue", plain_methods.blue)
 
 
+def test_memit_fe_optimises_a_target_for_each_layer_before_it_writes() -> None:
+    agrees("memit_fe", plain_methods.memit_fe)
+
+
+def test_memit_fe_on_one_layer_is_memit() -> None:
+    benches = [Bench(settings_for(preset, SINGLE), 3) for preset in ("memit_fe", "memit")]
+    agree(*(bench.run(bench.texts) for bench in benches))
+
+
 def test_encore_is_memit_with_history_and_a_ridge() -> None:
     def solved(at, layer, right, system, key):
         return right @ torch.linalg.inv(system)

@@ -53,7 +53,8 @@ class LeastSquaresSettings(Family):
         default="remeasured",
         validate_default=True,
         description="Share of the residual at layer i of L: 1/(L-i) re-measured after each layer (MEMIT), 1/(L-i) of the residual "
-        "measured once (D4S as released), 1/L of it, 1/sqrt(L-i) re-measured (PMET), or all of a target of the layer's own (BLUE).",
+        "measured once (D4S as released), 1/L of it, 1/sqrt(L-i) re-measured (PMET), or all of a target of the layer's own (BLUE; "
+        "MEMIT-FE).",
     )
     preservation: Preservation = Field(description="What a change of weights must leave alone.")
 
@@ -159,7 +160,7 @@ class LocateThenEdit(LeastSquaresSettings):
 
         | residual_schedule | history | target.at | first layer | later layers |
         |---|---|---|---|---|
-        | remeasured, root | any | any | measured | measured |
+        | remeasured, root, own_measured | any | any | measured | measured |
         | static, even | refit | original | δ, as edits count from the original weights | δ |
         | static, even, own | any other | current | δ, as targets are the present model's | δ; own: that of the layer's target |
         | static, even | none, keys | original | measured, as the model has changed since | as at the first layer |
@@ -273,7 +274,7 @@ class LocateThenEdit(LeastSquaresSettings):
         if self.neurons < 1 and (self.history.refits or self.preservation.is_confined):
             yield "neurons below 1 solve for another part of each step, so history must be `none` or `keys`, without a null space"
         if self.rounds is not None and (self.history.refits or self.residual_schedule.has_own_targets):
-            yield "rounds measure what the first one left, so history must be `none` or `keys` and residual_schedule not `own`"
+            yield "rounds measure what the first one left, so history must be `none` or `keys` and residual_schedule have one target"
         for part in (self.step_transform, self.delta_transform):
             yield from () if part is None else part.conflicts(self)
 

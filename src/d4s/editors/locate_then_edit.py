@@ -137,12 +137,15 @@ class LocateThenEditSession:
         numbers: StepNumbers = []
         has_own_targets = settings.residual_schedule.has_own_targets
         target_layer = settings.layers[0] if has_own_targets else settings.target.layer
+        optimised_first = settings.layers[1:] if settings.residual_schedule.optimises_before_writing else ()
+        own_targets = {layer: self._optimise_targets(prompt_sets, layer) for layer in optimised_first}
         residuals = change = target_change(self._model, target_layer, targets)
         for index, layer in enumerate(settings.layers):
             if has_own_targets and index:
-                targets, target_layer = self._optimise_targets(prompt_sets, layer), layer
-                residuals = change = target_change(self._model, layer, targets)
-            activations = self._read_layer(prompt_sets, layer, frozen, is_first_layer=index == 0)
+                targets = own_targets[layer] if layer in own_targets else self._optimise_targets(prompt_sets, layer)
+                target_layer, change = layer, target_change(self._model, layer, targets)
+                residuals = change
+            activations = self._read_layer(prompt_sets, layer, target_layer, frozen, is_first_layer=index == 0)
             if activations.hidden is not None:
                 residuals = _residuals(targets, change, activations)
             if index == 0:
@@ -151,13 +154,16 @@ class LocateThenEditSession:
             numbers += self._fit(layer, activations, self._on_weight_side(layer, activations, residuals, target), record)
         return numbers
 
-    def _read_layer(self, prompt_sets: Sequence[PromptSet], layer: int, frozen: Activations | None, *, is_first_layer: bool) -> Activations:
-        """Keys at a layer, and the present hidden state where the residual is measured now."""
+    def _read_layer(
+        self, prompt_sets: Sequence[PromptSet], layer: int, target_layer: int, frozen: Activations | None, *, is_first_layer: bool
+    ) -> Activations:
+        """Keys at a layer, and the present hidden state at the target's layer where the residual is measured now."""
         settings = self._settings
         measured = settings.measures_residual(is_first_layer=is_first_layer)
         if frozen is not None and not measured:
             return frozen
-        now = read_activations(self._model, prompt_sets, (layer,), settings.keys, settings.target if measured else None)
+        target = settings.target.model_copy(update={"layer": target_layer}) if measured else None
+        now = read_activations(self._model, prompt_sets, (layer,), settings.keys, target)
         return now if frozen is None else Activations(frozen.keys, frozen.unprefixed, now.hidden)
 
     def _on_weight_side(

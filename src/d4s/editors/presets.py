@@ -310,6 +310,15 @@ PRESETS: Mapping[str, Preset] = {
         {"residual_schedule": "own"},
         released=("gpt2-xl", "gpt-j-6b", "llama3-8b"),
     ),
+    "memit_fe": Preset(
+        "MEMIT-FE",
+        "as in EasyEdit",
+        "https://github.com/zjunlp/EasyEdit",
+        "MEMIT with a target of its own for every layer, all optimised before any is written, each reached in full.",
+        "locate_then_edit",
+        MEMIT,
+        {"residual_schedule": "own_measured"},
+    ),
     **GRADIENT_PRESETS,
     "grace": Preset(
         "GRACE",

@@ -75,6 +75,8 @@ class ResidualSchedule(Part):
     """Whether each layer's residual is measured after the change of the one before."""
     has_own_targets: ClassVar[bool] = False
     """Whether each layer has a target of its own."""
+    optimises_before_writing: ClassVar[bool] = False
+    """Whether all layers' own targets are optimised before any layer is changed."""
 
     def conflicts(self, editor: "LeastSquaresSettings") -> Iterator[str]:
         """Reasons why the part does not go with the others of an editor."""

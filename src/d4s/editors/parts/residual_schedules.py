@@ -64,7 +64,7 @@ class Root(ResidualSchedule):
 
 
 class Own(ResidualSchedule):
-    """All of a residual of the layer's own: each layer has its target (BLUE)."""
+    """All of a residual of the layer's own: each layer has its target, optimised once the layers below are changed (BLUE)."""
 
     kind: Literal["own"] = "own"
 
@@ -74,11 +74,37 @@ class Own(ResidualSchedule):
 
     def conflicts(self, editor: "LeastSquaresSettings") -> Iterator[str]:
         """What is about one target for all layers."""
-        if editor.anchor is not None:
-            yield "anchor rescales one target by the usual norm at its layer, and residual_schedule `own` has a target at each layer"
-        if editor.target.at == "original":
-            yield "residual_schedule `own` optimises a target per layer with the layers below edited, so target.at must be `current`"
+        yield from _conflicts_of_own_targets(self.kind, editor)
 
     def weight(self, index: int, count: int) -> float:
         """1."""
         return 1.0
+
+
+class OwnMeasured(ResidualSchedule):
+    """All that a layer still misses of its own target, where all targets are optimised before any layer is changed (MEMIT-FE)."""
+
+    kind: Literal["own_measured"] = "own_measured"
+
+    label: ClassVar[str] = "own targets, first"
+    formula: ClassVar[str] = (
+        "each layer has a target of its own, optimised before any is written, and takes all of the residual measured then"
+    )
+    is_remeasured: ClassVar[bool] = True
+    has_own_targets: ClassVar[bool] = True
+    optimises_before_writing: ClassVar[bool] = True
+
+    def conflicts(self, editor: "LeastSquaresSettings") -> Iterator[str]:
+        """What is about one target for all layers."""
+        yield from _conflicts_of_own_targets(self.kind, editor)
+
+    def weight(self, index: int, count: int) -> float:
+        """1."""
+        return 1.0
+
+
+def _conflicts_of_own_targets(kind: str, editor: "LeastSquaresSettings") -> Iterator[str]:
+    if editor.anchor is not None:
+        yield f"anchor rescales one target by the usual norm at its layer, and residual_schedule `{kind}` has a target at each layer"
+    if editor.target.at == "original":
+        yield f"residual_schedule `{kind}` optimises a target per layer of the edited model, so target.at must be `current`"
