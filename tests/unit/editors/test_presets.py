@@ -138,7 +138,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mine", {"preset": "memit", "keys": {"shared_key": True}}, "keys.shared_key is about solver `hard_constraint` only"),
     ("mine", {"preset": "memit", "keys": {"mode": "refreshed"}}, "history must be `refit`"),
     ("mine", {"preset": "d4s", "neurons": 0.5}, "history must be `none` or `keys`, without a null space"),
-    ("mine", {"preset": "d4s", "rounds": {"above": 1, "below": 2}}, "history must be `none` or `keys` and residual_schedule have one target"),
+    ("mine", {"preset": "d4s", "rounds": {"above": 1, "below": 2}}, "`keys` and residual_schedule have one target"),
     ("mine", {"preset": "d4s", "step_transform": {"kind": "rect"}}, "step_transform changes a step"),
     ("mine", {"preset": "rect", "step_transform": {"feedback": True}}, "history must be `keys`"),
     ("mine", {"preset": "d4s", "delta_transform": {"kind": "interpolate"}}, "keeps requests for validation"),
