@@ -75,7 +75,7 @@ def _plain(value: Any) -> str:
     return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
-def number(value: Any) -> float:
+def number(value: Any) -> int | float:
     """A value that is a number.
 
     Raises:
