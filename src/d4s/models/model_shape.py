@@ -125,8 +125,8 @@ def config_at(path: str, revision: str = "main") -> Mapping[str, Any]:
 
         try:
             cached = None if Path(path).is_absolute() else try_to_load_from_cache(path, "config.json", revision=revision)
-        except HFValidationError:  # a path such as ./models/gpt2, which is no hub id
-            cached = None
+        except HFValidationError:
+            raise UnknownShape(f"{path} is neither a folder with a config.json nor a hub id; check the path") from None
         if not isinstance(cached, str):
             at = "" if revision == "main" else f" --revision {revision}"
             or_fetch = "" if "/" in path else f", or d4s fetch {path}"
