@@ -113,6 +113,7 @@ check-pages: setup  ## generated files are what their sources say
 	$(BIN)/python -m tools.environment --check
 	$(BIN)/python -m tools.settings_page --check
 	$(BIN)/python -m tools.methods_page --check
+	$(BIN)/python -m tools.easyedit_page --check
 	$(BIN)/python -m tools.results_page --check
 
 .PHONY: check-docs
@@ -173,10 +174,11 @@ format: setup  ## fix what ruff and snakefmt can fix
 	$(BIN)/snakefmt Snakefile workflow
 
 .PHONY: pages
-pages: setup  ## write what is generated: environment.yml, docs/settings.*, docs/methods.md, tables of results (TAKE=STUDY takes a study over first)
+pages: setup  ## write what is generated: environment.yml, docs/settings.*, docs/methods.md, docs/from_easyedit.md, tables of results (TAKE=STUDY takes a study over first)
 	$(BIN)/python -m tools.environment
 	$(BIN)/python -m tools.settings_page
 	$(BIN)/python -m tools.methods_page
+	$(BIN)/python -m tools.easyedit_page
 	$(BIN)/python -m tools.results_page $(if $(TAKE),--take $(TAKE))
 
 .PHONY: rulegraph

@@ -42,15 +42,14 @@ def _memit(layers: Sequence[int], weight: float, target: HParams) -> HParams:
 IDENTITY: HParams = {"preservation": {"kind": "identity", "weight": 1.0}}
 
 
+MOMENTS: HParams = {"preservation": {"kind": "moments", "weight": 1.0}}
+ROME_RULES: HParams = {"target": {"hook": "mlp_output"}, "keys": {"average": "plain"}, "solver": "hard_constraint"}
+"""What ROME does whatever the model: a shift of the MLP's output, keys averaged plainly, the target met exactly."""
+
+
 def _rome(layer: int, target: HParams) -> HParams:
-    """Settings of the ROME family: one layer, a shift of its MLP output, keys averaged plainly."""
-    return {
-        "layers": (layer,),
-        "target": {**target, "layer": layer, "hook": "mlp_output"},
-        "keys": {"average": "plain"},
-        "preservation": {"kind": "moments", "weight": 1.0},
-        "solver": "hard_constraint",
-    }
+    """Settings of the ROME family: one layer."""
+    return merge_hparams({"layers": (layer,), "target": {**target, "layer": layer}}, MOMENTS, ROME_RULES)
 
 
 def _fine_tune(layer: int, bound: float | None, lr: float = 5e-4) -> HParams:
@@ -83,7 +82,8 @@ FINE_TUNE: Mapping[str, HParams] = {
     "qwen2.5-7b": _fine_tune(27, None),
 }
 
-_LORA: HParams = {"objective": "target", "parameters": {"kind": "lora"}, "steps": 40, "lr": 1e-4, "stop_loss": 0.0}
+LORA_RULES: HParams = {"objective": "target", "parameters": {"kind": "lora"}, "stop_loss": 0.0}
+_LORA: HParams = {**LORA_RULES, "steps": 40, "lr": 1e-4}
 LORA: Mapping[str, HParams] = {**dict.fromkeys(FINE_TUNE, _LORA), "mini": {**_LORA, "lr": 1e-2}}
 
 
@@ -92,9 +92,12 @@ def without(base: Mapping[str, HParams], *model_kinds: str) -> Mapping[str, HPar
     return {model_kind: settings for model_kind, settings in base.items() if model_kind not in model_kinds}
 
 
+PMET_TARGET: HParams = {"hook": "mlp_and_attention", "top1_weight": 0.1, "top1_divergence": 0.01}
+
+
 def _pmet(layers: Sequence[int], weight: float, target: HParams) -> HParams:
     """Settings of PMET: the MLP's and the attention's share are shifted at once, and the residual is the MLP's."""
-    return _memit(layers, weight, {**target, "hook": "mlp_and_attention", "top1_weight": 0.1, "top1_divergence": 0.01})
+    return _memit(layers, weight, {**target, **PMET_TARGET})
 
 
 def first_and_last(base: Mapping[str, HParams]) -> Mapping[str, HParams]:

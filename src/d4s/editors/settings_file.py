@@ -1,4 +1,4 @@
-"""Settings that `d4s tune` found for a model, as a file: what was measured, and what each preset takes from it.
+"""Settings for a model as a file: what `d4s tune` measured, if it did, and what each preset takes from it.
 
 The file stands in for a column of `presets.py`: `hparams_for: FILE` in a study's model or editor, `--settings FILE` of `d4s apply`,
 `hparams_for=FILE` in Python. Its content, as the settings of editors, enters every hash; its path enters none.
@@ -144,7 +144,7 @@ def check_shape(settings: TunedSettings, shape: ModelShape, where: str) -> None:
     """
     if settings.model.shape != shape:
         raise SettingsError(
-            f"{where} was measured for {describe_shape(settings.model.shape)} ({settings.model.source}), and the model is "
+            f"{where} was made for {describe_shape(settings.model.shape)} ({settings.model.source}), and the model is "
             f"{describe_shape(shape)}; run d4s tune for it"
         )
 
@@ -155,9 +155,11 @@ def _parse_yaml(text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def settings_file_text(settings: TunedSettings) -> str:
-    """The text of a settings file."""
-    head = "# Settings of editors for a model, found by measurement (docs/tuning.md). Values under `editors` may be changed by hand.\n"
+MEASURED = "# Settings of editors for a model, found by measurement (docs/tuning.md). Values under `editors` may be changed by hand.\n"
+
+
+def settings_file_text(settings: TunedSettings, head: str = MEASURED) -> str:
+    """The text of a settings file, below comments that say where it comes from."""
     return head + yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -165,12 +167,12 @@ def tuned_hparams(tuned: TunedSettings, preset: str, changes: HParams) -> dict[s
     """A preset's settings with what tuning found, and changes laid over them.
 
     Raises:
-        SettingsError: if tuning finds none for this preset.
+        SettingsError: if it has none for this preset.
     """
     if preset not in tuned.editors:
         raise SettingsError(
-            f"tuning finds no settings for {preset!r}, whose own values it does not measure; {nearest(preset, [*tuned.editors])}, "
-            "or name a column by hparams_for (--hparams-for) and give its layers yourself"
+            f"the settings file has none for {preset!r} (tuning measures no values of an editor's own); name a column by hparams_for "
+            f"(--hparams-for) and give its layers yourself, or take an editor of the file; {nearest(preset, [*tuned.editors])}"
         )
     row = PRESETS[preset]
     return merge_hparams({"family": row.family}, row.changes, tuned.editors[preset], changes)

@@ -121,8 +121,12 @@ def config_at(path: str, revision: str = "main") -> Mapping[str, Any]:
         if is_gguf(path):
             raise UnknownShape(f"{path} was not dequantised yet; that is done at its first use: d4s doctor --model {path}")
         from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
 
-        cached = None if Path(path).is_absolute() else try_to_load_from_cache(path, "config.json", revision=revision)
+        try:
+            cached = None if Path(path).is_absolute() else try_to_load_from_cache(path, "config.json", revision=revision)
+        except HFValidationError:
+            raise UnknownShape(f"{path} is neither a folder with a config.json nor a hub id; check the path") from None
         if not isinstance(cached, str):
             at = "" if revision == "main" else f" --revision {revision}"
             or_fetch = "" if "/" in path else f", or d4s fetch {path}"

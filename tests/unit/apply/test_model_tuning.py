@@ -94,7 +94,7 @@ def test_tuning_writes_what_applying_takes(base: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / SETTINGS_FILE).exists(), "the file that was given is not measured again"
     other = read_settings_file(file).model_copy(update={"model": read_settings_file(file).model.model_copy(update={"layers": 9})})
     (tmp_path / "other.yaml").write_text(settings_file_text(other))
-    with pytest.raises(SettingsError, match=r"other\.yaml was measured for a gpt2 of 9 layers"):
+    with pytest.raises(SettingsError, match=r"other\.yaml was made for a gpt2 of 9 layers"):
         applied(base, facts, tmp_path / "third", hparams_for=str(tmp_path / "other.yaml"))
 
 
@@ -108,7 +108,7 @@ def test_a_study_takes_the_content_of_the_file_and_an_editor_one_of_its_own(base
     mine = resolve("mine", {"preset": "memit", "hparams_for": str(file), "batch": 2}, "gpt2-xl")
     assert mine.layers == resolve("memit", {}, str(file)).layers and mine.batch == 2
     assert resolve("rome_identity", {}, str(file)).preservation.kind == "identity"
-    with pytest.raises(SettingsError, match="tuning finds no settings for 'pmet'"):
+    with pytest.raises(SettingsError, match="the settings file has none for 'pmet'"):
         resolve("pmet", {}, str(file))
     with pytest.raises(SettingsError, match="goes with a preset"):
         resolve("mine", {"family": "unedited", "hparams_for": str(file)}, "mini")

@@ -99,6 +99,8 @@ def test_a_hub_model_that_was_never_fetched_is_told_how_to_be(monkeypatch: pytes
         shape_at("nobody/nothing")
     with pytest.raises(UnknownShape, match=r"config\.json --revision v2$"):
         shape_at("nobody/nothing", "v2")
+    with pytest.raises(UnknownShape, match=r"\./models/gpt2 is neither a folder with a config\.json nor a hub id"):
+        shape_at("./models/gpt2")
 
 
 def _parts(editor: str, **changes: Any) -> dict[str, float]:

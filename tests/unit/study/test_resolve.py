@@ -373,8 +373,8 @@ def test_settings_of_a_model_of_another_shape_are_refused_once_before_anything_r
     rows = [*_row(), *_row(lengths=[20])]
     with pytest.raises(SettingsError) as caught:
         _plan(models=other, grid=rows)
-    assert str(caught.value).count(f"{file} was measured for a llama of 30 layers") == 1
+    assert str(caught.value).count(f"{file} was made for a llama of 30 layers") == 1
     assert "and the model is a gpt2 of 6 layers, widths 192 and 1024" in str(caught.value)
     mine = {"mine": {"preset": "memit", "hparams_for": file}}
-    with pytest.raises(SettingsError, match="was measured for a llama"):
+    with pytest.raises(SettingsError, match="was made for a llama"):
         _plan(editors=mine, grid=_row(editors=["mine"]))

@@ -59,7 +59,7 @@ def test_a_model_without_a_column_is_tuned_with_every_editor_that_is_tried(tmp_p
     assert found.model.shape == ("gpt_neox", 4, 16, 64) and {*found.measured} == {*LEADS}
     for editor, best in found.measured.items():
         assert resolve(editor, {}, found, ("gpt_neox", 4, 16, 64)).preservation.weight == best.weight > 0
-    with pytest.raises(SettingsError, match="the settings file was measured for a gpt_neox of 4 layers"):
+    with pytest.raises(SettingsError, match="the settings file was made for a gpt_neox of 4 layers"):
         resolve("d4s", {}, found, ("gpt_neox", 4, 16, 32))
 
 

@@ -1,0 +1,284 @@
+"""EasyEdit's algorithms by their `alg_name`: which preset each is here, and what every key of its hyperparameter files becomes.
+
+A new row of `ALGORITHMS` is all that a further algorithm takes; where ours is another method in a point that no key says, `differs`
+says so. Algorithms without an editor here are rows of `ABSENT`. After EasyEdit of 2026-07-14 (https://github.com/zjunlp/EasyEdit).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from d4s.apply.easyedit.key_rules import Choice, Factor, Ignored, Lacking, PresetChoice, Rule, Same, To
+from d4s.apply.easyedit.module_rules import FactorModules, LayerList, LossLayer, ModuleTemplate, ParameterNames, one, tuned, with_factors
+from d4s.editors.hparams import IDENTITY, LORA_RULES, MOMENTS, PMET_TARGET, ROME_RULES, HParams, merge_hparams
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An algorithm that we have: the presets that take its settings, the rule of each key, and what the method itself fixes.
+
+    Where a key says which preset it is, `presets` are its possible ones. Of each tuple of `one_of` a file must have a key. `around` are
+    the algorithms that it changes: their file has the same name in the folder of that algorithm, as in EasyEdit.
+    """
+
+    presets: tuple[str, ...]
+    rules: Mapping[str, Rule]
+    fixed: HParams = field(default_factory=dict)
+    one_of: tuple[tuple[str, ...], ...] = ()
+    around: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Absent:
+    """An algorithm that we do not have: why, and the preset that comes nearest (none where nothing does)."""
+
+    reason: str
+    nearest: str = ""
+
+
+ONE_AT_A_TIME = Same((1,), "requests are edited one at a time")
+BATCH = To("batch", as_read="requests edited together: that of `batch_edit`; `edit` makes them one at a time", optional=True)
+NO_DROPOUT = Same((0,), "models are edited in evaluation mode, without dropout")
+
+COMMON: Mapping[str, Rule] = {
+    "alg_name": Ignored("--editor says it"),
+    "model_name": Ignored("--model says it"),
+    "model_class": Ignored("read from the model's config.json"),
+    "tokenizer_class": Ignored("read from the model's folder"),
+    "tokenizer_name": Ignored("read from the model's folder"),
+    "device": Ignored("CUDA where there is one"),
+    "model_parallel": Ignored("a model in memory keeps its `device_map` (d4s.edit)"),
+    "fp16": Ignored("--dtype says it"),
+    "bf16": Ignored("--dtype says it"),
+    "half": Ignored("--dtype says it"),
+    "max_length": Ignored("texts are not cut; what is too long for the model is refused"),
+    "results_dir": Ignored("--out says it"),
+    "stats_dir": Ignored("moments are kept with the edited folder"),
+    "silent": Ignored("--verbose logs every step"),
+}
+"""Keys of every algorithm."""
+
+MODULES: Mapping[str, Rule] = {
+    "rewrite_module_tmp": ModuleTemplate(),
+    **dict.fromkeys(
+        ("layer_module_tmp", "mlp_module_tmp", "attn_module_tmp", "ln_f_module", "lm_head_module"),
+        Ignored("found by the model's architecture"),
+    ),
+}
+TEXT: Mapping[str, Rule] = {
+    "mom2_dataset": Ignored("--text or --moments says which text"),
+    "mom2_n_samples": Ignored("--moment-tokens says how many tokens"),
+    "mom2_dtype": Ignored("sums are float64"),
+}
+TARGET: Mapping[str, Rule] = {
+    "layers": LayerList(),
+    "fact_token": Same(("subject_last",), "keys and targets are those of the subject's last token"),
+    "v_num_grad_steps": To("target.steps"),
+    "v_lr": To("target.lr"),
+    "v_loss_layer": LossLayer(),
+    "v_weight_decay": To("target.weight_decay"),
+    "clamp_norm_factor": To("target.clamp"),
+    "kl_factor": To("target.kl_weight"),
+    "context_template_length_params": Lacking("prefixes belong to a study (`contexts`); d4s apply samples 3 of 8 tokens"),
+}
+LOCATE: Mapping[str, Rule] = {
+    **COMMON,
+    **MODULES,
+    **TEXT,
+    **TARGET,
+    "layer_selection": Same(("all",), "all of `layers` are edited"),
+}
+"""Keys of every locate-then-edit algorithm."""
+
+ROME: Mapping[str, Rule] = {
+    **LOCATE,
+    "mom2_adjustment": Choice({True: MOMENTS, False: IDENTITY}, "true (the second moment of text) or false (the identity)"),
+    "batch_size": ONE_AT_A_TIME,
+}
+MEMIT: Mapping[str, Rule] = {
+    **LOCATE,
+    "mom2_adjustment": Ignored("MEMIT never reads it: the second moment is always used"),
+    "mom2_update_weight": To("preservation.weight"),
+    "batch_size": BATCH,
+}
+OF_TEXT: HParams = {"preservation": {"kind": "moments"}}
+NULL_SPACE: Mapping[str, Rule] = {
+    **MEMIT,
+    "mom2_update_weight": Ignored("the null space takes the second moment as it is"),
+    "mom2_adjustment": Ignored("the null space is always taken from the second moment"),
+    "nullspace_threshold": To("preservation.threshold"),
+    "L2": To("preservation.weight"),
+    "P_loc": Ignored("the null space is computed once per model and text, and found by its hash"),
+}
+FINE_TUNING: Mapping[str, Rule] = {
+    **COMMON,
+    "num_steps": To("steps"),
+    "lr": To("lr"),
+    "batch_size": BATCH,
+}
+NO_WEIGHT_DECAY = Same((0,), "weights are tuned without weight decay")
+NEVER_READ = Ignored("EasyEdit never reads it")
+
+ALGORITHMS: Mapping[str, Algorithm] = {
+    "FT": Algorithm(
+        ("ft_l", "ft_m"),
+        {
+            **FINE_TUNING,
+            **MODULES,
+            "objective_optimization": PresetChoice({"prompt_last": "ft_l", "target_new": "ft_m"}),
+            "layers": LayerList(tuned),
+            "norm_constraint": To("bound", or_none=True),
+            "weight_decay": NO_WEIGHT_DECAY,
+            "kl_factor": NEVER_READ,
+        },
+        differs=("biases stay as they are; EasyEdit also tunes the bias of GPT-2's matrix",),
+    ),
+    "LoRA": Algorithm(
+        ("lora",),
+        {
+            **FINE_TUNING,
+            "lora_type": Same(
+                ("lora",), "factors are plain",
+                "factors keep their rank and have no orthogonality penalty; nor does the rank of EasyEdit's adalora ever change",
+            ),
+            "layers": LayerList(with_factors, may_be_empty=True, optional=True),
+            "rank": To("parameters.rank", optional=True),
+            "lora_r": To("parameters.rank", optional=True),
+            "lora_alpha": To("parameters.alpha"),
+            "lora_dropout": NO_DROPOUT,
+            "target_modules": FactorModules(),
+            "weight_decay": NO_WEIGHT_DECAY,
+            "kl_factor": NEVER_READ,
+            "norm_constraint": NEVER_READ,
+        },
+        merge_hparams(LORA_RULES, {"parameters": {"weight_decay": 0.0}}),
+        (("rank", "lora_r"),),
+        differs=("the norm of the factors' gradient is clipped at 1 (parameters.clip)",),
+    ),
+    "ROME": Algorithm(("rome",), ROME, ROME_RULES),
+    "R-ROME": Algorithm(("r_rome",), ROME, ROME_RULES),
+    "MEMIT": Algorithm(("memit", "memit_seq", "d4s", "d4s_even"), MEMIT, OF_TEXT),
+    "EMMET": Algorithm(
+        ("emmet",),
+        {
+            **MEMIT,
+            "mom2_update_weight": Factor(("preservation.weight",)),
+            "emmet_lambda": Factor(("preservation.weight", "preservation.ridge")),
+            "update_norm_lambda": Factor(("preservation.ridge",)),
+            "mom2_adjustment": Ignored("EMMET never reads it: the second moment is always used"),
+        },
+        OF_TEXT,
+    ),
+    "PMET": Algorithm(
+        ("pmet",),
+        {
+            **MEMIT,
+            "mom2_adjustment": Ignored("PMET never reads it: the second moment is always used"),
+            "rewrite_module_tmps": ModuleTemplate(),
+            "nll_loss_factor": Same((1,), "the target's loss has weight 1"),
+        },
+        merge_hparams(OF_TEXT, {"target": PMET_TARGET}),
+    ),
+    "AlphaEdit": Algorithm(("alphaedit",), NULL_SPACE),
+    "SPHERE": Algorithm(
+        ("sphere",),
+        {
+            **NULL_SPACE,
+            "cumulative_ratio": To("step_transform.energy"),
+            "suppression_strength": To("step_transform.strength"),
+        },
+        differs=("the main directions are those of the original weight; EasyEdit takes those of the weight as edited so far",),
+    ),
+    "SimIE": Algorithm(
+        ("simie",),
+        {
+            **COMMON,
+            "base_method": Ignored("its file, of the same name in that algorithm's folder, gives the settings above"),
+            "lamHyper": To("step_transform.weight"),
+            "init_model": Same((False,), "edits are computed on the model as edited so far"),
+            "solver": Ignored("an inverse is updated edit by edit, in float64"),
+            "fast": Ignored("matrices are where the model's layer is"),
+        },
+        around=("ROME", "MEMIT"),
+        differs=("keys of a step are those of the subject's last token; EasyEdit takes those of every token of prompt and target",),
+    ),
+    "KN": Algorithm(
+        ("kn",),
+        {
+            **COMMON,
+            "steps": To("steps"),
+            "adaptive_threshold": To("threshold"),
+            "batch_size": Ignored("how many points run together changes no result"),
+            "lr_scale": NEVER_READ,
+            "n_toks": NEVER_READ,
+            "refine": Same((False,), "all neurons above the threshold count"),
+            "p": Ignored("of one prompt every share of prompts is that prompt"),
+        },
+        differs=("neurons are those that enter the MLP's output matrix, as in the paper; EasyEdit takes them before the nonlinearity",),
+    ),
+    "GRACE": Algorithm(
+        ("grace",),
+        {
+            **COMMON,
+            "inner_params": ParameterNames(one, by_block=True),
+            "edit_lr": To("lr"),
+            "n_iter": To("steps"),
+            "eps": To("eps_init"),
+            "val_init": Choice({"cold": {"value": "cold"}, "warm": {"value": "warm"}}, "values start cold or warm"),
+            "dist_fn": Ignored("distances are Euclidean, as EasyEdit's are with any value"),
+            "val_train": Same(("sgd", "pert"), "values are trained without perturbation, as EasyEdit's are but with `adv`"),
+            "val_reg": NEVER_READ,
+            "reg": NEVER_READ,
+            "replacement": Same(("replace_last",), "the last prompt token's output alone is replaced"),
+            "eps_expand": Same(("coverage",), "a radius grows to the new key, and no key moves"),
+            "num_pert": Ignored("only of training with perturbations"),
+            "dropout": NO_DROPOUT,
+            "batch_size": ONE_AT_A_TIME,
+        },
+        differs=("the codebook is asked once per prompt, at its last token; EasyEdit asks again at every generated token",),
+    ),
+    "ULTRAEDIT": Algorithm(
+        ("ultraedit",),
+        {
+            **COMMON,
+            "inner_params": ParameterNames(),
+            "lr": To("lr"),
+            "batch_size": To("batch", as_read="requests of a turn"),
+            "token": Same(("ans",), "keys and gradients are those of the target's tokens"),
+            "batch_size_once": Ignored("gradients are those of each request, however many run together"),
+            "editor_batch_size": Ignored("rows are solved together"),
+            "dropout": NO_DROPOUT,
+            "no_grad_layers": Ignored("gradients are taken at the edited matrices alone"),
+        },
+        differs=("variances are those of all tokens so far; EasyEdit's recursion adds up unbiased ones and is larger",),
+    ),
+}  # fmt: skip
+"""What we have, by EasyEdit's names."""
+
+NO_TRAINED = "an editor that has to be trained on edits first"
+ABSENT: Mapping[str, Absent] = {
+    "MEND": Absent(NO_TRAINED, "ultraedit"),
+    "MALMEN": Absent(NO_TRAINED, "ultraedit"),
+    "InstructEdit": Absent(f"MEND trained with instructions: {NO_TRAINED}", "ultraedit"),
+    "KE": Absent(NO_TRAINED, "ultraedit"),
+    "SERAC": Absent("a memory with a trained classifier and a trained model beside the edited one", "grace"),
+    "IKE": Absent("facts are not put into prompts (neither IKE, nor ICE, which is IKE with use_icl_examples: false)", "grace"),
+    "WISE": Absent("no trained copy of a matrix stands beside it", "grace"),
+    "DEFER": Absent("no trained gate stands beside a matrix", "grace"),
+    "MELO": Absent("low-rank factors are not chosen by prompt", "lora"),
+    "QLoRA": Absent("quantised weights are not edited", "lora"),
+    "MEMIT-FE": Absent("targets of all layers are not optimised before any is written", "blue"),
+    "EAMET": Absent("targets of a batch are not aligned with its keys", "memit"),
+    "CORE": Absent("targets are not held alike over prefixes", "memit"),
+    "UnKE": Absent("long texts are not edited in", "memit"),
+    "UnKE-ARE": Absent("long texts are not edited in (AnyEdit)", "memit"),
+    "FT_uns": Absent("long texts are not edited in", "ft_m"),
+    "LoRA_uns": Absent("long texts are not edited in", "lora"),
+    "DPO": Absent("preferences are not facts"),
+    "DINM": Absent("detoxification is another task"),
+    "FT-Api": Absent("weights behind an interface cannot be edited here"),
+    "DeepEdit-Api": Absent("weights behind an interface cannot be edited here"),
+    "DoLa": Absent("a way of decoding, not an edit"),
+    "DeCo": Absent("a way of decoding, not an edit"),
+}
+"""What we do not have, by EasyEdit's names."""
