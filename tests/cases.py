@@ -27,6 +27,9 @@ OWN = {
     "locft": {"layer": 1, "epochs": 3, "minibatch": 3, "batch": 2},
     "gradient_regression": {"layers": (0, 1), "lr": 0.01, "batch": 2},
     "grace": {"layer": 1, "steps": 3, "eps_init": 1e-3},
+    "wise": {"layer": 1, "steps": 3, "sentences": 3, "sentence_tokens": 5, "shard": 2, "merge_every": 4},
+    "memoir": {"layer": 1, "steps": 3, "columns": 16, "overlap": 0.5, "background": 3},
+    "defer": {"layer": 1, "steps": 3, "lr": 1e-2},
     "knowledge_neurons": {"steps": 4},
     "unedited": {},
 }
@@ -59,6 +62,8 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "locft_bf_one_by_one": {"preset": "locft_bf", "batch": 1, "minibatch": 2, "eos": False},
     "ultraedit_one_by_one": {"preset": "ultraedit", "batch": 1},
     "grace_warm": {"preset": "grace", "value": "warm"},
+    "memoir_dense": {"preset": "memoir", "state_kind": "dense"},
+    "wise_whole": {"preset": "wise", "masked_share": 1.0, "shard": 100, "margins": "absolute"},
     "d4s_null_space": {"preset": "d4s", "preservation": {"kind": "null_space", "threshold": 0.05, "weight": 1.0}},
 }
 

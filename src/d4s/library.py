@@ -188,8 +188,8 @@ class Edited:
         Raises:
             SettingsError: if the editor changes no weights, or the edited weights are in place already.
         """
-        if self._folder.editor.kind == "codebook":
-            raise SettingsError(f"{self._folder.manifest.editor} changes no weights: its entries answer in generate() alone")
+        if self._folder.settings.is_beside_model:
+            raise SettingsError(f"{self._folder.manifest.editor} changes no weights: it answers in generate() alone")
         with self._edited_view("applied"):
             yield self._model.network
 

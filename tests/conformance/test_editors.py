@@ -23,7 +23,8 @@ from tests.cases import CHANGED, SMALL, case_for, settings_for
 def test_every_named_editor_keeps_the_contract(name: str) -> None:
     case = case_for(settings_for(name))
     check_editor(case)
-    leaves_weights_alone = settings_for(name).family in {"unedited", "grace"} or name == "one_li"  # nothing is answered on the way
+    settings = settings_for(name)
+    leaves_weights_alone = settings.is_beside_model or name in {"unedited", "one_li"}  # nothing is answered on the way
     assert leaves_weights_alone == (not differing(case.weights(case.straight), case.before))
 
 
@@ -54,17 +55,17 @@ def test_a_refresh_gives_the_batch(anchor: dict[str, int] | None) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gptj"])
-@pytest.mark.parametrize("name", ["memit_seq", "d4s", "ft_m", "locft_bf", "ultraedit", "grace", "kn"])
+@pytest.mark.parametrize("name", ["memit_seq", "d4s", "ft_m", "locft_bf", "ultraedit", "grace", "wise", "memoir", "kn"])
 def test_the_contract_holds_in_other_layouts(name: str, family: str) -> None:
     check_editor(case_for(settings_for(name), family=family))
 
 
-@pytest.mark.parametrize("name", ["memit_frozen", "d4s", "pmet", "locft_seq", "stableedit"])
+@pytest.mark.parametrize("name", ["memit_frozen", "d4s", "pmet", "locft_seq", "stableedit", "wise", "defer"])
 def test_the_contract_holds_with_a_norm_after_the_mlp(name: str) -> None:
     check_editor(case_for(settings_for(name), family="olmo2"))
 
 
-@pytest.mark.parametrize("name", ["d4s", "locft_seq"])
+@pytest.mark.parametrize("name", ["d4s", "locft_seq", "wise", "memoir"])
 def test_the_contract_holds_in_half_precision(name: str) -> None:
     check_editor(case_for(settings_for(name), dtype=torch.bfloat16))
 

@@ -250,7 +250,7 @@ def test_an_adapter_is_the_change(tmp_path: Path) -> None:
 
 def test_a_memory_says_what_it_cannot_do() -> None:
     _, edited = edited_by("grace", ROWS[:1])
-    with pytest.raises(SettingsError, match="grace changes no weights: its entries answer in generate"), edited.applied():
+    with pytest.raises(SettingsError, match="grace changes no weights: it answers in generate"), edited.applied():
         pass
     with pytest.raises(SettingsError, match="so there is no adapter"):
         edited.as_lora()

@@ -314,7 +314,7 @@ class EditedFolder(EditSequence):
     @property
     def is_written(self) -> bool:
         """Whether the model, its change and the history are there, and those of the present state."""
-        views = [HISTORY] if self.editor.kind == "codebook" else [HISTORY, DELTA, MODEL]
+        views = [HISTORY] if self.settings.is_beside_model else [HISTORY, DELTA, MODEL]
         are_there = all((self.path / name).exists() for name in views)
         return are_there and self.manifest.written == (self.ledger.length, self.manifest.undone)
 

@@ -40,9 +40,9 @@ def export(path: Path, kind: ExportFormat, out: Path, rank: int | None, device: 
         D4SError: if another command is changing the folder, or is at work in `out`.
     """
     with open_shared(path, device=device, dtype="float32" if kind == "lora" else None) as (folder,):
-        if folder.editor.kind == "codebook":
+        if folder.settings.is_beside_model:
             raise SettingsError(
-                f"{folder.manifest.editor} changes no weights: its entries answer beside the model, so nothing can be exported as "
+                f"{folder.manifest.editor} changes no weights: it answers beside the model, so nothing can be exported as "
                 f"{kind}; use {path} itself, by d4s ask or from Python"
             )
         if rank is not None and kind != "lora":

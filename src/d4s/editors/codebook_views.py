@@ -8,13 +8,14 @@ Terms and symbols: docs/notation.md.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from d4s.models.language_model import LanguageModel
 from d4s.models.views import LiveModel
@@ -84,5 +85,10 @@ class CodebookModel(LiveModel):
         """Summed negative log-likelihood (nats) of each row of token ids, by the unedited model."""
         return LiveModel(self.model, None, self.tokens_per_batch).text_nll(rows)
 
-    def _reading(self, positions: Int[Tensor, " n"]) -> AbstractContextManager[None]:
-        return answer_from_codebook(self.model, self.layer, self.codebook, positions) if len(self.codebook.keys) else nullcontext()
+    def _hidden(
+        self, ids: Int[Tensor, "n t"], cache: DynamicCache | None = None, last: Int[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n t d_out"]:
+        if last is None or not len(self.codebook.keys):
+            return super()._hidden(ids, cache, last)
+        with answer_from_codebook(self.model, self.layer, self.codebook, last):
+            return super()._hidden(ids, cache, last)

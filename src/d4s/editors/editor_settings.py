@@ -20,6 +20,7 @@ from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
 from d4s.editors.parts.part import DOUBLE, NotNegative, Positive
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
 from d4s.editors.settings_file import ModelShape, TunedSettings, check_shape, is_settings_file, read_settings_file, tuned_hparams
+from d4s.editors.side_settings import Defer, Memoir, Wise
 from d4s.errors import SettingsError
 from d4s.registry import nearest
 from d4s.settings_base import Count, describe
@@ -46,6 +47,11 @@ class Grace(Family):
     def layers(self) -> tuple[int, ...]:
         """The layer that the codebook stands beside."""
         return (self.layer,)
+
+    @property
+    def is_beside_model(self) -> bool:
+        """Yes: no weight changes."""
+        return True
 
     def gradient_tokens(self, shape: "Shape", tokens: int) -> int:
         """A prompt."""
@@ -115,7 +121,9 @@ def _descent(edits: int, steps: int, tokens: int) -> ModelPasses:
     return ModelPasses(tokens, 1, (1.0 + BACKWARD) * edits * steps)
 
 
-FamilySettings = LocateThenEdit | OneTimeBatch | FineTune | LocFT | GradientRegression | Grace | KnowledgeNeurons | Unedited
+FamilySettings = (
+    LocateThenEdit | OneTimeBatch | FineTune | LocFT | GradientRegression | Grace | Wise | Memoir | Defer | KnowledgeNeurons | Unedited
+)
 EditorSettings = Annotated[FamilySettings, Field(discriminator="family")]
 FAMILY_SETTINGS = {model.model_fields["family"].default: model for model in get_args(FamilySettings)}
 

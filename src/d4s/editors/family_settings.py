@@ -61,6 +61,11 @@ class Family(Frozen):
         """Settings of the `prepare` stage; None where the editor needs none."""
         return None
 
+    @property
+    def is_beside_model(self) -> bool:
+        """Whether edits answer beside the model, no weight of which changes; so there is nothing to export."""
+        return False
+
     def session_settings(self, edits: int) -> "Family | None":
         """The settings of the session that makes the edited model from a state; None where states are folded without one."""
         return None

@@ -18,6 +18,7 @@ from d4s.editors.fact_pool import LENGTHS, prepare_pool
 from d4s.editors.lifelong_statistics import warm_up
 from d4s.editors.moments import SecondMoment, read_moments
 from d4s.editors.parts.input_settings import FactPoolSettings, PrepareSettings
+from d4s.editors.side_inputs import prepare_side
 from d4s.editors.target_optimisation import anchor_norm
 from d4s.errors import SettingsError
 from d4s.facts.record import Fact, from_frame
@@ -61,8 +62,8 @@ def prepare_tensors(
 ) -> dict[str, Tensor]:
     """What an editor needs beyond moments, by name.
 
-    `LAYER.basis` holds the free directions of each layer, from second moments; `anchor` a norm, or `statistics.*`, from a model and
-    requests; `pool.ids` and `pool.lengths` true sentences, from a model and facts.
+    `LAYER.basis` holds the free directions of each layer, from second moments; `anchor` a norm, `statistics.*` or `background`, from a
+    model and requests; `locality.*` sentences that a model writes; `pool.*` true sentences, from a model and facts.
 
     Raises:
         ValueError: if a model is needed and there is none.
@@ -80,6 +81,10 @@ def prepare_tensors(
         if model is None:
             raise ValueError("statistics are taken from a model, and none was given")
         found |= warm_up(settings.warm_up, model, requests)
+    if settings.locality is not None or settings.background is not None:
+        if model is None:
+            raise ValueError("sentences and keys are a model's, and none was given")
+        found |= prepare_side(settings, model, requests)
     if settings.facts is not None:
         found |= _pool_tensors(settings.facts, model, source)
     return found
@@ -101,8 +106,10 @@ def prepare(job: StageJob[PrepareSettings]) -> None:
     settings = job.settings
     moments = read_moments(job.inputs["moments"], settings.basis.layers) if settings.basis is not None else {}
     model, requests, source = None, list[EditRequest](), None
+    if settings.reads_model:
+        model = load(job.inputs["model"])
     if settings.reads_requests or settings.facts is not None:
-        model, facts = load(job.inputs["model"]), _facts(job, "facts")
+        facts = _facts(job, "facts")
         requests = [request for request, _ in draw_requests(facts, TUNING_SEED)]
         source = PoolSource(_facts(job, "pool"), facts) if settings.facts is not None else None
     found = prepare_tensors(settings, moments, model, requests, source)

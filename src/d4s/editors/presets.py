@@ -26,6 +26,7 @@ from d4s.editors.hparams import (
 from d4s.editors.preset import Preset
 from d4s.editors.presets_gradient import GRADIENT_PRESETS
 from d4s.editors.presets_saul import SAUL_PRESETS
+from d4s.editors.presets_side import SIDE_PRESETS
 
 
 def model_kinds_of(preset: str) -> list[str]:
@@ -330,6 +331,7 @@ PRESETS: Mapping[str, Preset] = {
         released=("gpt2-xl", "gpt-j-6b", "llama2-7b", "qwen2.5-7b"),
         hue="codebook",
     ),
+    **SIDE_PRESETS,
     "d4s": Preset(
         "D4S",
         "Huang et al. 2024",

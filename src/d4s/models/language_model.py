@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
 from d4s.errors import SettingsError
@@ -20,6 +21,8 @@ from d4s.facts.joining import Joiner
 from d4s.models.adapters import ModelAdapter, WeightLayout
 
 STATE_DEVICE = "D4S_STATE_DEVICE"
+ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
+"""Settings of a network's configuration that name the activation of its MLPs; the first that is there counts."""
 LAYOUTS: Mapping[type[nn.Module], WeightLayout] = {nn.Linear: "out_in", Conv1D: "in_out"}
 
 
@@ -68,6 +71,19 @@ class LanguageModel:
     def dtype(self) -> torch.dtype:
         """Precision of the weights."""
         return self.network.dtype
+
+    @property
+    def activation(self) -> nn.Module:
+        """The activation of the MLPs.
+
+        Raises:
+            SettingsError: if the configuration names none that is known.
+        """
+        config = self.network.config.get_text_config()
+        named = [found for name in ACTIVATIONS if isinstance(found := getattr(config, name, None), str)]
+        if not named or named[0] not in ACT2FN:
+            raise SettingsError(f"the model's configuration names no known activation under {', '.join(ACTIVATIONS)}; found {named}")
+        return ACT2FN[named[0]]
 
     @property
     def max_positions(self) -> int:

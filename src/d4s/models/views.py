@@ -8,7 +8,6 @@ mask is needed; equal token sequences run once; the LM head runs only at positio
 import copy
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +28,7 @@ Tails = dict[Ids, list[int]]  # by the ids that run after a prompt, the indices 
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class Row:
     """Tokens that run together: from `start` on they predict target tokens, from `column` on, of the pairs with these indices.
 
     `parent` is the row of the prompt read before, if any.
@@ -109,7 +108,7 @@ class LiveModel:
         inputs = [tuple(ids) for ids in encode_prompts(self.model, prompts)]
         self._check_lengths([*map(len, inputs)])
         texts = [""] * len(inputs)
-        for rows in self._batches([_Row(ids, len(ids) - 1, 0, (number,)) for number, ids in enumerate(inputs)], max_ratio=1.0):
+        for rows in self._batches([Row(ids, len(ids) - 1, 0, (number,)) for number, ids in enumerate(inputs)], max_ratio=1.0):
             numbers = [row.pairs[0] for row in rows]
             written = self._draw_tokens([row.tokens for row in rows], draws[numbers], top_k)
             for number, text in zip(numbers, self._decoded(written), strict=True):
@@ -141,7 +140,7 @@ class LiveModel:
         for rows in self._batches(whole):
             self._run(table, rows)
         for rows in self._batches([_prompt_row(prompt, tails.get(prompt, {})) for prompt in prompts if prompt in once], max_ratio=1.0):
-            cache = DynamicCache(config=self.model.network.config)
+            cache = self._new_cache()
             token = self._run(table, rows, cache)
             later = [tail for number, row in enumerate(rows) for tail in _tail_rows(number, tails.get(row.tokens, {}))]
             for part in self._batches(later):
@@ -152,9 +151,9 @@ class LiveModel:
                 texts |= self._write(batch, _select_rows(cache, going), token[going], max_new_tokens, should_stop)
         return table.scores(), texts
 
-    def _batches(self, rows: Sequence[_Row], max_ratio: float = MAX_WIDTH_RATIO) -> Iterator[list[_Row]]:
+    def _batches(self, rows: Sequence[Row], max_ratio: float = MAX_WIDTH_RATIO) -> Iterator[list[Row]]:
         """Batches of rows of similar length, of at most `tokens_per_batch` tokens with padding."""
-        batch: list[_Row] = []
+        batch: list[Row] = []
         real = 0
         for row in sorted(rows, key=lambda row: len(row.tokens)):
             width = len(row.tokens)
@@ -177,10 +176,10 @@ class LiveModel:
         if lengths and (min(lengths) == 0 or max(lengths) > self.model.max_positions):
             raise ValueError(f"inputs must have 1 to {self.model.max_positions} tokens, found {min(lengths)} to {max(lengths)}")
 
-    def _run(self, table: _ScoreTable, rows: Sequence[_Row], cache: DynamicCache | None = None) -> Int[Tensor, " n"]:
+    def _run(self, table: _ScoreTable, rows: Sequence[Row], cache: DynamicCache | None = None) -> Int[Tensor, " n"]:
         """Run rows and fill in their scores; returns the likeliest token at each predicting position."""
-        with self._reading(torch.tensor([row.start for row in rows])) if rows[0].column == 0 else nullcontext():
-            hidden = self._hidden(_padded([row.tokens for row in rows], self.model.device), cache)
+        last = torch.tensor([self._last_read(row) for row in rows]) if rows[0].column == 0 else None
+        hidden = self._hidden(_padded([row.tokens for row in rows], self.model.device), cache, last)
         at = [(number, place) for number, row in enumerate(rows) for place in range(row.start, len(row.tokens))]
         number, place = torch.tensor(at, device=hidden.device).unbind(1)
         firsts = itertools.accumulate((len(row.tokens) - row.start for row in rows), initial=0)
@@ -192,12 +191,21 @@ class LiveModel:
         ]
         return self._fill_scores(table, hidden[number, place], torch.tensor(reads, dtype=torch.long).view(-1, 3))
 
-    def _reading(self, positions: Int[Tensor, " n"]) -> AbstractContextManager[None]:
-        """The prompts to be continued whose last tokens run at a position of every row."""
-        return nullcontext()
+    def _new_cache(self) -> DynamicCache:
+        """An empty cache, in which prompts are kept that are to be continued."""
+        return DynamicCache(config=self.model.network.config)
 
-    def _hidden(self, ids: Int[Tensor, "n t"], cache: DynamicCache | None = None) -> Float[Tensor, "n t d_out"]:
-        """Hidden states after the final norm; with a cache, of the tokens that follow it, which are added to it."""
+    def _last_read(self, row: Row) -> int:
+        """Where the prompt of a row that begins with one ends: what a memory decides by."""
+        return row.start
+
+    def _hidden(
+        self, ids: Int[Tensor, "n t"], cache: DynamicCache | None = None, last: Int[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "n t d_out"]:
+        """Hidden states after the final norm; with a cache, of the tokens that follow it, which are added to it.
+
+        Where rows begin with a prompt, `last` is the position of its last token in each row; else rows continue what the cache holds.
+        """
         return self.model.network.base_model(input_ids=ids, past_key_values=cache, use_cache=cache is not None).last_hidden_state
 
     def _fill_scores(self, table: _ScoreTable, hidden: Float[Tensor, "n d_out"], reads: Int[Tensor, "k 3"]) -> Int[Tensor, " n"]:
@@ -246,10 +254,10 @@ class LiveModel:
     def _draw_tokens(self, batch: Sequence[Ids], draws: Float[Tensor, "n t"], top_k: int) -> list[list[int]]:
         """Tokens drawn after prompts of equal length, each row up to an end token."""
         ends, going, written = {*self._end_tokens()}, {*range(len(batch))}, [list[int]() for _ in batch]
-        cache, ids = DynamicCache(config=self.model.network.config), _padded(batch, self.model.device)
+        cache, ids = self._new_cache(), _padded(batch, self.model.device)
+        last = torch.full((len(batch),), ids.shape[1] - 1)
         for place in range(min(draws.shape[1], self.model.max_positions - len(batch[0]) + 1)):
-            with self._reading(torch.full((len(batch),), ids.shape[1] - 1)) if place == 0 else nullcontext():
-                hidden = self._hidden(ids, cache)[:, -1]
+            hidden = self._hidden(ids, cache, None if place else last)[:, -1]
             token = _draw(self.model.unembed(hidden).float().cpu(), draws[:, place], top_k)
             for number, found in enumerate(token.tolist()):
                 if number in going and found not in ends:
@@ -291,17 +299,17 @@ def _is_cache_worthwhile(prompt: Ids, tails: Tails) -> bool:
     return (len(tails) - 1) * len(prompt) > sum(map(len, tails))
 
 
-def _whole_row(prompt: Ids, tail: Ids, pairs: Sequence[int]) -> _Row:
-    return _Row(prompt + tail, len(prompt) - 1, 0, pairs)
+def _whole_row(prompt: Ids, tail: Ids, pairs: Sequence[int]) -> Row:
+    return Row(prompt + tail, len(prompt) - 1, 0, pairs)
 
 
-def _prompt_row(prompt: Ids, tails: Tails) -> _Row:
-    return _Row(prompt, len(prompt) - 1, 0, [pair for pairs in tails.values() for pair in pairs])
+def _prompt_row(prompt: Ids, tails: Tails) -> Row:
+    return Row(prompt, len(prompt) - 1, 0, [pair for pairs in tails.values() for pair in pairs])
 
 
-def _tail_rows(parent: int, tails: Tails) -> Iterator[_Row]:
+def _tail_rows(parent: int, tails: Tails) -> Iterator[Row]:
     """Rows of the targets after a prompt that was read."""
-    return (_Row(tail, 0, 1, pairs, parent) for tail, pairs in tails.items() if tail)
+    return (Row(tail, 0, 1, pairs, parent) for tail, pairs in tails.items() if tail)
 
 
 def _select_rows(cache: DynamicCache, rows: Sequence[int]) -> DynamicCache:

@@ -251,7 +251,7 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
     """Moments of all layers, the free directions of each, and one decomposition at work, all on the host.
 
     With an anchor or a warm-up the model too, and then the requests that these are taken from, at their unprefixed prompts; with sentences
-    the model, and the passes that ask which of them it knows.
+    the model, and the passes that ask which of them it knows; for a side memory the model, and single texts.
     """
     square, layers, anchor = placement.shape.mlp_width**2 * DOUBLE, settings.basis_layers, settings.anchor
     moments, work = {"moments": float(2 * layers * square)}, {"temporaries": 4.0 * square if layers else 0.0}
@@ -259,9 +259,11 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
         gradient = placement.activations(GRADIENT_REQUESTS * prompt_sizes.tokens) * placement.shape.layers
         statistics = 3.0 * placement.shape.width**2 * DOUBLE if settings.warm_up.whiten else 0.0
         return split(placement, WITH_TABLES, {}, {"weights": placement.weights, "activations": gradient, "state": statistics})
-    if anchor is None and settings.facts is None:
+    if not settings.reads_model:
         return {"process": WITH_TORCH, **moments, **work}, {}
-    passes = questions(placement, None) if settings.facts is not None else {}
+    passes = {"activations": placement.activations(prompt_sizes.tokens)}
+    if settings.facts is not None:
+        passes = questions(placement, None)
     if anchor is not None:
         alone, target = replace(prompt_sizes, per_request=1), anchor.target
         passes = _largest(passes, _target_optimisation(placement, target.layer, alone, anchor.anchor.requests, target.shifts))

@@ -50,7 +50,7 @@ def targets(placement: ModelPlacement, target: TargetSettings, prompt_sizes: Pro
 def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: PromptSizes) -> Work:
     """Eigenvectors of every layer's moment; of requests, at their unprefixed prompts, targets for an anchor or gradients of a warm-up.
 
-    Sentences are scored; as many again are counted that the model may not know.
+    Sentences are scored; as many again are counted that the model may not know. Those that the model writes are read again at every token.
     """
     found, anchor = Work(double=9.0 * settings.basis_layers * placement.shape.mlp_width**3), settings.anchor
     if settings.warm_up is not None:
@@ -59,6 +59,11 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
     if settings.facts is not None:
         tokens = 2 * settings.facts.count * QUESTION_TOKENS
         found += forward(placement, tokens, passes=tokens / placement.pass_tokens) + unembedding(placement, tokens)
+    if (locality := settings.locality) is not None:
+        tokens = locality.count * locality.tokens
+        found += forward(placement, tokens * locality.tokens / 2, passes=tokens) + unembedding(placement, tokens * locality.tokens / 2)
+    if settings.background is not None:
+        found += forward(placement, settings.background.requests * prompt_sizes.tokens, passes=settings.background.requests)
     if anchor is None:
         return found
     alone, requests = replace(prompt_sizes, per_request=1), anchor.anchor.requests

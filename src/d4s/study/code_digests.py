@@ -24,7 +24,10 @@ EXCLUDED_MODULES = frozenset(
     f"{PACKAGE}.{name}"
     for name in (
         *("errors", "log"),
-        *(f"editors.{table}" for table in ("hparams", "preset", "presets", "presets_gradient", "presets_saul", "settings_file")),
+        *(
+            f"editors.{table}"
+            for table in ("hparams", "preset", "presets", "presets_gradient", "presets_saul", "presets_side", "settings_file")
+        ),
     )
 )
 """Tables whose rows are resolved before settings are hashed, and words for the person who runs a job."""
@@ -41,6 +44,7 @@ DECLARATIVE_MODULES = frozenset(
         "editors.fine_tune_settings",
         "editors.gradient_settings",
         "editors.least_squares_settings",
+        "editors.side_settings",
         "editors.families",
         "runs.run_settings",
     )
@@ -52,7 +56,7 @@ DESCRIPTIVE = frozenset(
         *("label", "formula", "choice", "choices", "all_choices", "conflicts"),
         *("bytes", "held_bytes", "view_bytes", "ledger_bytes", "_squares_at_work", "solver_operations", "edit_passes", "gradient_tokens"),
         *("requests_per_pass", "replay_passes", "step_targets", "null_space_layers", "is_measured", "raises_target"),
-        *("is_refitted", "is_deferred", "_matrices", "_updates", "_row_tokens"),
+        *("is_refitted", "is_deferred", "is_beside_model", "_matrices", "_updates", "_row_tokens", "_kept"),
     }
 )
 """Members of settings that say something to people, refuse combinations or count for plans, and change no result."""

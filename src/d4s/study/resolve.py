@@ -227,8 +227,10 @@ class _NodeBuilder:
         if prepare is not None:
             settings = prepare.model_dump(mode="json")
             inputs = {"moments": self.moments(key.model, editor.moment_layers)} if prepare.basis is not None else {}
+            if prepare.reads_model:
+                inputs |= {"model": self.model(key.model)}
             if prepare.reads_requests or prepare.facts is not None:
-                inputs |= {"model": self.model(key.model), "facts": self.dataset(key.dataset, key.model)}
+                inputs |= {"facts": self.dataset(key.dataset, key.model)}
             if prepare.facts is not None:
                 inputs |= {"pool": self.pool(key.dataset)}
             found["prepared"] = self._node("prepare", f"{key.model}.{key.editor}", settings, inputs)

@@ -19,6 +19,7 @@ from d4s.editors.protocol import Editor, EditSelection, EditStatus, NotRemovable
 from d4s.editors.states import RecordState
 from d4s.models.edited_model import EditedModel
 from d4s.models.language_model import LanguageModel
+from d4s.models.tokens import encode_all
 from d4s.models.views import LiveModel
 
 Bits = Mapping[str, Tensor]
@@ -263,8 +264,8 @@ def _a_codebook_answers_at_its_own_prompts_and_nowhere_else(case: EditorCase) ->
             yield f"undoing step {step} leaves or loses answers: {changed}"
 
 
-def _a_codebook_answers_alike_in_any_batch(case: EditorCase) -> Iterator[str]:
-    if case.make_editor().kind != "codebook":
+def _a_memory_answers_alike_in_any_batch(case: EditorCase) -> Iterator[str]:
+    if not _is_memory(case):
         return
     model, editor, together = case.make_model(), case.make_editor(), case.answers(case.straight)
     with editor.edited(model, case.prepared, case.straight) as view:
@@ -276,6 +277,41 @@ def _a_codebook_answers_alike_in_any_batch(case: EditorCase) -> Iterator[str]:
         live = session.live()
         if live is not None and (changed := apart(replies(live, case.requests), together)):
             yield f"the live model answers otherwise: {changed}"
+
+
+def _a_memory_that_is_empty_answers_as_the_model(case: EditorCase) -> Iterator[str]:
+    if not _is_memory(case):
+        return
+    model, editor = case.make_model(), case.make_editor()
+    plain, text = LiveModel(model), _ids(model, case.requests)
+    with editor.edited(model, case.prepared, editor.start(model, case.prepared)) as view:
+        if changed := differing(replies(view, case.requests), replies(plain, case.requests)):
+            yield f"the memory before any edit changes {changed}"
+        if not torch.equal(view.text_nll(text), plain.text_nll(text)):
+            yield "the memory before any edit changes free text"
+
+
+def _a_memory_writes_what_it_scores(case: EditorCase) -> Iterator[str]:
+    if not _is_memory(case):
+        return
+    model, editor = case.make_model(), case.make_editor()
+    with editor.edited(model, case.prepared, case.straight) as view:
+        prompts = [request.prompt for request in case.requests]
+        texts = view.generate(prompts, WRITTEN)
+        written = [(prompt, text) for prompt, text in zip(prompts, texts, strict=True) if text.strip()]
+        if written and not (likeliest := view.score(*map(list, zip(*written, strict=True))).exact()).all():
+            yield f"what is written is not what is likeliest, teacher-forced: requests {(~likeliest).nonzero().flatten().tolist()}"
+
+
+def _is_memory(case: EditorCase) -> bool:
+    """Whether the editor answers beside the model, no weight of which changes."""
+    with case.make_editor().edited(case.make_model(), case.prepared, case.straight) as view:
+        return view.weight_changes() is None
+
+
+def _ids(model: LanguageModel, requests: Sequence[EditRequest]) -> list[list[int]]:
+    """Requests as free text."""
+    return encode_all(model, [f"{request.prompt} {request.target}" for request in requests])
 
 
 def apart(found: Bits, expected: Bits) -> list[str]:
@@ -300,5 +336,7 @@ CHECKS: tuple[Callable[[EditorCase], Iterator[str]], ...] = (
     _the_kind_of_state_tells_the_truth,
     _what_can_be_removed_follows_from_the_kind_of_state,
     _a_codebook_answers_at_its_own_prompts_and_nowhere_else,
-    _a_codebook_answers_alike_in_any_batch,
+    _a_memory_answers_alike_in_any_batch,
+    _a_memory_that_is_empty_answers_as_the_model,
+    _a_memory_writes_what_it_scores,
 )

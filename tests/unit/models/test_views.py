@@ -106,7 +106,7 @@ def test_a_prompt_read_once_gives_every_score_and_the_text_of_one_sequence_at_a_
 def test_prompts_are_read_once_where_that_spares_tokens(tiny_model, monkeypatch):
     seen: list[int] = []
     hidden = LiveModel._hidden
-    monkeypatch.setattr(LiveModel, "_hidden", lambda self, ids, cache=None: seen.append(ids.numel()) or hidden(self, ids, cache))
+    monkeypatch.setattr(LiveModel, "_hidden", lambda self, ids, *more: seen.append(ids.numel()) or hidden(self, ids, *more))
     view, prompt = LiveModel(tiny_model(), tokens_per_batch=10_000), PROMPTS[0]
     length = len(encode(view.model, prompt))
     view.score_and_generate([prompt] * 3, ["Paris", "Oslo and Rome", "Oslo and Lima"], [prompt], 1)
@@ -122,7 +122,7 @@ def test_prompts_are_read_once_where_that_spares_tokens(tiny_model, monkeypatch)
 def test_a_row_much_longer_than_the_first_opens_a_batch(tiny_model, monkeypatch):
     shapes: list[tuple[int, int]] = []
     hidden = LiveModel._hidden
-    monkeypatch.setattr(LiveModel, "_hidden", lambda self, ids, cache=None: shapes.append(tuple(ids.shape)) or hidden(self, ids, cache))
+    monkeypatch.setattr(LiveModel, "_hidden", lambda self, ids, *more: shapes.append(tuple(ids.shape)) or hidden(self, ids, *more))
     LiveModel(tiny_model()).text_nll([[2] * 9, [3] * 9, [4] * 10, [5] * 30])
     assert shapes == [(3, 9), (1, 29)]
 
@@ -161,7 +161,7 @@ def test_equal_sequences_run_once(tiny_model, monkeypatch):
     model = tiny_model()
     seen = []
     hidden = LiveModel._hidden
-    monkeypatch.setattr(LiveModel, "_hidden", lambda self, ids, cache=None: seen.extend(ids.tolist()) or hidden(self, ids, cache))
+    monkeypatch.setattr(LiveModel, "_hidden", lambda self, ids, *more: seen.extend(ids.tolist()) or hidden(self, ids, *more))
     LiveModel(model).score([PROMPTS[0]] * 3, ["Paris", "Rome", "Oslo"])
     assert len(seen) == 1
 

@@ -45,18 +45,41 @@ class FactPoolSettings(Frozen):
     separator: str = ". "
 
 
+class LocalitySettings(Frozen):
+    """Sentences that the unedited model writes, and the median norm of an MLP's output over their tokens."""
+
+    layer: int
+    count: Count
+    tokens: Count
+    seed: int
+
+
+class BackgroundSettings(Frozen):
+    """The mean key of the draw of requests for tuning: over the tokens of a prompt, then over prompts."""
+
+    layer: int
+    requests: Count
+
+
 class PrepareSettings(Frozen):
-    """What the `prepare` stage computes: free directions from second moments; anchor, warm-up and sentences from model and facts."""
+    """What the `prepare` stage computes: free directions from second moments; the rest from a model, most of it with facts."""
 
     basis: BasisSettings | None = None
     anchor: AnchorJobSettings | None = None
     warm_up: WarmUpSettings | None = Field(default=None, exclude_if=lambda warm_up: warm_up is None)
     facts: FactPoolSettings | None = Field(default=None, exclude_if=lambda pool: pool is None)
+    locality: LocalitySettings | None = Field(default=None, exclude_if=lambda locality: locality is None)
+    background: BackgroundSettings | None = Field(default=None, exclude_if=lambda background: background is None)
 
     @property
     def reads_requests(self) -> bool:
         """Whether requests are run through the model."""
-        return self.anchor is not None or self.warm_up is not None
+        return self.anchor is not None or self.warm_up is not None or self.background is not None
+
+    @property
+    def reads_model(self) -> bool:
+        """Whether a model is read."""
+        return self.reads_requests or self.facts is not None or self.locality is not None
 
     @property
     def basis_layers(self) -> int:
