@@ -248,9 +248,10 @@ def test_an_adapter_is_the_change(tmp_path: Path) -> None:
     assert all(factor.shape[0 if "lora_A" in name else 1] == 1 for name, factor in edited.as_lora(rank=1).items())
 
 
-def test_a_memory_says_what_it_cannot_do() -> None:
-    _, edited = edited_by("grace", ROWS[:1])
-    with pytest.raises(SettingsError, match="grace changes no weights: it answers in generate"), edited.applied():
+@pytest.mark.parametrize("editor", ["grace", "memoir"])
+def test_a_memory_says_what_it_cannot_do(editor: str) -> None:
+    _, edited = edited_by(editor, ROWS[:1])
+    with pytest.raises(SettingsError, match=f"{editor} changes no weights: it answers in generate"), edited.applied():
         pass
     with pytest.raises(SettingsError, match="so there is no adapter"):
         edited.as_lora()

@@ -68,6 +68,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ft_l": {"layer": 1, "steps": 2},
     "kn": {"steps": 2},
     "grace": {"layer": 1, "steps": 2},
+    "wise": {"layer": 1, "steps": 2, "sentences": 2},
+    "memoir": {"layer": 1, "steps": 2, "columns": 20},
+    "defer": {"layer": 1, "steps": 2},
 }
 
 

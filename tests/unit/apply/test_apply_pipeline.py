@@ -92,7 +92,7 @@ def test_the_same_command_again_does_nothing(model: Path, done: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
 
 
-@pytest.mark.parametrize("editor", ["d4s", "memit", "rome", "ft_l", "grace", "kn"])
+@pytest.mark.parametrize("editor", ["d4s", "memit", "rome", "ft_l", "grace", "memoir", "kn"])
 def test_two_files_one_after_another_are_one(model: Path, tmp_path: Path, editor: str) -> None:
     whole, first = fact_file(tmp_path / "whole.csv"), fact_file(tmp_path / "first.csv", FACTS[:3])
     applied(model, whole, tmp_path / "once", editor)
@@ -100,7 +100,7 @@ def test_two_files_one_after_another_are_one(model: Path, tmp_path: Path, editor
     folder, found = applied(model, whole, tmp_path / "twice", editor)
     assert found is not None and [one.edit.number for one in found.recent] == [4, 5, 6]
     assert len(folder.active_edits()) == 6
-    if editor == "grace":
+    if folder.settings.is_beside_model:
         assert not (tmp_path / "twice" / MODEL).exists()
         with folder.edited() as twice, EditedFolder.open(tmp_path / "once").edited() as once:
             assert twice.generate([PROMPT], 3) == once.generate([PROMPT], 3)

@@ -179,7 +179,7 @@ def test_an_interrupted_change_is_finished_by_the_same_command(
     assert "was interrupted" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("editor", ["d4s", "memit", "grace"])
+@pytest.mark.parametrize("editor", ["d4s", "memit", "grace", "memoir"])
 def test_replace_puts_another_target_in_place(model: Path, tmp_path: Path, editor: str) -> None:
     path = edited(model, tmp_path / "all", [0, 1, 2], editor)
     found = replace(path, 2, "Oslo", "cpu")

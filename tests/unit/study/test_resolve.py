@@ -61,6 +61,13 @@ def test_a_warm_up_is_prepared_from_model_and_facts_and_changes_no_other_prepara
     assert {*alpha.inputs} == {"moments"} and {*alpha.settings} == {"basis", "anchor"}
 
 
+def test_sentences_are_prepared_from_the_model_and_the_mean_of_prompts_from_facts_too() -> None:
+    plan = _plan(grid=_row(editors=["wise", "memoir"]))
+    wise, memoir = sorted(plan.of("prepare"), key=lambda node: len(node.inputs))
+    assert {*wise.inputs} == {"model"} and {*memoir.inputs} == {"model", "facts"}
+    assert {*wise.settings} == {"basis", "anchor", "locality"} and {*memoir.settings} == {"basis", "anchor", "background"}
+
+
 def test_a_local_models_weights_are_part_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("D4S_DATA", str(tmp_path))
     text = tmp_path / "wikitext2_raw_test" / "wikitext2_raw_test.jsonl"
