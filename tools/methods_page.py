@@ -19,7 +19,10 @@ from d4s.editors.presets import PRESETS, model_kinds_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "methods.md"
-ORACLE_TESTS = [ROOT / "tests" / "oracle" / f"test_{name}.py" for name in ("editors", "methods", "gradient_editors", "knowledge_neurons")]
+ORACLE_TESTS = [
+    ROOT / "tests" / "oracle" / f"test_{name}.py"
+    for name in ("editors", "methods", "gradient_editors", "knowledge_neurons", "side_memories")
+]
 
 HEAD = """\
 <!-- Written by `make pages` from src/d4s/editors; do not edit. -->

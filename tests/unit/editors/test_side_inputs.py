@@ -15,9 +15,8 @@ def test_sentences_are_written_by_the_model_with_a_seed(tiny_model) -> None:
     model = tiny_model()
     found = prepare_tensors(SENTENCES, {}, model, ())
     sentences = LocalitySentences.of(found)
-    assert len(sentences.sentences) == 4 and all(
-        torch.equal(one, found[name]) for name, one in prepare_tensors(SENTENCES, {}, model, ()).items()
-    )
+    again = prepare_tensors(SENTENCES, {}, model, ())
+    assert len(sentences.sentences) == 4 and all(torch.equal(tensor, again[name]) for name, tensor in found.items())
     norms = torch.cat([read_layer(model, ids, 1)[1].norm(dim=1) for ids in sentences.sentences])
     assert sentences.norm == pytest.approx(float(norms.median()))
     assert SENTENCES.reads_model and not SENTENCES.reads_requests
