@@ -92,9 +92,8 @@ class DeferSession:
         """
         (request,) = batch
         settings, memory, pair = self._settings, self._memory, encode_request(self._model, request)
-        before = probability(self.live(), pair)
         wordings, last = Wordings.of(self._model, request, (), settings.layer), len(pair[0]) - 1
-        keys = wordings.loss_of.keys
+        keys, before = wordings.loss_of.keys, probability(self.live(), pair)
         from_last = wordings.through(keys * (torch.arange(keys.shape[1], device=keys.device) >= last)[:, None])
         gate, change = (tensor.clone().requires_grad_() for tensor in (memory.gate, memory.change_of_matrix))
         adam = torch.optim.Adam([gate, change], lr=settings.lr, fused=True)

@@ -11,7 +11,7 @@ from d4s.editors.side_settings import Memoir
 from d4s.models.language_model import LanguageModel
 from tests.oracle.plain import PREFIXES, requests_of
 
-SETTINGS = Memoir(layer=1, steps=40, columns=20, overlap=0.9, background=4, state_kind="additive")
+SETTINGS = Memoir(layer=1, steps=10, columns=20, overlap=0.9, background=4, state_kind="additive")
 DENSE = SETTINGS.model_copy(update={"state_kind": "dense"})
 
 
@@ -29,7 +29,7 @@ def edited(settings: Memoir, model: LanguageModel, requests: Any) -> tuple[State
 
 
 def test_an_edit_is_learned_and_found_again(tiny_model) -> None:
-    _, (first, second) = edited(SETTINGS, tiny_model(width=64, scale=6.0), requests_of(2))
+    _, (first, second) = edited(SETTINGS.model_copy(update={"steps": 40}), tiny_model(width=64, scale=6.0), requests_of(2))
     assert first["target_probability_after"] > 0.5 > first["target_probability_before"]
     assert "largest_overlap" not in first and 0 <= second["largest_overlap"] < 0.9
 

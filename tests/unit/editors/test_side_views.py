@@ -63,7 +63,7 @@ def written(model: LanguageModel, prompt: str, beside: ByLength, count: int) -> 
         if token == end:
             break
         ids.append(token)
-    return model.tokenizer.decode(ids[start:])
+    return model.tokenizer.decode(ids[start:], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("acts_from_last", [False, True])

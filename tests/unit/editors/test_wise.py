@@ -95,9 +95,9 @@ def test_a_loss_that_is_not_finite_ends_the_session(tiny_model) -> None:
 
 
 def test_a_request_that_does_not_fit_is_refused(tiny_model) -> None:
-    model, editor = tiny_model(positions=8), WiseEditor(SETTINGS)
+    model, editor = tiny_model(positions=6), WiseEditor(SETTINGS)
     prepared = prepared_for(tiny_model())
-    with editor.editing(model, prepared, editor.start(model, prepared)) as session, pytest.raises((PromptTooLong, ValueError)):
+    with editor.editing(model, prepared, editor.start(model, prepared)) as session, pytest.raises(PromptTooLong):
         session.step(requests_of(1), None)
 
 
