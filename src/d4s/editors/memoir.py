@@ -11,7 +11,7 @@ As released, but for this:
 
 | the release | here |
 |---|---|
-| decides anew at every generated token | once per prompt, over the prompt's tokens, and holds |
+| decides again at every generated token | once per prompt, over the prompt's tokens, and holds |
 | weight decay shrinks all columns at every step of every edit | it shrinks what the edit itself adds; other edits' columns stay |
 | the permutation is drawn without a seed | drawn from `seed` |
 | the mean of prompts is that of 100 questions of zsRE | that of the draw of requests for tuning |

@@ -19,7 +19,7 @@ As released, but for this:
 
 | the release | here |
 |---|---|
-| decides per batch, and anew at every generated token | once per prompt, over the prompt's tokens, and holds |
+| decides per batch, and again at every generated token | once per prompt, over the prompt's tokens, and holds |
 | the gap covers padding and targets, or some subject's tokens | the prompt's tokens, in training and in use |
 | weight decay shrinks the whole copy towards 0 | it shrinks D, where it is trained, towards no change |
 | sentences are questions about other facts with their answers | sentences that the unedited model writes |
