@@ -25,7 +25,7 @@ def names() -> str:
         lines.append(f"| `{name}` | {presets} | {'; '.join(algorithm.differs) or '–'} |")
     for name, absent in ABSENT.items():
         near = f"; nearest: [`{absent.nearest}`](methods.md#{absent.nearest})" if absent.nearest else ""
-        lines.append(f"| `{name}` | no editor{near} | {absent.reason} |")
+        lines.append(f"| `{name}` | not translated{near} | {absent.reason} |")
     return "\n".join(lines) + "\n"
 
 

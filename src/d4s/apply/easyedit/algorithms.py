@@ -1,7 +1,7 @@
 """EasyEdit's algorithms by their `alg_name`: which preset each is here, and what every key of its hyperparameter files becomes.
 
 A new row of `ALGORITHMS` is all that a further algorithm takes; where ours is another method in a point that no key says, `differs`
-says so. Algorithms without an editor here are rows of `ABSENT`. After EasyEdit of 2026-07-14 (https://github.com/zjunlp/EasyEdit).
+says so. Algorithms whose files are not translated, most for want of an editor, are rows of `ABSENT`. After EasyEdit of 2026-07-14 (https://github.com/zjunlp/EasyEdit).
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Algorithm:
 
 @dataclass(frozen=True)
 class Absent:
-    """An algorithm that we do not have: why, and the preset that comes nearest (none where nothing does)."""
+    """An algorithm whose files are not translated: why, and the preset that comes nearest (none where nothing does)."""
 
     reason: str
     nearest: str = ""
@@ -263,8 +263,8 @@ ABSENT: Mapping[str, Absent] = {
     "KE": Absent(NO_TRAINED, "ultraedit"),
     "SERAC": Absent("a memory with a trained classifier and a trained model beside the edited one", "grace"),
     "IKE": Absent("facts are not put into prompts (neither IKE, nor ICE, which is IKE with use_icl_examples: false)", "grace"),
-    "WISE": Absent("no trained copy of a matrix stands beside it", "grace"),
-    "DEFER": Absent("no trained gate stands beside a matrix", "grace"),
+    "WISE": Absent("`wise` has its released settings", "wise"),
+    "DEFER": Absent("`defer` has its released settings", "defer"),
     "MELO": Absent("low-rank factors are not chosen by prompt", "lora"),
     "QLoRA": Absent("quantised weights are not edited", "lora"),
     "MEMIT-FE": Absent("targets of all layers are not optimised before any is written", "blue"),
@@ -281,4 +281,4 @@ ABSENT: Mapping[str, Absent] = {
     "DoLa": Absent("a way of decoding, not an edit"),
     "DeCo": Absent("a way of decoding, not an edit"),
 }
-"""What we do not have, by EasyEdit's names."""
+"""What is not translated, by EasyEdit's names."""

@@ -142,7 +142,7 @@ def _algorithm(name: Any) -> tuple[str, Algorithm | None, list[str]]:
         return name, None, [f"alg_name: EasyEdit has no algorithm {name!r}; {hint} (among our presets: {nearest(name.lower(), PRESETS)})"]
     if isinstance(row, Absent):
         near = f"; what comes nearest is `{row.nearest}`" if row.nearest else ""
-        return name, None, [f"alg_name: {known} has no editor here: {row.reason}{near} (docs/from_easyedit.md)"]
+        return name, None, [f"alg_name: files of {known} are not translated: {row.reason}{near} (docs/from_easyedit.md)"]
     return known or name, row, []
 
 
