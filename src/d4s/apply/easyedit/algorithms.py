@@ -1,7 +1,8 @@
 """EasyEdit's algorithms by their `alg_name`: which preset each is here, and what every key of its hyperparameter files becomes.
 
 A new row of `ALGORITHMS` is all that a further algorithm takes; where ours is another method in a point that no key says, `differs`
-says so. Algorithms whose files are not translated, most for want of an editor, are rows of `ABSENT`. After EasyEdit of 2026-07-14 (https://github.com/zjunlp/EasyEdit).
+says so. Algorithms whose files are not translated, most for want of an editor, are rows of `ABSENT`. After EasyEdit of 2026-07-14
+(https://github.com/zjunlp/EasyEdit).
 """
 
 from collections.abc import Mapping
