@@ -24,7 +24,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "ft_l": {"layer": 1, "steps": 3},
     "grace": {"layer": 1, "steps": 40, "eps_init": 1e-3},
     "wise": {"layer": 1, "steps": 5, "sentences": 3},
-    "memoir": {"layer": 1, "steps": 40, "columns": 20, "overlap": 0.9},
+    "memoir": {"layer": 1, "steps": 40, "columns": 60, "overlap": 0.9},
     "kn": {"steps": 3},
 }
 FROZEN = SMALL | {"keys": {"mode": "frozen"}}
