@@ -28,6 +28,7 @@ OWN = {
     "gradient_regression": {"layers": (0, 1), "lr": 0.01, "batch": 2},
     "grace": {"layer": 1, "steps": 3, "eps_init": 1e-3},
     "knowledge_neurons": {"steps": 4},
+    "serac": {"encoder": {"layer": 1}, "width": 16, "epochs": 150, "patience": 30, "lr": 1e-2, "context": "{prompt} {target} . "},
     "unedited": {},
 }
 
@@ -58,6 +59,10 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "ft_forced": {"preset": "ft_m", "noise_subject": {"copies": 2}},
     "locft_bf_one_by_one": {"preset": "locft_bf", "batch": 1, "minibatch": 2, "eos": False},
     "ultraedit_one_by_one": {"preset": "ultraedit", "batch": 1},
+    "serac_trained": {"preset": "serac", "answer": {"kind": "trained", "steps": 3, "rows": 4}},
+    "serac_soft": {"preset": "serac", "switch": "soft"},
+    "serac_true": {"preset": "serac", "scope": "true"},
+    "serac_hashed": {"preset": "serac", "encoder": {"kind": "hashed", "buckets": 64}, "near_misses": False},
     "grace_warm": {"preset": "grace", "value": "warm"},
     "d4s_null_space": {"preset": "d4s", "preservation": {"kind": "null_space", "threshold": 0.05, "weight": 1.0}},
 }
@@ -72,6 +77,8 @@ def settings_for(name: str):
     preset, family = overrides["preset"], resolve("tested", overrides, "mini").family
     if preset == "lora":
         small: Mapping[str, Any] = {"steps": 3}
+    elif family == "serac" and "encoder" in overrides:
+        small = {key: value for key, value in OWN[family].items() if key != "encoder"}
     elif family in OWN:
         small = OWN[family]
     else:

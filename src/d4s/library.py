@@ -36,7 +36,7 @@ from d4s.apply.input_preparation import TextSource
 from d4s.apply.model_tuning import choose_settings
 from d4s.apply.outcome import Outcome, evaluate_edits, refresh, to_state_dict, write_model
 from d4s.apply.prompt_builder import PromptBuilder
-from d4s.editors.protocol import Prepared
+from d4s.editors.protocol import BESIDE_THE_MODEL, Prepared
 from d4s.errors import RecordError, SettingsError
 from d4s.facts.joining import Joiner
 from d4s.facts.jsonl import RecordLines
@@ -188,7 +188,7 @@ class Edited:
         Raises:
             SettingsError: if the editor changes no weights, or the edited weights are in place already.
         """
-        if self._folder.editor.kind == "codebook":
+        if self._folder.editor.kind in BESIDE_THE_MODEL:
             raise SettingsError(f"{self._folder.manifest.editor} changes no weights: its entries answer in generate() alone")
         with self._edited_view("applied"):
             yield self._model.network

@@ -25,7 +25,7 @@ from d4s.apply.history import EditSpec, RecordedEdit, edits_from_log
 from d4s.apply.prompt_builder import PromptBuilder
 from d4s.artifacts import DIGEST_LENGTH, MANIFEST, library_versions, write_json
 from d4s.editors.editor_settings import EditorSettings
-from d4s.editors.protocol import EditSelection, EditStatus, NotRemovable, Prepared, State
+from d4s.editors.protocol import BESIDE_THE_MODEL, EditSelection, EditStatus, NotRemovable, Prepared, State
 from d4s.errors import ArtifactError, SettingsError
 from d4s.facts.joining import Joiner
 from d4s.locks import folder_lock
@@ -314,7 +314,7 @@ class EditedFolder(EditSequence):
     @property
     def is_written(self) -> bool:
         """Whether the model, its change and the history are there, and those of the present state."""
-        views = [HISTORY] if self.editor.kind == "codebook" else [HISTORY, DELTA, MODEL]
+        views = [HISTORY] if self.editor.kind in BESIDE_THE_MODEL else [HISTORY, DELTA, MODEL]
         are_there = all((self.path / name).exists() for name in views)
         return are_there and self.manifest.written == (self.ledger.length, self.manifest.undone)
 

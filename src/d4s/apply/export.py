@@ -18,6 +18,7 @@ from d4s.apply.edited_folder import EditedFolder, open_shared
 from d4s.apply.export_gguf import base_file, write_gguf
 from d4s.apply.outcome import WeightDeltas, module_name, to_state_dict, write_model
 from d4s.artifacts import write_json, write_tensors
+from d4s.editors.protocol import BESIDE_THE_MODEL
 from d4s.errors import SettingsError
 from d4s.locks import new_folder
 from d4s.models.language_model import LanguageModel
@@ -40,7 +41,7 @@ def export(path: Path, kind: ExportFormat, out: Path, rank: int | None, device: 
         D4SError: if another command is changing the folder, or is at work in `out`.
     """
     with open_shared(path, device=device, dtype="float32" if kind == "lora" else None) as (folder,):
-        if folder.editor.kind == "codebook":
+        if folder.editor.kind in BESIDE_THE_MODEL:
             raise SettingsError(
                 f"{folder.manifest.editor} changes no weights: its entries answer beside the model, so nothing can be exported as "
                 f"{kind}; use {path} itself, by d4s ask or from Python"

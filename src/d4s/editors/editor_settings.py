@@ -17,6 +17,7 @@ from d4s.editors.family_settings import SINGLE, Family, ModelPasses
 from d4s.editors.fine_tune_settings import FineTune
 from d4s.editors.gradient_settings import GradientRegression, LocFT
 from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
+from d4s.editors.memory_settings import Serac
 from d4s.editors.parts.part import DOUBLE, NotNegative, Positive
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
 from d4s.editors.settings_file import ModelShape, TunedSettings, check_shape, is_settings_file, read_settings_file, tuned_hparams
@@ -115,7 +116,7 @@ def _descent(edits: int, steps: int, tokens: int) -> ModelPasses:
     return ModelPasses(tokens, 1, (1.0 + BACKWARD) * edits * steps)
 
 
-FamilySettings = LocateThenEdit | OneTimeBatch | FineTune | LocFT | GradientRegression | Grace | KnowledgeNeurons | Unedited
+FamilySettings = LocateThenEdit | OneTimeBatch | FineTune | LocFT | GradientRegression | Grace | Serac | KnowledgeNeurons | Unedited
 EditorSettings = Annotated[FamilySettings, Field(discriminator="family")]
 FAMILY_SETTINGS = {model.model_fields["family"].default: model for model in get_args(FamilySettings)}
 

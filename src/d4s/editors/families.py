@@ -20,6 +20,7 @@ FAMILIES = Registry(
         "locft": "d4s.editors.locft:LocFTEditor",
         "gradient_regression": "d4s.editors.gradient_regression:GradientRegressionEditor",
         "grace": "d4s.editors.grace:GraceEditor",
+        "serac": "d4s.editors.serac:SeracEditor",
         "knowledge_neurons": "d4s.editors.knowledge_neurons:KnowledgeNeuronsEditor",
         "unedited": "d4s.editors.unedited:UneditedEditor",
     },

@@ -25,6 +25,7 @@ from d4s.editors.hparams import (
 )
 from d4s.editors.preset import Preset
 from d4s.editors.presets_gradient import GRADIENT_PRESETS
+from d4s.editors.presets_memory import MEMORY_PRESETS
 from d4s.editors.presets_saul import SAUL_PRESETS
 
 
@@ -330,6 +331,7 @@ PRESETS: Mapping[str, Preset] = {
         released=("gpt2-xl", "gpt-j-6b", "llama2-7b", "qwen2.5-7b"),
         hue="codebook",
     ),
+    **MEMORY_PRESETS,
     "d4s": Preset(
         "D4S",
         "Huang et al. 2024",

@@ -24,7 +24,10 @@ EXCLUDED_MODULES = frozenset(
     f"{PACKAGE}.{name}"
     for name in (
         *("errors", "log"),
-        *(f"editors.{table}" for table in ("hparams", "preset", "presets", "presets_gradient", "presets_saul", "settings_file")),
+        *(
+            f"editors.{table}"
+            for table in ("hparams", "preset", "presets", "presets_gradient", "presets_saul", "presets_memory", "settings_file")
+        ),
     )
 )
 """Tables whose rows are resolved before settings are hashed, and words for the person who runs a job."""
@@ -41,6 +44,7 @@ DECLARATIVE_MODULES = frozenset(
         "editors.fine_tune_settings",
         "editors.gradient_settings",
         "editors.least_squares_settings",
+        "editors.memory_settings",
         "editors.families",
         "runs.run_settings",
     )

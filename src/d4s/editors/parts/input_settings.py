@@ -1,8 +1,9 @@
-"""What stages before an edit compute for it: targets at the original weights, free directions, the usual norm, statistics, sentences."""
+"""What stages before an edit compute for it: targets, free directions, the usual norm, statistics, sentences, scopes."""
 
 from pydantic import Field
 
 from d4s.editors.parts.part import Layers, Positive
+from d4s.editors.parts.scope_settings import ScopeSettings
 from d4s.editors.parts.target_rule import AnchorSettings, TargetSettings
 from d4s.settings_base import Count, Frozen
 
@@ -46,17 +47,23 @@ class FactPoolSettings(Frozen):
 
 
 class PrepareSettings(Frozen):
-    """What the `prepare` stage computes: free directions from second moments; anchor, warm-up and sentences from model and facts."""
+    """What the `prepare` stage computes: free directions from second moments; the rest from model and facts."""
 
     basis: BasisSettings | None = None
     anchor: AnchorJobSettings | None = None
     warm_up: WarmUpSettings | None = Field(default=None, exclude_if=lambda warm_up: warm_up is None)
     facts: FactPoolSettings | None = Field(default=None, exclude_if=lambda pool: pool is None)
+    scope: ScopeSettings | None = Field(default=None, exclude_if=lambda scope: scope is None)
 
     @property
     def reads_requests(self) -> bool:
         """Whether requests are run through the model."""
         return self.anchor is not None or self.warm_up is not None
+
+    @property
+    def reads_pool(self) -> bool:
+        """Whether facts are read that nothing is measured of."""
+        return self.facts is not None or self.scope is not None
 
     @property
     def basis_layers(self) -> int:
