@@ -61,7 +61,7 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "ultraedit_one_by_one": {"preset": "ultraedit", "batch": 1},
     "serac_trained": {"preset": "serac", "answer": {"kind": "trained", "steps": 3, "rows": 4}},
     "serac_soft": {"preset": "serac", "switch": "soft"},
-    "serac_true": {"preset": "serac", "scope": "true"},
+    "serac_oracle": {"preset": "serac", "scope": "true"},
     "serac_hashed": {"preset": "serac", "encoder": {"kind": "hashed", "buckets": 64}, "near_misses": False},
     "grace_warm": {"preset": "grace", "value": "warm"},
     "d4s_null_space": {"preset": "d4s", "preservation": {"kind": "null_space", "threshold": 0.05, "weight": 1.0}},

@@ -149,6 +149,8 @@ SCHEMAS = {
     "singles": schemas.SINGLES,
     "traces": schemas.TRACES,
     "beliefs": schemas.BELIEFS,
+    "routes": schemas.ROUTES,
+    "memory": schemas.MEMORY,
 }
 
 

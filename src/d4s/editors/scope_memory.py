@@ -101,6 +101,10 @@ class MemoryRouter(ABC):
     def nearest(self, prompts: Sequence[str]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
         """Similarity of each prompt to its nearest entry, and that entry's number, of at least one."""
 
+    @abstractmethod
+    def with_memory(self, memory: Memory) -> "MemoryRouter":
+        """The same router with another memory."""
+
     def match(self, prompts: Sequence[str]) -> list[Match]:
         """The entries in whose scope prompts are."""
         if not len(self.memory) or not prompts:
@@ -144,6 +148,10 @@ class LearnedRouter(MemoryRouter):
         self._scopes = scopes
         self._embeddings = torch.stack([entry.embedding for entry in memory.entries]) if len(memory) else torch.empty(0, settings.width)
 
+    def with_memory(self, memory: Memory) -> "LearnedRouter":
+        """The same scopes with another memory."""
+        return LearnedRouter(self.settings, self.answering, memory, self._scopes)
+
     def nearest(self, prompts: Sequence[str]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
         """Similarity exp(− c · ‖a − b‖²) to the nearest embedding.
 
@@ -161,6 +169,10 @@ class TrueRouter(MemoryRouter):
         super().__init__(settings, answering, memory)
         self._scopes = scopes
         self._number = {fact: number for number, entry in enumerate(memory.entries) for fact in scopes.facts_of(entry.prompt)}
+
+    def with_memory(self, memory: Memory) -> "TrueRouter":
+        """The same scopes with another memory."""
+        return TrueRouter(self.settings, self.answering, memory, self._scopes)
 
     def nearest(self, prompts: Sequence[str]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
         """The last of the entries of the facts that have the prompt."""
