@@ -60,7 +60,6 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "locft_bf_one_by_one": {"preset": "locft_bf", "batch": 1, "minibatch": 2, "eos": False},
     "ultraedit_one_by_one": {"preset": "ultraedit", "batch": 1},
     "serac_trained": {"preset": "serac", "answer": {"kind": "trained", "steps": 3, "rows": 4}},
-    "serac_soft": {"preset": "serac", "switch": "soft"},
     "serac_oracle": {"preset": "serac", "scope": "true"},
     "serac_hashed": {"preset": "serac", "encoder": {"kind": "hashed", "buckets": 64}, "near_misses": False},
     "grace_warm": {"preset": "grace", "value": "warm"},
