@@ -26,6 +26,8 @@ REMEMBERING = {
     **{"serac_trained": KEEPING, "serac_far": KEEPING, "serac_soft": replace(KEEPING, locality_loss=0.3)},
 }
 WHOLE = Made(methods=REMEMBERING, editors=dict(SERAC_EDITORS), lengths=(10, 300), forms=False, seeds=(1, 2, 3))
+JUDGED = replace(WHOLE, summed=False)
+"""The same for claims, which read no summary: much faster to make."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,13 @@ def memory_study(folder: Path, made: Made = WHOLE, routing: Mapping[str, Routing
     columns = schemas.with_cell_columns(schemas.SCORES)
     whole = pd.concat([scores, *(frame[scores.columns] for frame in more)])
     write_table(folder / "data" / "scores.parquet", whole, columns)
-    rows = [{**{key: frame[key].iloc[0] for key in (*schemas.CELL, "step")}, **row} for frame in more[1::2] for row in retained_rows(frame)]
-    write_table(folder / "summary.parquet", pd.concat([summary, pd.DataFrame(rows)])[schemas.SUMMARY.names], schemas.SUMMARY)
+    rows = [
+        {**{key: frame[key].iloc[0] for key in (*schemas.CELL, "step")}, **row}
+        for frame in (more[1::2] if made.summed else ())
+        for row in retained_rows(frame)
+    ]
+    if rows:
+        write_table(folder / "summary.parquet", pd.concat([summary, pd.DataFrame(rows)])[schemas.SUMMARY.names], schemas.SUMMARY)
     return Results(folder)
 
 

@@ -16,7 +16,7 @@ from d4s.figures.style import NARROW, WIDE
 from d4s.schemas import NEAR_MISSES
 from d4s.tables.tab_memory import table
 from d4s.tables.table import TableSkipped
-from tests.remembered import KEEPING, REMEMBERING, ROUTING, WHOLE, Routing, memory_study
+from tests.remembered import JUDGED, KEEPING, REMEMBERING, ROUTING, Routing, memory_study
 from tests.synthetic import METHODS, Made, write_study
 
 CLAIMS = {claim.claim_id: claim for claim in CLAIM_GROUPS.load("memory")}
@@ -47,17 +47,17 @@ def test_every_claim_can_hold(whole: Results, claim_id: str) -> None:
     ],
 )
 def test_claims_about_scores_can_fail(tmp_path: Path, claim_id: str, change: dict[str, Any]) -> None:
-    results = memory_study(tmp_path, replace(WHOLE, methods={**REMEMBERING, **change}))
+    results = memory_study(tmp_path, replace(JUDGED, methods={**REMEMBERING, **change}))
     assert judged(results, claim_id)["verdict"] == "does not hold"
 
 
 def test_claims_about_the_router_can_fail(tmp_path: Path) -> None:
-    results = memory_study(tmp_path, routing={**ROUTING, "serac_far": Routing(near=0.02), "serac_trained": Routing(0.02, 0.0)}, wrong=0.3)
+    results = memory_study(tmp_path, JUDGED, {**ROUTING, "serac_far": Routing(near=0.02), "serac_trained": Routing(0.02, 0.0)}, wrong=0.3)
     assert [judged(results, claim)["verdict"] for claim in ("SE3", "SE4")] == ["does not hold", "does not hold"]
 
 
 def test_too_few_failures_decide_nothing(tmp_path: Path) -> None:
-    results = memory_study(tmp_path, routing=dict.fromkeys(ROUTING, Routing(0.02, 0.0)), wrong=0.0)
+    results = memory_study(tmp_path, JUDGED, dict.fromkeys(ROUTING, Routing(0.02, 0.0)), wrong=0.0)
     entry = judged(results, "SE4")
     assert entry["verdict"] == "undecided" and "fewer than 20 failures in a draw" in entry["why"][-1]
 

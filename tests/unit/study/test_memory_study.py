@@ -20,7 +20,7 @@ def study(**changes: Any) -> Study:
 
 def test_editors_of_one_router_and_one_answering_model_share_them() -> None:
     plan = resolve(study())
-    scopes = {node for node in plan.of("prepare") if node.settings.get("scope")}
+    scopes = [node for node in plan.of("prepare") if node.settings.get("scope")]
     assert len(scopes) == 3, "the model in context, a trained answer, and a router without near misses"
     assert all(set(node.inputs) == {"model", "facts", "pool"} for node in scopes)
     by_editor = {cell.key.editor: cell.run.inputs.get("prepared") for cell in plan.cells}

@@ -69,8 +69,8 @@ class ScopeSettings(Frozen):
         description="Half of the negatives are prompts about another relation of the subject, or about a name that shares a part.",
     )
     facts: Count = Field(default=400, description="Facts to train on, at most, the first ones in an order by their ids.")
-    epochs: Count = Field(default=40, description="Passes over the facts, at most.")
-    patience: Count = Field(default=5, description="Passes without a lower loss on held-out facts after which training ends.")
+    epochs: Count = Field(default=320, description="Passes over the facts, at most.")
+    patience: Count = Field(default=40, description="Passes without a lower loss on held-out facts after which training ends.")
     lr: Positive = Field(default=1e-3, description="Learning rate of Adam for the map and the scale.")
     context: str = Field(default="{prompt} {target}. ", description="What is put before a prompt in the scope of an edit.")
     answer: Answer = Field(default=ContextAnswer(), description="Who answers in scope.")
