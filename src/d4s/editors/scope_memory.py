@@ -22,7 +22,7 @@ from d4s.editors.scope_encoders import Encode
 from d4s.editors.scope_map import ScopeMap
 from d4s.editors.scope_preparation import FACTS, PROMPTS, hash_of
 from d4s.models.language_model import LanguageModel
-from d4s.models.routed_model import Route
+from d4s.models.routed_model import Match, Route
 from d4s.models.tokens import encode_all
 
 ROOM = 8  # positions that a routed prompt leaves for its target
@@ -56,13 +56,6 @@ class MemoryEntry(NamedTuple):
         return {"prompt": to_bytes(self.prompt), "target": to_bytes(self.target), "embedding": self.embedding}
 
 
-class Match(NamedTuple):
-    """The nearest entry of a prompt, if it is in its scope, and their similarity."""
-
-    entry: int | None
-    similarity: float
-
-
 @dataclass(frozen=True, slots=True)
 class Memory:
     """The entries that records spell, one per prompt, in the order in which they came."""
@@ -85,11 +78,6 @@ class Memory:
     def __len__(self) -> int:
         return len(self.entries)
 
-    @property
-    def bytes(self) -> int:
-        """What its records hold."""
-        return sum(tensor.nbytes for entry in self.entries for tensor in entry.record.values())
-
 
 class MemoryRouter(ABC):
     """The routes of prompts by a memory; without entries every prompt is the model's own."""
@@ -104,6 +92,21 @@ class MemoryRouter(ABC):
     @abstractmethod
     def with_memory(self, memory: Memory) -> "MemoryRouter":
         """The same router with another memory."""
+
+    @property
+    def prompts(self) -> Sequence[str]:
+        """The prompts of the entries, by number."""
+        return [entry.prompt for entry in self.memory.entries]
+
+    @property
+    def bytes(self) -> int:
+        """What the records of the entries hold."""
+        return sum(tensor.nbytes for entry in self.memory.entries for tensor in entry.record.values())
+
+    def resized(self, count: int) -> "MemoryRouter":
+        """The router with a number of entries, its own (at least one) again and again."""
+        repeated = [*self.memory.entries] * (-(-count // len(self.memory)))
+        return self.with_memory(Memory(tuple(repeated[:count])))
 
     def match(self, prompts: Sequence[str]) -> list[Match]:
         """The entries in whose scope prompts are."""

@@ -8,7 +8,7 @@ Terms and symbols: docs/notation.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -28,6 +28,36 @@ class Route(NamedTuple):
 
 Router = Callable[[Sequence[str]], Sequence[Route]]
 """The routes of prompts, one each; equal prompts have equal routes, whatever they are asked with."""
+
+
+class Match(NamedTuple):
+    """The number of the nearest entry of a prompt, if the prompt is in its scope, and their similarity."""
+
+    entry: int | None
+    similarity: float
+
+
+@runtime_checkable
+class EntryFinder(Protocol):
+    """A router with a memory, as measures ask it."""
+
+    @property
+    def prompts(self) -> Sequence[str]:
+        """The prompts of the entries, by number."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """What the entries hold."""
+        ...
+
+    def match(self, prompts: Sequence[str]) -> Sequence[Match]:
+        """The entries in whose scope prompts are."""
+        ...
+
+    def resized(self, count: int) -> "EntryFinder":
+        """The router with a number of entries, its own (at least one) again and again."""
+        ...
 
 
 class RoutedModel:

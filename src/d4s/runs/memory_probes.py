@@ -18,12 +18,11 @@ from typing import NamedTuple
 
 from d4s.config import MemorySettings
 from d4s.editors.edit_requests import EditRequest
-from d4s.editors.scope_memory import Memory, MemoryRouter
 from d4s.facts.record import Fact
 from d4s.metrics.scoring import Row
 from d4s.models.edited_model import EditedModel
 from d4s.models.language_model import LanguageModel
-from d4s.models.routed_model import RoutedModel
+from d4s.models.routed_model import EntryFinder, RoutedModel
 from d4s.models.views import LiveModel
 from d4s.schemas import NEAR_MISSES
 
@@ -84,7 +83,7 @@ class MemoryProbes:
         if (router := _router_of(edited)) is None:
             return []
         asked, expected = [*self._asked(length)], self._edited_prompts(length)
-        facts = [expected.get(entry.prompt) for entry in router.memory.entries]
+        facts = [expected.get(prompt) for prompt in router.prompts]
         matches = router.match([probe.prompt for probe in asked])
         return [
             {
@@ -102,14 +101,13 @@ class MemoryProbes:
     def growth(self, edited: EditedModel, length: int) -> list[Row]:
         """Rows of MEMORY: bytes, and processor seconds per query, of memories of several sizes; none of a model without a memory."""
         router = _router_of(edited)
-        if router is None or not len(router.memory):
+        if router is None or not router.prompts:
             return []
         prompts = [probe.prompt for probe in self._asked(length)][: self.settings.queries]
         rows = list[Row]()
         for count in self.settings.entries:
-            entries = [*router.memory.entries] * (-(-count // len(router.memory)))
-            larger = router.with_memory(Memory(tuple(entries[:count])))
-            found = {"bytes": float(larger.memory.bytes), "query_seconds": _seconds_per_query(larger, prompts)}
+            larger = router.resized(count)
+            found = {"bytes": float(larger.bytes), "query_seconds": _seconds_per_query(larger, prompts)}
             rows += [{"step": length, "entries": count, "quantity": name, "value": value} for name, value in found.items()]
         return rows
 
@@ -146,11 +144,11 @@ def _shared_names(fact: Fact, bystanders: Sequence[Fact]) -> Iterator[MemoryProb
         yield MemoryProbe(fact.fact_id, "shared_name", number, fact.template.replace("{}", one.subject), one.target_true)
 
 
-def _router_of(edited: EditedModel) -> MemoryRouter | None:
-    return edited.router if isinstance(edited, RoutedModel) and isinstance(edited.router, MemoryRouter) else None
+def _router_of(edited: EditedModel) -> EntryFinder | None:
+    return edited.router if isinstance(edited, RoutedModel) and isinstance(edited.router, EntryFinder) else None
 
 
-def _seconds_per_query(router: MemoryRouter, prompts: Sequence[str]) -> float:
+def _seconds_per_query(router: EntryFinder, prompts: Sequence[str]) -> float:
     """Processor time of finding the entries of prompts one by one, as queries come, per prompt."""
     start = time.process_time()
     for prompt in prompts:
