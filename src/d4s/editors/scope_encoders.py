@@ -40,14 +40,14 @@ def encoder_of(settings: Encoder, model: LanguageModel) -> Encode:
 def hidden_vectors(model: LanguageModel, settings: HiddenEncoder, prompts: Sequence[str]) -> Float[Tensor, "n m"]:
     """Hidden states at the block's output, over the tokens of each prompt but BOS."""
     rows = [ids or [start_of_text(model)] for ids in encode_prompts(model, prompts)]
-    found = torch.zeros(len(rows), model.d_out(settings.layer))
+    found, bos = torch.zeros(len(rows), model.d_out(settings.layer)), model.tokenizer.bos_token_id
     for numbers in _equally_long(rows, TOKENS_ON_CPU if model.device.type == "cpu" else TOKENS_ON_ACCELERATORS):
         ids = torch.tensor([rows[number] for number in numbers], device=model.device)
         with trace({settings.layer: model.block(settings.layer)}, stop_after=settings.layer) as seen:
             model.network.base_model(input_ids=ids, use_cache=False)
         hidden = seen.outputs[settings.layer].float().cpu()
-        is_word = (ids != model.tokenizer.bos_token_id).cpu() | (torch.arange(ids.shape[1]) == ids.shape[1] - 1)
-        weights = is_word[:, :, None].float()
+        words = [[token != bos for token in rows[number][:-1]] + [True] for number in numbers]
+        weights = torch.tensor(words)[:, :, None].float()
         found[numbers] = hidden[:, -1] if settings.pool == "last" else (hidden * weights).sum(1) / weights.sum(1)
     return found
 

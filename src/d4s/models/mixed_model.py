@@ -122,7 +122,7 @@ class MixedModel(RoutedModel):
                 written[number].append(token)
             going = [number for number in going if written[number][-1] not in self._ends]
             for number in going:
-                texts[number] = self._models[0].tokenizer.decode(written[number], skip_special_tokens=True)
+                texts[number] = self._models[0].tokenizer.batch_decode([written[number]], skip_special_tokens=True)[0]
             going = [number for number in going if should_stop is None or not should_stop(prompts[number], texts[number])]
         return texts
 
