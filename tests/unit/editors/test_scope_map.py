@@ -28,7 +28,9 @@ from tests.tiny import tiny_facts, tiny_model, word_tokenizer
 HIDDEN = HiddenEncoder(layer=1)
 SETTINGS = ScopeSettings(encoder=HIDDEN, width=16, epochs=150, patience=30, lr=1e-2, context="{prompt} {target} . ")
 MEASURED = tiny_facts(12)
-POOL = [replace(fact, relation="job") if number % 2 else fact for number, fact in enumerate(tiny_facts(40)[20:])]
+APART = [tiny_facts(48)[place] for place in (20, 22, 25, 27, 28, 30, 33, 35, 36, 38, 41, 43, 45, 47)]
+"""Names of which many others can be made up that neither stand here nor are measured."""
+POOL = [replace(fact, relation="job") if number % 2 else fact for number, fact in enumerate(APART)]
 TRAINED = SETTINGS.model_copy(update={"answer": TrainedAnswer(steps=6, rows=3), "epochs": 1})
 PROMPTS = ["Ada Moss lives in the city of", "The job of Ben Reed is", "Eva"]
 
@@ -59,7 +61,7 @@ def test_nothing_measured_is_learnt_from() -> None:
     named = {fact.subject for fact in [*tiny_facts(48)] if fact.subject in prompts}
     assert len(named) > 12 and not [text for text in examples.texts for name in named if name in text]
     assert {one.fact.subject for one in examples.learnt} & {one.fact.subject for one in examples.held_out} == set()
-    assert len(examples.learnt) == 18 and len(examples.held_out) == 2
+    assert len(examples.learnt) == 12 and len(examples.held_out) == 2
 
 
 def test_a_pool_of_what_is_measured_is_refused() -> None:

@@ -47,7 +47,7 @@ def test_a_near_miss_that_was_edited_is_none() -> None:
     drawn = draw_requests([*facts, *map(other_relation, facts)], 5)
     model, probes = case_for(SERAC).make_model(), MemoryProbes.of(SETTINGS, facts, drawn)
     few, many = (len(probes.scores(model, LiveModel(model), length)) for length in (3, 6))
-    assert few == 3 and many == 0
+    assert few > many == 0
 
 
 def test_routes_say_where_prompts_should_go_and_where_they_go() -> None:
@@ -61,10 +61,9 @@ def test_routes_say_where_prompts_should_go_and_where_they_go() -> None:
     assert set(rows[0]) == set(ROUTES.names) and set(sizes[0]) == set(MEMORY.names)
     kinds = {row["kind"] for row in rows}
     assert kinds == {"efficacy", "paraphrase", "same_subject", "shared_name", "neighborhood", "unrelated"}
-    edited = {request.fact_id for request, _ in DRAWN}
     for row in rows:
         assert row["entry"] == row["expected"], row
-        assert (row["entry"] in edited) == (row["kind"] in ("efficacy", "paraphrase"))
+        assert (row["expected"] == row["fact_id"]) == (row["kind"] in ("efficacy", "paraphrase"))
     assert [(row["entries"], row["quantity"]) for row in sizes] == [(n, name) for n in (2, 9) for name in ("bytes", "query_seconds")]
     assert sizes[2]["value"] == pytest.approx(4.5 * sizes[0]["value"], rel=0.2) and sizes[1]["value"] > 0
     assert {row["value"] for row in near} == {1.0}
