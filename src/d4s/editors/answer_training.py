@@ -1,6 +1,6 @@
 """SERAC's counterfactual model: a model trained to read the answer of a prompt from an edit that stands before it.
 
-Every text is an edit in its context form, a prompt, and the edit's target; loss is on the target alone. Targets are drawn anew for
+Every text is an edit in its context form, a prompt, and the edit's target; loss is on the target alone. Targets are drawn again for
 every text from the objects of the fact's relation, so that reading is learnt and no fact. A step's draw depends on the seed and the
 step alone, and a checkpoint holds weights and moments: a training that was interrupted ends with the same bits.
 

@@ -5,7 +5,7 @@ above a threshold; then a counterfactual model answers the prompt behind the ent
 release has other parts: z is a trained linear map of the model's own hidden states, not DistilBERT; entries are embedded by their
 prompts alone; negatives are near misses made from the facts; the answering model is the edited one in context (which the release
 allows) or a copy of it that was trained to read answers from its context. Embeddings of entries are kept; the release computes
-them anew for every query.
+them again for every query.
 
 Each step is one record, an entry: `prompt` and `target` as UTF-8, and `embedding`. Records can be taken out or joined.
 
