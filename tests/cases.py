@@ -31,6 +31,7 @@ OWN = {
     "memoir": {"layer": 1, "steps": 3, "columns": 16, "overlap": 0.5, "background": 3},
     "defer": {"layer": 1, "steps": 3, "lr": 1e-2},
     "knowledge_neurons": {"steps": 4},
+    "serac": {"encoder": {"layer": 1}, "width": 16, "epochs": 150, "patience": 30, "lr": 1e-2, "context": "{prompt} {target} . "},
     "unedited": {},
 }
 
@@ -61,6 +62,9 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "ft_forced": {"preset": "ft_m", "noise_subject": {"copies": 2}},
     "locft_bf_one_by_one": {"preset": "locft_bf", "batch": 1, "minibatch": 2, "eos": False},
     "ultraedit_one_by_one": {"preset": "ultraedit", "batch": 1},
+    "serac_trained": {"preset": "serac", "answer": {"kind": "trained", "steps": 3, "rows": 4}},
+    "serac_oracle": {"preset": "serac", "scope": "true"},
+    "serac_hashed": {"preset": "serac", "encoder": {"kind": "hashed", "buckets": 64}, "near_misses": False},
     "grace_warm": {"preset": "grace", "value": "warm"},
     "memoir_dense": {"preset": "memoir", "state_kind": "dense"},
     "wise_whole": {"preset": "wise", "masked_share": 1.0, "shard": 100, "margins": "absolute"},
@@ -77,6 +81,8 @@ def settings_for(name: str):
     preset, family = overrides["preset"], resolve("tested", overrides, "mini").family
     if preset == "lora":
         small: Mapping[str, Any] = {"steps": 3}
+    elif family == "serac" and "encoder" in overrides:
+        small = {key: value for key, value in OWN[family].items() if key != "encoder"}
     elif family in OWN:
         small = OWN[family]
     else:

@@ -138,18 +138,10 @@ def _summed(of: dict[str, pd.DataFrame], log: pd.DataFrame, step: int) -> list[d
     return [*rows, *norm_rows(of["norms"]), *benchmark_rows(of["benchmark"])]
 
 
-SCHEMAS = {
-    "scores": schemas.SCORES,
-    "answers": schemas.ANSWERS,
-    "norms": schemas.NORMS,
-    "perplexity": schemas.PERPLEXITY,
-    "benchmark": schemas.BENCHMARK,
-    "edit_log": schemas.EDIT_LOG,
-    "objectives": schemas.OBJECTIVES,
-    "singles": schemas.SINGLES,
-    "traces": schemas.TRACES,
-    "beliefs": schemas.BELIEFS,
-}
+TABLES = (
+    "scores", "answers", "norms", "perplexity", "benchmark", "edit_log", "objectives", "singles", "traces", "beliefs", "routes", "memory",
+)  # fmt: skip
+SCHEMAS = {name: getattr(schemas, name.upper()) for name in TABLES}
 
 
 def settings(made: Made) -> dict:

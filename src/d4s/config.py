@@ -265,6 +265,16 @@ class RobustnessSettings(Frozen):
     shares_at: tuple[Count, ...] = Field(default=(), description="Lengths at which all shares are asked; elsewhere only the edited model.")
 
 
+class MemorySettings(Frozen):
+    """Near misses of edits, put to every editor; where a memory's router sends prompts; how long it takes to find an entry."""
+
+    every: Count = Field(default=1, description="One request in this number is asked about, the first among them.")
+    entries: tuple[Count, ...] = Field(
+        default=(10, 100, 1000, 10_000), description="Numbers of entries, the memory's own repeated, with which a query is timed."
+    )
+    queries: Count = Field(default=50, description="Prompts behind a time.")
+
+
 class MeasureSettings(Frozen):
     """What is measured at each length."""
 
@@ -278,6 +288,9 @@ class MeasureSettings(Frozen):
     )
     robustness: RobustnessSettings | None = Field(
         default=None, exclude_if=lambda robustness: robustness is None, description="Also ask in shifted prompts; not asked when omitted."
+    )
+    memory: MemorySettings | None = Field(
+        default=None, exclude_if=lambda memory: memory is None, description="Also ask near misses, and memories for their entries."
     )
 
 

@@ -79,6 +79,15 @@ ROBUSTNESS = _schema(
     step=_int, share=_real, training_steps=_int, group=_text, shift=_text, fact_id=_text, correct=_flag, nll=_real,
 )  # fmt: skip
 
+# what the router of a memory makes of a prompt: the fact whose entry it is in the scope of, if any, and the one that it should be
+NEAR_MISSES = "near_miss_accuracy"
+"""Metric of near misses among the scores: share of the answer's tokens whose arg-max is still the unedited model's."""
+ROUTES = _schema(
+    step=_int, fact_id=_text, kind=_text, prompt_id=_int, expected=_text, entry=_text, similarity=_real,
+)  # fmt: skip
+# a memory of a number of entries: bytes of its records, and processor seconds to find the entry of one prompt
+MEMORY = _schema(step=_int, entries=_int, quantity=_text, value=_real)
+
 # measures at one length
 SCORES = _schema(step=_int, protocol=_text, fact_id=_text, edited_at=_int, metric=_text, prompt_id=_int, value=_real)
 ANSWERS = _schema(step=_int, fact_id=_text, kind=_text, prompt_id=_int, prompt=_text, expected=_text, before=_text, after=_text)

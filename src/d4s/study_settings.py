@@ -152,7 +152,7 @@ class GridRow(Frozen):
         return self
 
 
-ClaimGroup = Literal["d4s", "batches", "beliefs", "localisation", "saul"]
+ClaimGroup = Literal["d4s", "batches", "beliefs", "localisation", "memory", "saul"]
 
 
 class FigureSettings(Frozen):

@@ -106,7 +106,7 @@ rule moments_shard:
 
 rule prepare:
     input:
-        unpack(inputs_of("model", "facts", "pool", "moments")),
+        unpack(inputs_of("model", "facts", "pool", "moments", "folder_*")),
     output:
         f"{STORE}/prepared/{{prepared}}/manifest.json",
     log:

@@ -8,6 +8,7 @@ CLAIM_GROUPS = Registry(
         "d4s": "d4s.analysis.claims_d4s:CLAIMS",
         "beliefs": "d4s.analysis.claims_beliefs:CLAIMS",
         "saul": "d4s.analysis.claims_saul:CLAIMS",
+        "memory": "d4s.analysis.claims_memory:CLAIMS",
         "localisation": "d4s.analysis.claims_localisation:CLAIMS",
         "batches": "d4s.analysis.claims_batches:CLAIMS",
     },

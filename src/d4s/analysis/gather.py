@@ -30,9 +30,11 @@ from d4s.schemas import (
     CELL,
     EDIT_LOG,
     INDEX,
+    MEMORY,
     NORMS,
     OBJECTIVES,
     PERPLEXITY,
+    ROUTES,
     SCORES,
     SINGLES,
     SUMMARY,
@@ -42,8 +44,11 @@ from d4s.schemas import (
 
 logger = logging.getLogger(__name__)
 MEASURE_TABLES = {"scores": SCORES, "answers": ANSWERS, "norms": NORMS, "perplexity": PERPLEXITY}
+MEMORY_TABLES = {"routes": ROUTES, "memory": MEMORY}
+"""What is measured of memories alone, where a study asks for it."""
 GATHERED_TABLES = {
     **MEASURE_TABLES,
+    **MEMORY_TABLES,
     "edit_log": EDIT_LOG,
     "benchmark": BENCHMARK,
     "objectives": OBJECTIVES,
@@ -140,6 +145,9 @@ def _gather_cell(cell: CellFolders, add: Add) -> Iterator[dict[str, Any]]:
     for step in cell.steps:
         measure = _open(cell.measure, "measures", step)
         tables = {name: measure.table(f"n{step}.{name}.parquet", schema) for name, schema in MEASURE_TABLES.items()}
+        for name, schema in MEMORY_TABLES.items():
+            if (file := f"n{step}.{name}.parquet") in measure.manifest.files:
+                add(name, cell.columns, measure.table(file, schema))
         for name, rows in tables.items():
             add(name, cell.columns, rows)
         names = {**cell.columns, "step": step}

@@ -85,6 +85,7 @@ def _describe_state_kind(folder: EditedFolder) -> str:
         "additive": "changes that add up (undo takes an edit's own change out)",
         "dense": "one change that every edit replaces (no undo)",
         "codebook": "entries beside the model (undo takes an entry out)",
+        "memory": "texts beside the model (undo takes a text out)",
     }[folder.editor.kind]
 
 

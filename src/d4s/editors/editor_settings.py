@@ -17,6 +17,7 @@ from d4s.editors.family_settings import SINGLE, Family, ModelPasses
 from d4s.editors.fine_tune_settings import FineTune
 from d4s.editors.gradient_settings import GradientRegression, LocFT
 from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
+from d4s.editors.memory_settings import Serac
 from d4s.editors.parts.part import DOUBLE, NotNegative, Positive
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
 from d4s.editors.settings_file import ModelShape, TunedSettings, check_shape, is_settings_file, read_settings_file, tuned_hparams
@@ -122,7 +123,18 @@ def _descent(edits: int, steps: int, tokens: int) -> ModelPasses:
 
 
 FamilySettings = (
-    LocateThenEdit | OneTimeBatch | FineTune | LocFT | GradientRegression | Grace | Wise | Memoir | Defer | KnowledgeNeurons | Unedited
+    LocateThenEdit
+    | OneTimeBatch
+    | FineTune
+    | LocFT
+    | GradientRegression
+    | Grace
+    | Wise
+    | Memoir
+    | Defer
+    | Serac
+    | KnowledgeNeurons
+    | Unedited
 )
 EditorSettings = Annotated[FamilySettings, Field(discriminator="family")]
 FAMILY_SETTINGS = {model.model_fields["family"].default: model for model in get_args(FamilySettings)}

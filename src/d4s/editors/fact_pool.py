@@ -9,7 +9,7 @@ Terms and symbols: docs/notation.md.
 import hashlib
 import itertools
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,9 +79,15 @@ def prepare_pool(model: LanguageModel, settings: FactPoolSettings, pool: Sequenc
 
 def unmeasured_facts(pool: Iterable[Fact], measured: Sequence[Fact]) -> Iterator[Fact]:
     """The facts of a pool, true object included, whose subject no measured fact that can be edited has or names in a prompt."""
+    names = measured_names(measured)
+    return (fact for fact in pool if fact.target_true and not names(fact.subject))
+
+
+def measured_names(measured: Sequence[Fact]) -> Callable[[str], bool]:
+    """Whether a name is the subject of a measured fact that can be edited, or stands in a prompt about one."""
     requests = [fact for fact in measured if fact.editable]
     subjects, prompts = {fact.subject for fact in requests}, "\n".join(_prompts(requests))
-    return (fact for fact in pool if fact.target_true and fact.subject not in subjects and fact.subject not in prompts)
+    return lambda name: name in subjects or name in prompts
 
 
 def _prompts(facts: Sequence[Fact]) -> Iterator[str]:

@@ -23,6 +23,7 @@ FAMILIES = Registry(
         "wise": "d4s.editors.wise:WiseEditor",
         "memoir": "d4s.editors.memoir:MemoirEditor",
         "defer": "d4s.editors.defer:DeferEditor",
+        "serac": "d4s.editors.serac:SeracEditor",
         "knowledge_neurons": "d4s.editors.knowledge_neurons:KnowledgeNeuronsEditor",
         "unedited": "d4s.editors.unedited:UneditedEditor",
     },

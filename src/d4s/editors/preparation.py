@@ -1,4 +1,4 @@
-"""What some editors need beyond moments, computed once: directions that text hardly uses, the usual norm, statistics, sentences.
+"""What some editors need beyond moments, computed once: free directions, the usual norm, statistics, sentences, a router.
 
 Terms and symbols: docs/notation.md.
 """
@@ -13,11 +13,14 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from d4s.artifacts import StageJob, write_tensors
+from d4s.editors.answer_training import Checkpoint
 from d4s.editors.edit_requests import EditRequest, draw_requests
 from d4s.editors.fact_pool import LENGTHS, prepare_pool
 from d4s.editors.lifelong_statistics import warm_up
 from d4s.editors.moments import SecondMoment, read_moments
 from d4s.editors.parts.input_settings import FactPoolSettings, PrepareSettings
+from d4s.editors.parts.scope_settings import ScopeSettings
+from d4s.editors.scope_preparation import PreparedScope, prepare_scope
 from d4s.editors.side_inputs import prepare_side
 from d4s.editors.target_optimisation import anchor_norm
 from d4s.errors import SettingsError
@@ -47,7 +50,7 @@ def free_directions(second_moment: Float64[Tensor, "d_in d_in"], threshold: floa
 
 @dataclass(frozen=True, slots=True)
 class PoolSource:
-    """Facts that a pool of true sentences is chosen from, and the facts that are edited and measured, which it must not touch."""
+    """Facts to learn from beside the edits, and the facts that are edited and measured, which these must not touch."""
 
     pool: Sequence[Fact]
     measured: Sequence[Fact]
@@ -63,7 +66,8 @@ def prepare_tensors(
     """What an editor needs beyond moments, by name.
 
     `LAYER.basis` holds the free directions of each layer, from second moments; `anchor` a norm, `statistics.*` or `background`, from a
-    model and requests; `locality.*` sentences that a model writes; `pool.*` true sentences, from a model and facts.
+    model and requests; `locality.*` sentences that a model writes; `pool.*` true sentences, or `scope.*` and `answer.*` a router and who
+    answers, from a model and facts.
 
     Raises:
         ValueError: if a model is needed and there is none.
@@ -87,6 +91,8 @@ def prepare_tensors(
         found |= prepare_side(settings, model, requests)
     if settings.facts is not None:
         found |= _pool_tensors(settings.facts, model, source)
+    if settings.scope is not None:
+        found |= _scope(settings.scope, model, source).tensors
     return found
 
 
@@ -101,18 +107,39 @@ def _pool_tensors(settings: FactPoolSettings, model: LanguageModel | None, sourc
     return prepare_pool(model, settings, source.pool, source.measured).tensors()
 
 
+def _scope(
+    settings: ScopeSettings, model: LanguageModel | None, source: PoolSource | None, checkpoint: Checkpoint | None = None
+) -> PreparedScope:
+    if model is None:
+        raise ValueError("a router is trained beside a model, and none was given")
+    if source is None:
+        raise SettingsError(
+            "serac learns scopes from facts that nothing is measured of, which only the data sets of a study have; "
+            "run a study (grids/memory.yaml is one)"
+        )
+    return prepare_scope(model, settings, source.pool, source.measured, checkpoint)
+
+
 def prepare(job: StageJob[PrepareSettings]) -> None:
-    """Write prepared.safetensors; how many directions of how many are free, the anchor and the number of sentences go to the notes."""
+    """Write prepared.safetensors.
+
+    How many directions of how many are free, the anchor, the number of sentences, and rates of a router go to the notes.
+    """
     settings = job.settings
     moments = read_moments(job.inputs["moments"], settings.basis.layers) if settings.basis is not None else {}
     model, requests, source = None, list[EditRequest](), None
     if settings.reads_model:
         model = load(job.inputs["model"])
-    if settings.reads_requests or settings.facts is not None:
+    if settings.reads_requests or settings.reads_pool:
         facts = _facts(job, "facts")
         requests = [request for request, _ in draw_requests(facts, TUNING_SEED)]
-        source = PoolSource(_facts(job, "pool"), facts) if settings.facts is not None else None
-    found = prepare_tensors(settings, moments, model, requests, source)
+        source = PoolSource(_facts(job, "pool"), facts) if settings.reads_pool else None
+    found = prepare_tensors(settings.model_copy(update={"scope": None}), moments, model, requests, source)
+    rates: dict[str, float] = {}
+    checkpoint = Checkpoint(job.path("checkpoint.safetensors"), job.digest)
+    if settings.scope is not None:
+        scope, rates = _scope(settings.scope, model, source, checkpoint)
+        found |= scope
     write_tensors(job.path("prepared.safetensors"), found)
     notes: dict[str, Any] = {
         "free": {name.partition(".")[0]: list(reversed(basis.shape)) for name, basis in found.items() if name.endswith(".basis")}
@@ -121,8 +148,11 @@ def prepare(job: StageJob[PrepareSettings]) -> None:
         notes["sentences"] = len(found[LENGTHS])
     if "anchor" in found:
         notes["anchor"] = float(found["anchor"])
+    if rates:
+        notes["router"] = rates
     log.info("prepared: %s", notes)
     job.write_manifest(["prepared.safetensors"], **notes)
+    checkpoint.path.unlink(missing_ok=True)
 
 
 def _facts(job: StageJob[PrepareSettings], role: str) -> list[Fact]:

@@ -25,6 +25,7 @@ from d4s.editors.hparams import (
 )
 from d4s.editors.preset import Preset
 from d4s.editors.presets_gradient import GRADIENT_PRESETS
+from d4s.editors.presets_memory import MEMORY_PRESETS
 from d4s.editors.presets_saul import SAUL_PRESETS
 from d4s.editors.presets_side import SIDE_PRESETS
 
@@ -332,6 +333,7 @@ PRESETS: Mapping[str, Preset] = {
         hue="codebook",
     ),
     **SIDE_PRESETS,
+    **MEMORY_PRESETS,
     "d4s": Preset(
         "D4S",
         "Huang et al. 2024",

@@ -18,7 +18,7 @@ from d4s.editors.moments import SecondMoment
 from d4s.models.edited_model import EditedModel
 from d4s.models.language_model import LanguageModel
 
-StateKind = Literal["refit", "additive", "dense", "codebook"]
+StateKind = Literal["refit", "additive", "dense", "codebook", "memory"]
 StepRecord = Mapping[str, Tensor]
 
 
@@ -125,13 +125,13 @@ class StepLog:
 class State(Protocol):
     """The editing state after some steps: a value; weights are a view of it.
 
-    Refit, additive and codebook states are `records`, one per step, and only ever grow at the end. Dense states are one set
+    Refit, additive, codebook and memory states are `records`, one per step, and only ever grow at the end. Dense states are one set
     of tensors, `dense`, that every step replaces; it is empty for states made of rows.
     """
 
     @property
     def kind(self) -> StateKind:
-        """Which of the four kinds, hence what undo means."""
+        """Which of the kinds, hence what undo means."""
         ...
 
     @property

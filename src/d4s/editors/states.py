@@ -19,7 +19,7 @@ class RecordState:
     """A state made of records, one per step. Undo and merge are record operations; what they mean depends on the kind.
 
     For `refit` they are exact on the record: the change of weights is solved from the records that are left. For `additive`
-    a record's own factors go, though later records were computed in their presence. For `codebook` an entry goes.
+    a record's own factors go, though later records were computed in their presence. For `codebook` and `memory` an entry goes.
     """
 
     kind: StateKind

@@ -31,6 +31,7 @@ from d4s.figures import (
     fig_layers,
     fig_learning,
     fig_localisation,
+    fig_memory,
     fig_norm_cause,
     fig_norm_vs_accuracy,
     fig_objectives,
@@ -71,6 +72,7 @@ GROUP_FIGURES: Mapping[str, Mapping[str, Callable[[Results], Drawing]]] = {
         "fig_rewrite_effect": fig_rewrite_effect.figure,
         "fig_localisation": fig_localisation.figure,
     },
+    "memory": {"fig_memory": fig_memory.figure},
     "saul": {"fig_fluency": fig_fluency.figure},
     "batches": {"fig_layers": fig_layers.figure, "fig_batches": fig_batches.figure},
 }

@@ -37,6 +37,7 @@ HUES: Mapping[str, tuple[MethodStyle, ...]] = {
     "pmet": (MethodStyle("#c374a7", "^", DASHED), MethodStyle("#bb5f9a", "^")),
     "null_space": (MethodStyle("#8159b5", "h"), MethodStyle("#9c80c7", "h", DASHED)),
     "codebook": (MethodStyle("#5b7083", "X"),),
+    "memory": (MethodStyle("#4d7a8c", "H"),),
     "d4s": (MethodStyle("#0b9068", "*"), MethodStyle("#35a07b", "p", DASHED)),
     "batch": (MethodStyle("#8d949c", "d", (0, (5, 1.4, 1, 1.4))),),
 }

@@ -229,7 +229,7 @@ class LiveModel:
         should_stop: Callable[[Ids, str], bool],
     ) -> dict[Ids, str]:
         """Greedy continuations by prompt, for cached prompts of equal length, from the tokens that follow them."""
-        ends, running = {*self._end_tokens()}, [*range(len(batch))]
+        ends, running = {*self.end_tokens()}, [*range(len(batch))]
         written: list[list[int]] = [[] for _ in batch]
         texts, going = [""] * len(batch), {*running}
         for left in reversed(range(min(max_new_tokens, self.model.max_positions - len(batch[0]) + 1))):
@@ -253,12 +253,12 @@ class LiveModel:
 
     def _draw_tokens(self, batch: Sequence[Ids], draws: Float[Tensor, "n t"], top_k: int) -> list[list[int]]:
         """Tokens drawn after prompts of equal length, each row up to an end token."""
-        ends, going, written = {*self._end_tokens()}, {*range(len(batch))}, [list[int]() for _ in batch]
+        ends, going, written = {*self.end_tokens()}, {*range(len(batch))}, [list[int]() for _ in batch]
         cache, ids = self._new_cache(), _padded(batch, self.model.device)
         last = torch.full((len(batch),), ids.shape[1] - 1)
         for place in range(min(draws.shape[1], self.model.max_positions - len(batch[0]) + 1)):
             hidden = self._hidden(ids, cache, None if place else last)[:, -1]
-            token = _draw(self.model.unembed(hidden).float().cpu(), draws[:, place], top_k)
+            token = draw_tokens(self.model.unembed(hidden).float().cpu(), draws[:, place], top_k)
             for number, found in enumerate(token.tolist()):
                 if number in going and found not in ends:
                     written[number].append(found)
@@ -272,13 +272,14 @@ class LiveModel:
     def _decoded(self, rows: list[list[int]]) -> list[str]:
         return self.model.tokenizer.batch_decode(rows, skip_special_tokens=True) if rows else []
 
-    def _end_tokens(self) -> list[int]:
+    def end_tokens(self) -> list[int]:
+        """The ids after which a text is over."""
         configured = getattr(self.model.network.generation_config, "eos_token_id", None)
         ids = configured if isinstance(configured, list) else [configured]
         return sorted({int(token) for token in (*ids, self.model.tokenizer.eos_token_id) if isinstance(token, int)})
 
 
-def _draw(logits: Float[Tensor, "n vocab"], draws: Float[Tensor, " n"], top_k: int) -> Int[Tensor, " n"]:
+def draw_tokens(logits: Float[Tensor, "n vocab"], draws: Float[Tensor, " n"], top_k: int) -> Int[Tensor, " n"]:
     """One of the likeliest tokens of every row, by a number between 0 and 1."""
     values, tokens = logits.double().topk(min(top_k, logits.shape[1]), dim=1)
     below = values.softmax(1).cumsum(1) <= draws.double()[:, None]

@@ -10,6 +10,7 @@ from d4s.config import BenchmarkSettings, MeasureSettings, MomentsSettings, Pret
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import parse_editor
 from d4s.editors.parts.input_settings import PrepareSettings, TargetsJobSettings
+from d4s.editors.parts.scope_settings import TrainedAnswer
 from d4s.editors.single_blocks import SINGLES_PER_BLOCK
 from d4s.metrics.benchmark_files import (
     BENCHMARK_OF_TASK,
@@ -209,6 +210,8 @@ def _prepare(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ..
     settings, prompt_sizes = PrepareSettings.model_validate(node.settings), estimates.prompt_sizes(node)
     squares = placement.shape.width**2 if settings.warm_up is not None and settings.warm_up.whiten else 0
     disk = 8.0 * (settings.basis_layers * placement.shape.mlp_width**2 + squares)
+    if settings.scope is not None and isinstance(settings.scope.answer, TrainedAnswer):
+        disk += 4.0 * 4.0 * placement.shape.parameters  # the weights, and a checkpoint on the way
     return memory_estimate.prepare(placement, settings, prompt_sizes), disk, work_estimate.prepare(placement, settings, prompt_sizes)
 
 

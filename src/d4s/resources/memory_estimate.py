@@ -9,18 +9,20 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from d4s.config import MeasureSettings, PretrainSettings, TraceSettings
-from d4s.editors.constants import ACTIVATIONS_PER_PASS
+from d4s.editors.constants import ACTIVATIONS_PER_PASS, ANSWER_TOKENS
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import FamilySettings
 from d4s.editors.family_settings import Family
 from d4s.editors.gradient_settings import GRADIENT_REQUESTS
 from d4s.editors.parts.input_settings import PrepareSettings
+from d4s.editors.parts.scope_settings import ScopeSettings, TrainedAnswer
 from d4s.models.model_shape import BYTES, Shape
 from d4s.models.pass_sizes import LOGITS_PER_CHUNK, TOKENS_ON_ACCELERATORS, TOKENS_ON_CPU
 from d4s.resources.requirements import MIB, MOVABLE_PARTS, Bytes, Number
 
 BARE, LIGHT, WITH_TORCH, WITH_TABLES, WITH_TASKS, WITH_CUDA = 45 * MIB, 165 * MIB, 470 * MIB, 510 * MIB, 540 * MIB, 2500 * MIB
 DOUBLE, SINGLE = 8, 4
+CONTEXT_TOKENS = 32  # of an edit, a prompt behind it, and the target
 TASK_ANSWERS = MeasureSettings(max_new_tokens=4)  # of tasks with free answers: a quarter of their prompts
 
 
@@ -251,7 +253,8 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
     """Moments of all layers, the free directions of each, and one decomposition at work, all on the host.
 
     With an anchor or a warm-up the model too, and then the requests that these are taken from, at their unprefixed prompts; with sentences
-    the model, and the passes that ask which of them it knows; for a side memory the model, and single texts.
+    the model, and the passes that ask which of them it knows; for a side memory the model, and single texts; with scopes the model, and of
+    a trained answer its training.
     """
     square, layers, anchor = placement.shape.mlp_width**2 * DOUBLE, settings.basis_layers, settings.anchor
     moments, work = {"moments": float(2 * layers * square)}, {"temporaries": 4.0 * square if layers else 0.0}
@@ -259,6 +262,8 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
         gradient = placement.activations(GRADIENT_REQUESTS * prompt_sizes.tokens) * placement.shape.layers
         statistics = 3.0 * placement.shape.width**2 * DOUBLE if settings.warm_up.whiten else 0.0
         return split(placement, WITH_TABLES, {}, {"weights": placement.weights, "activations": gradient, "state": statistics})
+    if settings.scope is not None:
+        return split(placement, WITH_TABLES, {}, {"weights": placement.weights, **_scope_training(placement, settings.scope)})
     if not settings.reads_model:
         return {"process": WITH_TORCH, **moments, **work}, {}
     passes = {"activations": placement.activations(prompt_sizes.tokens)}
@@ -270,6 +275,15 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
     if not placement.on_device:
         return {"process": WITH_TABLES, **moments, "weights": placement.weights, **_largest(work, passes)}, {}
     return split(placement, WITH_TABLES, moments | work, {"weights": placement.weights, **passes})
+
+
+def _scope_training(placement: ModelPlacement, scope: ScopeSettings) -> dict[str, Number]:
+    """Passes over prompts; of an answer that is trained, its weights, gradient, both moments of Adam and a checkpoint, and a batch."""
+    if not isinstance(scope.answer, TrainedAnswer):
+        return questions(placement, None)
+    tokens, shape = scope.answer.rows * CONTEXT_TOKENS, placement.shape
+    logits = placement.logits(scope.answer.rows * ANSWER_TOKENS, 3)
+    return {"state": 5.0 * shape.parameters * SINGLE, "activations": placement.activations(tokens) * shape.layers, "logits": logits}
 
 
 def reading(placement: ModelPlacement, settings: MeasureSettings | None = None) -> tuple[Bytes, Bytes]:

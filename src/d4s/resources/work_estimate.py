@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from d4s.config import CorpusSettings, FluencySettings, MeasureSettings, TraceSettings
-from d4s.editors.constants import BACKWARD
+from d4s.editors.constants import ANSWER_TOKENS, BACKWARD
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import FamilySettings
 from d4s.editors.gradient_settings import GRADIENT_REQUESTS
 from d4s.editors.parts.input_settings import PrepareSettings
+from d4s.editors.parts.scope_settings import TrainedAnswer
 from d4s.editors.parts.target_rule import TargetSettings
 from d4s.metrics.benchmark_files import ItemTokens
-from d4s.resources.memory_estimate import ModelPlacement, PromptSizes, at_once
+from d4s.resources.memory_estimate import CONTEXT_TOKENS, ModelPlacement, PromptSizes, at_once
 from d4s.resources.requirements import Number, Work
 from d4s.runs.run_settings import SingleSettings
 
-QUESTIONS, QUESTION_TOKENS = 9, 14
+QUESTIONS, QUESTION_TOKENS, PROMPTS_PER_FACT = 9, 14, 12
 
 
 def forward(placement: ModelPlacement, tokens: Number, layers: int | None = None, passes: Number = 1.0) -> Work:
@@ -51,6 +52,7 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
     """Eigenvectors of every layer's moment; of requests, at their unprefixed prompts, targets for an anchor or gradients of a warm-up.
 
     Sentences are scored; as many again are counted that the model may not know. Those that the model writes are read again at every token.
+    Of scopes all wordings and near misses are read, and an answer may be trained.
     """
     found, anchor = Work(double=9.0 * settings.basis_layers * placement.shape.mlp_width**3), settings.anchor
     if settings.warm_up is not None:
@@ -64,6 +66,12 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
         found += forward(placement, tokens * locality.tokens / 2, passes=tokens) + unembedding(placement, tokens * locality.tokens / 2)
     if settings.background is not None:
         found += forward(placement, settings.background.requests * prompt_sizes.tokens, passes=settings.background.requests)
+    if settings.scope is not None:
+        tokens = settings.scope.facts * PROMPTS_PER_FACT * QUESTION_TOKENS
+        found += forward(placement, tokens, passes=tokens / placement.pass_tokens)
+        if isinstance(answer := settings.scope.answer, TrainedAnswer):
+            step = forward(placement, answer.rows * CONTEXT_TOKENS) + unembedding(placement, answer.rows * ANSWER_TOKENS)
+            found += step.times((1.0 + BACKWARD) * answer.steps) + Work(single=12.0 * placement.shape.parameters * answer.steps)
     if anchor is None:
         return found
     alone, requests = replace(prompt_sizes, per_request=1), anchor.anchor.requests

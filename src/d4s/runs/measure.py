@@ -28,11 +28,12 @@ from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.runs.baseline_reader import BaselineNumbers, read_baseline_numbers, read_evaluation, read_kept_models
 from d4s.runs.lengths import length_of
+from d4s.runs.memory_probes import MemoryProbes
 from d4s.runs.prepared_parts import load_prepared
 from d4s.runs.robustness import ShiftedQuestions
 from d4s.runs.run_settings import MeasureJobSettings
 from d4s.runs.writing import Writing
-from d4s.schemas import ANSWERS, CONTINUATIONS, FACTS, NORMS, PERPLEXITY, ROBUSTNESS, SCORES
+from d4s.schemas import ANSWERS, CONTINUATIONS, FACTS, MEMORY, NORMS, PERPLEXITY, ROBUSTNESS, ROUTES, SCORES
 
 log = logging.getLogger(__name__)
 TEXT = "heldout"
@@ -63,7 +64,10 @@ def measure(job: StageJob[MeasureJobSettings]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What is measured at one length: rows of SCORES, ANSWERS and NORMS, perplexities by name; texts and rows of ROBUSTNESS, if any."""
+    """What is measured at one length: rows of SCORES, ANSWERS and NORMS, perplexities by name; texts and rows of ROBUSTNESS, if any.
+
+    `routes` and `memory` are rows of ROUTES and MEMORY, of memories alone.
+    """
 
     scores: Sequence[Row]
     answers: Sequence[Row]
@@ -71,6 +75,8 @@ class Measurement:
     perplexities: Mapping[str, float]
     texts: Sequence[Continuation]
     shifted: Sequence[Row]
+    routes: Sequence[Row] = ()
+    memory: Sequence[Row] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class RunEvaluator:
     writing: Writing | None
     shifted: ShiftedQuestions | None
     kept_models: Sequence[Row]
+    near: MemoryProbes | None
 
     @classmethod
     def of(cls, job: StageJob[MeasureJobSettings], lengths: Sequence[int]) -> "RunEvaluator":
@@ -103,7 +110,8 @@ class RunEvaluator:
             shifted = ShiftedQuestions.of(settings.robustness, facts, [fact for _, fact in draw_requests(facts, job.settings.seed)], text)
             kept_models = read_kept_models(folder)
         evaluation, numbers = read_evaluation(folder, questioned, needed), read_baseline_numbers(folder)
-        return cls(evaluation, edited_at, text[: settings.perplexity_rows], numbers, writing, shifted, kept_models)
+        near = None if settings.memory is None else MemoryProbes.of(settings.memory, facts, drawn)
+        return cls(evaluation, edited_at, text[: settings.perplexity_rows], numbers, writing, shifted, kept_models, near)
 
     def measure(self, model: LanguageModel, edited: EditedModel, length: int) -> Measurement:
         """What an edited model scores."""
@@ -111,7 +119,11 @@ class RunEvaluator:
         texts = [] if self.writing is None else self.writing.by(edited, length)
         shifted = [] if self.shifted is None else self.shifted.answers(model, edited, length, 1.0)
         norms = norm_rows(model, edited, length, self.baseline.norms)
-        return Measurement(scores, answers, norms, perplexities(edited, self.rows), texts, shifted)
+        found = Measurement(scores, answers, norms, perplexities(edited, self.rows), texts, shifted)
+        if self.near is None:
+            return found
+        routes, memory = self.near.routes(edited, length), self.near.growth(edited, length)
+        return replace(found, scores=[*scores, *self.near.scores(model, edited, length)], routes=routes, memory=memory)
 
     def measure_unedited(self, length: int) -> Measurement:
         """What the unedited model scores, from what it was asked before; with it stand the models kept on the way to it."""
@@ -131,6 +143,8 @@ class RunEvaluator:
         }
         if self.writing is not None:
             tables["continuations"] = ([asdict(text) for text in found.texts], CONTINUATIONS)
+        if found.routes:
+            tables |= {"routes": (found.routes, ROUTES), "memory": (found.memory, MEMORY)}
         if self.shifted is not None:
             tables["robustness"] = (found.shifted, ROBUSTNESS)
         for name, (rows, schema) in tables.items():

@@ -33,7 +33,7 @@ def assemble_prepared(
     """Prefixes and second moments by layer, each where the editor needs them, with the tensors that it computes from them.
 
     Raises:
-        SettingsError: if the editor learns true sentences and there is no source of them.
+        SettingsError: if the editor learns from facts beside its requests and there is no source of them.
     """
     own = settings.prepare_settings()
     extras = {} if own is None else prepare_tensors(own, moments, model, requests, source)

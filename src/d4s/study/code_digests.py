@@ -26,7 +26,10 @@ EXCLUDED_MODULES = frozenset(
         *("errors", "log"),
         *(
             f"editors.{table}"
-            for table in ("hparams", "preset", "presets", "presets_gradient", "presets_saul", "presets_side", "settings_file")
+            for table in (
+                *("hparams", "preset", "presets", "presets_gradient", "presets_memory", "presets_saul", "presets_side"),
+                "settings_file",
+            )
         ),
     )
 )
@@ -45,6 +48,7 @@ DECLARATIVE_MODULES = frozenset(
         "editors.gradient_settings",
         "editors.least_squares_settings",
         "editors.side_settings",
+        "editors.memory_settings",
         "editors.families",
         "runs.run_settings",
     )

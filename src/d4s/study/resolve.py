@@ -229,11 +229,15 @@ class _NodeBuilder:
             inputs = {"moments": self.moments(key.model, editor.moment_layers)} if prepare.basis is not None else {}
             if prepare.reads_model:
                 inputs |= {"model": self.model(key.model)}
-            if prepare.reads_requests or prepare.facts is not None:
+            if prepare.reads_requests or prepare.reads_pool:
                 inputs |= {"facts": self.dataset(key.dataset, key.model)}
-            if prepare.facts is not None:
+            if prepare.reads_pool:
                 inputs |= {"pool": self.pool(key.dataset)}
-            found["prepared"] = self._node("prepare", f"{key.model}.{key.editor}", settings, inputs)
+            folders = () if prepare.scope is None else prepare.scope.folders
+            paths = [path for folder in folders for path in source_files(folder)]
+            inputs |= {f"folder_{number}": self._files.setdefault(path, RawFile(path)) for number, path in enumerate(paths)}
+            of = key.editor if prepare.scope is None else "scope"  # which editors of one router and one answering model share
+            found["prepared"] = self._node("prepare", f"{key.model}.{of}", settings, inputs)
         return found
 
     def pool(self, name: str) -> Node:
@@ -246,7 +250,7 @@ class _NodeBuilder:
         if dataset.source == "world" or (isinstance(dataset, QuestionsDataset) and dataset.events == "world"):
             return self.facts(FactsDataset(source="world", style="reserve"))
         if isinstance(dataset, QuestionsDataset):
-            raise SettingsError(f"data set {name!r} has no facts beside its questions; editors that learn true sentences need some")
+            raise SettingsError(f"data set {name!r} has no facts beside its questions; editors that learn from true facts need some")
         return self.facts(dataset.model_copy(update={"limit": None}))
 
     def baseline(self, key: CellKey, longest: int, measured: MeasureSettings | None = None) -> Node:

@@ -76,8 +76,8 @@ def _resolved_editor(study: Study, row: GridRow, named: tuple[str, EditorSetting
         yield f"{where}.editors: {name!r} edits layers {beyond}, but {model!r} has layers 0 to {layers - 1}; set layers and target.layer"
 
     prepare = editor.prepare_settings()
-    if prepare is not None and prepare.facts is not None:
-        yield from (f"{where}: {name!r} learns true sentences, and {reason}" for reason in _no_pool(study, row))
+    if prepare is not None and prepare.reads_pool:
+        yield from (f"{where}: {name!r} learns from true facts beside its requests, and {reason}" for reason in _no_pool(study, row))
 
 
 def _no_pool(study: Study, row: GridRow) -> Iterator[str]:
@@ -85,7 +85,7 @@ def _no_pool(study: Study, row: GridRow) -> Iterator[str]:
     for dataset in (study.datasets[name] for name in row.datasets if name in study.datasets):
         if isinstance(dataset, FactsDataset) and dataset.source != "world":
             if dataset.limit is None:
-                yield "the whole data set is edited: set its `limit`, and the records beyond it are sentences"
+                yield "the whole data set is edited: set its `limit`, and the records beyond it are what it learns from"
         elif isinstance(dataset, QuestionsDataset) and dataset.events != "world":
             yield f"questions about {dataset.events} have no facts beside them"
         elif not study.world.reserved_people:

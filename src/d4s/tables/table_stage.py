@@ -17,6 +17,7 @@ from d4s.tables import (
     tab_key_modes,
     tab_localisation,
     tab_main,
+    tab_memory,
     tab_objectives,
     tab_protocols,
     tab_saul,
@@ -42,6 +43,7 @@ TABLES: Mapping[str, Callable[[Results], Table]] = {
 GROUP_TABLES: Mapping[str, Mapping[str, Callable[[Results], Table]]] = {
     "beliefs": {"tab_beliefs": tab_beliefs.table},
     "localisation": {"tab_localisation": tab_localisation.table},
+    "memory": {"tab_memory": tab_memory.table},
     "saul": {"tab_saul": tab_saul.table},
     "batches": {"tab_batches": tab_batches.table},
 }

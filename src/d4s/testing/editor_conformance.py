@@ -247,9 +247,9 @@ def _refusal(case: EditorCase, removed: Collection[int]) -> str:
     return ""
 
 
-def _a_codebook_answers_at_its_own_prompts_and_nowhere_else(case: EditorCase) -> Iterator[str]:
+def _a_memory_answers_at_its_own_prompts_and_nowhere_else(case: EditorCase) -> Iterator[str]:
     editor, state = case.make_editor(), case.straight
-    if editor.kind != "codebook":
+    if editor.kind not in {"codebook", "memory"}:
         return
     untouched, whole = replies(LiveModel(case.make_model()), case.requests), case.answers(state)
     if changed := apart(case.answers(editor.restore((), {})), untouched):
@@ -257,7 +257,7 @@ def _a_codebook_answers_at_its_own_prompts_and_nowhere_else(case: EditorCase) ->
     if silent := [number for number in range(len(case.requests)) if not apart(_of(whole, number), _of(untouched, number))]:
         yield f"requests {silent} are answered as if they had not been edited"
     for step in range(len(state.records)):
-        found = case.answers(RecordState("codebook", state.records).without({step}))
+        found = case.answers(RecordState(editor.kind, state.records).without({step}))
         own = range(step * case.batch, (step + 1) * case.batch)
         expected = {name: (untouched if int(name.split(".")[0]) in own else whole)[name] for name in whole}
         if changed := apart(found, expected):
@@ -334,7 +334,7 @@ CHECKS: tuple[Callable[[EditorCase], Iterator[str]], ...] = (
     _the_live_model_is_the_edited_model,
     _the_kind_of_state_tells_the_truth,
     _what_can_be_removed_follows_from_the_kind_of_state,
-    _a_codebook_answers_at_its_own_prompts_and_nowhere_else,
+    _a_memory_answers_at_its_own_prompts_and_nowhere_else,
     _a_memory_answers_alike_in_any_batch,
     _a_memory_that_is_empty_answers_as_the_model,
     _a_memory_writes_what_it_scores,

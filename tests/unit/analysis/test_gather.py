@@ -1,6 +1,7 @@
 """Gathering a study from the store: what is written, that nothing altered is read, that order does not matter."""
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import pandas as pd
 import pytest
 
 from d4s import schemas
-from d4s.analysis.gather import GATHERED_TABLES, MEASURE_TABLES, CellFolders, gather
+from d4s.analysis.gather import GATHERED_TABLES, MEASURE_TABLES, MEMORY_TABLES, CellFolders, gather
 from d4s.analysis.study_results import Panel, Results, RunKey
 from d4s.analysis.summary_rows import benchmark_rows, perplexity_rows, retained_rows
-from d4s.artifacts import StageJob, read_table, write_table
+from d4s.artifacts import StageJob, read_table, sha256_of, write_json, write_table
 from d4s.errors import ArtifactError
 from d4s.settings_base import Frozen
 
@@ -165,6 +166,22 @@ def test_the_summary_has_both_protocols_and_the_state(cells: list[CellFolders], 
     assert rome[4, "state", "l1_per_element_delta"] == 0.5
     assert rome[4, "state", "benchmark_mean"] == pytest.approx(0.6)
     assert (2, "state", "benchmark_mean") not in rome.index
+
+
+def test_what_memories_were_asked_is_gathered_where_there_is_any(cells: list[CellFolders], tmp_path: Path) -> None:
+    gather(cells, tmp_path / "out")
+    for name, schema in MEMORY_TABLES.items():
+        assert read_table(tmp_path / "out" / "data" / f"{name}.parquet", schemas.with_cell_columns(schema)).empty
+    route = {"step": 2, "fact_id": "f0", "kind": "efficacy", "prompt_id": 0, "expected": "f0", "entry": None, "similarity": 0.2}
+    size = {"step": 2, "entries": 10, "quantity": "bytes", "value": 80.0}
+    folder, files = cells[0].measure, json.loads((cells[0].measure / "n2.json").read_text())
+    for name, row in {"routes": route, "memory": size}.items():
+        write_table(folder / f"n2.{name}.parquet", [row], MEMORY_TABLES[name])
+        files["files"][f"n2.{name}.parquet"] = sha256_of(folder / f"n2.{name}.parquet")
+    write_json(folder / "n2.json", files)
+    gather(cells, tmp_path / "more")
+    found = read_table(tmp_path / "more" / "data" / "routes.parquet", schemas.with_cell_columns(schemas.ROUTES))
+    assert found[["editor", "expected", "entry"]].to_dict("records") == [{"editor": cells[0].editor, "expected": "f0", "entry": None}]
 
 
 def test_the_index_names_folders_and_divergence(cells: list[CellFolders], tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from d4s.artifacts import Artifact, StageJob, write_table, write_tensors
-from d4s.config import BenchmarkSettings, FluencySettings, MeasureSettings
+from d4s.config import BenchmarkSettings, FluencySettings, MeasureSettings, MemorySettings
 from d4s.editors.edit_requests import draw_requests
 from d4s.editors.editor_settings import Grace, Unedited
+from d4s.editors.serac import SeracEditor
 from d4s.editors.unedited import UneditedEditor
 from d4s.facts.record import to_rows
 from d4s.metrics.fluency import ngram_entropy, words
@@ -25,9 +26,10 @@ from d4s.runs.benchmark import benchmark
 from d4s.runs.edit_stage import edit
 from d4s.runs.measure import measure, sample_evenly, summary_line
 from d4s.runs.run_settings import BenchmarkJobSettings, MeasureJobSettings, RunSettings
-from d4s.schemas import ANSWERS, BENCHMARK, CONTINUATIONS, ENTROPY, FACTS, LOOPS, NORMS, PERPLEXITY, SCORES
+from d4s.schemas import ANSWERS, BENCHMARK, CONTINUATIONS, ENTROPY, FACTS, LOOPS, MEMORY, NEAR_MISSES, NORMS, PERPLEXITY, ROUTES, SCORES
 from d4s.settings_base import Frozen
 from tests.baselines import make_baseline
+from tests.cases import case_for, settings_for
 from tests.tasks import ITEMS
 from tests.tiny import tiny_facts, tiny_model
 
@@ -231,3 +233,31 @@ def test_benchmarks_are_written_per_length_and_not_run_twice(inputs, tmp_path, m
     monkeypatch.setattr(benchmark_module, "load", lambda *_: pytest.fail("nothing is to be run"))
     benchmark(job)
     assert (job.folder / "n6.json").is_file()
+
+
+def test_a_memory_is_asked_for_its_entries_and_every_model_near_misses(inputs, tmp_path, monkeypatch):
+    settings = settings_for("serac").model_copy(update={"scope": "true"})
+    prepared, drawn = case_for(settings).prepared, draw_requests(tiny_facts(8), 1, 6)
+
+    class Remembering(UneditedEditor):
+        @contextmanager
+        def edited(self, model, _, state):
+            editor = SeracEditor(settings)
+            with editor.editing(model, prepared, editor.start(model, prepared)) as session:
+                for request, _ in drawn[: len(state.records)]:
+                    session.step([request], None)
+                yield session.live()
+
+    asking = {"generate": False, "memory": MemorySettings(entries=(10,), queries=2)}
+    for name, editor in {"memory": Remembering, "weights": ShiftingEditor}.items():
+        monkeypatch.setattr(measure_module, "build", lambda _, editor=editor: editor(UNEDITED))
+        measure(measure_job(inputs, tmp_path / name, 2, 6, editor=SHIFTING, **asking))
+    for length in (2, 6):
+        artifact = Artifact.open(tmp_path / "memory", "measures", f"n{length}.json")
+        routes, sizes = artifact.table(f"n{length}.routes.parquet", ROUTES), artifact.table(f"n{length}.memory.parquet", MEMORY)
+        assert routes["fact_id"].nunique() == length and (routes["entry"].fillna("") == routes["expected"].fillna("")).all()
+        assert sizes["quantity"].tolist() == ["bytes", "query_seconds"]
+        near = {name: tables(tmp_path / name, length)["scores"] for name in ("memory", "weights")}
+        near = {name: rows[rows["metric"] == NEAR_MISSES]["value"] for name, rows in near.items()}
+        assert near["memory"].min() == 1.0 > near["weights"].mean() and len(near["memory"]) == len(near["weights"]) == length
+    assert not [*(tmp_path / "weights").glob("*.routes.parquet")]

@@ -28,8 +28,13 @@ RARE = {  # what no study of grids/ reads
         "asked": {"source": "questions", "events": "world", "form": "true_false"},
     },
     "questions": {"writer": "replay", "store": "answers.jsonl"},
+    "world": {"reserve": 0.1},
+    "editors": {
+        "encoded": {"preset": "serac", "encoder": {"kind": "folder", "path": "model"}, "answer": {"kind": "trained"}},
+    },
     "grid": [
         {"models": ["mini"], "datasets": ["checked", "ripple", "pep", "asked"], "editors": ["memit"], "lengths": [3]},
+        {"models": ["mini"], "datasets": ["asked"], "editors": ["encoded"], "lengths": [3], "benchmark": "longest"},
         {
             "models": ["mini"],
             "datasets": ["asked"],

@@ -1,8 +1,9 @@
-"""What stages before an edit compute for it: targets at the original weights, free directions, the usual norm, statistics, sentences."""
+"""What stages before an edit compute for it: targets, free directions, the usual norm, statistics, sentences, scopes."""
 
 from pydantic import Field
 
 from d4s.editors.parts.part import Layers, Positive
+from d4s.editors.parts.scope_settings import ScopeSettings
 from d4s.editors.parts.target_rule import AnchorSettings, TargetSettings
 from d4s.settings_base import Count, Frozen
 
@@ -70,6 +71,7 @@ class PrepareSettings(Frozen):
     facts: FactPoolSettings | None = Field(default=None, exclude_if=lambda pool: pool is None)
     locality: LocalitySettings | None = Field(default=None, exclude_if=lambda locality: locality is None)
     background: BackgroundSettings | None = Field(default=None, exclude_if=lambda background: background is None)
+    scope: ScopeSettings | None = Field(default=None, exclude_if=lambda scope: scope is None)
 
     @property
     def reads_requests(self) -> bool:
@@ -79,7 +81,12 @@ class PrepareSettings(Frozen):
     @property
     def reads_model(self) -> bool:
         """Whether a model is read."""
-        return self.reads_requests or self.facts is not None or self.locality is not None
+        return self.reads_requests or self.reads_pool or self.locality is not None
+
+    @property
+    def reads_pool(self) -> bool:
+        """Whether facts are read that nothing is measured of."""
+        return self.facts is not None or self.scope is not None
 
     @property
     def basis_layers(self) -> int:

@@ -1,0 +1,72 @@
+"""The settings of editors with a memory of texts (SERAC), with the memory and work that their steps take."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from d4s.editors.constants import ANSWER_TOKENS
+from d4s.editors.family_settings import SINGLE, Family, ModelPasses
+from d4s.editors.parts.input_settings import PrepareSettings
+from d4s.editors.parts.part_families import InputKind
+from d4s.editors.parts.scope_settings import ScopeSettings, TrainedAnswer
+
+if TYPE_CHECKING:
+    from d4s.models.model_shape import Shape
+
+TEXT_BYTES = 200  # of a prompt and a target
+
+
+class Serac(Family, ScopeSettings):
+    """A memory of edits as texts, a router that finds the entry in whose scope a prompt is, and a model that answers there."""
+
+    family: Literal["serac"] = "serac"
+    scope: Literal["learned", "true"] = Field(
+        default="learned", description="The router's scopes, or those that the data set's own prompts and paraphrases tell (an oracle)."
+    )
+    switch: Literal["hard", "soft"] = Field(
+        default="hard", description="One model answers a prompt, or both, mixed by the similarity of the nearest entry."
+    )
+    batch: Literal[1] = Field(default=1, description="Requests per step; each is an entry.")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """No layer changes."""
+        return ()
+
+    @property
+    def required_inputs(self) -> frozenset[InputKind]:
+        """The trained router and, if trained, the model that answers."""
+        return frozenset({"prepare"})
+
+    def prepare_settings(self) -> PrepareSettings:
+        """What is trained, which no switch and no oracle changes."""
+        return PrepareSettings(scope=ScopeSettings(**{name: getattr(self, name) for name in ScopeSettings.model_fields}))
+
+    # --- memory and work ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_beside_model(self) -> bool:
+        """Yes: entries answer, and no weight changes."""
+        return True
+
+    @property
+    def raises_target(self) -> bool:
+        """No: another model answers, so that success says nothing about the model."""
+        return False
+
+    def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
+        """The prompt is encoded, and its target scored twice."""
+        return (ModelPasses(2.0 * tokens + ANSWER_TOKENS, 1, 3.0 * edits),)
+
+    def view_bytes(self, shape: "Shape", item: int) -> dict[str, float]:
+        """The model that answers, if it is one of its own."""
+        return {"state": float(shape.parameters * item) if isinstance(self.answer, TrainedAnswer) else 0.0}
+
+    def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
+        """The model that answers, and the entries."""
+        return {"state": self.view_bytes(shape, item)["state"] + self.ledger_bytes(shape, edits)}
+
+    def ledger_bytes(self, shape: "Shape", edits: int) -> float:
+        """Texts and an embedding per edit."""
+        return float(edits * (TEXT_BYTES + SINGLE * self.width))
