@@ -72,11 +72,13 @@ def test_a_pool_of_what_is_measured_is_refused() -> None:
 def test_near_misses_share_the_subject_or_a_part_of_the_name() -> None:
     subjects = [fact.subject for fact in POOL]
     both = [replace(fact, fact_id=f"{fact.fact_id}.job", relation="other", template="{} works as a") for fact in POOL]
-    for one in scope_examples(SETTINGS, [*POOL, *both], MEASURED).learnt:
+    learnt = scope_examples(SETTINGS, [*POOL, *both], MEASURED).learnt
+    assert sum(bool(one.shared_name) for one in learnt) > len(learnt) / 2  # of some, every name that could be made up stands here
+    for one in learnt:
         assert all(one.fact.subject in text for text in one.same_subject) and set(one.same_subject) & set(one.wordings) <= set(
             one.fact.paraphrases
         )
-        assert one.shared_name and not [text for text in one.shared_name for name in subjects if name in text]
+        assert not [text for text in one.shared_name for name in subjects if name in text]
         words = one.fact.subject.split()
         assert all(words[0] in text or words[1] in text for text in one.shared_name)
 
