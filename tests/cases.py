@@ -32,6 +32,7 @@ OWN = {
     "defer": {"layer": 1, "steps": 3, "lr": 1e-2},
     "knowledge_neurons": {"steps": 4},
     "serac": {"encoder": {"layer": 1}, "width": 16, "epochs": 150, "patience": 30, "lr": 1e-2, "context": "{prompt} {target} . "},
+    "in_context": {"threshold": 0.99, "context": "{prompt} {target} . "},
     "unedited": {},
 }
 
@@ -65,6 +66,8 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "serac_trained": {"preset": "serac", "answer": {"kind": "trained", "steps": 3, "rows": 4}},
     "serac_oracle": {"preset": "serac", "scope": "true"},
     "serac_hashed": {"preset": "serac", "encoder": {"kind": "hashed", "buckets": 64}, "near_misses": False},
+    "retrieve_hidden": {"preset": "retrieve", "retriever": {"kind": "hidden", "layer": 1}, "k": 2},
+    "retrieve_hashed": {"preset": "retrieve", "retriever": {"kind": "hashed", "buckets": 64}},
     "grace_warm": {"preset": "grace", "value": "warm"},
     "memoir_dense": {"preset": "memoir", "state_kind": "dense"},
     "wise_whole": {"preset": "wise", "masked_share": 1.0, "shard": 100, "margins": "absolute"},

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from d4s.artifacts import write_tensors
+from d4s.editors.memory_texts import context_of
 from d4s.editors.parts.scope_settings import Answer, ScopeSettings, TrainedAnswer
 from d4s.editors.scope_examples import wordings_of
 from d4s.errors import ArtifactError, D4SError, SettingsError
@@ -42,11 +43,6 @@ class Checkpoint:
 
     path: Path
     identity: str
-
-
-def context_of(template: str, prompt: str, target: str) -> str:
-    """What an edit puts before a prompt."""
-    return template.replace("{prompt}", prompt.rstrip(" ")).replace("{target}", target.strip())
 
 
 def train_answers(model: LanguageModel, settings: ScopeSettings, facts: Sequence[Fact], checkpoint: Checkpoint | None) -> dict[str, Tensor]:

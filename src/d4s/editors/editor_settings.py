@@ -17,7 +17,7 @@ from d4s.editors.family_settings import SINGLE, Family, ModelPasses
 from d4s.editors.fine_tune_settings import FineTune
 from d4s.editors.gradient_settings import GradientRegression, LocFT
 from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
-from d4s.editors.memory_settings import Serac
+from d4s.editors.memory_settings import InContext, Serac
 from d4s.editors.parts.part import DOUBLE, NotNegative, Positive
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
 from d4s.editors.settings_file import ModelShape, TunedSettings, check_shape, is_settings_file, read_settings_file, tuned_hparams
@@ -133,6 +133,7 @@ FamilySettings = (
     | Memoir
     | Defer
     | Serac
+    | InContext
     | KnowledgeNeurons
     | Unedited
 )

@@ -24,6 +24,7 @@ FAMILIES = Registry(
         "memoir": "d4s.editors.memoir:MemoirEditor",
         "defer": "d4s.editors.defer:DeferEditor",
         "serac": "d4s.editors.serac:SeracEditor",
+        "in_context": "d4s.editors.in_context:InContextEditor",
         "knowledge_neurons": "d4s.editors.knowledge_neurons:KnowledgeNeuronsEditor",
         "unedited": "d4s.editors.unedited:UneditedEditor",
     },

@@ -1,15 +1,17 @@
-"""The settings of editors with a memory of texts (SERAC), with the memory and work that their steps take."""
+"""The settings of editors with a memory of texts (SERAC, editing in context), with the memory and work that their steps take."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from d4s.editors.constants import ANSWER_TOKENS
 from d4s.editors.family_settings import SINGLE, Family, ModelPasses
 from d4s.editors.parts.input_settings import PrepareSettings
+from d4s.editors.parts.part import Positive
 from d4s.editors.parts.part_families import InputKind
-from d4s.editors.parts.scope_settings import ScopeSettings, TrainedAnswer
+from d4s.editors.parts.scope_settings import HashedEncoder, HiddenEncoder, ScopeSettings, TrainedAnswer
+from d4s.settings_base import Count, Frozen
 
 if TYPE_CHECKING:
     from d4s.models.model_shape import Shape
@@ -70,3 +72,59 @@ class Serac(Family, ScopeSettings):
     def ledger_bytes(self, shape: "Shape", edits: int) -> float:
         """Texts and an embedding per edit."""
         return float(edits * (TEXT_BYTES + SINGLE * self.width))
+
+
+class Bm25(Frozen):
+    """BM25 over the tokens of prompts; needs no model."""
+
+    kind: Literal["bm25"] = "bm25"
+    k1: Positive = Field(default=1.2, description="How soon more of the same token counts no more.")
+    b: float = Field(default=0.75, ge=0, le=1, description="How much the length of an edit's prompt counts.")
+
+
+class InContext(Family):
+    """A memory of edits as texts, of which those nearest to a prompt are put before it."""
+
+    family: Literal["in_context"] = "in_context"
+    retriever: Annotated[Bm25 | HiddenEncoder | HashedEncoder, Field(discriminator="kind")] = Field(
+        default=Bm25(), description="How prompts are compared: BM25, or the cosine of an encoder's vectors."
+    )
+    k: Count = Field(default=1, description="Edits before a prompt, at most.")
+    threshold: float | None = Field(
+        default=0.5, description="Similarity above which an edit is put before a prompt (1 for its own); null puts the nearest before all."
+    )
+    confirm: bool = Field(default=False, description="Only edits of which the model says that they answer the prompt.")
+    context: str = Field(default="{prompt} {target}. ", description="What an edit is before a prompt.")
+    batch: Literal[1] = Field(default=1, description="Requests per step; each is an entry.")
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """No layer changes."""
+        return ()
+
+    # --- memory and work ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_beside_model(self) -> bool:
+        """Yes: edits stand before prompts, and no weight changes."""
+        return True
+
+    @property
+    def raises_target(self) -> bool:
+        """No: an edit acts as far as the model reads its context, so that success says nothing about the model's knowledge."""
+        return False
+
+    def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
+        """The target is scored behind up to `k` edits, twice, and they are confirmed."""
+        behind = (self.k + 1.0) * tokens + ANSWER_TOKENS
+        asked = 2.0 * self.k * (3.0 * tokens) if self.confirm else 0.0
+        return (ModelPasses(behind + asked, 1, 2.0 * edits),)
+
+    def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
+        """The entries."""
+        return {"state": self.ledger_bytes(shape, edits)}
+
+    def ledger_bytes(self, shape: "Shape", edits: int) -> float:
+        """Texts and, where edits are compared by vectors, a vector per edit."""
+        width = {"bm25": 0, "hidden": shape.width, "hashed": getattr(self.retriever, "buckets", 0)}[self.retriever.kind]
+        return float(edits * (TEXT_BYTES + SINGLE * width))

@@ -15,4 +15,23 @@ MEMORY_PRESETS: Mapping[str, Preset] = {
         {"mini": {"encoder": {"kind": "hidden", "layer": 3}}},
         hue="memory",
     ),
+    "retrieve": Preset(
+        "Retrieval",
+        "He, Song, Sun 2025 (SCR), without its dense retriever",
+        "https://arxiv.org/abs/2503.05212",
+        "A memory of edits as texts; the nearest one, found by BM25 over tokens, is put before a prompt that is near enough.",
+        "in_context",
+        {"mini": {}},
+        hue="memory",
+    ),
+    "ice": Preset(
+        "ICE",
+        "as in EasyEdit (IKE without demonstrations)",
+        "https://github.com/zjunlp/EasyEdit",
+        "The nearest of all edits stands before every prompt, also an unrelated one. The release puts the present edit there.",
+        "in_context",
+        {"mini": {}},
+        {"threshold": None, "context": "New Fact: {prompt} {target}\nPrompt: "},
+        hue="memory",
+    ),
 }

@@ -1,82 +1,26 @@
-"""SERAC's memory of edits as texts, and the routers that find the entry in whose scope a prompt is.
+"""SERAC's routers, which find the entry of a memory in whose scope a prompt is.
 
-An entry is a prompt, its target and the prompt's embedding. Of entries with one prompt the last one holds. A prompt is routed to its
-nearest entry, the later of two that are equally near, if their similarity is above the threshold.
+A prompt is routed to its nearest entry, the later of two that are equally near, if their similarity is above the threshold.
 
 Terms and symbols: docs/notation.md.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from d4s.editors.answer_training import context_of
 from d4s.editors.memory_settings import Serac
-from d4s.editors.protocol import StepRecord
+from d4s.editors.memory_texts import ROOM, Memory, context_of
 from d4s.editors.scope_encoders import Encode
 from d4s.editors.scope_map import ScopeMap
 from d4s.editors.scope_preparation import FACTS, PROMPTS, hash_of
 from d4s.models.language_model import LanguageModel
 from d4s.models.routed_model import Match, Route
 from d4s.models.tokens import encode_all
-
-ROOM = 8  # positions that a routed prompt leaves for its target
-
-
-def to_bytes(text: str) -> UInt8[Tensor, " n"]:
-    """A text as UTF-8."""
-    return torch.tensor([*text.encode()], dtype=torch.uint8)
-
-
-def to_text(found: UInt8[Tensor, " n"]) -> str:
-    """The text of its UTF-8."""
-    return bytes(found.tolist()).decode()
-
-
-class MemoryEntry(NamedTuple):
-    """An edit as the memory holds it."""
-
-    prompt: str
-    target: str
-    embedding: Float[Tensor, " width"]
-
-    @classmethod
-    def of(cls, record: StepRecord) -> "MemoryEntry":
-        """The entry that a record spells."""
-        return cls(to_text(record["prompt"]), to_text(record["target"]), record["embedding"])
-
-    @property
-    def record(self) -> StepRecord:
-        """The entry as tensors."""
-        return {"prompt": to_bytes(self.prompt), "target": to_bytes(self.target), "embedding": self.embedding}
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """The entries that records spell, one per prompt, in the order in which they came."""
-
-    entries: Sequence[MemoryEntry] = ()
-
-    @classmethod
-    def of(cls, records: Iterable[StepRecord]) -> "Memory":
-        """The memory of a state."""
-        found = dict[str, MemoryEntry]()
-        for entry in map(MemoryEntry.of, records):
-            found.pop(entry.prompt, None)
-            found[entry.prompt] = entry
-        return cls(tuple(found.values()))
-
-    def joined(self, entry: MemoryEntry) -> "Memory":
-        """The memory with one more entry, which takes the place of that of its prompt."""
-        return Memory((*(other for other in self.entries if other.prompt != entry.prompt), entry))
-
-    def __len__(self) -> int:
-        return len(self.entries)
 
 
 class MemoryRouter(ABC):
@@ -101,12 +45,11 @@ class MemoryRouter(ABC):
     @property
     def bytes(self) -> int:
         """What the records of the entries hold."""
-        return sum(tensor.nbytes for entry in self.memory.entries for tensor in entry.record.values())
+        return self.memory.bytes
 
     def resized(self, count: int) -> "MemoryRouter":
         """The router with a number of entries, its own (at least one) again and again."""
-        repeated = [*self.memory.entries] * (-(-count // len(self.memory)))
-        return self.with_memory(Memory(tuple(repeated[:count])))
+        return self.with_memory(self.memory.resized(count))
 
     def match(self, prompts: Sequence[str]) -> list[Match]:
         """The entries in whose scope prompts are."""

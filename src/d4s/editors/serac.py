@@ -22,10 +22,11 @@ import torch
 from d4s.editors.answer_training import answering_model
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.memory_settings import Serac
+from d4s.editors.memory_texts import Memory, MemoryEntry
 from d4s.editors.protocol import Prepared, State, StateKind, StepLog, StepRecord, Targets
 from d4s.editors.scope_encoders import encoder_of
 from d4s.editors.scope_map import ScopeMap
-from d4s.editors.scope_memory import LearnedRouter, LearnedScopes, Memory, MemoryEntry, MemoryRouter, TrueRouter, TrueScopes
+from d4s.editors.scope_memory import LearnedRouter, LearnedScopes, MemoryRouter, TrueRouter, TrueScopes
 from d4s.editors.states import RecordEditor, RecordState
 from d4s.models.language_model import LanguageModel
 from d4s.models.mixed_model import MixedModel

@@ -11,7 +11,8 @@ from transformers import BertConfig, BertModel
 from d4s.artifacts import Artifact, StageJob, write_table
 from d4s.config import FactsSettings
 from d4s.editors import answer_training
-from d4s.editors.answer_training import PREFIX, Checkpoint, answering_model, context_loss, context_of, texts_of_step, train_answers
+from d4s.editors.answer_training import PREFIX, Checkpoint, answering_model, context_loss, texts_of_step, train_answers
+from d4s.editors.memory_texts import context_of
 from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.editors.parts.scope_settings import FolderEncoder, HashedEncoder, HiddenEncoder, ScopeSettings, TrainedAnswer
 from d4s.editors.preparation import prepare, prepare_tensors

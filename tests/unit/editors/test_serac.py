@@ -7,11 +7,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from d4s.editors.answer_training import context_of
 from d4s.editors.families import build
 from d4s.editors.memory_settings import Serac
+from d4s.editors.memory_texts import Memory, MemoryEntry, context_of, to_bytes, to_text
 from d4s.editors.protocol import Prepared, State
-from d4s.editors.scope_memory import Memory, MemoryEntry, to_bytes, to_text
 from d4s.editors.serac import SeracParts
 from d4s.editors.states import RecordState
 from d4s.metrics.scoring import FactEvaluation
