@@ -96,7 +96,7 @@ def edit(
         language_model = replace(wrap(model, tokenizer), joiner=joiner)
         require_finite(language_model)
         prompts, shape = PromptBuilder(language_model, render_chat(tokenizer) if chat else None), model_shape(language_model)
-        hparams = hparams_for or known_column(shape) or choose_settings(prompts, editor, source, seed, _read_facts(facts).valid)
+        hparams = hparams_for or known_column(shape, editor) or choose_settings(prompts, editor, source, seed, _read_facts(facts).valid)
         chosen = resolve_preset(editor, dict(settings or {}), hparams, shape)
         manifest = FolderManifest(
             model=BaseModelSource(source=model.name_or_path or "", dtype=str(language_model.dtype).removeprefix("torch.")),

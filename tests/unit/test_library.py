@@ -270,7 +270,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model.network.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("d4s.library.known_column", lambda _: "mini")
+    monkeypatch.setattr("d4s.library.known_column", lambda *_: "mini")
     monkeypatch.setattr("d4s.library.TextSource", FewTokens)
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):

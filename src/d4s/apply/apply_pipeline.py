@@ -164,7 +164,7 @@ def find_hparams(options: ApplyOptions, shape: ModelShape) -> str | TunedSetting
     Raises:
         SettingsError: if the folder's settings file is broken.
     """
-    found = options.hparams_for or known_column(shape)
+    found = options.hparams_for or known_column(shape, options.editor)
     measured_before = options.out / SETTINGS_FILE
     return read_settings_file(measured_before) if found is None and measured_before.is_file() else found
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from d4s.artifacts import POINTER, Artifact
+from d4s.editors.presets import PRESETS
 from d4s.editors.settings_file import ModelShape, describe_shape
 from d4s.models.language_model import LanguageModel
 from d4s.models.model_shape import UnknownShape, shape_at
@@ -34,8 +35,10 @@ def shape_from_config(source: str, revision: str) -> ModelShape | None:
         return None
 
 
-def known_column(shape: ModelShape) -> str | None:
-    """The column whose settings are for models of this shape; None where there is none."""
+def known_column(shape: ModelShape, editor: str) -> str | None:
+    """The column whose settings of an editor are for models of this shape, any one of an editor that is the same for all; else None."""
+    if editor in PRESETS and PRESETS[editor].suits_any_model:
+        return next(iter(PRESETS[editor].base))
     return KNOWN_SHAPES.get(shape)
 
 

@@ -25,3 +25,8 @@ class Preset:
     tuned: Mapping[str, HParams] = field(default_factory=dict)
     released: tuple[str, ...] = ()
     hue: str = ""
+
+    @property
+    def suits_any_model(self) -> bool:
+        """Whether it is the same for every kind of model."""
+        return not any(self.base.values())

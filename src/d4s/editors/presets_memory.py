@@ -1,9 +1,11 @@
-"""Presets of editors with a memory of texts. Column `mini` only: the release edits other kinds of models, with other routers."""
+"""Presets of editors with a memory of texts. SERAC has column `mini` only: the release edits other kinds of models, with other routers."""
 
 from collections.abc import Mapping
 
+from d4s.editors.hparams import MEMIT, HParams
 from d4s.editors.preset import Preset
 
+ANY_MODEL: Mapping[str, HParams] = {model_kind: {} for model_kind in MEMIT}
 MEMORY_PRESETS: Mapping[str, Preset] = {
     "serac": Preset(
         "SERAC",
@@ -21,7 +23,7 @@ MEMORY_PRESETS: Mapping[str, Preset] = {
         "https://arxiv.org/abs/2503.05212",
         "A memory of edits as texts; the nearest one, found by BM25 over tokens, is put before a prompt that is near enough.",
         "in_context",
-        {"mini": {}},
+        ANY_MODEL,
         hue="memory",
     ),
     "ice": Preset(
@@ -30,7 +32,7 @@ MEMORY_PRESETS: Mapping[str, Preset] = {
         "https://github.com/zjunlp/EasyEdit",
         "The nearest of all edits stands before every prompt, also an unrelated one. The release puts the present edit there.",
         "in_context",
-        {"mini": {}},
+        ANY_MODEL,
         {"threshold": None, "context": "New Fact: {prompt} {target}\nPrompt: "},
         hue="memory",
     ),

@@ -169,10 +169,10 @@ def tuned_hparams(tuned: TunedSettings, preset: str, changes: HParams) -> dict[s
     Raises:
         SettingsError: if it has none for this preset.
     """
-    if preset not in tuned.editors:
+    row = PRESETS[preset]
+    if preset not in tuned.editors and not row.suits_any_model:
         raise SettingsError(
             f"the settings file has none for {preset!r} (tuning measures no values of an editor's own); name a column by hparams_for "
             f"(--hparams-for) and give its layers yourself, or take an editor of the file; {nearest(preset, [*tuned.editors])}"
         )
-    row = PRESETS[preset]
-    return merge_hparams({"family": row.family}, row.changes, tuned.editors[preset], changes)
+    return merge_hparams({"family": row.family}, row.changes, tuned.editors.get(preset, {}), changes)
