@@ -92,7 +92,7 @@ def test_the_same_command_again_does_nothing(model: Path, done: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
 
 
-@pytest.mark.parametrize("editor", ["d4s", "memit", "rome", "ft_l", "grace", "memoir", "kn"])
+@pytest.mark.parametrize("editor", ["d4s", "memit", "rome", "ft_l", "grace", "kn"])
 def test_two_files_one_after_another_are_one(model: Path, tmp_path: Path, editor: str) -> None:
     whole, first = fact_file(tmp_path / "whole.csv"), fact_file(tmp_path / "first.csv", FACTS[:3])
     applied(model, whole, tmp_path / "once", editor)

@@ -306,7 +306,7 @@ ABSENT: Mapping[str, Absent] = {
     "InstructEdit": Absent(f"MEND trained with instructions: {NO_TRAINED}", "ultraedit"),
     "KE": Absent(NO_TRAINED, "ultraedit"),
     "SERAC": Absent("its keys are those of the training of two further models; `serac` trains its router in a study", "serac"),
-    "IKE": Absent("demonstrations are not put into prompts (ICE is IKE with use_icl_examples: false)", "serac"),
+    "IKE": Absent("`ice` puts the nearest edit before a prompt, without demonstrations, as with use_icl_examples: false", "ice"),
     "MELO": Absent("low-rank factors are not chosen by prompt", "lora"),
     "QLoRA": Absent("quantised weights are not edited", "lora"),
     "EAMET": Absent("targets of a batch are not aligned with its keys", "memit"),
