@@ -85,7 +85,7 @@ def _example(fact: Fact, facts: Sequence[Fact], names: "PoolNames", seed: int) -
     blends = itertools.islice(names.blends(fact.subject, rng), BLENDS)
     shared = [templates[int(rng.integers(len(templates)))].replace("{}", name) for name in blends]
     same = dict.fromkeys(text for other in others for text in wordings_of(other))
-    return ScopeExample(fact, wordings_of(fact), tuple(same), tuple(dict.fromkeys(shared)))
+    return ScopeExample(fact, wordings_of(fact), tuple(same), tuple(shared))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +96,15 @@ class PoolNames:
     is_measured: Callable[[str], bool]
 
     def blends(self, subject: str, rng: np.random.Generator) -> Iterator[str]:
-        """Names made up from a subject and another: the first words of one and the last of the other, in turn; of no name of one word."""
-        words = subject.split()
-        for turn, place in enumerate(rng.permutation(len(self.subjects)) if len(words) > 1 else ()):
+        """Names made up from a subject and another: the first words of one and the last of the other, once each; of no name of one word."""
+        words, seen = subject.split(), {*self.subjects}
+        for place in rng.permutation(len(self.subjects)) if len(words) > 1 else ():
             other = self.subjects[int(place)].split()
-            blended = " ".join((*other[:-1], words[-1]) if turn % 2 else (*words[:-1], other[-1]))
-            if len(other) > 1 and blended not in self.subjects and not self.is_measured(blended):
-                yield blended
+            for first, second in ((words, other), (other, words)) if len(other) > 1 else ():
+                blended = " ".join((*first[:-1], second[-1]))
+                if blended not in seen and not self.is_measured(blended):
+                    seen.add(blended)
+                    yield blended
 
 
 def _texts(example: ScopeExample) -> Iterator[str]:

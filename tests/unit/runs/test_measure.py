@@ -249,7 +249,7 @@ def test_a_memory_is_asked_for_its_entries_and_every_model_near_misses(inputs, t
                 yield session.live()
 
     asking = {"generate": False, "memory": MemorySettings(entries=(10,), queries=2)}
-    for name, editor in {"memory": Remembering, "weights": ShiftingEditor}.items():
+    for name, editor in {"memory": Remembering, "weights": type("Far", (ShiftingEditor,), {"size": 2.0})}.items():
         monkeypatch.setattr(measure_module, "build", lambda _, editor=editor: editor(UNEDITED))
         measure(measure_job(inputs, tmp_path / name, 2, 6, editor=SHIFTING, **asking))
     for length in (2, 6):
