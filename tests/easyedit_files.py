@@ -92,6 +92,18 @@ ULTRAEDIT = _head("UltraEdit", "gpt-j-6b") + (
     "inner_params:\n" + "".join(f"- transformer.h.{layer}.mlp.fc_out\n" for layer in range(18, 27)) + "lr: 1e-6\ntoken: mask\n"
     "batch_size: 10\nbatch_size_once: 10\neditor_batch_size: 1024\ndropout: 0.0\nno_grad_layers: null\nsilent: False\nhalf: true\n"
 )
+
+
+def _side(column: str, layer: int, margins: str, steps: int = 70, rate: str = "1.0", ratio: str = "0.88") -> str:
+    module = OUTPUT.get(column, LLAMA).replace(".{}", f"[{layer}]")
+    own = f"mask_ratio: 0.2\nedit_lr: {rate}\nn_iter: {steps}\nnorm_constraint: 1.0\nact_margin: {margins}\nact_ratio: {ratio}\n"
+    own += f"save_freq: 500\nmerge_freq: 1000\nmerge_alg: ties\nobjective_optimization: only_label\ninner_params:\n- {module}.weight\ndensities: 0.53\n"
+    return _head("WISE", column) + own + "weights: 1.0\nretrieve: True\nreplay: False\n"
+
+
+DEFER = _head("DEFER", "llama2-7b") + (
+    "inner_params:\n- model.layers[27].mlp.down_proj.weight\nedit_lr: 7e-5\nn_iter: 100\nthreshold: 0.5\n"
+)
 ENERGY = "cumulative_ratio: 0.5\nsuppression_strength: 0.5\n"
 
 FILES: Mapping[tuple[str, str], str] = {
@@ -107,6 +119,7 @@ FILES: Mapping[tuple[str, str], str] = {
     ("R-ROME", "gpt2-xl"): _rome("R-ROME", "gpt2-xl", False),
     ("R-ROME", "gpt-j-6b"): _rome("R-ROME", "gpt-j-6b", False),
     **{("MEMIT", column): _memit("MEMIT", column) for column in ("gpt2-xl", "gpt-j-6b", "qwen2.5-7b")},
+    ("MEMIT-FE", "gpt-j-6b"): _memit("MEMIT-FE", "gpt-j-6b"),
     **{("EMMET", column): _emmet(column) for column in ("gpt2-xl", "gpt-j-6b", "llama2-7b")},
     ("PMET", "gpt-j-6b"): _pmet("gpt-j-6b", "1"),
     ("PMET", "llama2-7b"): _pmet("llama2-7b", "0.0625"),
@@ -121,6 +134,11 @@ FILES: Mapping[tuple[str, str], str] = {
     ("GRACE", "gpt2-xl"): _codebook("gpt2-xl", "transformer.h[35].mlp.c_fc.weight", 200),
     ("GRACE", "gpt-j-6b"): _codebook("gpt-j-6b", "transformer.h[25].mlp.fc_out.weight", 200),
     ("GRACE", "qwen2.5-7b"): _codebook("qwen2.5-7b", "model.layers[18].mlp.down_proj.weight", 50),
+    ("WISE", "gpt-j-6b"): _side("gpt-j-6b", 21, "[15.0, 40.0, 20.0]"),
+    ("WISE", "llama2-7b"): _side("llama2-7b", 27, "[5.0, 20.0, 10.0]"),
+    ("WISE", "llama3-8b"): _side("llama3-8b", 29, "[2.0, 20.0, 10.0]", 30, "0.9", "0.5"),
+    ("WISE", "qwen2.5-7b"): _side("qwen2.5-7b", 23, "[5.0, 20.0, 10.0]"),
+    ("DEFER", "llama2-7b"): DEFER,
     ("ULTRAEDIT", "gpt-j-6b"): ULTRAEDIT,
 }
 """Files by `alg_name` and column."""

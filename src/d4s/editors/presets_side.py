@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from d4s.editors.hparams import HParams
 from d4s.editors.preset import Preset
 
-_AS_RELEASED: HParams = {"weight_decay": 1e-5, "margins": "absolute"}
+WISE_AS_RELEASED: HParams = {"weight_decay": 1e-5, "margins": "absolute"}
 
 
 def _wise(layer: int, margins: tuple[float, float, float], steps: int = 70, lr: float = 1.0, act_ratio: float = 0.88) -> HParams:
     alpha, beta, gamma = margins
     own = {"layer": layer, "steps": steps, "lr": lr, "act_ratio": act_ratio}
-    return {**_AS_RELEASED, **own, "alpha": alpha, "beta": beta, "gamma": gamma}
+    return {**WISE_AS_RELEASED, **own, "alpha": alpha, "beta": beta, "gamma": gamma}
 
 
 WISE: Mapping[str, HParams] = {

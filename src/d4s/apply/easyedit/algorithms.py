@@ -8,9 +8,10 @@ says so. Algorithms whose files are not translated, most for want of an editor, 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from d4s.apply.easyedit.key_rules import Choice, Factor, Ignored, Lacking, PresetChoice, Rule, Same, To
+from d4s.apply.easyedit.key_rules import Choice, Factor, Ignored, Lacking, PresetChoice, Rule, Same, To, ToSeveral
 from d4s.apply.easyedit.module_rules import FactorModules, LayerList, LossLayer, ModuleTemplate, ParameterNames, one, tuned, with_factors
 from d4s.editors.hparams import IDENTITY, LORA_RULES, MOMENTS, PMET_TARGET, ROME_RULES, HParams, merge_hparams
+from d4s.editors.presets_side import WISE_AS_RELEASED
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ COMMON: Mapping[str, Rule] = {
     "results_dir": Ignored("--out says it"),
     "stats_dir": Ignored("moments are kept with the edited folder"),
     "silent": Ignored("--verbose logs every step"),
+    "use_chat_template": Ignored("--chat says it"),
 }
 """Keys of every algorithm."""
 
@@ -159,6 +161,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
     "ROME": Algorithm(("rome",), ROME, ROME_RULES),
     "R-ROME": Algorithm(("r_rome",), ROME, ROME_RULES),
     "MEMIT": Algorithm(("memit", "memit_seq", "d4s", "d4s_even"), MEMIT, OF_TEXT),
+    "MEMIT-FE": Algorithm(("memit_fe",), MEMIT, OF_TEXT),
     "EMMET": Algorithm(
         ("emmet",),
         {
@@ -238,6 +241,46 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         },
         differs=("the codebook is asked once per prompt, at its last token; EasyEdit asks again at every generated token",),
     ),
+    "WISE": Algorithm(
+        ("wise",),
+        {
+            **COMMON,
+            "inner_params": ParameterNames(one),
+            "edit_lr": To("lr"),
+            "n_iter": To("steps"),
+            "mask_ratio": To("masked_share"),
+            "norm_constraint": To("bound"),
+            "act_margin": ToSeveral(("alpha", "beta", "gamma")),
+            "act_ratio": To("act_ratio"),
+            "save_freq": To("shard"),
+            "merge_freq": To("merge_every"),
+            "densities": To("density"),
+            "merge_alg": Same(("ties",), "kept copies are merged by TIES"),
+            "weights": Same((1,), "kept copies count alike"),
+            "objective_optimization": Same(("only_label",), "the loss is that of the target"),
+            "retrieve": Same((True,), "kept copies are chosen from by prompt"),
+            "replay": Same((False,), "earlier requests are not trained on again"),
+            "save_path": Ignored("--out says it"),
+            "load_path": Ignored("the folder of --out is continued"),
+        },
+        WISE_AS_RELEASED,
+        differs=(
+            "the gate is asked once per prompt; EasyEdit asks again at every generated token",
+            "sentences to keep are the model's own; EasyEdit takes questions about other facts",
+            "decay is towards no change; EasyEdit's shrinks the whole copy",
+        ),
+    ),
+    "DEFER": Algorithm(
+        ("defer",),
+        {
+            **COMMON,
+            "inner_params": ParameterNames(one),
+            "edit_lr": To("lr"),
+            "n_iter": To("steps"),
+            "threshold": To("threshold"),
+        },
+        differs=("the gate is asked once per prompt, and begins closed",),
+    ),
     "ULTRAEDIT": Algorithm(
         ("ultraedit",),
         {
@@ -262,13 +305,10 @@ ABSENT: Mapping[str, Absent] = {
     "MALMEN": Absent(NO_TRAINED, "ultraedit"),
     "InstructEdit": Absent(f"MEND trained with instructions: {NO_TRAINED}", "ultraedit"),
     "KE": Absent(NO_TRAINED, "ultraedit"),
-    "SERAC": Absent("a memory with a trained classifier and a trained model beside the edited one", "grace"),
-    "IKE": Absent("facts are not put into prompts (neither IKE, nor ICE, which is IKE with use_icl_examples: false)", "grace"),
-    "WISE": Absent("`wise` has its released settings", "wise"),
-    "DEFER": Absent("`defer` has its released settings", "defer"),
+    "SERAC": Absent("its keys are those of the training of two further models; `serac` trains its router in a study", "serac"),
+    "IKE": Absent("demonstrations are not put into prompts (ICE is IKE with use_icl_examples: false)", "serac"),
     "MELO": Absent("low-rank factors are not chosen by prompt", "lora"),
     "QLoRA": Absent("quantised weights are not edited", "lora"),
-    "MEMIT-FE": Absent("targets of all layers are not optimised before any is written", "blue"),
     "EAMET": Absent("targets of a batch are not aligned with its keys", "memit"),
     "CORE": Absent("targets are not held alike over prefixes", "memit"),
     "UnKE": Absent("long texts are not edited in", "memit"),

@@ -129,6 +129,29 @@ class To(Rule):
 
 
 @dataclass(frozen=True)
+class ToSeveral(Rule):
+    """A list of numbers, each of which is a setting of ours."""
+
+    gives: ClassVar[bool] = True
+    names: tuple[str, ...] = ()
+
+    def read(self, value: Any, model: TargetModel) -> Found:
+        """The numbers by name.
+
+        Raises:
+            ValueError: if they are not as many numbers.
+        """
+        if not isinstance(value, list) or len(value) != len(self.names):
+            raise ValueError(f"expected {len(self.names)} numbers, found {value!r}")
+        settings = {name: number(item) for name, item in zip(self.names, value, strict=True)}
+        return Found("translated", written(settings), settings)
+
+    def describe(self) -> str:
+        """The settings' names."""
+        return ", ".join(f"`{name}`" for name in self.names)
+
+
+@dataclass(frozen=True)
 class Factor(Rule):
     """A number that one or more settings of ours are multiples of: those that share a setting are multiplied."""
 

@@ -2,7 +2,21 @@ from typing import Any
 
 import pytest
 
-from d4s.apply.easyedit.key_rules import Choice, Factor, Found, Ignored, Lacking, PresetChoice, Rule, Same, TargetModel, To, nested, written
+from d4s.apply.easyedit.key_rules import (
+    Choice,
+    Factor,
+    Found,
+    Ignored,
+    Lacking,
+    PresetChoice,
+    Rule,
+    Same,
+    TargetModel,
+    To,
+    ToSeveral,
+    nested,
+    written,
+)
 
 MODEL = TargetModel("gpt2-xl", ("gpt2", 48, 1600, 6400))
 BY_VALUE = Choice({True: {"a": {"b": 1}}, False: {"c": None}}, "one or the other")
@@ -14,6 +28,7 @@ BY_VALUE = Choice({True: {"a": {"b": 1}}, False: {"c": None}}, "one or the other
         (To("target.lr"), 0.5, Found("translated", "target.lr: 0.5", {"target": {"lr": 0.5}})),
         (To("bound", or_none=True), False, Found("translated", "bound: null", {"bound": None})),
         (To("batch", as_read="of a turn"), 3, Found("translated", "batch: 3 (of a turn)", {"batch": 3})),
+        (ToSeveral(("a", "b")), [1, 2.5], Found("translated", "a: 1, b: 2.5", {"a": 1, "b": 2.5})),
         (Ignored("never read"), [1], Found("without effect", "never read")),
         (Lacking("no such key"), 1, Found("not representable", "no such key")),
         (Same((1,), "is one"), 1.0, Found("without effect", "is one")),
@@ -35,6 +50,8 @@ def test_what_a_value_becomes(rule: Rule, value: Any, expected: Found) -> None:
         (To("steps"), "many", "expected a number, found 'many'"),
         (To("steps"), True, "expected a number, found True"),
         (To("bound", or_none=True), True, "expected a number, found True"),
+        (ToSeveral(("a", "b")), [1], r"expected 2 numbers, found \[1\]"),
+        (ToSeveral(("a",)), ["x"], "expected a number, found 'x'"),
         (Factor(("a",)), None, "expected a number, found None"),
         (PresetChoice({"x": "memit", "y": "rome"}), 3, "expected x or y, found 3"),
     ],

@@ -100,7 +100,10 @@ def test_simie_reads_the_file_of_what_it_stands_around(tmp_path: Path) -> None:
     [
         ({"ROME": "ROMME"}, "EasyEdit has no algorithm 'ROMME'; did you mean 'ROME'? (among our presets: did you mean 'rome'?)"),
         ({"ROME": "Nothing"}, "of its algorithms we have FT, LoRA, ROME"),
-        ({"ROME": "WISE"}, "files of WISE are not translated: `wise` has its released settings"),
+        (
+            {"ROME": "MEND"},
+            "files of MEND are not translated: an editor that has to be trained on edits first; what comes nearest is `ultra",
+        ),
         ({"ROME": "dpo"}, "DPO has no editor here: preferences are not facts (docs/from_easyedit.md)"),
         ({'alg_name: "ROME"\n': ""}, "alg_name: is missing"),
         ({"v_lr: 5e-1\n": "", "v_num_grad_steps: 20": "v_num_grad_steps: some"}, "v_lr: is missing, and no default is taken in its place"),
