@@ -97,7 +97,8 @@ ULTRAEDIT = _head("UltraEdit", "gpt-j-6b") + (
 def _side(column: str, layer: int, margins: str, steps: int = 70, rate: str = "1.0", ratio: str = "0.88") -> str:
     module = OUTPUT.get(column, LLAMA).replace(".{}", f"[{layer}]")
     own = f"mask_ratio: 0.2\nedit_lr: {rate}\nn_iter: {steps}\nnorm_constraint: 1.0\nact_margin: {margins}\nact_ratio: {ratio}\n"
-    own += f"save_freq: 500\nmerge_freq: 1000\nmerge_alg: ties\nobjective_optimization: only_label\ninner_params:\n- {module}.weight\ndensities: 0.53\n"
+    own += "save_freq: 500\nmerge_freq: 1000\nmerge_alg: ties\nobjective_optimization: only_label\n"
+    own += f"inner_params:\n- {module}.weight\ndensities: 0.53\n"
     return _head("WISE", column) + own + "weights: 1.0\nretrieve: True\nreplay: False\n"
 
 

@@ -104,7 +104,7 @@ def test_simie_reads_the_file_of_what_it_stands_around(tmp_path: Path) -> None:
             {"ROME": "MEND"},
             "files of MEND are not translated: an editor that has to be trained on edits first; what comes nearest is `ultra",
         ),
-        ({"ROME": "dpo"}, "DPO has no editor here: preferences are not facts (docs/from_easyedit.md)"),
+        ({"ROME": "dpo"}, "files of DPO are not translated: preferences are not facts (docs/from_easyedit.md)"),
         ({'alg_name: "ROME"\n': ""}, "alg_name: is missing"),
         ({"v_lr: 5e-1\n": "", "v_num_grad_steps: 20": "v_num_grad_steps: some"}, "v_lr: is missing, and no default is taken in its place"),
         ({"v_lr: 5e-1\n": "", "v_num_grad_steps: 20": "v_num_grad_steps: some"}, "v_num_grad_steps: expected a number, found 'some'"),
