@@ -45,7 +45,7 @@ def whole_answers(model: EditedModel, questions: Sequence[Question], settings: F
     """A model's answer to each question."""
     if not questions:
         return []
-    prompts = [FORMS[settings.prompt].format(item.prompt) for item in questions]
+    prompts = [FORMS[settings.prompt].replace("{}", item.prompt) for item in questions]
     return [trimmed(text) for text in model.generate(prompts, settings.max_new_tokens, has_ended)]
 
 

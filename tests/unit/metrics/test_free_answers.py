@@ -107,9 +107,9 @@ def test_prompts_are_put_raw_or_as_a_question_and_no_token_is_written_beyond_the
     asked = questions_about(facts, 1)
     assert {item.kind for item in asked} == {"efficacy", "paraphrase", "locality"}
     for form in ("question_only", "qa_inst"):
-        model = Writer({FORMS[form].format(item.prompt): "in Rome . And so on" for item in asked})
+        model = Writer({FORMS[form].replace("{}", item.prompt): "in Rome . And so on" for item in asked})
         assert whole_answers(model, asked, FreeAnswersSettings(prompt=form)) == ["in Rome"] * len(asked)
-    assert FORMS["qa_inst"].format("Who?") == "Please answer the question:\n\nQ: Who?\nA:"
+    assert FORMS["qa_inst"].replace("{}", "Who?") == "Please answer the question:\n\nQ: Who?\nA:"
     assert whole_answers(model, [], FreeAnswersSettings()) == []
 
 
