@@ -16,8 +16,8 @@ from d4s.figures.fig_free import figure
 from d4s.figures.figure_stage import FIGURES, figures_of
 from d4s.figures.plot_elements import FigureSkipped
 from d4s.figures.style import NARROW, RC, WIDE
-from d4s.schemas import CELL, EDIT_LOG, FREE_ANSWERS, NORMS, PERPLEXITY, SCORES, SUMMARY, VERDICTS, with_cell_columns
 from d4s.schemas import ANSWERS as EXAMPLES
+from d4s.schemas import CELL, EDIT_LOG, FREE_ANSWERS, NORMS, PERPLEXITY, SCORES, SUMMARY, VERDICTS, with_cell_columns
 from d4s.settings_base import Frozen
 from d4s.tables.tab_free import table
 from d4s.tables.table import TableSkipped
@@ -175,7 +175,7 @@ def test_a_study_shows_them_only_where_it_asks_for_them(plain: Results, tmp_path
 class RunLike(Frozen):
     """Settings as a run's manifest holds them."""
 
-    editor: dict[str, Any] = {"family": "fine_tune"}
+    editor: dict[str, Any]
 
 
 def test_answers_and_verdicts_of_cells_are_gathered(tmp_path: Path) -> None:
@@ -197,7 +197,9 @@ def test_answers_and_verdicts_of_cells_are_gathered(tmp_path: Path) -> None:
     for kind, found in tables.items():
         for name, (frame, schema) in found.items():
             write_table(names[kind] / f"n4.{name}.parquet", frame, schema)
-        StageJob(kind, RunLike(), {}, names[kind]).write_manifest([f"n4.{name}.parquet" for name in found], "n4.json")
+        StageJob(kind, RunLike(editor={"family": "fine_tune"}), {}, names[kind]).write_manifest(
+            [f"n4.{name}.parquet" for name in found], "n4.json"
+        )
     cell = CellFolders(
         "mini", "world_qa", "ft_m", 1, (4,), names["runs"], names["measures"], None, (), None, (names["free_answers"], names["verdicts"])
     )

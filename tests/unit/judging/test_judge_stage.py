@@ -18,9 +18,7 @@ from d4s.judging.prompts import v1
 from d4s.questions.answers import AnswerStore
 from d4s.questions.replies import ModelAnswer
 from d4s.schemas import FREE_ANSWERS, VERDICTS
-from tests.servers import Faulty, faulty, ok, status
-
-__all__ = ["faulty"]  # a fixture
+from tests.servers import Faulty, ok, status
 
 ANSWERS = ["Rome", "in Rome", "Oslo", ""]
 
