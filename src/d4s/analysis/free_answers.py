@@ -15,7 +15,7 @@ from d4s.analysis.study_results import Results
 from d4s.analysis.summary_rows import exact_row, mean_rows
 from d4s.artifacts import read_table
 from d4s.judging.judges import STAND_IN
-from d4s.metrics.free_answers import KINDS
+from d4s.metrics.answer_texts import KINDS
 from d4s.schemas import CELL, FREE_ANSWERS, VERDICTS, with_cell_columns
 
 METRICS = ("wild_exact", "contains", "repeats", "length", "same_tokens")

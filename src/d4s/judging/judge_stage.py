@@ -12,7 +12,6 @@ from d4s.artifacts import Artifact, StageJob, write_table
 from d4s.config import JudgeSettings
 from d4s.judging.judges import Judge, JudgedAnswer, Verdict, make_judge
 from d4s.log import progress
-from d4s.metrics.free_answers import AGAINST_TARGET
 from d4s.schemas import FREE_ANSWERS, VERDICTS
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ def judge(job: StageJob[JudgeSettings]) -> None:
 
 def _judge_part(job: StageJob[JudgeSettings], chosen: Judge, part: str) -> None:
     answers = Artifact.open(job.inputs["answers"], "free_answers", f"{part}.json").table(f"{part}.free_answers.parquet", FREE_ANSWERS)
-    asked = answers[answers["kind"].isin(AGAINST_TARGET) & answers["gold"].notna()]
+    asked = answers[answers["wild_exact"].notna()]  # those with a target
     verdicts = chosen.judge(_shown(asked))
     name = f"{part}.verdicts.parquet"
     write_table(job.path(name), _rows(asked, verdicts, chosen), VERDICTS)

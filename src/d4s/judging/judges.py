@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from d4s.config import JudgeSettings
-from d4s.metrics.free_answers import stands_in
 from d4s.registry import Registry
 
 STAND_IN = "stand_in"
@@ -46,7 +45,7 @@ class Judge(Protocol):
 JUDGES = Registry(
     "judge",
     {
-        STAND_IN: "d4s.judging.judges:stand_in_judge",
+        STAND_IN: "d4s.judging.stand_in:stand_in_judge",
         "openai": "d4s.judging.language_model_judge:openai_judge",
         "replay": "d4s.judging.language_model_judge:replay_judge",
     },
@@ -57,19 +56,3 @@ JUDGES = Registry(
 def make_judge(settings: JudgeSettings) -> Judge:
     """The judge named by settings of the stage."""
     return JUDGES.load(settings.judge.judge)(settings)
-
-
-def stand_in_judge(_settings: JudgeSettings) -> Judge:
-    """The rule in the place of a judge."""
-    return StandIn()
-
-
-class StandIn:
-    """Calls an answer correct in which the target's words stand and which does not repeat itself."""
-
-    name, version = STAND_IN, "stand-in-1"
-    usage: Mapping[str, int] = {}
-
-    def judge(self, answers: Sequence[JudgedAnswer]) -> list[Verdict]:
-        """One verdict per answer, in order."""
-        return [Verdict(stands_in(one.answer, one.target)) for one in answers]
