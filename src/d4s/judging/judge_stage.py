@@ -5,6 +5,7 @@ Every reply of a server is stored as it arrives, so a job that was stopped asks 
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +16,7 @@ from d4s.log import progress
 from d4s.schemas import FREE_ANSWERS, VERDICTS
 
 log = logging.getLogger(__name__)
+KEY = ("step", "fact_id", "kind", "prompt_id")
 
 
 def judge(job: StageJob[JudgeSettings]) -> None:
@@ -42,12 +44,11 @@ def _judge_part(job: StageJob[JudgeSettings], chosen: Judge, part: str) -> None:
 
 
 def _shown(asked: pd.DataFrame) -> list[JudgedAnswer]:
-    return [
-        JudgedAnswer(f"{row.step} {row.fact_id} {row.kind} {row.prompt_id}", row.prompt, row.gold, row.after) for row in asked.itertuples()
-    ]
+    rows = asked.to_dict(orient="records")
+    return [JudgedAnswer(" ".join(str(row[name]) for name in KEY), row["prompt"], row["gold"], row["after"]) for row in rows]
 
 
-def _rows(asked: pd.DataFrame, verdicts: Sequence[Verdict], chosen: Judge) -> list[dict[str, object]]:
-    keys = asked[["step", "fact_id", "kind", "prompt_id"]].to_dict(orient="records")
+def _rows(asked: pd.DataFrame, verdicts: Sequence[Verdict], chosen: Judge) -> list[dict[str, Any]]:
+    keys = [{name: row[name] for name in KEY} for row in asked.to_dict(orient="records")]
     said = {"judge": chosen.name, "version": chosen.version}
     return [{**key, **said, "correct": verdict.correct, "reason": verdict.reason} for key, verdict in zip(keys, verdicts, strict=True)]

@@ -57,7 +57,7 @@ def answer(job: StageJob[AnswerJobSettings]) -> None:
 def read_unedited(folder: Path, length: int) -> dict[Key, str]:
     """What the unedited model answered to the questions about the first `length` requests, by fact, kind and number, checked."""
     frame = Artifact.open(folder, ANSWERS_KIND, f"n{length}.json").table(answers_file(length), FREE_ANSWERS)
-    return {(row.fact_id, row.kind, row.prompt_id): row.after for row in frame.itertuples()}
+    return {(row["fact_id"], row["kind"], row["prompt_id"]): row["after"] for row in frame.to_dict(orient="records")}
 
 
 def answers_file(length: int) -> str:
