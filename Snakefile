@@ -34,6 +34,8 @@ wildcard_constraints:
     run=PLAN.names("edit"),
     singles=PLAN.names("edit_single"),
     measures=PLAN.names("measure"),
+    answers=PLAN.names("answer"),
+    verdicts=PLAN.names("judge"),
     benchmarks=PLAN.names("benchmark"),
     layers="[-a-z0-9]+",
     blocks="[-a-z0-9]+",
@@ -103,4 +105,4 @@ rule runs:
 
 rule measures:
     input:
-        PLAN.markers("measure", "benchmark", "world_report"),
+        PLAN.markers("measure", "answer", "judge", "benchmark", "world_report"),

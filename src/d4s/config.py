@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from d4s.settings_base import Count, Fraction, Frozen
-from d4s.writer_settings import ModelWriterSettings
+from d4s.writer_settings import AnyJudgeSettings, ModelWriterSettings
 
 Control = Literal["long_predictable", "short_surprising", "uniform", "diverse"]
 Form = Literal["true_false", "multiple_choice", "directly_generated"]
@@ -254,6 +254,25 @@ class FluencySettings(Frozen):
     top_k: Count = Field(default=5, description="Each token is drawn from this number of likeliest ones (top-k).")
 
 
+PromptForm = Literal["question_only", "qa_inst"]
+
+
+class FreeAnswersSettings(Frozen):
+    """Whole answers as a user would hear them: greedy from the raw prompt, up to the first full stop or line break."""
+
+    every: Count = Field(default=1, description="One request in this number is asked about, the first among them.")
+    prompt: PromptForm = Field(
+        default="question_only", description="The prompt alone, or as a question in one line of instruction (`Q:`, `A:`)."
+    )
+    max_new_tokens: Count = Field(default=50, description="Longest answer in tokens.")
+
+
+class JudgeSettings(Frozen):
+    """Who judges free answers."""
+
+    judge: AnyJudgeSettings
+
+
 class RobustnessSettings(Frozen):
     """Shifted prompts about facts that no request edits and about edited ones, put to the edited model and on the way to it."""
 
@@ -291,6 +310,11 @@ class MeasureSettings(Frozen):
     )
     memory: MemorySettings | None = Field(
         default=None, exclude_if=lambda memory: memory is None, description="Also ask near misses, and memories for their entries."
+    )
+    free_answers: FreeAnswersSettings | None = Field(
+        default=None,
+        exclude_if=lambda asked: asked is None,
+        description="Also ask for whole answers to raw prompts; not asked when omitted.",
     )
 
 

@@ -25,7 +25,7 @@ class MissingAnswersError(D4SError):
     def __init__(self, requests: Sequence[str]) -> None:
         self.requests = tuple(requests)
         lines = "\n".join(f"  {request}" for request in self.requests)
-        super().__init__(f"{len(self.requests)} answers are not recorded (record them with the writer `openai`):\n{lines}")
+        super().__init__(f"{len(self.requests)} answers are not recorded (record them with `openai` in the place of `replay`):\n{lines}")
 
 
 class MissingDataError(D4SError):

@@ -74,6 +74,13 @@ ENTROPY, LOOPS = "continuation_entropy", "continuation_loops"
 """Metrics of such texts among the scores: n-gram entropy in bits, and whether a text ends in a loop."""
 CONTINUATIONS = _schema(fact_id=_text, number=_int, prompt=_text, text=_text)
 
+# whole answers to raw prompts (see d4s.metrics.free_answers), and what a judge says of them; null where a metric or a verdict is missing
+FREE_ANSWERS = _schema(
+    step=_int, fact_id=_text, kind=_text, prompt_id=_int, prompt=_text, gold=_text, before=_text, after=_text, wild_exact=_flag,
+    contains=_flag, repeats=_flag, length=_int, same_tokens=_real,
+)  # fmt: skip
+VERDICTS = _schema(step=_int, fact_id=_text, kind=_text, prompt_id=_int, judge=_text, version=_text, correct=_flag, reason=_text)
+
 # answers to shifted prompts: of an edited model at a share of its change, or of a model kept on the way of training
 ROBUSTNESS = _schema(
     step=_int, share=_real, training_steps=_int, group=_text, shift=_text, fact_id=_text, correct=_flag, nll=_real,

@@ -28,7 +28,7 @@ from d4s.config import (
 )
 from d4s.errors import MissingDataError, SettingsError
 from d4s.settings_base import Count, Frozen, Name, validate
-from d4s.writer_settings import AnyWriterSettings, TemplateWriterSettings
+from d4s.writer_settings import AnyJudgeSettings, AnyWriterSettings, TemplateWriterSettings
 
 HPARAMS_FOR = "Kind of model whose hyperparameters the editors take, e.g. gpt2-xl (see `d4s.editors.presets`), or a file of `d4s tune`."
 
@@ -219,6 +219,11 @@ class Study(Frozen):
     moments_tokens: Count = Field(default=65_536, description="Tokens of text behind the second moments.")
     trace: StudyTracing | None = Field(default=None, description="Causal tracing of facts that are edited alone; none when omitted.")
     measure: MeasureSettings = MeasureSettings()
+    judge: AnyJudgeSettings | None = Field(
+        default=None,
+        exclude_if=lambda judge: judge is None,
+        description="Who judges free answers (`measure.free_answers`); nobody when omitted.",
+    )
     benchmarks: BenchmarkSettings = BenchmarkSettings()
     claims: tuple[ClaimGroup, ...] = Field(default=("d4s",), min_length=1, description="Papers whose claims are judged, in order.")
     figures: FigureSettings = FigureSettings()

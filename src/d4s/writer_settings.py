@@ -1,4 +1,4 @@
-"""Settings of the writers, which word the questions of the multi-question data set.
+"""Settings of the writers, which word the questions of the multi-question data set, and of the judges of free answers.
 
 Fields marked `exclude` reach the job but no hash and no manifest: they concern how answers are fetched, not what they are.
 """
@@ -11,7 +11,7 @@ Format = Literal["json_schema", "json_object"] | None
 
 
 class WriterSettings(BaseModel):
-    """Parent of the writers' settings: immutable, strict about unknown keys."""
+    """Parent of these settings: immutable, strict about unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -22,19 +22,13 @@ class TemplateWriterSettings(WriterSettings):
     writer: Literal["template"] = Field(default="template", description="Who words the questions.")
 
 
-class OpenAIWriterSettings(WriterSettings):
-    """A language model behind any OpenAI-compatible server words the questions; its key is read from OPENAI_API_KEY alone."""
+class ServerSettings(WriterSettings):
+    """A model behind any OpenAI-compatible server, and how it is asked; its key is read from OPENAI_API_KEY alone."""
 
-    writer: Literal["openai"] = Field(description="Who words the questions.")
     model: str = Field(min_length=1, description="Name of the model on the server.")
     temperature: float | None = Field(default=0.7, ge=0, le=2, description="Temperature of its answers; null leaves it to the server.")
     seed: int | None = Field(default=0, ge=0, description="Seed of the first attempt; each further attempt adds one. Null sends none.")
-    attempts: int = Field(default=3, ge=1, le=10, description="Answers asked for per question before a template takes its place.")
     max_tokens: int = Field(default=800, gt=0, description="Longest answer in tokens.")
-    response_format: Format = Field(
-        default="json_schema",
-        description="How JSON is asked for; with json_object, and with null that sends none, the prompt shows the schema.",
-    )
     max_tokens_name: Literal["max_completion_tokens", "max_tokens"] = Field(
         default="max_completion_tokens", exclude=True, description="What the server calls the limit `max_tokens`; enters no hash."
     )
@@ -46,6 +40,17 @@ class OpenAIWriterSettings(WriterSettings):
     requests_per_minute: float | None = Field(default=500.0, gt=0, exclude=True, description="Pace; null sets none. Enters no hash.")
     timeout_s: float = Field(default=60.0, gt=0, exclude=True, description="Longest wait for one answer; enters no hash.")
     retries: int = Field(default=5, ge=0, exclude=True, description="Repetitions of a request that the server fails; enters no hash.")
+
+
+class OpenAIWriterSettings(ServerSettings):
+    """A language model behind any OpenAI-compatible server words the questions; its key is read from OPENAI_API_KEY alone."""
+
+    writer: Literal["openai"] = Field(description="Who words the questions.")
+    attempts: int = Field(default=3, ge=1, le=10, description="Answers asked for per question before a template takes its place.")
+    response_format: Format = Field(
+        default="json_schema",
+        description="How JSON is asked for; with json_object, and with null that sends none, the prompt shows the schema.",
+    )
 
 
 class ReplayWriterSettings(WriterSettings):
@@ -60,3 +65,32 @@ class ReplayWriterSettings(WriterSettings):
 
 ModelWriterSettings = Annotated[OpenAIWriterSettings | ReplayWriterSettings, Field(discriminator="writer")]
 AnyWriterSettings = Annotated[TemplateWriterSettings | OpenAIWriterSettings | ReplayWriterSettings, Field(discriminator="writer")]
+
+
+class StandInJudgeSettings(WriterSettings):
+    """A rule in the place of a judge, without a language model: the target's words stand in the answer, which does not repeat itself."""
+
+    judge: Literal["stand_in"] = Field(description="Who judges free answers.")
+
+
+class OpenAIJudgeSettings(ServerSettings):
+    """A language model behind any OpenAI-compatible server judges free answers; its key is read from OPENAI_API_KEY alone."""
+
+    judge: Literal["openai"] = Field(description="Who judges free answers.")
+    temperature: float | None = Field(default=0.0, ge=0, le=2, description="Temperature of its verdicts; null leaves it to the server.")
+    seed: int | None = Field(default=0, ge=0, description="Seed of its verdicts. Null sends none.")
+    max_tokens: int = Field(default=16, gt=0, description="Longest verdict in tokens; a model that reasons first needs many.")
+
+
+class ReplayJudgeSettings(WriterSettings):
+    """Recorded verdicts of a language model; no request is sent, and missing answers are named."""
+
+    judge: Literal["replay"] = Field(description="Who judges free answers.")
+    store: str = Field(exclude=True, description="The recorded answers; their content enters the hash, their place does not.")
+    model: str = Field(min_length=1, description="Name of the model whose verdicts are read.")
+    temperature: float | None = Field(default=0.0, ge=0, le=2, description="As it was when the verdicts were recorded.")
+    seed: int | None = Field(default=0, ge=0, description="As it was when the verdicts were recorded.")
+    max_tokens: int = Field(default=16, gt=0, description="As it was when the verdicts were recorded.")
+
+
+AnyJudgeSettings = Annotated[StandInJudgeSettings | OpenAIJudgeSettings | ReplayJudgeSettings, Field(discriminator="judge")]

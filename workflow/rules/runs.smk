@@ -1,4 +1,4 @@
-"""Single edits; and runs with their measures and benchmarks, which one process makes where a run of Snakemake makes all of a cell."""
+"""Single edits; and runs with their measures, free answers and benchmarks, which one process makes where a run of Snakemake makes all of a cell."""
 
 
 rule edit:
@@ -105,6 +105,57 @@ rule measure:
         code=code_of,
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s measure {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
+rule answer:
+    input:
+        unpack(inputs_of("model", "facts", "run", "contexts", "moments", "prepared", "unedited")),
+    output:
+        f"{STORE}/free_answers/{{answers}}/done/{{lengths}}.json",
+    log:
+        f"{LOGS}/answer/{{answers}}/{{lengths}}.log",
+    benchmark:
+        f"{LOGS}/answer/{{answers}}/{{lengths}}.tsv"
+    priority: priority_of
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s answer {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
+rule judge:
+    input:
+        unpack(inputs_of("answers", "recorded")),
+    output:
+        f"{STORE}/verdicts/{{verdicts}}/done/{{lengths}}.json",
+    log:
+        f"{LOGS}/judge/{{verdicts}}/{{lengths}}.log",
+    benchmark:
+        f"{LOGS}/judge/{{verdicts}}/{{lengths}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s judge {output:q} {params.inputs:q}"
         " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from d4s.analysis.costs import write_costs
+from d4s.analysis.free_answers import free_rows
 from d4s.analysis.single_edits import SingleFolders, read_singles, single_rows
 from d4s.analysis.summary_rows import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
 from d4s.analysis.traced_facts import TraceFolders
@@ -29,6 +30,7 @@ from d4s.schemas import (
     BENCHMARK,
     CELL,
     EDIT_LOG,
+    FREE_ANSWERS,
     INDEX,
     MEMORY,
     NORMS,
@@ -39,6 +41,7 @@ from d4s.schemas import (
     SINGLES,
     SUMMARY,
     TRACES,
+    VERDICTS,
     with_cell_columns,
 )
 
@@ -55,6 +58,8 @@ GATHERED_TABLES = {
     "singles": SINGLES,
     "traces": TRACES,
     "beliefs": BELIEFS,
+    "free_answers": FREE_ANSWERS,
+    "verdicts": VERDICTS,
 }
 NO_RUN = {"editor": "", "seed": 0}
 
@@ -75,6 +80,8 @@ class CellFolders:
     benchmark: Path | None
     benchmark_steps: tuple[int, ...]
     objectives: Path | None
+    free_answers: tuple[Path, ...] = ()
+    """The free answers, then the verdicts on them, where there are any."""
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -155,10 +162,22 @@ def _gather_cell(cell: CellFolders, add: Add) -> Iterator[dict[str, Any]]:
         yield from _with_names(names, immediate_rows(log, step))
         yield from _with_names(names, perplexity_rows(tables["perplexity"]))
         yield from _with_names(names, norm_rows(tables["norms"]))
+        yield from _with_names(names, _gather_free_answers(cell, step, tables["scores"], add))
     for step in cell.benchmark_steps if cell.benchmark else ():
         rows = _open(cell.benchmark, "benchmarks", step).table(f"n{step}.benchmark.parquet", BENCHMARK)  # type: ignore[arg-type]
         add("benchmark", cell.columns, rows)
         yield from _with_names({**cell.columns, "step": step}, benchmark_rows(rows))
+
+
+def _gather_free_answers(cell: CellFolders, step: int, scores: pd.DataFrame, add: Add) -> list[dict[str, Any]]:
+    """Append a cell's free answers and verdicts at a length, where it has some; returns their rows of the summary."""
+    if not cell.free_answers:
+        return []
+    found = []
+    for folder, (name, schema) in zip(cell.free_answers, {"free_answers": FREE_ANSWERS, "verdicts": VERDICTS}.items(), strict=False):
+        found.append(_open(folder, name, step).table(f"n{step}.{name}.parquet", schema))
+        add(name, cell.columns, found[-1])
+    return free_rows(found[0], found[1] if len(found) > 1 else None, scores)
 
 
 def _edit_log(cell: CellFolders) -> pd.DataFrame:

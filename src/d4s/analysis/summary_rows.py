@@ -48,7 +48,7 @@ def _row(protocol: str, metric: str, estimate: IntervalEstimate) -> Row:
     }
 
 
-def _exact(metric: str, value: float, n: int = 1) -> Row:
+def exact_row(metric: str, value: float, n: int = 1) -> Row:
     """A row for a quantity of the edited model, which has no interval within a seed."""
     return {"protocol": "state", "metric": metric, "mean": value, "ci_low": None, "ci_high": None, "n": n}
 
@@ -57,7 +57,7 @@ def perplexity_rows(perplexity: pd.DataFrame) -> list[Row]:
     """Perplexities of held-out text; the text is named where there are several."""
     several = perplexity["text"].nunique() > 1
     rows = zip(perplexity["text"], perplexity["quantity"], perplexity["value"], strict=True)
-    return [_exact(f"{quantity}.{text}" if several else quantity, float(value)) for text, quantity, value in rows]
+    return [exact_row(f"{quantity}.{text}" if several else quantity, float(value)) for text, quantity, value in rows]
 
 
 def norm_rows(norms: pd.DataFrame) -> list[Row]:
@@ -65,7 +65,7 @@ def norm_rows(norms: pd.DataFrame) -> list[Row]:
     changes = norms[(norms["quantity"] == "l1_per_element_delta") & (norms["value"] > 0)]
     part = norms[norms["layer"].isin(changes["layer"])] if len(changes) else norms
     return [
-        _exact(str(quantity), float(np.mean(values)), len(values))
+        exact_row(str(quantity), float(np.mean(values)), len(values))
         for quantity, values in part.dropna(subset="layer").groupby("quantity", sort=True)["value"]
     ]
 

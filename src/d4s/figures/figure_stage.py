@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from d4s.analysis.free_answers import FREE_GROUP, shown_groups
 from d4s.analysis.study_results import Results
 from d4s.artifacts import Artifact, atomic_write, write_json
 from d4s.figures import (
@@ -27,6 +28,7 @@ from d4s.figures import (
     fig_drivers,
     fig_fluency,
     fig_form_matrix,
+    fig_free,
     fig_l1_norm,
     fig_layers,
     fig_learning,
@@ -77,6 +79,8 @@ GROUP_FIGURES: Mapping[str, Mapping[str, Callable[[Results], Drawing]]] = {
     "batches": {"fig_layers": fig_layers.figure, "fig_batches": fig_batches.figure},
 }
 """Figures of the groups of claims, which only studies that judge the group draw."""
+FREE_FIGURES: Mapping[str, Callable[[Results], Drawing]] = {"fig_free": fig_free.figure}
+"""Figures of studies that ask for free answers."""
 _METADATA: Mapping[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "svg": {"Date": None, "Creator": None},
@@ -85,14 +89,16 @@ _METADATA: Mapping[str, dict[str, Any]] = {
 
 
 def figures_of(groups: Iterable[str]) -> Mapping[str, Callable[[Results], Drawing]]:
-    """The figures of a study that judges some groups of claims, in order."""
-    return {**{name: make for group in groups for name, make in GROUP_FIGURES.get(group, {}).items()}, **FIGURES}
+    """The figures of a study with some groups of claims, and with free answers where these are among the groups, in order."""
+    chosen = [*groups]
+    of_groups = {name: make for group in chosen for name, make in GROUP_FIGURES.get(group, {}).items()}
+    return {**of_groups, **FIGURES, **(FREE_FIGURES if FREE_GROUP in chosen else {})}
 
 
 def figures(study_dir: Path, settings: FigureSettings) -> None:
     """Draw every figure that the study has the data for into `figures` of its folder, emptied before, and write figures.json last."""
     results = Results(study_dir)
-    wanted = figures_of(results.claim_groups)
+    wanted = figures_of(shown_groups(results))
     shutil.rmtree(study_dir / "figures", ignore_errors=True)
     record: dict[str, Any] = {}
     for name, make in progress(wanted.items(), "drawing", len(wanted)):

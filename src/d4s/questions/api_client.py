@@ -22,7 +22,7 @@ from d4s.errors import D4SError, SettingsError
 from d4s.questions.answers import AnswerRecord, AnswerStore, key_of, open_for_writing
 from d4s.questions.replies import ModelAnswer, Response, error_message, token_usage
 from d4s.settings_base import canonical
-from d4s.writer_settings import OpenAIWriterSettings
+from d4s.writer_settings import ServerSettings
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 MIN_BACKOFF_S, MAX_BACKOFF_S = 0.5, 8.0
@@ -88,7 +88,7 @@ class RecordedAnswers:
 class ApiClient:
     """Answers from a store, and from a server where the store has none."""
 
-    def __init__(self, settings: OpenAIWriterSettings, store: AnswerStore, client: openai.AsyncOpenAI) -> None:
+    def __init__(self, settings: ServerSettings, store: AnswerStore, client: openai.AsyncOpenAI) -> None:
         self._settings, self._store, self._client = settings, store, client
         self._semaphore = asyncio.Semaphore(settings.concurrency)
         pace = settings.requests_per_minute
@@ -237,7 +237,7 @@ class ApiClient:
 
 
 @asynccontextmanager
-async def open_api_client(settings: OpenAIWriterSettings) -> AsyncIterator[ApiClient]:
+async def open_api_client(settings: ServerSettings) -> AsyncIterator[ApiClient]:
     """A client for a server; the store of its answers is locked meanwhile."""
     async with _client(settings) as client:
         with open_for_writing(Path(settings.store)) as store:
@@ -249,7 +249,7 @@ async def open_api_client(settings: OpenAIWriterSettings) -> AsyncIterator[ApiCl
             source.check()
 
 
-def _client(settings: OpenAIWriterSettings) -> openai.AsyncOpenAI:
+def _client(settings: ServerSettings) -> openai.AsyncOpenAI:
     """The HTTP client of a server.
 
     Raises:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from d4s import __version__
 from d4s.analysis.display_names import dataset_name, method_name, sorted_editors
 from d4s.analysis.example_answers import examples
+from d4s.analysis.free_answers import shown_groups
 from d4s.analysis.shortcomings import shortcomings
 from d4s.analysis.single_edits import SingleEdits
 from d4s.analysis.study_results import Results
@@ -40,7 +41,7 @@ def report(study_dir: Path, study: Study) -> None:
     results = Results(study_dir)
     verdicts = _read(study_dir / "claims.json", "claims")
     figure_captions = _read(study_dir / "figures" / "figures.json", "figures")
-    figure_captions = {name: figure_captions[name] for name in figures_of(results.claim_groups) if name in figure_captions}
+    figure_captions = {name: figure_captions[name] for name in figures_of(shown_groups(results)) if name in figure_captions}
     learning_captions = _read(study_dir / "learning" / "learning.json", "learning") if (study_dir / "learning").is_dir() else {}
     page = _environment().from_string(_part("page.html")).render(
         css=Markup(_part("page.css")),
@@ -156,13 +157,13 @@ def _figure(folder: Path, name: str, entry: Mapping[str, str]) -> dict[str, Any]
 
 
 def _tables(results: Results) -> list[dict[str, Any]]:
-    names = [name for name in tables_of(results.claim_groups) if name != COSTS_TABLE]
+    names = [name for name in tables_of(shown_groups(results)) if name != COSTS_TABLE]
     return [found for name in names if (found := _table(results, name))]
 
 
 def _table(results: Results, name: str) -> dict[str, Any] | None:
     try:
-        return {"name": name, "table": tables_of(results.claim_groups)[name](results)}
+        return {"name": name, "table": tables_of(shown_groups(results))[name](results)}
     except TableSkipped:
         return None
 

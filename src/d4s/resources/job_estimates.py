@@ -28,14 +28,14 @@ from d4s.resources import memory_estimate, work_estimate
 from d4s.resources.machine_speed import LIGHT_STARTUP, STARTUP, Speed
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
 from d4s.resources.requirements import Bytes, Number, Requirements, Work
-from d4s.runs.run_settings import BaselineSettings, SingleSettings
+from d4s.runs.run_settings import AnswerJobSettings, BaselineSettings, SingleSettings
 from d4s.study.graph import Node, RawFile
 from d4s.study.plan import StudyPlan
 from d4s.study.rule_lookups import STAGES_OF_RUN
 from d4s.study_settings import HFModel
 
 MULTI_DEVICE_MAPS = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})  # device maps that take all devices there are
-NO_TORCH = frozenset({"world", "beliefs", "facts", "questions", "adopt", "posterior"})
+NO_TORCH = frozenset({"world", "beliefs", "facts", "questions", "adopt", "posterior", "judge"})
 STATEMENTS = (20, 5, 0.45)
 QUESTIONS = {"true_false": (36, 22, 0.35), "multiple_choice": (48, 31, 0.65), "directly_generated": (20, 9, 0.4)}
 """Of wordings: tokens, how many of them stand from the last subject token on, and the share of requests that are alike in that.
@@ -260,6 +260,16 @@ def _measure(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ..
     return needed, sum(lengths) * 500.0, work_estimate.measure(placement, editor, lengths, prompt_sizes, settings)
 
 
+def _answer(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    editor, lengths, prompt_sizes = parse_editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
+    asked = AnswerJobSettings.model_validate(node.settings).free_answers
+    questions = MeasureSettings(max_new_tokens=asked.max_new_tokens)
+    needed = memory_estimate.measure(placement, editor, max(lengths), prompt_sizes, questions)
+    if not editor.is_measured:
+        needed = memory_estimate.reading(placement, questions)
+    return needed, sum(lengths) * 500.0 / asked.every, work_estimate.free_answers(placement, editor, lengths, prompt_sizes, asked)
+
+
 def _benchmark(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
     editor, lengths, prompt_sizes = parse_editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
     needed = memory_estimate.measure(placement, editor, max(lengths), prompt_sizes, None)
@@ -310,6 +320,7 @@ _ESTIMATORS: Mapping[str, Estimator] = {
     "edit": _edit,
     "edit_single": _edit_single,
     "measure": _measure,
+    "answer": _answer,
     "benchmark": _benchmark,
     "world_report": _world_report,
 }

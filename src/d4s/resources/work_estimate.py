@@ -6,7 +6,7 @@ Optimisation of targets is counted with all its steps, though most requests stop
 from collections.abc import Sequence
 from dataclasses import replace
 
-from d4s.config import CorpusSettings, FluencySettings, MeasureSettings, TraceSettings
+from d4s.config import CorpusSettings, FluencySettings, FreeAnswersSettings, MeasureSettings, TraceSettings
 from d4s.editors.constants import ANSWER_TOKENS, BACKWARD
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import FamilySettings
@@ -159,6 +159,19 @@ def measure(
         + text
         + replay(placement, editor, length, prompt_sizes)
         for length, facts in zip(lengths, sample, strict=True)
+    )
+    return sum(each, Work())
+
+
+def free_answers(
+    placement: ModelPlacement, editor: FamilySettings, lengths: Sequence[int], prompt_sizes: PromptSizes, settings: FreeAnswersSettings
+) -> Work:
+    """At each length the change of weights made ready, and answers about a sample; the unedited model is asked once."""
+    asked = MeasureSettings(max_new_tokens=settings.max_new_tokens)
+    if not editor.is_measured:
+        return questions(placement, -(-max(lengths) // settings.every), asked)
+    each = (
+        questions(placement, -(-length // settings.every), asked) + replay(placement, editor, length, prompt_sizes) for length in lengths
     )
     return sum(each, Work())
 

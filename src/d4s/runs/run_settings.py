@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from d4s.config import BenchmarkSettings, FluencySettings, MeasureSettings, ProbeKind, RobustnessSettings
+from d4s.config import BenchmarkSettings, FluencySettings, FreeAnswersSettings, MeasureSettings, ProbeKind, RobustnessSettings
 from d4s.editors.editor_settings import EditorSettings
 from d4s.settings_base import Count, Frozen, Name
 
@@ -42,6 +42,13 @@ class MeasureJobSettings(RunSettings):
     """Measures of a run at the lengths asked for."""
 
     measure: MeasureSettings = MeasureSettings()
+
+
+class AnswerJobSettings(RunSettings):
+    """Free answers of a run at the lengths asked for."""
+
+    free_answers: FreeAnswersSettings = FreeAnswersSettings()
+    probes_per_fact: Count = Field(default=3, description="Largest number of locality probes of each kind per fact.")
 
 
 class BenchmarkJobSettings(RunSettings):

@@ -28,6 +28,8 @@ class PlannedCell:
     measure: Node
     benchmark: Node | None
     objectives: Node
+    free_answers: tuple[Node, ...] = ()
+    """Where the study asks for them: the free answers, and where somebody judges them, the verdicts."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ class StudyPlan:
     @cached_property
     def nodes(self) -> list[Node]:
         """Every artefact once, inputs before what they feed."""
-        ends = [node for cell in self.cells for node in (cell.run, cell.measure, cell.benchmark, cell.objectives) if node]
+        ends = [
+            node for cell in self.cells for node in (cell.run, cell.measure, *cell.free_answers, cell.benchmark, cell.objectives) if node
+        ]
         ends += [*(cell.singles for cell in self.singles), *(traced.traces for traced in self.traces)]
         return merge_nodes([step for node in (*ends, *self.world_reports) for step in (*node.upstream(), node)])
 

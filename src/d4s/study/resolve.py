@@ -23,6 +23,7 @@ from d4s.pretraining.training_facts import TRAINING_FACTS
 from d4s.questions.writers import WRITERS
 from d4s.settings_base import canonical, validate
 from d4s.study.code_digests import code_digest
+from d4s.study.free_answer_nodes import free_answer_nodes
 from d4s.study.graph import Node, RawFile
 from d4s.study.grid_cells import REFERENCE, lengths_by_cell, rows_of_cells, singles_by_cell
 from d4s.study.grid_editors import named_editors, row_editors
@@ -40,7 +41,7 @@ from d4s.study_settings import (
     data_folder,
 )
 from d4s.world.reader import STYLES
-from d4s.writer_settings import ReplayWriterSettings, TemplateWriterSettings
+from d4s.writer_settings import ReplayJudgeSettings, ReplayWriterSettings, TemplateWriterSettings
 
 WORLD_REPORT_SEED = 0
 
@@ -70,6 +71,8 @@ def plain_values(study: Study, *without: str) -> dict[str, Any]:
     values = study.model_dump(mode="json", exclude=set(without))
     if isinstance(study.questions, ReplayWriterSettings):
         values["questions"]["store"] = study.questions.store  # enters no hash, and so no dump, but has no default
+    if isinstance(study.judge, ReplayJudgeSettings):
+        values["judge"]["store"] = study.judge.store
     return values
 
 
@@ -282,14 +285,15 @@ class _NodeBuilder:
         measure = self._node(
             "measure",
             label,
-            settings | {"measure": self.study.measure.model_dump(mode="json")},
+            settings | {"measure": self.study.measure.model_dump(mode="json", exclude={"free_answers"})},
             shared | {"text": text, "baseline": self.baseline(key, max(lengths), self.study.measure)},
             outputs=_manifests(lengths),
             modules=family,
         )
         benchmark = self._benchmark(key, settings, shared, benchmark_lengths, family) if benchmark_lengths else None
         objectives = self._node("objectives", f"{key.model}.{key.dataset}", {}, {"model": model, "facts": facts})
-        return PlannedCell(key, lengths, benchmark_lengths, run, measure, benchmark, objectives)
+        free_answers = tuple(free_answer_nodes(self.study, self._node, key, measure))
+        return PlannedCell(key, lengths, benchmark_lengths, run, measure, benchmark, objectives, free_answers)
 
     def singles(self, key: CellKey, requests: int, probes: tuple[ProbeKind, ...]) -> PlannedSingles:
         """The artefact of a cell of single edits; targets are those of the original model for every editor that can take them."""

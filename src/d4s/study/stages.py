@@ -123,6 +123,20 @@ STAGES: dict[str, Stage] = {
         "Scores, perplexity and norms of a run at the lengths asked for; the output is done/LENGTHS.json.",
         "n",
     ),
+    "answer": Stage(
+        "free_answers",
+        "d4s.runs.answer_stage:answer",
+        "d4s.runs.run_settings:AnswerJobSettings",
+        "What a run's states answer to raw prompts at the lengths asked for; the output is done/LENGTHS.json.",
+        "n",
+    ),
+    "judge": Stage(
+        "verdicts",
+        "d4s.judging.judge_stage:judge",
+        "d4s.config:JudgeSettings",
+        "Judge free answers, by a rule or a language model; the output is done/LENGTHS.json.",
+        "n",
+    ),
     "benchmark": Stage(
         "benchmarks",
         "d4s.runs.benchmark:benchmark",

@@ -44,6 +44,7 @@ def cells_of(plan: StudyPlan) -> list[CellFolders]:
             benchmark=cell.benchmark.folder if cell.benchmark else None,
             benchmark_steps=cell.benchmark_lengths,
             objectives=cell.objectives.folder,
+            free_answers=tuple(node.folder for node in cell.free_answers),
         )
         for cell in plan.cells
     ]

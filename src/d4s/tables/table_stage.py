@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from d4s.analysis.free_answers import FREE_GROUP, shown_groups
 from d4s.analysis.study_results import Results
 from d4s.artifacts import write_json
 from d4s.tables import (
@@ -14,6 +15,7 @@ from d4s.tables import (
     tab_benchmarks,
     tab_costs,
     tab_drivers,
+    tab_free,
     tab_key_modes,
     tab_localisation,
     tab_main,
@@ -48,11 +50,15 @@ GROUP_TABLES: Mapping[str, Mapping[str, Callable[[Results], Table]]] = {
     "batches": {"tab_batches": tab_batches.table},
 }
 """Tables of the groups of claims, which only studies that judge the group write."""
+FREE_TABLES: Mapping[str, Callable[[Results], Table]] = {"tab_free": tab_free.table}
+"""Tables of studies that ask for free answers."""
 
 
 def tables_of(groups: Iterable[str]) -> Mapping[str, Callable[[Results], Table]]:
-    """The tables of a study that judges some groups of claims, in order."""
-    return {**{name: make for group in groups for name, make in GROUP_TABLES.get(group, {}).items()}, **TABLES}
+    """The tables of a study with some groups of claims, and with free answers where these are among the groups, in order."""
+    chosen = [*groups]
+    of_groups = {name: make for group in chosen for name, make in GROUP_TABLES.get(group, {}).items()}
+    return {**of_groups, **TABLES, **(FREE_TABLES if FREE_GROUP in chosen else {})}
 
 
 def tables(study_dir: Path) -> None:
@@ -60,7 +66,7 @@ def tables(study_dir: Path) -> None:
     results = Results(study_dir)
     shutil.rmtree(study_dir / "tables", ignore_errors=True)
     record: dict[str, Any] = {}
-    for name, make in tables_of(results.claim_groups).items():
+    for name, make in tables_of(shown_groups(results)).items():
         try:
             table = make(results)
         except TableSkipped as reason:

@@ -28,12 +28,14 @@ RARE = {  # what no study of grids/ reads
         "asked": {"source": "questions", "events": "world", "form": "true_false"},
     },
     "questions": {"writer": "replay", "store": "answers.jsonl"},
+    "measure": {"free_answers": {}},
+    "judge": {"judge": "replay", "store": "answers.jsonl", "model": "judge"},
     "world": {"reserve": 0.1},
     "editors": {
         "encoded": {"preset": "serac", "encoder": {"kind": "folder", "path": "model"}, "answer": {"kind": "trained"}},
     },
     "grid": [
-        {"models": ["mini"], "datasets": ["checked", "ripple", "pep", "asked"], "editors": ["memit"], "lengths": [3]},
+        {"models": ["mini"], "datasets": ["checked", "ripple", "pep", "asked"], "editors": ["memit", "alphaedit"], "lengths": [3]},
         {"models": ["mini"], "datasets": ["asked"], "editors": ["encoded"], "lengths": [3], "benchmark": "longest"},
         {
             "models": ["mini"],
