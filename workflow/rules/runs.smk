@@ -1,4 +1,4 @@
-"""Single edits; and runs with their measures and benchmarks, which one process makes where a run of Snakemake makes all of a cell."""
+"""Single edits, hard cases; and runs with their measures and benchmarks, which one process makes where a run of Snakemake makes all of a cell."""
 
 
 rule edit:
@@ -79,6 +79,32 @@ rule edit_single_shard:
         code=code_of,
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s edit_single {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
+rule hard_cases:
+    input:
+        unpack(inputs_of("facts", "singles_*")),
+    output:
+        f"{STORE}/cases/{{cases}}/manifest.json",
+    log:
+        f"{LOGS}/hard_cases/{{cases}}.log",
+    benchmark:
+        f"{LOGS}/hard_cases/{{cases}}.tsv"
+    priority: priority_of
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s hard_cases {output:q} {params.inputs:q}"
         " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
 
 
