@@ -246,6 +246,12 @@ class Study(Frozen):
     hard_cases: StudyHardCases | None = Field(
         default=None, description="Hard cases among single edits, for data sets with `only: hard` or `only: normal`; none when omitted."
     )
+    sentences: str | None = Field(
+        default=None,
+        exclude_if=lambda file: file is None,
+        description="File of the data folder with a sentence per line (JSON, key `Text`), whose perplexity is read after single edits; "
+        "held-out text of the model when omitted.",
+    )
     measure: MeasureSettings = MeasureSettings()
     benchmarks: BenchmarkSettings = BenchmarkSettings()
     claims: tuple[ClaimGroup, ...] = Field(default=("d4s",), min_length=1, description="Papers whose claims are judged, in order.")

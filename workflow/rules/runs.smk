@@ -31,7 +31,7 @@ rule edit:
 
 rule edit_single:
     input:
-        unpack(inputs_of("model", "facts", "contexts", "moments", "targets", "prepared", "baseline", "posterior", "text")),
+        unpack(inputs_of("model", "facts", "contexts", "moments", "targets", "prepared", "baseline", "posterior", "text", "sentences")),
         shards=shards_of,
     output:
         f"{STORE}/singles/{{singles}}/done/{{blocks}}.json",
@@ -58,7 +58,7 @@ rule edit_single:
 
 rule edit_single_shard:
     input:
-        unpack(inputs_of("model", "facts", "contexts", "moments", "targets", "prepared", "baseline", "posterior", "text")),
+        unpack(inputs_of("model", "facts", "contexts", "moments", "targets", "prepared", "baseline", "posterior", "text", "sentences")),
     output:
         temp(f"{STORE}/singles/{{singles}}/shards/{{shard}}.json"),
     log:

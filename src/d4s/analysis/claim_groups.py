@@ -10,5 +10,6 @@ CLAIM_GROUPS = Registry(
         "saul": "d4s.analysis.claims_saul:CLAIMS",
         "localisation": "d4s.analysis.claims_localisation:CLAIMS",
         "batches": "d4s.analysis.claims_batches:CLAIMS",
+        "collapse": "d4s.analysis.claims_collapse:CLAIMS",
     },
 )

@@ -66,12 +66,12 @@ def _read(job: StageJob[HardCasesJobSettings], role: str) -> pd.DataFrame:
 def text_perplexities(rows: pd.DataFrame) -> pd.DataFrame:
     """Perplexities of text after each edit that was done, by the three aggregates: a row per request, in order."""
     text = rows[rows["quantity"].isin([TEXT_NLL, TEXT_TOKENS])]
-    wide = text.pivot(index=["order", "request_id", "prompt_id"], columns="quantity", values="value")
-    found: dict[Any, Mapping[str, float]] = {
-        request: aggregate_perplexities(part[TEXT_NLL].to_numpy(float), part[TEXT_TOKENS].to_numpy(float))
-        for (_, request), part in wide.groupby(level=["order", "request_id"])  # type: ignore[misc]
-    }
-    return pd.DataFrame.from_dict(found, orient="index", columns=pd.Index(AGGREGATES))
+    if text.empty:
+        return pd.DataFrame(columns=pd.Index(AGGREGATES), dtype=float)
+    wide = text.pivot(index=["order", "request_id"], columns=["quantity", "prompt_id"], values="value")
+    sums, counts = (wide[name].to_numpy(dtype=float) for name in (TEXT_NLL, TEXT_TOKENS))
+    found = [aggregate_perplexities(nll, tokens) for nll, tokens in zip(sums, counts, strict=True)]
+    return pd.DataFrame(found, index=wide.index.get_level_values("request_id"), columns=pd.Index(AGGREGATES))
 
 
 def perplexity_changes(rows: pd.DataFrame, reference: pd.DataFrame, times: float) -> pd.DataFrame:

@@ -281,9 +281,13 @@ class _NodeBuilder(DataNodes):
         inputs |= {"baseline": self.baseline(key, requests), **self.needs(key, editor, requests)}
         inputs |= {"posterior": self.posterior(key)} if "beliefs" in probes else {}
         label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
-        blocks, text = manifests_of_blocks(requests), {"text": self.corpus(key.model)} if rows else {}
+        blocks, text = manifests_of_blocks(requests), self._text_of_singles(key.model) if rows else {}
         node = self._node("edit_single", label, settings, inputs | text, outputs=blocks, modules=modules_of(editor))
         return PlannedSingles(key, requests, node)
+
+    def _text_of_singles(self, model: str) -> dict[str, Node | RawFile]:
+        """The text whose perplexity is read after single edits: sentences of a file, or the model's held-out text."""
+        return {"sentences": self.raw("", self.study.sentences)} if self.study.sentences else {"text": self.corpus(model)}
 
     def traces(self) -> Iterator[PlannedTraces]:
         """Causal tracing behind single edits of facts, where the study traces: once for all problems of the same facts."""

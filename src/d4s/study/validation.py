@@ -213,5 +213,7 @@ def _needed_files(study: Study) -> Iterator[str]:
     for model in models:
         if isinstance(model, RecordsModel | HFModel):
             yield f"{model.text}/{model.text}.jsonl"
+    if study.sentences is not None and any("text" in row.probes for row in study.grid):
+        yield study.sentences
     if study.benchmarks.tasks == "local" and any(row.benchmark != "none" for row in study.grid):
         yield from (file for files in BENCHMARK_FILES.values() for file in files)

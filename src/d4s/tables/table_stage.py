@@ -12,6 +12,7 @@ from d4s.tables import (
     tab_batches,
     tab_beliefs,
     tab_benchmarks,
+    tab_collapse,
     tab_costs,
     tab_drivers,
     tab_key_modes,
@@ -44,6 +45,7 @@ GROUP_TABLES: Mapping[str, Mapping[str, Callable[[Results], Table]]] = {
     "localisation": {"tab_localisation": tab_localisation.table},
     "saul": {"tab_saul": tab_saul.table},
     "batches": {"tab_batches": tab_batches.table},
+    "collapse": {"tab_collapse": tab_collapse.table},
 }
 """Tables of the groups of claims, which only studies that judge the group write."""
 
