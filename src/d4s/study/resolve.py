@@ -119,12 +119,11 @@ class _NodeBuilder(DataNodes):
         chosen = self.study.hard_cases
         if chosen is None:
             raise SettingsError("a data set keeps hard cases, and the study has no `hard_cases`")
-        planned, inputs = singles_by_cell(self.study), {"facts": self.dataset(chosen.dataset)}
-        settings = chosen.model_dump(mode="json", include={"count", "times"})
-        for seed, editor in product(self.study.seeds, (REFERENCE, *chosen.editors)):
-            key = CellKey(chosen.model, chosen.dataset, editor, seed)
-            settings["requests"], probes = planned[key]
-            inputs[singles_role(seed, editor)] = self.singles(key, settings["requests"], probes).singles
+        planned, inputs = singles_by_cell(self.study), {"facts": self.dataset(chosen.dataset, chosen.model)}
+        edited = product(self.study.seeds, (REFERENCE, *chosen.editors))
+        cells = [CellKey(chosen.model, chosen.dataset, editor, seed) for seed, editor in edited]
+        inputs |= {singles_role(key.seed, key.editor): self.singles(key, *planned[key]).singles for key in cells}
+        settings = chosen.model_dump(mode="json", include={"count", "times"}) | {"requests": min(planned[key][0] for key in cells)}
         return self._node("hard_cases", f"{chosen.model}.{chosen.dataset}", settings, inputs)
 
     # --- models ---------------------------------------------------------------------------------------------------
