@@ -158,7 +158,7 @@ def _log_ratio(found: Collapse, editor: str) -> IntervalEstimate:
 
 
 def _hard_alone(found: Collapse) -> Iterator[str]:
-    """How many single edits of the searched panel collapse the model, whoever makes them."""
+    """How many single edits of the searched panel collapse the model, by any editor."""
     panel = found.searched
     edits = found.edits
     if not edits.empty:
