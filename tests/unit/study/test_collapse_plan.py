@@ -34,7 +34,7 @@ def test_one_model_is_trained_and_asked_in_two_ways() -> None:
 def test_sequences_are_made_of_hard_cases_and_these_of_single_edits() -> None:
     plan = _plan(seeds=[1, 2])
     (cases,) = plan.of("hard_cases")
-    assert cases.settings == {"count": 40, "times": 10.0, "requests": 120}
+    assert cases.settings == {"count": 40, "times": 10.0, "requests": 100}
     assert {role for role in cases.inputs if role != "facts"} == {
         f"singles_{seed}_{editor}" for seed in (1, 2) for editor in ("unedited", *GIVEN["hard_cases"]["editors"])
     }
