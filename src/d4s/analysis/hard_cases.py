@@ -108,27 +108,18 @@ def choose_cases(edits: pd.DataFrame, relations: Mapping[str, str], count: int) 
         SettingsError: if there are too few facts for both sets.
     """
     facts = edits.groupby("fact_id").agg(rank=("rank", "min"), collapsed=("collapsed", "any"), order=("order", "min")).sort_values("rank")
-    hard = facts.iloc[:count]
-    free = facts.iloc[count:]
-    free = free[~free["collapsed"]]
-    if len(free) < count:
-        raise SettingsError(f"{count} hard cases and as many normal ones asked for, but only {len(free)} of {len(facts)} facts are normal")
-    left: dict[str, int] = dict(zip(free.index.astype(str), free["order"].astype(int), strict=True))
-    rows, partners = [], []
-    for fact_id, order in zip(hard.index.astype(str), hard["order"].astype(int), strict=True):
-        relation = relations[fact_id]
-        partner = min(left, key=lambda other: (relations[other] != relation, abs(left[other] - order), other))
-        del left[partner]
-        rows.append(
-            {"cases": "hard", "fact_id": fact_id, "relation": relation, "rank": int(facts.loc[fact_id, "rank"]), "partner": partner}
-        )
-        partners.append(
-            {
-                "cases": "normal",
-                "fact_id": partner,
-                "relation": relations[partner],
-                "rank": int(facts.loc[partner, "rank"]),
-                "partner": fact_id,
-            }
-        )
-    return rows + partners
+    names = facts.index.astype(str).tolist()
+    ranks, orders, collapsed = (dict(zip(names, facts[name].tolist(), strict=True)) for name in ("rank", "order", "collapsed"))
+    left = [name for name in names[count:] if not collapsed[name]]
+    if len(left) < count:
+        raise SettingsError(f"{count} hard cases and as many normal ones asked for, but only {len(left)} of {len(facts)} facts are normal")
+    pairs = []
+    for hard in names[:count]:
+        normal = min(left, key=lambda other: (relations[other] != relations[hard], abs(orders[other] - orders[hard]), other))
+        left.remove(normal)
+        pairs.append((hard, normal))
+    rows = [("hard", hard, normal) for hard, normal in pairs] + [("normal", normal, hard) for hard, normal in pairs]
+    return [
+        {"cases": cases, "fact_id": name, "relation": relations[name], "rank": ranks[name], "partner": partner}
+        for cases, name, partner in rows
+    ]

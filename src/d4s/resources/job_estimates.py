@@ -183,7 +183,7 @@ def _reading(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ..
 
 def _pretrain(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
     settings = PretrainSettings.model_validate(node.settings)
-    corpus = estimates.plan.study.models[node.label.rpartition("-m")[0]].corpus
+    corpus = trained_model(estimates.plan.study, node.label.rpartition("-m")[0]).corpus
     return (
         memory_estimate.pretrain(placement, settings),
         4 * placement.weights,
