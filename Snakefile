@@ -19,9 +19,11 @@ wildcard_constraints:
     facts=PLAN.names("facts"),
     questions=PLAN.names("questions"),
     problem=PLAN.names("problem"),
+    subset=PLAN.names("subset"),
     corpus=PLAN.names("corpus"),
     trained=PLAN.names("pretrain"),
     adopted=PLAN.names("adopt"),
+    asked=PLAN.names("start"),
     report=PLAN.names("world_report"),
     posterior=PLAN.names("posterior"),
     contexts=PLAN.names("contexts"),
@@ -33,6 +35,7 @@ wildcard_constraints:
     objectives=PLAN.names("objectives"),
     run=PLAN.names("edit"),
     singles=PLAN.names("edit_single"),
+    cases=PLAN.names("hard_cases"),
     measures=PLAN.names("measure"),
     answers=PLAN.names("answer"),
     verdicts=PLAN.names("judge"),
@@ -59,6 +62,7 @@ INPUT_STAGES = (
     "corpus",
     "pretrain",
     "adopt",
+    "start",
     "posterior",
     "contexts",
     "moments",
@@ -100,7 +104,7 @@ rule inputs:
 
 rule runs:
     input:
-        PLAN.markers("edit", "edit_single"),
+        PLAN.markers("edit", "edit_single", "hard_cases"),
 
 
 rule measures:

@@ -29,7 +29,7 @@ SYSTEMS = (
     System("SERAC", "Mitchell et al. 2022", "memory", "memory.md", "memory"),
     System("Belief revision", "Hase et al. 2024", "beliefs", "beliefs.md", "beliefs"),
     System("Bigger batches", "Yoon et al. 2024", "batches", "batches.md", "batches"),
-    System("Butterfly effect", "Yang et al. 2024", "collapse", "collapse.md", "collapse"),
+    System("Butterfly effect", "Yang et al. 2024", "collapse", "collapse.md", "collapse", "collapse_smollm2"),
     System("Edit at your own risk", "Brown et al. 2023", "robustness", "robustness.md", "robustness"),
     System("Localisation", "Hase et al. 2023", "localisation", "localisation.md", "localisation"),
 )

@@ -31,6 +31,9 @@ class WorldSettings(Frozen):
         exclude_if=lambda share: not share,
         description="Share of people who are neither edited nor probed; their facts are training text of editors (SAUL).",
     )
+    mononyms: Fraction = Field(
+        default=0.0, exclude_if=lambda share: not share, description="Share of people known by one word; the others keep their names."
+    )
     events: int = Field(default=120, ge=0, description="Number of if-then event heads; each has one tail per relation.")
     benchmark_items: Count = Field(default=100, description="Items per benchmark task, at most.")
 
@@ -93,7 +96,8 @@ class FactsSettings(Frozen):
     source: str = Field(description="Name of a reader (see `d4s.facts.readers`).")
     style: str = Field(
         default="",
-        description="Which reading of the source (zsre: `alt` or `answers`; world: `qa`, `reserve`, `events`, `labels`, `commonsense`).",
+        description="Which reading of the source (zsre: `alt` or `answers`; world: `qa`, `reserve`, `events`, `labels`, `commonsense`, "
+        "`nouns`).",
     )
     limit: Count | None = Field(default=None, description="Keep this number of records that pass, the first ones; all when omitted.")
     skip_bad: bool = Field(default=False, description="Set broken records aside in rejects.parquet instead of refusing the file.")
@@ -125,6 +129,11 @@ class CorpusSettings(Frozen):
     tokenizer: TokenizerSettings = TokenizerSettings()
     tokens: Count = Field(default=1_500_000, description="Tokens of training text.")
     row: Count = Field(default=64, description="Tokens per row; rows start with BOS on a sentence boundary.")
+    bos: Fraction = Field(
+        default=1.0,
+        exclude_if=lambda share: share == 1,
+        description="Share of rows of mixed text that start with BOS, evenly spread; the others start with their first sentence.",
+    )
     filler: Fraction = Field(default=0.15, description="Share of sentences (or of rows, for running text) without any fact.")
     chained: Fraction = Field(default=0.5, description="Share of fact sentences that state several facts of one subject.")
     lead_ins: Fraction = Field(default=0.3, description="Share of sentences with other words before them.")
@@ -239,6 +248,36 @@ class ProblemSettings(Frozen):
         if (self.problem == "reversal") != (self.noise is not None):
             raise ValueError("noise is for reversal, which needs it")
         return self
+
+
+CaseSet = Literal["hard", "normal"]
+
+
+class HardCasesSettings(Frozen):
+    """Which single edits are hard cases: those that raise the perplexity of text most, and as many others beside them."""
+
+    count: Count = Field(description="Facts of either set: the hardest ones, and for each another that leaves the model whole.")
+    times: Annotated[float, Field(gt=1)] = Field(
+        default=10.0, description="A model has collapsed where its perplexity (row mean) is more than this many times the unedited model's."
+    )
+
+
+class HardCasesJobSettings(HardCasesSettings):
+    """Hard cases among the first requests of a draw."""
+
+    requests: Count = Field(description="Requests of each cell of single edits.")
+
+
+class SubsetSettings(Frozen):
+    """Which facts of a data set are kept."""
+
+    cases: CaseSet | None = Field(default=None, description="A set of the hard cases; the ids of a list where omitted.")
+
+
+class StartSettings(Frozen):
+    """How the texts of a model start."""
+
+    start: Literal["none"] = Field(default="none", description="Without BOS.")
 
 
 class ObjectivesSettings(Frozen):

@@ -56,6 +56,14 @@ SINGLES = _schema(
     request_id=_text, fact_id=_text, order=_int, quantity=_text, prompt_id=_int, layer=_int, value=_real, status=_text,
 )  # fmt: skip
 
+# single edits by what they do to the perplexity of text, relative to the unedited model (see d4s.analysis.hard_cases); the two sets
+HARD = _schema(
+    editor=_text, seed=_int, request_id=_text, fact_id=_text, order=_int, status=_text, perplexity_ratio=_real,
+    perplexity_row_mean_ratio=_real, perplexity_row_median_ratio=_real, perplexity_row_mean=_real, collapsed=_flag, above_1000=_flag,
+    rank=_int,
+)  # fmt: skip
+CASES = _schema(cases=_text, fact_id=_text, relation=_text, rank=_int, partner=_text)
+
 # what the unedited model replies to every question (see d4s.metrics.probes); arg-max tokens and whether they are the answer's
 REPLIES = _schema(
     fact_id=_text, kind=_text, prompt_id=_int, answer=_text, nll=_real, alternative_nll=_real,

@@ -17,6 +17,7 @@ from d4s.config import (
     Control,
     CorpusSettings,
     Form,
+    HardCasesSettings,
     MeasureSettings,
     PosteriorSettings,
     PretrainSettings,
@@ -84,7 +85,18 @@ class HFModel(Frozen):
     )
 
 
-ModelSettings = Annotated[WorldModel | RecordsModel | BeliefsModel | HFModel, Field(discriminator="source")]
+class AskedModel(Frozen):
+    """A model of the study that is asked otherwise: the same weights, with prompts and text that start without BOS."""
+
+    source: Literal["model"] = "model"
+    hparams_for: str = Field(default="mini", description=HPARAMS_FOR)
+    of: Name = Field(description="Name of the model whose weights it has, one that is trained here.")
+    start: Literal["none"] = Field(default="none", description="How texts start; all other models start with BOS where they have one.")
+
+
+TrainedModel = WorldModel | RecordsModel | BeliefsModel | HFModel
+"""A model with weights of its own."""
+ModelSettings = Annotated[TrainedModel | AskedModel, Field(discriminator="source")]
 
 
 class FactsDataset(Frozen):
@@ -98,6 +110,11 @@ class FactsDataset(Frozen):
     problem: Problem = Field(
         default="injection",
         description="What the edits are for: a new answer, the present one with more certainty, or the one to the noised prompt.",
+    )
+    only: str | None = Field(
+        default=None,
+        exclude_if=lambda only: only is None,
+        description="Keep the facts of a file with an id per line, or a set of the study's `hard_cases`: `hard`, or `normal`.",
     )
 
 
@@ -152,7 +169,7 @@ class GridRow(Frozen):
         return self
 
 
-ClaimGroup = Literal["d4s", "batches", "beliefs", "localisation", "memory", "saul"]
+ClaimGroup = Literal["d4s", "batches", "beliefs", "collapse", "localisation", "memory", "saul"]
 
 
 class FigureSettings(Frozen):
@@ -174,6 +191,14 @@ class StudyTracing(TraceSettings):
     """Causal tracing of the facts behind single edits, and the noise of reversal."""
 
     facts: Count = Field(description="Facts of every draw that are traced, the first ones; more continue where fewer ended.")
+
+
+class StudyHardCases(HardCasesSettings):
+    """The single edits among which hard cases are looked for."""
+
+    model: Name = Field(description="Name of the model that is edited.")
+    dataset: Name = Field(description="Name of the data set that requests are drawn from.")
+    editors: tuple[Name, ...] = Field(min_length=1, description="Editors of a row with `protocol: single` and `text` among its probes.")
 
 
 class ExecutionSettings(Frozen):
@@ -218,6 +243,15 @@ class Study(Frozen):
     contexts: ContextsSettings = Field(default=ContextsSettings(), description="`seed` is set by `seeds`.")
     moments_tokens: Count = Field(default=65_536, description="Tokens of text behind the second moments.")
     trace: StudyTracing | None = Field(default=None, description="Causal tracing of facts that are edited alone; none when omitted.")
+    hard_cases: StudyHardCases | None = Field(
+        default=None, description="Hard cases among single edits, for data sets with `only: hard` or `only: normal`; none when omitted."
+    )
+    sentences: str | None = Field(
+        default=None,
+        exclude_if=lambda file: file is None,
+        description="File of the data folder with a sentence per line (JSON, key `Text`), whose perplexity is read after single edits; "
+        "held-out text of the model when omitted.",
+    )
     measure: MeasureSettings = MeasureSettings()
     judge: AnyJudgeSettings | None = Field(
         default=None,

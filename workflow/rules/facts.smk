@@ -1,4 +1,4 @@
-"""Records and questions as facts, and facts as requests of another problem."""
+"""Records and questions as facts, facts as requests of another problem, and some facts of a data set."""
 
 
 rule facts:
@@ -74,4 +74,29 @@ rule problem:
         code=code_of,
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s problem {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
+rule subset:
+    input:
+        unpack(inputs_of("facts", "cases", "list")),
+    output:
+        f"{STORE}/facts/{{subset}}/manifest.json",
+    log:
+        f"{LOGS}/subset/{{subset}}.log",
+    benchmark:
+        f"{LOGS}/subset/{{subset}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s subset {output:q} {params.inputs:q}"
         " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"

@@ -1,4 +1,4 @@
-"""Single edits; and runs with their measures, free answers and benchmarks, which one process makes where a run of Snakemake makes all of a cell."""
+"""Single edits, hard cases; and runs with their measures, free answers and benchmarks, made by one process where a run makes all of a cell."""
 
 
 rule edit:
@@ -31,7 +31,7 @@ rule edit:
 
 rule edit_single:
     input:
-        unpack(inputs_of("model", "facts", "contexts", "moments", "targets", "prepared", "baseline", "posterior", "text")),
+        unpack(inputs_of("model", "facts", "contexts", "moments", "targets", "prepared", "baseline", "posterior", "text", "sentences")),
         shards=shards_of,
     output:
         f"{STORE}/singles/{{singles}}/done/{{blocks}}.json",
@@ -58,7 +58,7 @@ rule edit_single:
 
 rule edit_single_shard:
     input:
-        unpack(inputs_of("model", "facts", "contexts", "moments", "targets", "prepared", "baseline", "posterior", "text")),
+        unpack(inputs_of("model", "facts", "contexts", "moments", "targets", "prepared", "baseline", "posterior", "text", "sentences")),
     output:
         temp(f"{STORE}/singles/{{singles}}/shards/{{shard}}.json"),
     log:
@@ -79,6 +79,32 @@ rule edit_single_shard:
         code=code_of,
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s edit_single {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
+rule hard_cases:
+    input:
+        unpack(inputs_of("facts", "singles_*")),
+    output:
+        f"{STORE}/cases/{{cases}}/manifest.json",
+    log:
+        f"{LOGS}/hard_cases/{{cases}}.log",
+    benchmark:
+        f"{LOGS}/hard_cases/{{cases}}.tsv"
+    priority: priority_of
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s hard_cases {output:q} {params.inputs:q}"
         " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
 
 

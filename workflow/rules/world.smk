@@ -119,6 +119,32 @@ rule adopt:
         " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
 
 
+# The same weights, asked without BOS.
+rule start:
+    input:
+        unpack(inputs_of("model")),
+    output:
+        f"{STORE}/models/{{asked}}/manifest.json",
+    log:
+        f"{LOGS}/start/{{asked}}.log",
+    benchmark:
+        f"{LOGS}/start/{{asked}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s start {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
 # Looks at single edits on seed 0.
 rule world_report:
     input:

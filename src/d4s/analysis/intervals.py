@@ -163,6 +163,14 @@ def correlation_interval(x: Array, y: Array, clusters: Sequence[object]) -> Inte
     return IntervalEstimate(float(pearson(np.ones((1, len(names))))[0]), float(low), float(high), len(names))
 
 
+def share_interval(hits: int, n: int) -> IntervalEstimate:
+    """A share of n independent events with its exact interval (Clopper and Pearson 1934), which rare events need."""
+    tail = (1 - LEVEL) / 2
+    low = float(stats.beta.ppf(tail, hits, n - hits + 1)) if hits else 0.0
+    high = float(stats.beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
+    return IntervalEstimate(hits / n, low, high, n)
+
+
 def normal_interval(value: float, error: float, n: int) -> IntervalEstimate:
     """A value with the normal interval of its standard error."""
     width = float(stats.norm.ppf(0.5 + LEVEL / 2)) * error

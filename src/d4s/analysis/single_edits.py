@@ -105,6 +105,10 @@ class SingleEdits:
         """The cells of an editor in a panel, one per seed."""
         return [cell for cell in self.cells if cell.panel == panel and cell.editor == editor]
 
+    def rows_of(self, cell: RunKey) -> pd.DataFrame:
+        """All rows of a cell."""
+        return self._cells[cell]
+
     def statuses(self, cell: RunKey) -> "pd.Series[str]":
         """How each edit ended, by request in order: done, diverged or refused."""
         rows = self._cells[cell]

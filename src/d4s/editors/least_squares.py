@@ -306,14 +306,13 @@ class PreservedMatrix:
         return solve_delta(residuals, keys @ self.basis, self.matrix) @ self.basis.mT
 
 
-def exact_gain(solver: LeastSquaresSolver, keys: Keys, unprefixed: Keys) -> Keys:
-    """The gain that meets targets exactly at other keys: U with U bareᵀ = I, in the directions K P (ROME's, equation 2).
+def exact_gain(directions: Keys, met: Keys) -> Keys:
+    """The gain that meets targets exactly at some keys: U with U metᵀ = I, in the directions K P of the averaged ones (ROME's, equation 2).
 
     Raises:
-        SolveError: if the directions do not reach the other keys at all.
+        SolveError: if the directions do not reach these keys at all.
     """
-    directions = solver.apply(keys)
-    gain, info = torch.linalg.solve_ex(directions @ unprefixed.mT, directions)
+    gain, info = torch.linalg.solve_ex(directions @ met.mT, directions)
     if int(info) != 0:
         raise SolveError(
             "the averaged keys' directions and the unprefixed keys are orthogonal; no change at the former moves the output at the latter"

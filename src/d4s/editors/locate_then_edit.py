@@ -20,7 +20,7 @@ from d4s.editors.edit_requests import EditRequest
 from d4s.editors.edited_layers import layers_of
 from d4s.editors.keys import Activations, read_activations
 from d4s.editors.least_squares_settings import LocateThenEdit
-from d4s.editors.prompts import PromptSet, build_prompts
+from d4s.editors.prompts import PromptSet, build_prompts, subject_place
 from d4s.editors.protocol import EditSelection, Prepared, State, StateKind, StepLog, StepRecord, Targets
 from d4s.editors.request_tensors import requests_from_tensors, requests_to_tensors
 from d4s.editors.states import DenseState, RecordState, check_dense, check_whole_records
@@ -63,10 +63,10 @@ class LocateThenEditSession:
         prompt_sets = [build_prompts(self._model, request, self._prepared.contexts) for request in batch]
         if self._settings.target.at == "current":
             first = self._settings.layers[0 if self._settings.residual_schedule.has_own_targets else -1]
-            return self.apply(prompt_sets, self._optimise_targets(prompt_sets, first))
+            targets = self._optimise_targets(prompt_sets, first)
         if targets is None:
             raise ValueError("this editor works with targets at the original weights, and none were given")
-        return self.apply(prompt_sets, targets)
+        return StepLog((*self.apply(prompt_sets, targets).values, *self._subject_numbers(batch)))
 
     def apply(self, prompt_sets: Sequence[PromptSet], targets: Targets) -> StepLog:
         """Edit a batch of requests towards given targets (of the first layer, where each layer has its own).
@@ -109,6 +109,16 @@ class LocateThenEditSession:
         return {layer: edited_layer.delta for layer, edited_layer in self._layers.items()}
 
     # --- parts of a step ------------------------------------------------------------------------------------------
+
+    def _subject_numbers(self, batch: Sequence[EditRequest]) -> StepNumbers:
+        """Where a step of rank one meets its target: how many tokens subjects have and where they start, means over the requests."""
+        if self._settings.solver != "hard_constraint":
+            return []
+        places = [subject_place(self._model, request) for request in batch]
+        return [
+            ("subject_tokens", None, sum(map(len, places)) / len(places)),
+            ("subject_start", None, sum(place.start for place in places) / len(places)),
+        ]
 
     def _optimise_targets(self, prompt_sets: Sequence[PromptSet], layer: int) -> Targets:
         """Targets at a layer of the model as it is."""

@@ -17,7 +17,7 @@ from d4s.editors.edit_requests import EditRequest
 from d4s.errors import D4SError
 from d4s.facts.joining import with_delimiter
 from d4s.models.language_model import LanguageModel
-from d4s.models.tokens import encode, encode_pair, subject_last_index
+from d4s.models.tokens import encode, encode_pair, subject_last_index, subject_tokens
 
 KL_TEMPLATE = "{} is a"
 FIRST_WORD = re.compile(r"\s*\S*\s*")
@@ -97,6 +97,12 @@ def _prompt(model: LanguageModel, request: EditRequest, prefix: str) -> Prompt:
     text = request.opening + before + template.replace("{}", request.subject)
     prompt, target = encode_pair(model, text, request.target)
     return Prompt(tuple(prompt), subject_last_index(model, text, request.subject, template), tuple(target))
+
+
+def subject_place(model: LanguageModel, request: EditRequest) -> range:
+    """Positions of the subject's tokens in the unprefixed prompt."""
+    template = request.template.removeprefix(request.opening)
+    return subject_tokens(model, request.opening + template.replace("{}", request.subject), request.subject, template)
 
 
 def pad_ids(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "n t"]:

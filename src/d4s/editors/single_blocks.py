@@ -12,3 +12,15 @@ def manifests_of_blocks(requests: int) -> tuple[str, ...]:
 def table_of_block(block: int) -> str:
     """The table of a block."""
     return f"b{block}.singles.parquet"
+
+
+def singles_role(seed: int, editor: str) -> str:
+    """The role of a cell of single edits among the inputs of a stage."""
+    return f"singles_{seed}_{editor}"
+
+
+def cell_of_role(role: str) -> tuple[int, str] | None:
+    """Seed and editor of an input that has such a role; None for any other."""
+    kind, _, rest = role.partition("_")
+    seed, _, editor = rest.partition("_")
+    return (int(seed), editor) if kind == "singles" else None

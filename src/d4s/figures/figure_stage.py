@@ -17,11 +17,13 @@ from d4s.analysis.free_answers import FREE_GROUP, shown_groups
 from d4s.analysis.study_results import Results
 from d4s.artifacts import Artifact, atomic_write, write_json
 from d4s.figures import (
+    fig_alarm,
     fig_batches,
     fig_beliefs,
     fig_benchmarks_by_dataset,
     fig_benchmarks_by_form,
     fig_bottleneck,
+    fig_collapse,
     fig_composition,
     fig_curves,
     fig_dependence,
@@ -38,8 +40,10 @@ from d4s.figures import (
     fig_norm_vs_accuracy,
     fig_objectives,
     fig_protocols,
+    fig_quotient,
     fig_retention_by_age,
     fig_rewrite_effect,
+    fig_survival,
     fig_tracing,
 )
 from d4s.figures.fig_learning import TrainingRecord
@@ -77,6 +81,12 @@ GROUP_FIGURES: Mapping[str, Mapping[str, Callable[[Results], Drawing]]] = {
     "memory": {"fig_memory": fig_memory.figure},
     "saul": {"fig_fluency": fig_fluency.figure},
     "batches": {"fig_layers": fig_layers.figure, "fig_batches": fig_batches.figure},
+    "collapse": {
+        "fig_collapse": fig_collapse.figure,
+        "fig_quotient": fig_quotient.figure,
+        "fig_alarm": fig_alarm.figure,
+        "fig_survival": fig_survival.figure,
+    },
 }
 """Figures of the groups of claims, which only studies that judge the group draw."""
 FREE_FIGURES: Mapping[str, Callable[[Results], Drawing]] = {"fig_free": fig_free.figure}

@@ -9,7 +9,7 @@ from typing import Any
 from d4s.config import PretrainSettings, TokenizerSettings
 from d4s.errors import D4SError
 from d4s.models.model_source import is_gguf, known_folder
-from d4s.study_settings import HFModel, ModelSettings
+from d4s.study_settings import HFModel, TrainedModel
 
 PLAIN_MLPS = frozenset(
     {"gpt2", "gptj", "gpt_neo", "gpt_neox", "gpt_bigcode", "starcoder2", "phi"}
@@ -135,7 +135,7 @@ def config_at(path: str, revision: str = "main") -> Mapping[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def shape_of_model(model: ModelSettings) -> Shape:
+def shape_of_model(model: TrainedModel) -> Shape:
     """The shape of a study's model: from its training settings, or from its configuration."""
     if isinstance(model, HFModel):
         return shape_at(model.path, model.revision)

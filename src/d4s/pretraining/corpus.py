@@ -93,7 +93,8 @@ def _mixed_rows(
     rows = np.zeros((count, settings.row), dtype=np.int32)
     weights = np.zeros((count, settings.row), dtype=np.float16)
     for index in progress(range(count), "corpus", count):
-        row = packer.row(free_text_only=text.fills_rows and of_rows.random() < settings.filler)
+        has_bos = int((index + 1) * settings.bos) > int(index * settings.bos)
+        row = packer.row(free_text_only=text.fills_rows and of_rows.random() < settings.filler, bos=has_bos)
         rows[index], weights[index] = row.ids, row.weights
     return rows, weights, packer.too_long
 

@@ -1,4 +1,4 @@
-"""Packs sentences into rows of equal length that start with BOS at the start of a sentence; no fact is cut."""
+"""Packs sentences into rows of equal length that start with a sentence, after BOS where a row has it; no fact is cut."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,9 +44,9 @@ class Packer:
         self._pending: list[WeightedTokens] = []
         self.too_long = 0
 
-    def row(self, free_text_only: bool = False) -> WeightedTokens:
-        """The next row."""
-        row = WeightedTokens([self._bos], [0.0])
+    def row(self, free_text_only: bool = False, bos: bool = True) -> WeightedTokens:
+        """The next row, with BOS before its first sentence or without."""
+        row = WeightedTokens([self._bos], [0.0]) if bos else WeightedTokens([], [])
         while len(row.ids) < self._length:
             found = next(self._filler) if free_text_only else self._next_fitting(self._length - len(row.ids))
             row.ids.extend(found.ids)

@@ -30,12 +30,13 @@ from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
 from d4s.resources.requirements import Bytes, Number, Requirements, Work
 from d4s.runs.run_settings import AnswerJobSettings, BaselineSettings, SingleSettings
 from d4s.study.graph import Node, RawFile
+from d4s.study.grid_editors import trained_model
 from d4s.study.plan import StudyPlan
 from d4s.study.rule_lookups import STAGES_OF_RUN
 from d4s.study_settings import HFModel
 
 MULTI_DEVICE_MAPS = frozenset({"auto", "balanced", "balanced_low_0", "sequential"})  # device maps that take all devices there are
-NO_TORCH = frozenset({"world", "beliefs", "facts", "questions", "adopt", "posterior", "judge"})
+NO_TORCH = frozenset({"world", "beliefs", "facts", "questions", "adopt", "posterior", "judge", "subset", "hard_cases"})
 STATEMENTS = (20, 5, 0.45)
 QUESTIONS = {"true_false": (36, 22, 0.35), "multiple_choice": (48, 31, 0.65), "directly_generated": (20, 9, 0.4)}
 """Of wordings: tokens, how many of them stand from the last subject token on, and the share of requests that are alike in that.
@@ -84,7 +85,7 @@ class ResourceEstimates:
         self.plan, self._has_device = plan, has_device
         self.unknown: dict[str, str] = {}
         self._placements: dict[str, ModelPlacement] = {}
-        for name in plan.models:
+        for name in dict.fromkeys(name for model in plan.models for name in (model, getattr(plan.study.models[model], "of", model))):
             try:
                 self._placements[name] = self._place_model(name)
             except UnknownShape as error:
@@ -119,7 +120,7 @@ class ResourceEstimates:
     # --- models ---------------------------------------------------------------------------------------------------
 
     def _place_model(self, name: str) -> ModelPlacement:
-        model = self.plan.study.models[name]
+        model = trained_model(self.plan.study, name)
         dtype = model.dtype if isinstance(model, HFModel) else "float32"
         is_on_host = self.plan.study.execution.state_device == "cpu"
         return ModelPlacement(shape_of_model(model), dtype, self._wants_device(name) and self._has_device, model.corpus.row, is_on_host)
@@ -134,8 +135,8 @@ class ResourceEstimates:
 
     def _model_of(self, node: Node) -> str | None:
         """The study's name of the model that a job loads or trains, or whose sizes its inputs have."""
-        if node.stage in {"adopt", "pretrain"}:
-            return node.label if node.stage == "adopt" else node.label.rpartition("-m")[0]
+        if node.stage in {"adopt", "pretrain", "start"}:
+            return node.label.rpartition("-m")[0] if node.stage == "pretrain" else node.label
         for name in ("model", "moments"):
             found = node.inputs.get(name)
             if isinstance(found, Node):
@@ -183,7 +184,7 @@ def _reading(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ..
 
 def _pretrain(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
     settings = PretrainSettings.model_validate(node.settings)
-    corpus = estimates.plan.study.models[node.label.rpartition("-m")[0]].corpus
+    corpus = trained_model(estimates.plan.study, node.label.rpartition("-m")[0]).corpus
     return (
         memory_estimate.pretrain(placement, settings),
         4 * placement.weights,

@@ -27,6 +27,7 @@ from d4s.errors import SettingsError
 from d4s.facts.record import Fact, from_frame
 from d4s.log import progress
 from d4s.metrics.belief_probes import BeliefQuestion, belief_questions, belief_values
+from d4s.metrics.sentence_rows import sentence_rows
 from d4s.metrics.single_probes import Value, question_values, text_values
 from d4s.models.edited_model import EditedModel
 from d4s.models.loading import load
@@ -129,7 +130,9 @@ class SingleEditsJob:
 
     @cached_property
     def _rows(self) -> list[list[int]]:
-        """Held-out text."""
+        """Held-out text, or sentences where a file of them is given."""
+        if "sentences" in self.job.inputs:
+            return sentence_rows(self.model, self.job.inputs["sentences"], self.settings.perplexity_rows)
         rows = self.job.artifact("text", "corpora").tensors("heldout.safetensors")["rows"]
         return rows[: self.settings.perplexity_rows].tolist()
 

@@ -7,7 +7,7 @@ from d4s.editors.editor_settings import resolve as resolve_editor
 from d4s.errors import SettingsError
 from d4s.models.layer_windows import layers_around
 from d4s.models.model_shape import Shape, UnknownShape, shape_of_model
-from d4s.study_settings import GridRow, LayerSweep, Study
+from d4s.study_settings import AskedModel, GridRow, LayerSweep, Study, TrainedModel
 
 
 def named_editors(study: Study, model: str) -> dict[str, EditorSettings]:
@@ -76,8 +76,23 @@ def layers_of(study: Study, model: str) -> int | None:
     return None if shape is None else shape.layers
 
 
+def trained_model(study: Study, model: str) -> TrainedModel:
+    """The settings of the model whose weights a model has: its own, unless it is another one asked otherwise.
+
+    Raises:
+        UnknownShape: if there is no such model.
+    """
+    found = study.models[model]
+    if not isinstance(found, AskedModel):
+        return found
+    trained = study.models.get(found.of)
+    if trained is None or isinstance(trained, AskedModel):
+        raise UnknownShape(f"model {model!r} is asked as {found.of!r}, which is no model with weights of its own")
+    return trained
+
+
 def _shape_of(study: Study, model: str) -> Shape | None:
     try:
-        return shape_of_model(study.models[model])
+        return shape_of_model(trained_model(study, model))
     except UnknownShape:
         return None

@@ -4,33 +4,30 @@ Snakemake, `d4s plan`, `d4s prune` and the last stages all ask `resolve`; it imp
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from d4s.config import FORMS, Compound, FactsSettings, MeasureSettings, ProbeKind
+from d4s.config import FORMS, CaseSet, Compound, CorpusSettings, MeasureSettings, ProbeKind, TokenizerSettings
 from d4s.editors.control_editors import edited_as, is_control
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import EditorSettings, Unedited, parse_editor
 from d4s.editors.families import modules_of
 from d4s.editors.first_edit import first_edit_settings
-from d4s.editors.single_blocks import manifests_of_blocks
+from d4s.editors.single_blocks import manifests_of_blocks, singles_role
 from d4s.errors import SettingsError
-from d4s.facts.event_readers import EVENT_FILES, EVENT_READERS
-from d4s.facts.readers import READERS, files_of
 from d4s.metrics.benchmark_files import BENCHMARK_FILES, role
 from d4s.models.model_source import source_files
 from d4s.pretraining.training_facts import TRAINING_FACTS
-from d4s.questions.writers import WRITERS
-from d4s.settings_base import canonical, validate
-from d4s.study.code_digests import code_digest
+from d4s.study.data_nodes import DataNodes
 from d4s.study.free_answer_nodes import free_answer_nodes
 from d4s.study.graph import Node, RawFile
 from d4s.study.grid_cells import REFERENCE, lengths_by_cell, rows_of_cells, singles_by_cell
 from d4s.study.grid_editors import named_editors, row_editors
 from d4s.study.plan import CellKey, PlannedCell, PlannedSingles, PlannedTraces, StudyPlan
-from d4s.study.stages import SETTINGS, STAGES
 from d4s.study.validation import find_problems
 from d4s.study_settings import (
+    AskedModel,
     BeliefsModel,
     FactsDataset,
     HFModel,
@@ -38,10 +35,8 @@ from d4s.study_settings import (
     RecordsModel,
     Study,
     WorldModel,
-    data_folder,
 )
-from d4s.world.reader import STYLES
-from d4s.writer_settings import ReplayJudgeSettings, ReplayWriterSettings, TemplateWriterSettings
+from d4s.writer_settings import ReplayJudgeSettings, ReplayWriterSettings
 
 WORLD_REPORT_SEED = 0
 
@@ -76,31 +71,14 @@ def plain_values(study: Study, *without: str) -> dict[str, Any]:
     return values
 
 
-class _NodeBuilder:
-    """Builds nodes bottom up; equal requests give equal nodes."""
+class _NodeBuilder(DataNodes):
+    """Builds nodes bottom up, those of models and of cells on data."""
 
     def __init__(self, study: Study) -> None:
-        self.study = study
-        self._nodes: dict[tuple[str, ...], Node] = {}
-        self._files: dict[Path, RawFile] = {}
+        super().__init__(study)
         self._resolved: dict[str, dict[str, EditorSettings]] = {}
 
-    def _node(self, stage: str, label: str, settings: Mapping[str, Any], inputs: Mapping[str, Node | RawFile], **more: Any) -> Node:
-        modules = (STAGES[stage].module, *more.pop("modules", ()))
-        code = "trusted" if self.study.ignore_code_changes else code_digest(*modules)
-        settings = validate(SETTINGS.load(stage), settings, f"settings of {label!r}").model_dump(mode="json")
-        node = Node(stage, STAGES[stage].kind, label, settings, code, inputs, **more)
-        return self._nodes.setdefault(
-            (stage, label, *node.outputs, canonical(settings), code, *(found.digest for found in inputs.values())), node
-        )
-
-    # --- data -----------------------------------------------------------------------------------------------------
-
-    def world(self) -> Node:
-        return self._node("world", f"world-s{self.study.world.seed}", self.study.world.model_dump(mode="json"), {})
-
-    def beliefs(self) -> Node:
-        return self._node("beliefs", f"beliefs-s{self.study.beliefs.seed}", self.study.beliefs.model_dump(mode="json"), {})
+    # --- data sets ------------------------------------------------------------------------------------------------
 
     def posterior(self, key: CellKey) -> Node:
         """What a reader of the statements that a model is trained on believes before and after the requests of a data set."""
@@ -112,43 +90,12 @@ class _NodeBuilder:
         model = self.study.models[name]
         return model.statements if isinstance(model, BeliefsModel) else ()
 
-    def raw(self, name: str, file: str = "") -> RawFile:
-        path = data_folder(self.study.data) / (file or f"{name}/{name}.jsonl")
-        return self._files.setdefault(path, RawFile(path))
-
-    def facts(self, dataset: FactsDataset) -> Node:
-        settings = FactsSettings(**dataset.model_dump(exclude={"problem"}))
-        label = "_".join(part for part in (dataset.source, dataset.style, str(dataset.limit or "")) if part)
-        if dataset.source == "world":
-            modules = (READERS.module("world"), STYLES.module(dataset.style))
-            return self._node("facts", label, settings.model_dump(mode="json"), {"world": self.world()}, modules=modules)
-        inputs: dict[str, Node | RawFile] = {
-            role: self.raw(dataset.source, file) for role, file in files_of(dataset.source, dataset.style).items()
-        }
-        if dataset.source == "beliefs":
-            inputs["world"] = self.beliefs()
-        return self._node("facts", label, settings.model_dump(mode="json"), inputs, modules=(READERS.module(dataset.source),))
-
-    def questions(self, dataset: QuestionsDataset) -> Node:
-        chosen: dict[str, Any] = dataset.model_dump(exclude={"source"})
-        writing = self.study.questions
-        unhashed_settings: dict[str, Any] = {"writer": "template" if isinstance(writing, TemplateWriterSettings) else dict(writing)}
-        label = "_".join(part for part in (dataset.events, dataset.form, str(dataset.limit or "")) if part)
-        world = dataset.events == "world"
-        inputs: dict[str, Node | RawFile] = (
-            {"world": self.world()} if world else {"records": self.raw(dataset.events, EVENT_FILES[dataset.events])}
-        )
-        if isinstance(writing, ReplayWriterSettings):
-            inputs["answers"] = self._files.setdefault(Path(writing.store), RawFile(Path(writing.store)))
-        modules = (*(() if world else (EVENT_READERS.module(dataset.events),)), WRITERS.module(writing.writer))
-        return self._node("questions", label, chosen | unhashed_settings, inputs, modules=modules, unhashed_settings=unhashed_settings)
-
     def dataset(self, name: str, model: str = "") -> Node:
         """A data set, its facts as requests of its problem; for reversal, of the problem that they are to a model."""
         dataset = self.study.datasets[name]
         if isinstance(dataset, QuestionsDataset):
             return self.questions(dataset)
-        facts, tracing = self.facts(dataset), self.study.trace
+        facts, tracing = self._kept(name, dataset), self.study.trace
         if dataset.problem == "injection":
             return facts
         if dataset.problem == "amplification" or tracing is None:
@@ -156,7 +103,38 @@ class _NodeBuilder:
         settings = {"problem": dataset.problem, "noise": tracing.noise.model_dump(mode="json")}
         return self._node("problem", f"{model}.{name}", settings, {"facts": facts, "model": self.model(model)})
 
+    def _kept(self, name: str, dataset: FactsDataset) -> Node:
+        """The facts of a data set, or of them those that it keeps."""
+        facts = self.facts(dataset)
+        if dataset.only is None:
+            return facts
+        if dataset.only in get_args(CaseSet):
+            return self._node("subset", name, {"cases": dataset.only}, {"facts": facts, "cases": self.hard_cases()})
+        listed = self._files.setdefault(Path(dataset.only), RawFile(Path(dataset.only)))
+        return self._node("subset", name, {}, {"facts": facts, "list": listed})
+
+    def hard_cases(self) -> Node:
+        """The hard cases among single edits of every seed.
+
+        Raises:
+            SettingsError: if the study looks for none.
+        """
+        chosen = self.study.hard_cases
+        if chosen is None:
+            raise SettingsError("a data set keeps hard cases, and the study has no `hard_cases`")
+        planned, inputs = singles_by_cell(self.study), {"facts": self.dataset(chosen.dataset, chosen.model)}
+        edited = product(self.study.seeds, (REFERENCE, *chosen.editors))
+        cells = [CellKey(chosen.model, chosen.dataset, editor, seed) for seed, editor in edited]
+        inputs |= {singles_role(key.seed, key.editor): self.singles(key, *planned[key]).singles for key in cells}
+        settings = chosen.model_dump(mode="json", include={"count", "times"}) | {"requests": min(planned[key][0] for key in cells)}
+        return self._node("hard_cases", f"{chosen.model}.{chosen.dataset}", settings, inputs)
+
     # --- models ---------------------------------------------------------------------------------------------------
+
+    def _trained(self, name: str) -> str:
+        """The model whose weights a model has: itself, unless it is another one asked otherwise."""
+        model = self.study.models[name]
+        return model.of if isinstance(model, AskedModel) else name
 
     def corpus_inputs(self, name: str) -> dict[str, Node | RawFile]:
         """Inputs of a model's corpus: its training data sets, and its free text."""
@@ -173,6 +151,9 @@ class _NodeBuilder:
             return {"world": self.beliefs(), **{f"teach_{kind}": self.facts(FactsDataset(source="beliefs", style=kind)) for kind in kinds}}
         if isinstance(model, RecordsModel):
             return self._teach_records(model) | {"text": self.raw(model.text)}
+        if isinstance(model, AskedModel):
+            text = self.corpus_inputs(model.of)
+            return {"model": self.model(name), **{role: text[role] for role in ("world", "text") if role in text}}
         return {"model": self.model(name), "text": self.raw(model.text)}
 
     def _teach_records(self, model: RecordsModel) -> dict[str, Node | RawFile]:
@@ -186,8 +167,11 @@ class _NodeBuilder:
 
     def corpus(self, name: str) -> Node:
         model = self.study.models[name]
-        settings = model.corpus.model_dump(mode="json")
-        return self._node("corpus", name, settings, self.corpus_inputs(name))
+        if isinstance(model, AskedModel):
+            trained = self.study.models[model.of].corpus  # pyright: ignore[reportAttributeAccessIssue]
+            corpus = CorpusSettings(tokenizer=TokenizerSettings(kind="model"), tokens=trained.tokens, row=trained.row)
+            return self._node("corpus", name, corpus.model_dump(mode="json"), self.corpus_inputs(name))
+        return self._node("corpus", name, model.corpus.model_dump(mode="json"), self.corpus_inputs(name))
 
     def model(self, name: str) -> Node:
         model = self.study.models[name]
@@ -195,6 +179,8 @@ class _NodeBuilder:
             settings = model.model_dump(mode="json", include={"path", "revision", "dtype", "device_map"})
             files = {f"file_{number}": RawFile(path) for number, path in enumerate(source_files(model.path))}
             return self._node("adopt", name, settings, {role: self._files.setdefault(file.path, file) for role, file in files.items()})
+        if isinstance(model, AskedModel):
+            return self._node("start", name, {"start": model.start}, {"model": self.model(model.of)})
         settings = model.pretrain.model_dump(mode="json") | {"model_seed": model.model_seed}
         return self._node("pretrain", f"{name}-m{model.model_seed}", settings, {"corpus": self.corpus(name)})
 
@@ -206,7 +192,7 @@ class _NodeBuilder:
 
     def moments(self, model: str, layers: tuple[int, ...]) -> Node:
         settings = {"tokens": self.study.moments_tokens}
-        inputs = {"model": self.model(model), "text": self.corpus(model)}
+        inputs = {"model": self.model(model), "text": self.corpus(self._trained(model))}
         return self._node("moments", model, settings, inputs, outputs=tuple(f"l{layer}.json" for layer in layers))
 
     def needs(self, key: CellKey, editor: EditorSettings, longest: int) -> dict[str, Node | RawFile]:
@@ -304,9 +290,13 @@ class _NodeBuilder:
         inputs |= {"baseline": self.baseline(key, requests), **self.needs(key, editor, requests)}
         inputs |= {"posterior": self.posterior(key)} if "beliefs" in probes else {}
         label = f"{key.model}.{key.dataset}.{key.editor}.s{key.seed}"
-        blocks, text = manifests_of_blocks(requests), {"text": self.corpus(key.model)} if rows else {}
+        blocks, text = manifests_of_blocks(requests), self._text_of_singles(key.model) if rows else {}
         node = self._node("edit_single", label, settings, inputs | text, outputs=blocks, modules=modules_of(editor))
         return PlannedSingles(key, requests, node)
+
+    def _text_of_singles(self, model: str) -> dict[str, Node | RawFile]:
+        """The text whose perplexity is read after single edits: sentences of a file, or the model's held-out text."""
+        return {"sentences": self.raw("", self.study.sentences)} if self.study.sentences else {"text": self.corpus(model)}
 
     def traces(self) -> Iterator[PlannedTraces]:
         """Causal tracing behind single edits of facts, where the study traces: once for all problems of the same facts."""

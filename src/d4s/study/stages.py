@@ -47,6 +47,9 @@ STAGES: dict[str, Stage] = {
         "d4s.config:ProblemSettings",
         "Turn facts into requests of another problem: the present answer, or the one to the noised prompt.",
     ),
+    "subset": Stage(
+        "facts", "d4s.facts.subset_stage:subset", "d4s.config:SubsetSettings", "Keep facts of a data set: those of a list, or hard cases."
+    ),
     "corpus": Stage(
         "corpora", "d4s.pretraining.corpus:corpus", "d4s.config:CorpusSettings", "Write training text and tokenizer for a small model."
     ),
@@ -54,6 +57,7 @@ STAGES: dict[str, Stage] = {
         "models", "d4s.pretraining.train:pretrain", "d4s.config:PretrainSettings", "Train the small model; resumes where it was stopped."
     ),
     "adopt": Stage("models", "d4s.models.adopt:adopt", "d4s.config:AdoptSettings", "Point to a model from a folder or the hub."),
+    "start": Stage("models", "d4s.models.start:start", "d4s.config:StartSettings", "The same model, asked without BOS."),
     "posterior": Stage(
         "posteriors",
         "d4s.world.posterior:posterior",
@@ -115,6 +119,12 @@ STAGES: dict[str, Stage] = {
         "d4s.runs.run_settings:SingleSettings",
         "Edit every request of blocks alone, from the original weights, and ask about each; the output is done/BLOCKS.json.",
         "b",
+    ),
+    "hard_cases": Stage(
+        "cases",
+        "d4s.analysis.hard_cases:hard_cases",
+        "d4s.config:HardCasesJobSettings",
+        "Rank single edits by what they do to the perplexity of text; the hardest, and others beside them.",
     ),
     "measure": Stage(
         "measures",

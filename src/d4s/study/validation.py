@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
+from d4s.config import CaseSet
 from d4s.editors.editor_settings import EditorSettings
 from d4s.editors.editor_settings import resolve as resolve_editor
 from d4s.errors import SettingsError
@@ -10,6 +12,7 @@ from d4s.facts.event_readers import EVENT_FILES
 from d4s.facts.readers import files_of
 from d4s.metrics.benchmark_files import BENCHMARK_FILES
 from d4s.registry import nearest
+from d4s.study.case_validation import case_problems
 from d4s.study.grid_editors import layers_of, row_editors
 from d4s.study_settings import BeliefsModel, FactsDataset, GridRow, HFModel, QuestionsDataset, RecordsModel, Study, data_folder
 from d4s.world.reader import STYLES
@@ -36,6 +39,7 @@ def find_problems(study: Study) -> Iterator[str]:
     yield from _styles(study)
     yield from _training_datasets(study)
     yield from _tracing(study)
+    yield from case_problems(study)
     yield from _missing_files(study)
     if study.judge is not None and study.measure.free_answers is None:
         yield "judge: there is nothing to judge; set `measure.free_answers`, or leave the judge out"
@@ -125,6 +129,8 @@ def _editable(study: Study, name: str) -> int | None:
     dataset, world = study.datasets[name], study.world
     people, events = (world.people, world.reserved_people), (world.events, 0)
     each = {"qa": (*people, 4), "labels": (*people, 4), "events": (*people, 1), "commonsense": (*events, 3)}
+    if isinstance(dataset, FactsDataset) and dataset.only in get_args(CaseSet):
+        return study.hard_cases.count if study.hard_cases else None
     if isinstance(dataset, FactsDataset) and dataset.source == "world" and dataset.style in each:
         count, reserved, facts = each[dataset.style]
     elif isinstance(dataset, QuestionsDataset) and dataset.events == "world":
@@ -211,5 +217,7 @@ def _needed_files(study: Study) -> Iterator[str]:
     for model in models:
         if isinstance(model, RecordsModel | HFModel):
             yield f"{model.text}/{model.text}.jsonl"
+    if study.sentences is not None and any("text" in row.probes for row in study.grid):
+        yield study.sentences
     if study.benchmarks.tasks == "local" and any(row.benchmark != "none" for row in study.grid):
         yield from (file for files in BENCHMARK_FILES.values() for file in files)

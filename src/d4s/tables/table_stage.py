@@ -13,6 +13,7 @@ from d4s.tables import (
     tab_batches,
     tab_beliefs,
     tab_benchmarks,
+    tab_collapse,
     tab_costs,
     tab_drivers,
     tab_free,
@@ -48,6 +49,7 @@ GROUP_TABLES: Mapping[str, Mapping[str, Callable[[Results], Table]]] = {
     "memory": {"tab_memory": tab_memory.table},
     "saul": {"tab_saul": tab_saul.table},
     "batches": {"tab_batches": tab_batches.table},
+    "collapse": {"tab_collapse": tab_collapse.table},
 }
 """Tables of the groups of claims, which only studies that judge the group write."""
 FREE_TABLES: Mapping[str, Callable[[Results], Table]] = {"tab_free": tab_free.table}

@@ -12,12 +12,13 @@ from d4s.world.relations import RELATIONS
 from d4s.world.word_lists import FIRST_NAMES, LAST_NAMES
 
 WITHHELD = 2
+MONONYMS = 1  # the stream of random numbers that draws them
 
 
 def people_rows(settings: WorldSettings, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Rows of PEOPLE: one per person and relation, with the wordings withheld from training."""
     objects = {relation.name: relation.objects(relation.n_objects, rng) for relation in RELATIONS}
-    names = list(_full_names(settings, rng))
+    names = _with_mononyms(list(_full_names(settings, rng)), settings)
     n_bystanders = round(settings.bystanders * settings.people)
     return [
         {
@@ -53,3 +54,24 @@ def _full_names(settings: WorldSettings, rng: np.random.Generator) -> Iterator[s
         name = pick(rng, free)
         taken.add(name)
         yield name
+
+
+def _with_mononyms(names: list[str], settings: WorldSettings) -> list[str]:
+    """Names of which a share are one word that nobody else is called by; drawn apart, so that all else in the world stays as it is.
+
+    Raises:
+        SettingsError: if there are fewer such words than asked for.
+    """
+    count = round(settings.mononyms * len(names))
+    if not count:
+        return names
+    rng = np.random.default_rng([settings.seed, MONONYMS])
+    shared = {word for name in names for word in name.split()}
+    free = [word for word in LAST_NAMES.known if word not in shared]
+    if count > len(free):
+        raise SettingsError(
+            f"{count} people known by one word asked for, but only {len(free)} names are left; lower mononyms or last_names"
+        )
+    words = (free[int(index)] for index in rng.permutation(len(free)))
+    chosen = {int(index): word for index, word in zip(rng.permutation(len(names))[:count], words, strict=False)}
+    return [chosen.get(index, name) for index, name in enumerate(names)]

@@ -11,6 +11,7 @@ STYLES = Registry(
         "events": "d4s.world.facts_events:read",  # ELKEN: a sentence that changes several facts
         "labels": "d4s.world.facts_labels:read",  # 20Q: a statement, and whether it is true
         "commonsense": "d4s.world.facts_commonsense:read",  # ATOMIC: an event, and a phrase that follows
+        "nouns": "d4s.world.facts_nouns:read",  # HardEdit: a common noun as subject at the first position, and a rare object
     },
 )
 

@@ -113,7 +113,7 @@ def test_emmet_is_memit_at_another_weight(drawn: tuple, ridge: float) -> None:
 def test_without_a_ridge_emmet_on_one_fact_is_rank_one_model_editing(drawn: tuple) -> None:
     base, batches, wanted = problem(*drawn)
     key, residual = batches[0][:1], wanted[0][:1]
-    exact = residual.mT @ exact_gain(choose_solver(base, batch=1, grows=False), key, key)
+    exact = residual.mT @ exact_gain(choose_solver(base, batch=1, grows=False).apply(key), key)
     reach = float(key @ torch.linalg.solve(base, key.mT))
     for ridge in (1.0, 1e-2, 1e-4):
         close(solve_delta(residual, key, ridge * base), reach / (ridge + reach) * exact, 1e-7)
@@ -167,7 +167,7 @@ def test_without_history_a_sequence_is_no_batch() -> None:
 
 def test_exact_gain_is_rank_one_model_editing() -> None:
     base, (key, unprefixed), (residual, _) = problem(10, 4, [1, 1], 9)
-    gain = exact_gain(choose_solver(base, batch=1, grows=False), key, unprefixed)
+    gain = exact_gain(choose_solver(base, batch=1, grows=False).apply(key), unprefixed)
     direction = torch.linalg.inv(base) @ key[0]
     direction /= direction.norm()
     close(residual.mT @ gain, torch.outer(residual[0] / (unprefixed[0] @ direction), direction))
@@ -260,4 +260,4 @@ def test_a_matrix_that_no_small_ridge_helps_is_refused(diagonal: list[float], sa
 def test_keys_that_no_direction_reaches_are_refused() -> None:
     held = choose_solver(torch.eye(3, dtype=torch.float64), batch=1, grows=False)
     with pytest.raises(SolveError, match="orthogonal"):
-        exact_gain(held, torch.tensor([[1.0, 0.0, 0.0]]).double(), torch.tensor([[0.0, 1.0, 0.0]]).double())
+        exact_gain(held.apply(torch.tensor([[1.0, 0.0, 0.0]]).double()), torch.tensor([[0.0, 1.0, 0.0]]).double())

@@ -1,5 +1,6 @@
 """Perplexities against sums written out, and what happens to numbers that are too large."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -32,6 +33,23 @@ def test_total_mean_and_median_weigh_rows_differently():
     assert found["perplexity"] == pytest.approx(float(torch.tensor(15 / 7).exp()))
     assert found["perplexity_row_mean"] == pytest.approx(float(torch.tensor([1.0, 2.0, 5.0]).exp().mean()), rel=1e-6)
     assert found["perplexity_row_median"] == pytest.approx(float(torch.tensor(2.0).exp()), rel=1e-6)
+
+
+def test_all_three_of_a_uniform_model_are_the_size_of_its_vocabulary():
+    rows, vocabulary = [[0] * 3, [0] * 5, [0] * 2], 48
+    found = perplexities(Reader([(len(row) - 1) * math.log(vocabulary) for row in rows]), rows)
+    assert set(found) == {"perplexity", "perplexity_row_mean", "perplexity_row_median"}
+    assert list(found.values()) == pytest.approx([vocabulary] * 3, rel=1e-6)
+
+
+def test_one_ruined_row_moves_the_mean_far_more_than_the_median():
+    rows = [[0] * 3] * 5
+    before, after = (perplexities(Reader([2.0 * factor, 2.0, 2.2, 2.4, 2.6]), rows) for factor in (1, 10))
+    ratios = {name: after[name] / before[name] for name in before}
+    assert (
+        ratios["perplexity_row_mean"] > 1000 > 10 > ratios["perplexity"] > ratios["perplexity_row_median"]
+        and ratios["perplexity_row_median"] < 1.2
+    )
 
 
 def test_it_is_the_exponent_of_the_networks_own_loss(tiny_model):

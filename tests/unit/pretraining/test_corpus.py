@@ -164,6 +164,15 @@ def test_no_sentence_is_cut(lengths: list[int], length: int) -> None:
     assert packer.too_long <= sum(n >= length for n in lengths * 20)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_rows_starts_with_bos_and_the_others_with_a_sentence(inputs: Inputs, tmp_path: Path, share: float) -> None:
+    artifact = written(tmp_path / "corpus", inputs, bos=share)
+    rows, weights = (artifact.tensors("tokens.safetensors")[name] for name in ("rows", "weights"))
+    first = rows[:, 0] == 0
+    assert rows.shape == (100, 64) and int(first.sum()) == 100 * share and first[:2].sum() == 2 * share
+    assert (rows[:, 1:] == 0).sum() == 0 and bool((weights[~first][:, 0] > 0).all())
+
+
 def test_rows_of_free_text_hold_no_fact() -> None:
     packer = Packer(iter([WeightedTokens([7], [1.0])] * 100), iter([WeightedTokens([1, 2, 3], [1.0] * 3)] * 100), 8, bos=0)
     assert packer.row(free_text_only=True).ids == [0, 1, 2, 3, 1, 2, 3, 1]

@@ -124,10 +124,18 @@ class SolverHistory(LayerHistory):
         self, layer: "EditedLayer", keys: Keys, unprefixed: Keys, residuals: Residuals, *, preserve_keys: bool
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Change the layer by the gain of the keys."""
-        gain = self._gain(layer, keys, unprefixed, preserve_keys=preserve_keys).contiguous()
+        from d4s.editors.least_squares import exact_gain
+
+        numbers: dict[str, float] = {}
+        if layer.settings.solver == "hard_constraint":
+            directions, met = self.solver.apply(keys), keys if layer.settings.keys.shared_key else unprefixed
+            gain = exact_gain(directions, met).contiguous()
+            numbers = _rank_one_numbers(directions, met, residuals) | {"key_cosine": _mean_cosine(unprefixed, keys)}
+        else:
+            gain = self._gain(keys, preserve_keys=preserve_keys).contiguous()
         record, update = self._add(layer, keys, residuals, gain)
         key_gain = float((unprefixed * gain).sum(1).mean())
-        return record, {"key_gain": key_gain, "gain_norm": float(gain.norm()), "update_norm": update}
+        return record, {"key_gain": key_gain, "gain_norm": float(gain.norm()), "update_norm": update, **numbers}
 
     def replay(self, layer: "EditedLayer", record: "StepRecord") -> None:
         """Take a recorded step over, with the very operations that made it."""
@@ -155,11 +163,7 @@ class SolverHistory(LayerHistory):
         inner = within_basis(self.solver)
         return {"gram": inner.matrix} if self.grows and isinstance(inner, DirectSolver) else {}
 
-    def _gain(self, layer: "EditedLayer", keys: Keys, unprefixed: Keys, *, preserve_keys: bool) -> Keys:
-        from d4s.editors.least_squares import exact_gain
-
-        if layer.settings.solver == "hard_constraint":
-            return exact_gain(self.solver, keys, keys if layer.settings.keys.shared_key else unprefixed)
+    def _gain(self, keys: Keys, *, preserve_keys: bool) -> Keys:
         return self.solver.add(keys) if preserve_keys and self.grows else self.solver.gain(keys)
 
     def _add(self, layer: "EditedLayer", keys: Keys, residuals: Residuals, gain: Keys) -> tuple[dict[str, Tensor], float]:
@@ -174,6 +178,21 @@ class SolverHistory(LayerHistory):
             layer.transform.replay_keys(keys)
         device = layer.delta.device
         layer.write(record[f"{layer.number}.left"].to(device), record[f"{layer.number}.right"].to(device))
+
+
+def _rank_one_numbers(directions: Keys, met: Keys, residuals: Residuals) -> dict[str, float]:
+    """Numbers of ROME's step r uᵀ / (k·u): ‖r‖, |k·u| and ‖u‖, means over the requests."""
+    return {
+        "numerator_norm": float(residuals.norm(dim=1).mean()),
+        "denominator": float((directions * met).sum(1).abs().mean()),
+        "direction_norm": float(directions.norm(dim=1).mean()),
+    }
+
+
+def _mean_cosine(left: Keys, right: Keys) -> float:
+    """The mean over requests of the cosine of two keys; 0 where one is 0."""
+    products, norms = (left * right).sum(1), left.norm(dim=1) * right.norm(dim=1)
+    return float((products / norms.clamp(min=1e-300)).mean())
 
 
 class RefitHistory(SolverHistory):
