@@ -31,7 +31,7 @@ Key = tuple[str, str, int]
 
 
 def answer(job: StageJob[AnswerJobSettings]) -> None:
-    """Ask about one request in so many, of the first ones, at every wanted length that is not there already."""
+    """Ask about one in every `every` of the first requests, at every wanted length that is not there already."""
     lengths = sorted(map(length_of, job.missing_parts()))
     if not lengths:
         return
