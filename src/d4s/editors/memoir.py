@@ -14,7 +14,7 @@ As released, but for this:
 | decides again at every generated token | once per prompt, over the prompt's tokens, and holds |
 | weight decay shrinks all columns at every step of every edit | it shrinks what the edit itself adds; other edits' columns stay |
 | the permutation is drawn without a seed | drawn from `seed` |
-| the mean of prompts is that of 100 questions of zsRE | that of the draw of requests for tuning |
+| the mean of prompts is that of 100 questions of zsRE | that of the draw of requests for tuning; of a folder, of its first facts |
 | of equally near edits the first | the last, so that a fact edited again has its new target |
 
 The state `additive` has a record per edit: `columns`, their numbers, and `change`, what was added to them. Undo takes both out: the
