@@ -26,6 +26,7 @@ from d4s.metrics.weight_norms import norm_rows, unedited_norm_rows
 from d4s.models.edited_model import EditedModel
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
+from d4s.models.views import LiveModel
 from d4s.runs.baseline_reader import BaselineNumbers, read_baseline_numbers, read_evaluation, read_kept_models
 from d4s.runs.lengths import length_of
 from d4s.runs.memory_probes import MemoryProbes
@@ -53,6 +54,8 @@ def measure(job: StageJob[MeasureJobSettings]) -> None:
     model = job.read_once("model", load)
     editor = build(job.settings.editor)
     prepared = load_prepared(job.inputs, job.settings.editor)
+    if evaluator.near is not None:
+        evaluator = replace(evaluator, near=evaluator.near.asked_of(LiveModel(model)))
     for length in progress(lengths, title, sum(lengths), weigh=float):
         state = read_state(job.inputs["run"], length, editor)
         with editor.edited(model, prepared, state) as edited:
@@ -123,7 +126,7 @@ class RunEvaluator:
         if self.near is None:
             return found
         routes, memory = self.near.routes(edited, length), self.near.growth(edited, length)
-        return replace(found, scores=[*scores, *self.near.scores(model, edited, length)], routes=routes, memory=memory)
+        return replace(found, scores=[*scores, *self.near.scores(edited, length)], routes=routes, memory=memory)
 
     def measure_unedited(self, length: int) -> Measurement:
         """What the unedited model scores, from what it was asked before; with it stand the models kept on the way to it."""

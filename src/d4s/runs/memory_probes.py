@@ -13,17 +13,17 @@ about a fact that was edited by then are left out of the scores.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
+
+import numpy as np
 
 from d4s.config import MemorySettings
 from d4s.editors.edit_requests import EditRequest
 from d4s.facts.record import Fact
 from d4s.metrics.scoring import Row
 from d4s.models.edited_model import EditedModel
-from d4s.models.language_model import LanguageModel
 from d4s.models.routed_model import EntryFinder, RoutedModel
-from d4s.models.views import LiveModel
 from d4s.schemas import NEAR_MISSES
 
 NEAR_KINDS = ("same_subject", "shared_name")
@@ -47,6 +47,8 @@ class MemoryProbes:
     settings: MemorySettings
     drawn: Sequence[EditRequest]
     probes: Mapping[str, Sequence[MemoryProbe]]
+    before: Mapping[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
+    """The unedited model's arg-max tokens in the places of an answer, by prompt and answer."""
 
     @classmethod
     def of(cls, settings: MemorySettings, facts: Sequence[Fact], drawn: Sequence[tuple[EditRequest, Fact]]) -> "MemoryProbes":
@@ -56,15 +58,20 @@ class MemoryProbes:
         probes = {fact.fact_id: [*_own_probes(fact), *_shared_names(fact, bystanders)] for fact in asked}
         return cls(settings, [request for request, _ in drawn], probes)
 
-    def scores(self, model: LanguageModel, edited: EditedModel, length: int) -> list[Row]:
+    def asked_of(self, unedited: EditedModel) -> "MemoryProbes":
+        """The same with what the unedited model says to near misses: asked before any weight is changed."""
+        near = dict.fromkeys((probe.prompt, probe.answer) for probes in self.probes.values() for probe in probes if _is_scored(probe))
+        return replace(self, before=dict(zip(near, _likeliest(unedited, [*near]), strict=True)))
+
+    def scores(self, edited: EditedModel, length: int) -> list[Row]:
         """Rows of SCORES: near misses after `length` edits, against the unedited model."""
         expected, edited_at = self._edited_prompts(length), {request.fact_id: request.step for request in self.drawn[:length]}
-        asked = [probe for probe in self._asked(length) if probe.kind in NEAR_KINDS and probe.answer and probe.prompt not in expected]
-        if not asked:
-            return []
-        prompts, answers = [probe.prompt for probe in asked], [probe.answer for probe in asked]
-        before, after = LiveModel(model).score(prompts, answers), edited.score(prompts, answers)
-        same = ((before.predicted == after.predicted) & after.mask).sum(1) / after.mask.sum(1)
+        asked = [probe for probe in self._asked(length) if _is_scored(probe) and probe.prompt not in expected]
+        pairs = [(probe.prompt, probe.answer) for probe in asked]
+        found = [
+            float(np.mean([now == then for now, then in zip(tokens, self.before[pair], strict=True)]))
+            for pair, tokens in zip(pairs, _likeliest(edited, pairs), strict=True)
+        ]
         return [
             {
                 "step": length,
@@ -75,7 +82,7 @@ class MemoryProbes:
                 "prompt_id": probe.prompt_id + 100 * NEAR_KINDS.index(probe.kind),
                 "value": value,
             }
-            for probe, value in zip(asked, same.tolist(), strict=True)
+            for probe, value in zip(asked, found, strict=True)
         ]
 
     def routes(self, edited: EditedModel, length: int) -> list[Row]:
@@ -142,6 +149,16 @@ def _shared_names(fact: Fact, bystanders: Sequence[Fact]) -> Iterator[MemoryProb
     near = [one for one in bystanders if one.relation == fact.relation and names & {*one.subject.split()}]
     for number, one in enumerate(near[:SHARED_NAMES]):
         yield MemoryProbe(fact.fact_id, "shared_name", number, fact.template.replace("{}", one.subject), one.target_true)
+
+
+def _is_scored(probe: MemoryProbe) -> bool:
+    return probe.kind in NEAR_KINDS and bool(probe.answer)
+
+
+def _likeliest(model: EditedModel, pairs: Sequence[tuple[str, str]]) -> list[tuple[int, ...]]:
+    """Arg-max tokens in the places of answers after prompts."""
+    scores = model.score([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
+    return [tuple(tokens[mask].tolist()) for tokens, mask in zip(scores.predicted, scores.mask, strict=True)]
 
 
 def _router_of(edited: EditedModel) -> EntryFinder | None:

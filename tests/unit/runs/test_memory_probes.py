@@ -34,19 +34,21 @@ def test_bystanders_are_named_by_probes() -> None:
 def test_an_unedited_model_answers_near_misses_as_before() -> None:
     case = case_for(SERAC)
     model = case.make_model()
-    rows = PROBES.scores(model, LiveModel(model), 4)
+    asked = PROBES.asked_of(LiveModel(model))
+    rows = asked.scores(LiveModel(model), 4)
     assert rows and set(rows[0]) == set(SCORES.names)
     assert {row["metric"] for row in rows} == {NEAR_MISSES} and {row["value"] for row in rows} == {1.0}
     assert {row["prompt_id"] // 100 for row in rows} == {0, 1} and max(row["edited_at"] for row in rows) == 4
-    assert len(PROBES.scores(model, LiveModel(model), 2)) < len(rows)
+    assert len(asked.scores(LiveModel(model), 2)) < len(rows)
     assert PROBES.routes(LiveModel(model), 4) == PROBES.growth(LiveModel(model), 4) == []
 
 
 def test_a_near_miss_that_was_edited_is_none() -> None:
     facts = [fact for fact in tiny_facts(3)]
     drawn = draw_requests([*facts, *map(other_relation, facts)], 5)
-    model, probes = case_for(SERAC).make_model(), MemoryProbes.of(SETTINGS, facts, drawn)
-    few, many = (len(probes.scores(model, LiveModel(model), length)) for length in (3, 6))
+    model = case_for(SERAC).make_model()
+    probes = MemoryProbes.of(SETTINGS, facts, drawn).asked_of(LiveModel(model))
+    few, many = (len(probes.scores(LiveModel(model), length)) for length in (3, 6))
     assert few > many == 0
 
 
@@ -57,7 +59,7 @@ def test_routes_say_where_prompts_should_go_and_where_they_go() -> None:
         for request, _ in DRAWN:
             session.step([request], None)
         rows, sizes = PROBES.routes(session.live(), 4), PROBES.growth(session.live(), 4)
-        near = PROBES.scores(model, session.live(), 4)
+        near = PROBES.asked_of(LiveModel(model)).scores(session.live(), 4)
     assert set(rows[0]) == set(ROUTES.names) and set(sizes[0]) == set(MEMORY.names)
     kinds = {row["kind"] for row in rows}
     assert kinds == {"efficacy", "paraphrase", "same_subject", "shared_name", "neighborhood", "unrelated"}
