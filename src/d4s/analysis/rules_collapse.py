@@ -34,9 +34,10 @@ def first_short_subjects(results: Results) -> RuleResult:
         NotMeasured: if no subject, or every one, is of this kind.
     """
     found = Collapse(results)
-    panels = [other for other in found.panels if other.dataset == found.searched.dataset and _edited(found, other, COLLAPSING)]
-    edits = pd.concat([found.of(panel, COLLAPSING) for panel in panels] or [pd.DataFrame(columns=["subject_start"])])
-    edits = edits.dropna(subset="subject_start")
+    searched = found.searched
+    others = [panel for panel in found.panels if panel.dataset == searched.dataset and panel != searched]
+    panels = [searched, *(panel for panel in others if _edited(found, panel, COLLAPSING))]
+    edits = pd.concat([found.of(panel, COLLAPSING) for panel in panels]).dropna(subset="subject_start")
     gaps = [gap for _, part in edits.groupby("seed") if (gap := _place_gap(part)) is not None]
     if not gaps:
         raise NotMeasured("no subject of one token stands at position 0, or no other does elsewhere")
@@ -103,13 +104,13 @@ def hard_cases_break_sooner(results: Results) -> RuleResult:
 def aggregates_disagree(results: Results) -> RuleResult:
     """BU6: single edits that the mean over rows flags as collapses and the perplexity of the whole text does not."""
     found = Collapse(results)
-    panel = found.searched
-    edits = pd.concat([found.of(other, COLLAPSING) for other in found.panels if _edited(found, other, COLLAPSING)])
+    panels = [found.searched, *(panel for panel in found.panels if panel != found.searched)]
+    edits = pd.concat([found.of(panel, COLLAPSING) for panel in panels if panel == found.searched or _edited(found, panel, COLLAPSING)])
     flagged = edits["collapsed"] & ~(edits[CORPUS_RATIO] > found.times)
     name = f"{method_name(COLLAPSING)}: collapses by the mean over rows alone, {len(edits)} single edits"
     every = found.edits.dropna(subset=RATIO)
     alone = int((every["collapsed"] & ~(every[CORPUS_RATIO] > found.times)).sum())
-    why = f"All editors: {alone} of {len(every)} single edits; on {found.panel_name(panel)} and all other panels."
+    why = f"All editors: {alone} of {len(every)} single edits."
     return RuleResult([Condition(name, _share(flagged))], [why])
 
 
@@ -158,9 +159,8 @@ def _log_ratio(found: Collapse, editor: str) -> IntervalEstimate:
 
 
 def _hard_alone(found: Collapse) -> Iterator[str]:
-    """How many single edits of the searched panel collapse the model, by any editor."""
-    panel = found.searched
-    edits = found.edits
+    """How many facts of the searched panel collapse the model when they are edited alone, by any editor."""
+    panel, edits = found.searched, found.edits
     if not edits.empty:
         facts = edits[(edits["model"] == panel.model) & (edits["dataset"] == panel.dataset)].groupby("fact_id")["collapsed"].any()
         yield f"Of {len(facts)} facts edited alone, {int(facts.sum())} collapse the model by some editor."

@@ -103,9 +103,10 @@ def test_the_table_has_a_column_for_every_cell_of_the_design(results: Results) -
 
 def test_a_study_without_single_edits_has_none_of_them(tmp_path: Path) -> None:
     study = Results(write_study(tmp_path))
-    for make in GROUP_FIGURES["collapse"].values():
-        with pytest.raises(FigureSkipped):
-            make(study)
+    for name, make in GROUP_FIGURES["collapse"].items():
+        if name != "fig_alarm":  # which sequences of any kind have
+            with pytest.raises(FigureSkipped):
+                make(study)
     with pytest.raises(TableSkipped):
         table(study)
-    assert {judge(claim, study)["verdict"] for claim in CLAIMS.values()} == {"not measured"}
+    assert {judge(claim, study)["verdict"] for name, claim in CLAIMS.items() if name != "BU4"} == {"not measured"}

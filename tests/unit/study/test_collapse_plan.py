@@ -21,8 +21,12 @@ def _plan(**changes: Any) -> StudyPlan:
     return resolve(Study.model_validate(GIVEN | changes))
 
 
-def test_one_model_is_trained_and_asked_in_two_ways() -> None:
-    plan = _plan()
+@pytest.fixture(scope="module")
+def plan() -> StudyPlan:
+    return _plan(seeds=[1, 2])
+
+
+def test_one_model_is_trained_and_asked_in_two_ways(plan: StudyPlan) -> None:
     (trained,), (asked,) = plan.of("pretrain"), plan.of("start")
     assert asked.inputs["model"].digest == trained.digest
     assert {text.inputs["text"].name for text in plan.of("moments")} == {node.name for node in plan.of("corpus") if node.label == "mini"}
@@ -31,8 +35,7 @@ def test_one_model_is_trained_and_asked_in_two_ways() -> None:
     assert texts == {"mini": "mini", "bare": "bare"}
 
 
-def test_sequences_are_made_of_hard_cases_and_these_of_single_edits() -> None:
-    plan = _plan(seeds=[1, 2])
+def test_sequences_are_made_of_hard_cases_and_these_of_single_edits(plan: StudyPlan) -> None:
     (cases,) = plan.of("hard_cases")
     assert cases.settings == {"count": 40, "times": 10.0, "requests": 100}
     assert {role for role in cases.inputs if role != "facts"} == {
@@ -53,8 +56,8 @@ def test_a_list_keeps_facts_by_its_content(tmp_path: Path) -> None:
     assert names[0]["normal"] == names[1]["normal"] and names[0]["hard"] != names[1]["hard"]
 
 
-def test_the_study_is_foreseen() -> None:
-    estimates = ResourceEstimates(_plan(), has_device=False)
+def test_the_study_is_foreseen(plan: StudyPlan) -> None:
+    estimates = ResourceEstimates(plan, has_device=False)
     assert {job.node.stage for job in estimates.jobs} > {
         "start",
         "subset",
