@@ -35,6 +35,8 @@ wildcard_constraints:
     singles=PLAN.names("edit_single"),
     measures=PLAN.names("measure"),
     benchmarks=PLAN.names("benchmark"),
+    ordinary=PLAN.names("ordinary"),
+    robustness=PLAN.names("robustness"),
     layers="[-a-z0-9]+",
     blocks="[-a-z0-9]+",
     lengths="[-a-z0-9]+",
@@ -103,4 +105,4 @@ rule runs:
 
 rule measures:
     input:
-        PLAN.markers("measure", "benchmark", "world_report"),
+        PLAN.markers("measure", "ordinary", "robustness", "benchmark", "world_report"),

@@ -139,7 +139,8 @@ def _summed(of: dict[str, pd.DataFrame], log: pd.DataFrame, step: int) -> list[d
 
 
 TABLES = (
-    "scores", "answers", "norms", "perplexity", "benchmark", "edit_log", "objectives", "singles", "traces", "beliefs", "routes", "memory",
+    "scores", "answers", "norms", "perplexity", "benchmark", "edit_log", "objectives", "singles", "traces", "beliefs", "robustness",
+    "routes", "memory",
 )  # fmt: skip
 SCHEMAS = {name: getattr(schemas, name.upper()) for name in TABLES}
 

@@ -74,7 +74,8 @@ ENTROPY, LOOPS = "continuation_entropy", "continuation_loops"
 """Metrics of such texts among the scores: n-gram entropy in bits, and whether a text ends in a loop."""
 CONTINUATIONS = _schema(fact_id=_text, number=_int, prompt=_text, text=_text)
 
-# answers to shifted prompts: of an edited model at a share of its change, or of a model kept on the way of training
+# answers to shifted prompts, and the mean loss of rows of text: of a model after a number of edits at a share of its change of weights, or
+# of one kept on the way of training; of text `correct` is null
 ROBUSTNESS = _schema(
     step=_int, share=_real, training_steps=_int, group=_text, shift=_text, fact_id=_text, correct=_flag, nll=_real,
 )  # fmt: skip

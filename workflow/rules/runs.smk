@@ -1,4 +1,4 @@
-"""Single edits; and runs with their measures and benchmarks, which one process makes where a run of Snakemake makes all of a cell."""
+"""Single edits; and runs with their measures, answers to shifted prompts and benchmarks, which one process makes where Snakemake makes all of a cell."""
 
 
 rule edit:
@@ -105,6 +105,32 @@ rule measure:
         code=code_of,
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s measure {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
+rule robustness:
+    input:
+        unpack(inputs_of("model", "facts", "run", "contexts", "moments", "prepared", "text")),
+    output:
+        f"{STORE}/robustness/{{robustness}}/done/{{lengths}}.json",
+    log:
+        f"{LOGS}/robustness/{{robustness}}/{{lengths}}.log",
+    benchmark:
+        f"{LOGS}/robustness/{{robustness}}/{{lengths}}.tsv"
+    priority: priority_of
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s robustness {output:q} {params.inputs:q}"
         " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
 
 

@@ -276,7 +276,7 @@ PRESETS: Mapping[str, Preset] = {
         "1-LI",
         "Brown et al. 2023",
         "https://arxiv.org/abs/2303.00046",
-        "After 1-LI, a method for image classifiers: fine-tuning of one layer, taken only part of the way, as far as kept requests ask for.",
+        "After 1-LI, a method for image classifiers: one layer fine-tuned, taken only part of the way, as far as kept requests ask for.",
         "fine_tune",
         FINE_TUNE,
         {"objective": "target", "bound": None, "delta_transform": {"kind": "interpolate"}},

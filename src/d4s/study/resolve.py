@@ -3,7 +3,8 @@
 Snakemake, `d4s plan`, `d4s prune` and the last stages all ask `resolve`; it imports no torch and reads no artefact.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ from d4s.questions.writers import WRITERS
 from d4s.settings_base import canonical, validate
 from d4s.study.code_digests import code_digest
 from d4s.study.graph import Node, RawFile
-from d4s.study.grid_cells import REFERENCE, lengths_by_cell, rows_of_cells, singles_by_cell
+from d4s.study.grid_cells import REFERENCE, lengths_by_cell, rows_of_cells, shares_by_cell, singles_by_cell
 from d4s.study.grid_editors import named_editors, row_editors
-from d4s.study.plan import CellKey, PlannedCell, PlannedSingles, PlannedTraces, StudyPlan
+from d4s.study.plan import CellKey, PlannedAnswers, PlannedCell, PlannedSingles, PlannedTraces, StudyPlan
 from d4s.study.stages import SETTINGS, STAGES
 from d4s.study.validation import find_problems
 from d4s.study_settings import (
@@ -62,7 +63,10 @@ def resolve(study: Study) -> StudyPlan:
     resolver = _NodeBuilder(study)
     cells = [resolver.cell(key, lengths, benchmarks) for key, (lengths, benchmarks) in lengths_by_cell(study).items()]
     singles = [resolver.singles(key, requests, probes) for key, (requests, probes) in singles_by_cell(study).items()]
-    return StudyPlan(study, tuple(cells), tuple(singles), tuple(resolver.traces()), tuple(resolver.world_reports()))
+    answers = {one.answers.name: one for one in resolver.answers(cells)}
+    return StudyPlan(
+        study, tuple(cells), tuple(singles), tuple(resolver.traces()), tuple(resolver.world_reports()), tuple(answers.values())
+    )
 
 
 def plain_values(study: Study, *without: str) -> dict[str, Any]:
@@ -261,7 +265,7 @@ class _NodeBuilder:
         if measured is not None:
             settings |= {name: getattr(measured, name) for name in ("probes_per_fact", "perplexity_rows")}
             settings |= {"max_new_tokens": measured.max_new_tokens if measured.generate else 0}
-            settings |= {name: getattr(measured, name) for name in ("fluency", "robustness") if getattr(measured, name)}
+            settings |= {"fluency": measured.fluency} if measured.fluency else {}
             inputs, outputs = inputs | {"text": self.corpus(key.model)}, (*outputs, "whole.json")
         return self._node("baseline", label, settings, inputs, outputs=outputs)
 
@@ -290,6 +294,21 @@ class _NodeBuilder:
         benchmark = self._benchmark(key, settings, shared, benchmark_lengths, family) if benchmark_lengths else None
         objectives = self._node("objectives", f"{key.model}.{key.dataset}", {}, {"model": model, "facts": facts})
         return PlannedCell(key, lengths, benchmark_lengths, run, measure, benchmark, objectives)
+
+    def answers(self, cells: Iterable[PlannedCell]) -> Iterator[PlannedAnswers]:
+        """Answers to shifted prompts where cells are asked, by shares of the change; first those of the models that were never edited."""
+        by_key, asked = {cell.key: cell for cell in cells}, self.study.robustness.model_dump(mode="json")
+        for (key, shares), lengths in shares_by_cell(self.study).items():
+            measure, editor = by_key[key].measure, self._editors(key.model)[key.editor]
+            inputs = {role: node for role, node in measure.inputs.items() if role != "baseline"}
+            base, draw = {role: inputs[role] for role in ("model", "facts", "text")}, replace(key, editor="")
+            label = f"{key.model}.{key.dataset}.s{key.seed}"
+            yield PlannedAnswers(draw, (), self._node("ordinary", label, asked | {"seed": key.seed}, base))
+            if editor.is_measured:
+                settings = {"editor": measure.settings["editor"], "seed": key.seed, "shares": shares, "robustness": asked}
+                outputs, modules = _manifests(lengths), modules_of(editor)
+                node = self._node("robustness", measure.label, settings, inputs, outputs=outputs, modules=modules)
+                yield PlannedAnswers(key, lengths, node)
 
     def singles(self, key: CellKey, requests: int, probes: tuple[ProbeKind, ...]) -> PlannedSingles:
         """The artefact of a cell of single edits; targets are those of the original model for every editor that can take them."""

@@ -1,6 +1,6 @@
 """Interpolation of weights (1-LI): only part of the way from the original to the edited weights.
 
-    W(a) = W₀ + a Δ,   0 ≤ a ≤ 1
+W(a) = W₀ + a Δ,   0 ≤ a ≤ 1
 """
 
 from collections.abc import Iterator, Mapping, Sequence
