@@ -11,5 +11,6 @@ CLAIM_GROUPS = Registry(
         "memory": "d4s.analysis.claims_memory:CLAIMS",
         "localisation": "d4s.analysis.claims_localisation:CLAIMS",
         "batches": "d4s.analysis.claims_batches:CLAIMS",
+        "robustness": "d4s.analysis.claims_robustness:CLAIMS",
     },
 )

@@ -27,6 +27,7 @@ from d4s.figures import (
     fig_drivers,
     fig_fluency,
     fig_form_matrix,
+    fig_interpolation,
     fig_l1_norm,
     fig_layers,
     fig_learning,
@@ -38,6 +39,7 @@ from d4s.figures import (
     fig_protocols,
     fig_retention_by_age,
     fig_rewrite_effect,
+    fig_robustness,
     fig_tracing,
 )
 from d4s.figures.fig_learning import TrainingRecord
@@ -74,6 +76,7 @@ GROUP_FIGURES: Mapping[str, Mapping[str, Callable[[Results], Drawing]]] = {
     },
     "memory": {"fig_memory": fig_memory.figure},
     "saul": {"fig_fluency": fig_fluency.figure},
+    "robustness": {"fig_robustness": fig_robustness.figure, "fig_interpolation": fig_interpolation.figure},
     "batches": {"fig_layers": fig_layers.figure, "fig_batches": fig_batches.figure},
 }
 """Figures of the groups of claims, which only studies that judge the group draw."""
