@@ -44,9 +44,9 @@ class Accuracies(NamedTuple):
         """Those on the facts that have a prompt of the shift."""
         pairs = table[[CLEAN, shift]].to_numpy(dtype=float)
         present = ~np.isnan(pairs).any(1)
-        counts = weights[:, present]
+        sums = weights @ np.column_stack([np.where(present[:, None], pairs, 0.0), present])
         with np.errstate(invalid="ignore", divide="ignore"):
-            means = counts @ pairs[present] / counts.sum(1, keepdims=True)
+            means = sums[:, :2] / sums[:, 2:]
         edge = 0.5 / max(1, int(present.sum()))
         clean, shifted = np.clip(means, edge, 1 - edge).T
         return cls(clean, shifted)
@@ -85,13 +85,13 @@ def logit(share: Array) -> Array:
     return np.log(share) - np.log1p(-share)
 
 
-def effective_robustness(table: pd.DataFrame, ordinary: Sequence[pd.DataFrame], shift: str) -> Statistic:
-    """ρ of a model under one shift, the line fitted again in every resample."""
+def effective_robustness(tables: Sequence[pd.DataFrame], ordinary: Sequence[pd.DataFrame], shift: str) -> Statistic:
+    """Mean of ρ over some models of one draw under one shift, the line fitted again in every resample."""
 
     def of(weights: Array) -> Array:
         line = Line.through([Accuracies.of(one, shift, weights) for one in ordinary])
-        found = Accuracies.of(table, shift, weights)
-        return found.shifted - line.at(found.clean)
+        found = [Accuracies.of(table, shift, weights) for table in tables]
+        return np.mean([one.shifted - line.at(one.clean) for one in found], axis=0)
 
     return of
 
@@ -102,7 +102,7 @@ def mean_robustness(tables: Sequence[pd.DataFrame], ordinary: Sequence[pd.DataFr
     Raises:
         NotMeasured: if no shift was asked.
     """
-    each = [effective_robustness(table, ordinary, shift) for table in tables for shift in shifts_of(table)]
+    each = [effective_robustness(tables, ordinary, shift) for shift in shifts_of(tables[0])]
     if not each:
         raise NotMeasured("no shift of a prompt was asked")
     return lambda weights: np.mean([one(weights) for one in each], axis=0)

@@ -35,7 +35,7 @@ def by_table(clean: float) -> pd.DataFrame:
 def test_a_perfectly_robust_scorer_is_as_robust_as_its_like_under_every_shift(clean: float) -> None:
     ordinary = [by_table(share) for share in (0.1, 0.4, 0.6, 0.9)]
     for shift in ("lower", "swap"):
-        found = interval(effective_robustness(by_table(clean), ordinary, shift), FACTS)
+        found = interval(effective_robustness([by_table(clean)], ordinary, shift), FACTS)
         assert found.value == pytest.approx(0, abs=1e-9) and found.low == pytest.approx(0, abs=1e-9)
 
 
@@ -43,7 +43,7 @@ def test_what_is_lost_beyond_the_line_is_found() -> None:
     shares = (0.2, 0.5, 0.8)
     ordinary = [table(share, swap=share) for share in shares]
     edited = table(0.7, swap=0.6)
-    assert value_of(effective_robustness(edited, ordinary, "swap"), FACTS) == pytest.approx(-0.1, abs=1e-9)
+    assert value_of(effective_robustness([edited], ordinary, "swap"), FACTS) == pytest.approx(-0.1, abs=1e-9)
     assert value_of(mean_robustness([edited, table(0.7, swap=0.7)], ordinary), FACTS) == pytest.approx(-0.05, abs=1e-9)
 
 
@@ -59,14 +59,14 @@ def test_the_line_is_that_of_least_squares() -> None:
 
 def test_edited_models_take_no_part_in_the_line() -> None:
     ordinary = [table(share, swap=share) for share in (0.2, 0.5, 0.8)]
-    values = [value_of(effective_robustness(table(0.6, swap=shifted), ordinary, "swap"), FACTS) for shifted in (0.2, 0.5)]
+    values = [value_of(effective_robustness([table(0.6, swap=shifted)], ordinary, "swap"), FACTS) for shifted in (0.2, 0.5)]
     assert values[1] - values[0] == pytest.approx(0.3)
 
 
 def test_a_line_needs_ordinary_models_of_several_accuracies() -> None:
     for ordinary, reason in (([table(0.5, swap=0.5)] * 2, "found 2"), ([table(0.5, swap=0.5)] * 3, "of one clean accuracy")):
         with pytest.raises(NotMeasured, match=reason):
-            value_of(effective_robustness(table(0.5, swap=0.5), ordinary, "swap"), FACTS)
+            value_of(effective_robustness([table(0.5, swap=0.5)], ordinary, "swap"), FACTS)
 
 
 def test_a_shift_counts_for_the_facts_that_have_it() -> None:

@@ -46,7 +46,7 @@ def test_the_better_point_is_the_share_that_is_enough(results: Results) -> None:
 
 
 def test_a_tendency_fails_with_one_editor_for_which_it_is_not_so(tmp_path: Path) -> None:
-    robust = replace(STUDY["rome@2"], cost=lambda share: -0.05 * share)
+    robust = replace(STUDY["rome@2"], cost=lambda share: -0.2 * share)
     assert judge(CLAIMS["RO1"], Results(write_shifted(tmp_path, {**STUDY, "rome@2": robust})))["verdict"] == "does not hold"
 
 
