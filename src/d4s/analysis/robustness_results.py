@@ -13,6 +13,7 @@ from d4s.analysis.robustness import answer_table, shifted_accuracy, value_of
 from d4s.analysis.study_results import Panel, Results
 from d4s.analysis.verdicts import NotMeasured
 from d4s.artifacts import read_table
+from d4s.editors.editor_settings import parse_editor
 from d4s.schemas import CELL, ROBUSTNESS, with_cell_columns
 
 GENERAL, EDITED, TEXT = "general", "edited", "text"
@@ -212,8 +213,9 @@ class Robustness:
         return self.results.editor_settings(panel.model, cell.editor)
 
     def changes_weights(self, panel: Panel, cell: Cell) -> bool:
-        """Whether a cell's editor changes weights; those with a codebook do not."""
-        return self.settings(panel, cell).get("family") not in {"grace", "unedited"}
+        """Whether a cell's editor changes weights; those whose entries stand beside the model do not."""
+        settings = self.settings(panel, cell)
+        return not (settings and parse_editor(settings).is_beside_model)
 
     def text_loss(self, draw: Draw, cell: Cell) -> float:
         """What an edited model loses on shifted text beyond the unedited one, nats per token; NaN where no text was asked."""

@@ -299,16 +299,13 @@ class _NodeBuilder:
         """Answers to shifted prompts where cells are asked, by shares of the change; first those of the models that were never edited."""
         by_key, asked = {cell.key: cell for cell in cells}, self.study.robustness.model_dump(mode="json")
         for (key, shares), lengths in shares_by_cell(self.study).items():
-            measure, editor = by_key[key].measure, self._editors(key.model)[key.editor]
+            measure, family = by_key[key].measure, modules_of(self._editors(key.model)[key.editor])
             inputs = {role: node for role, node in measure.inputs.items() if role != "baseline"}
-            base, draw = {role: inputs[role] for role in ("model", "facts", "text")}, replace(key, editor="")
-            label = f"{key.model}.{key.dataset}.s{key.seed}"
-            yield PlannedAnswers(draw, (), self._node("ordinary", label, asked | {"seed": key.seed}, base))
-            if editor.is_measured:
-                settings = {"editor": measure.settings["editor"], "seed": key.seed, "shares": shares, "robustness": asked}
-                outputs, modules = _manifests(lengths), modules_of(editor)
-                node = self._node("robustness", measure.label, settings, inputs, outputs=outputs, modules=modules)
-                yield PlannedAnswers(key, lengths, node)
+            base, settings = {role: inputs[role] for role in ("model", "facts", "text")}, asked | {"seed": key.seed}
+            label, draw, parts = f"{key.model}.{key.dataset}.s{key.seed}", replace(key, editor=""), _manifests(lengths)
+            yield PlannedAnswers(draw, (), self._node("ordinary", label, settings, base))
+            settings = {"editor": measure.settings["editor"], "seed": key.seed, "shares": shares, "robustness": asked}
+            yield PlannedAnswers(key, lengths, self._node("robustness", measure.label, settings, inputs, outputs=parts, modules=family))
 
     def singles(self, key: CellKey, requests: int, probes: tuple[ProbeKind, ...]) -> PlannedSingles:
         """The artefact of a cell of single edits; targets are those of the original model for every editor that can take them."""
