@@ -43,8 +43,8 @@ class Accuracies(NamedTuple):
     def of(cls, table: pd.DataFrame, shift: str, weights: Array) -> "Accuracies":
         """Those on the facts that have a prompt of the shift."""
         pairs = table[[CLEAN, shift]].to_numpy(dtype=float)
-        present = ~np.isnan(pairs).any(1)
-        sums = weights @ np.column_stack([np.where(present[:, None], pairs, 0.0), present])
+        present = ~np.isnan(pairs).any(axis=1, keepdims=True)
+        sums = weights @ np.hstack([np.where(present, pairs, 0.0), present])
         with np.errstate(invalid="ignore", divide="ignore"):
             means = sums[:, :2] / sums[:, 2:]
         edge = 0.5 / max(1, int(present.sum()))

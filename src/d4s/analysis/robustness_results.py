@@ -196,8 +196,8 @@ class Robustness:
         rows = self.answers[self.answers["editor"] != ""]
         for (model, dataset, editor, seed, step), part in rows.groupby([*CELL, "step"], sort=False):  # type: ignore[misc]
             method, _, layer = str(editor).partition("@")
-            cell = Cell(method, int(layer) if layer else -1, int(step))
-            found[Draw(str(model), str(dataset), int(seed)), cell] = Way(part)
+            cell = Cell(method, int(layer) if layer else -1, int(step))  # type: ignore[call-overload]
+            found[Draw(str(model), str(dataset), int(seed)), cell] = Way(part)  # type: ignore[call-overload]
         return dict(sorted(found.items(), key=lambda item: (item[0][0], method_order(item[0][1].method), item[0][1])))
 
     def cells(self, panel: Panel) -> list[Cell]:

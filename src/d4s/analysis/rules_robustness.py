@@ -83,8 +83,8 @@ def depends_on_cell(results: Results) -> RuleResult:
         found = [_best_and_worst(answers, draw, cells) for draw in answers.draws_of(panel)]
         name = f"best − worst editor and layer, {length} edits, {results.panel_name(panel)}"
         conditions.append(Condition(name, over_seeds([gap for *_, gap in found]), SPREAD_MARGIN))
-        for what, place in (("Best", 0), ("Worst", 1)):
-            names = ", ".join(dict.fromkeys(one[place].name for one in found))
+        for what, chosen in (("Best", [best for best, _, _ in found]), ("Worst", [worst for _, worst, _ in found])):
+            names = ", ".join(dict.fromkeys(cell.name for cell in chosen))
             why.append(f"{what} on the facts that choose, {results.panel_name(panel)}: {names}.")
     if not conditions:
         raise NotMeasured("fewer than two editors or layers were asked in shifted prompts")

@@ -71,4 +71,6 @@ def traces_of(plan: StudyPlan) -> list[TraceFolders]:
 
 def answers_of(plan: StudyPlan) -> list[AnswerFolders]:
     """The answers to shifted prompts of a plan as the gathering wants them."""
-    return [AnswerFolders(*(getattr(one.key, name) for name in CELL), one.lengths, one.answers.folder) for one in plan.answers]
+    return [
+        AnswerFolders(*(getattr(one.key, name) for name in CELL), lengths=one.lengths, folder=one.answers.folder) for one in plan.answers
+    ]
