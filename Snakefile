@@ -40,6 +40,8 @@ wildcard_constraints:
     answers=PLAN.names("answer"),
     verdicts=PLAN.names("judge"),
     benchmarks=PLAN.names("benchmark"),
+    ordinary=PLAN.names("ordinary"),
+    robustness=PLAN.names("robustness"),
     layers="[-a-z0-9]+",
     blocks="[-a-z0-9]+",
     lengths="[-a-z0-9]+",
@@ -109,4 +111,4 @@ rule runs:
 
 rule measures:
     input:
-        PLAN.markers("measure", "answer", "judge", "benchmark", "world_report"),
+        PLAN.markers("measure", "answer", "judge", "ordinary", "robustness", "benchmark", "world_report"),

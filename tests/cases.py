@@ -55,6 +55,8 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "memit_batches": {"preset": "memit_seq", "batch": 2},
     "d4s_batches": {"preset": "d4s", "batch": 2},
     "ft_m_halved": {"preset": "ft_m", "delta_transform": {"kind": "rescale", "factor": 0.5}},
+    "ft_m_interpolated": {"preset": "ft_m", "delta_transform": {"kind": "interpolate", "by": "fixed", "share": 0.5}},
+    "memit_interpolated": {"preset": "memit", "delta_transform": {"kind": "interpolate", "floor": 0.0}},
     "ft_m_scrambled": {"preset": "ft_m", "delta_transform": {"kind": "scramble"}},
     "ft_m_layers": {"preset": "ft_m", "more_layers": [0, 2]},
     "ft_facts": {"preset": "saul", "regularize": {"kind": "separate"}},

@@ -9,6 +9,7 @@ import pandas as pd
 
 from d4s import schemas
 from d4s.analysis.costs import API_USAGE
+from d4s.analysis.gather import GATHERED_TABLES
 from d4s.analysis.summary_rows import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
 from d4s.artifacts import write_json, write_table
 from d4s.editors.editor_settings import resolve
@@ -105,7 +106,7 @@ class Made:
 def write_study(folder: Path, made: Made | None = None) -> Path:
     """Write a made-up study; the same study gives the same numbers."""
     made = made or Made()
-    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in SCHEMAS}
+    tables: dict[str, list[pd.DataFrame]] = {name: [] for name in GATHERED_TABLES}
     summary: list[dict] = []
     index: list[dict] = []
     for model, dataset, editor, seed in _cells(made):
@@ -120,7 +121,7 @@ def write_study(folder: Path, made: Made | None = None) -> Path:
     for dataset in _datasets(made):
         targets = _objectives(made, dataset)
         tables["objectives"].append(targets.assign(model="mini", dataset=dataset, editor="", seed=0))
-    for name, schema in SCHEMAS.items():
+    for name, schema in GATHERED_TABLES.items():
         with_cells = schemas.with_cell_columns(schema)
         frame = pd.concat(tables[name], ignore_index=True) if tables[name] else pd.DataFrame(columns=with_cells.names)
         write_table(folder / "data" / f"{name}.parquet", frame, with_cells)
@@ -136,13 +137,6 @@ def write_study(folder: Path, made: Made | None = None) -> Path:
 def _summed(of: dict[str, pd.DataFrame], log: pd.DataFrame, step: int) -> list[dict]:
     rows = [*retained_rows(of["scores"]), *immediate_rows(log, step), *perplexity_rows(of["perplexity"])]
     return [*rows, *norm_rows(of["norms"]), *benchmark_rows(of["benchmark"])]
-
-
-TABLES = (
-    "scores", "answers", "norms", "perplexity", "benchmark", "edit_log", "objectives", "singles", "traces", "beliefs", "routes", "memory",
-    "free_answers", "verdicts",
-)  # fmt: skip
-SCHEMAS = {name: getattr(schemas, name.upper()) for name in TABLES}
 
 
 def settings(made: Made) -> dict:

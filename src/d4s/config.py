@@ -313,14 +313,16 @@ class JudgeSettings(Frozen):
 
 
 class RobustnessSettings(Frozen):
-    """Shifted prompts about facts that no request edits and about edited ones, put to the edited model and on the way to it."""
+    """Shifted prompts about facts that no request edits and about edited ones, and shifted text."""
 
     facts: Count = Field(default=200, description="Facts that no request edits, at most, the first ones.")
-    shares: tuple[Fraction, ...] = Field(
-        default=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
-        description="Shares of the change of weights at which a model is asked, from the original to the edited weights.",
-    )
-    shares_at: tuple[Count, ...] = Field(default=(), description="Lengths at which all shares are asked; elsewhere only the edited model.")
+    text_rows: Count = Field(default=32, description="Rows of held-out text, and as many of another text.")
+
+
+class OrdinaryJobSettings(RobustnessSettings):
+    """What the unedited model and those kept on the way of its training are asked."""
+
+    seed: int = Field(ge=0, description="Draw of the requests, which are left out.")
 
 
 class MemorySettings(Frozen):
@@ -343,9 +345,6 @@ class MeasureSettings(Frozen):
     probes_per_fact: Count = Field(default=3, description="Largest number of neighbourhood and locality probes of each kind per fact.")
     fluency: FluencySettings | None = Field(
         default=None, exclude_if=lambda fluency: fluency is None, description="Also let the model write; nothing is written when omitted."
-    )
-    robustness: RobustnessSettings | None = Field(
-        default=None, exclude_if=lambda robustness: robustness is None, description="Also ask in shifted prompts; not asked when omitted."
     )
     memory: MemorySettings | None = Field(
         default=None, exclude_if=lambda memory: memory is None, description="Also ask near misses, and memories for their entries."

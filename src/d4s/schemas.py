@@ -89,7 +89,8 @@ FREE_ANSWERS = _schema(
 )  # fmt: skip
 VERDICTS = _schema(step=_int, fact_id=_text, kind=_text, prompt_id=_int, judge=_text, version=_text, correct=_flag, reason=_text)
 
-# answers to shifted prompts: of an edited model at a share of its change, or of a model kept on the way of training
+# answers to shifted prompts, and the mean loss of rows of text: of a model after a number of edits at a share of its change of weights, or
+# of one kept on the way of training; of text `correct` is null
 ROBUSTNESS = _schema(
     step=_int, share=_real, training_steps=_int, group=_text, shift=_text, fact_id=_text, correct=_flag, nll=_real,
 )  # fmt: skip

@@ -23,12 +23,13 @@ from d4s.config import (
     PretrainSettings,
     ProbeKind,
     Problem,
+    RobustnessSettings,
     TokenizerSettings,
     TraceSettings,
     WorldSettings,
 )
 from d4s.errors import MissingDataError, SettingsError
-from d4s.settings_base import Count, Frozen, Name, validate
+from d4s.settings_base import Count, Fraction, Frozen, Name, validate
 from d4s.writer_settings import AnyJudgeSettings, AnyWriterSettings, TemplateWriterSettings
 
 HPARAMS_FOR = "Kind of model whose hyperparameters the editors take, e.g. gpt2-xl (see `d4s.editors.presets`), or a file of `d4s tune`."
@@ -151,10 +152,14 @@ class GridRow(Frozen):
     )
     probes: tuple[ProbeKind, ...] = Field(default=(), description="What is asked after every single edit; needed for `protocol: single`.")
     sweep: LayerSweep | None = Field(default=None, description="Apply every editor of the row to one layer after another.")
+    shares: tuple[Fraction, ...] = Field(
+        default=(),
+        description="Shares of the change of weights at which models answer shifted prompts after each length; not asked where empty.",
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> "GridRow":
-        for axis in ("models", "datasets", "editors", "lengths", "probes"):
+        for axis in ("models", "datasets", "editors", "lengths", "probes", "shares"):
             values = getattr(self, axis)
             if len(set(values)) != len(values):
                 raise ValueError(f"{axis} repeats an entry: {list(values)}")
@@ -166,10 +171,12 @@ class GridRow(Frozen):
             raise ValueError("probes are asked after single edits; leave them out, or set protocol to single")
         if self.protocol == "single" and not (self.probes and len(self.lengths) == 1 and self.benchmark == "none"):
             raise ValueError("single edits need one length, the number of requests, and probes, and run no benchmark")
+        if self.protocol == "single" and self.shares:
+            raise ValueError("shifted prompts are asked after sequences; leave `shares` out, or set protocol to sequence")
         return self
 
 
-ClaimGroup = Literal["d4s", "batches", "beliefs", "collapse", "localisation", "memory", "saul"]
+ClaimGroup = Literal["d4s", "batches", "beliefs", "collapse", "localisation", "memory", "robustness", "saul"]
 
 
 class FigureSettings(Frozen):
@@ -258,6 +265,7 @@ class Study(Frozen):
         exclude_if=lambda judge: judge is None,
         description="Who judges free answers (`measure.free_answers`); nobody when omitted.",
     )
+    robustness: RobustnessSettings = Field(default=RobustnessSettings(), description="What rows with `shares` are asked.")
     benchmarks: BenchmarkSettings = BenchmarkSettings()
     claims: tuple[ClaimGroup, ...] = Field(default=("d4s",), min_length=1, description="Papers whose claims are judged, in order.")
     figures: FigureSettings = FigureSettings()

@@ -1,6 +1,8 @@
 """The last stages, with plain names: they read Parquet only and rerun by time stamp, input set, settings and code."""
 
-MEASURED = PLAN.markers("measure", "answer", "judge", "benchmark", "objectives", "world_report", "edit_single", "trace")
+MEASURED = PLAN.markers(
+    *("measure", "answer", "judge", "benchmark", "objectives", "world_report", "edit_single", "trace", "ordinary", "robustness"),
+)
 LEARNED = PLAN.markers("pretrain")
 STUDY_TEXT = canonical(plain_values(STUDY, "execution"))
 DATA_TEXT = canonical(plain_values(STUDY, "figures", "execution"))

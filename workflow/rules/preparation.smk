@@ -263,3 +263,29 @@ rule trace:
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s trace {output:q} {params.inputs:q}"
         " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
+rule ordinary:
+    input:
+        unpack(inputs_of("model", "facts", "text")),
+    output:
+        f"{STORE}/ordinary/{{ordinary}}/manifest.json",
+    log:
+        f"{LOGS}/ordinary/{{ordinary}}.log",
+    benchmark:
+        f"{LOGS}/ordinary/{{ordinary}}.tsv"
+    priority: priority_of
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s ordinary {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"

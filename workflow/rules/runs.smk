@@ -1,4 +1,4 @@
-"""Single edits, hard cases; and runs with their measures, free answers and benchmarks, made by one process where a run makes all of a cell."""
+"""Single edits, hard cases; and runs with their measures, answers and benchmarks, which one process makes where Snakemake makes all of a cell."""
 
 
 rule edit:
@@ -182,6 +182,32 @@ rule judge:
         code=code_of,
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s judge {output:q} {params.inputs:q}"
+        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+
+
+rule robustness:
+    input:
+        unpack(inputs_of("model", "facts", "run", "contexts", "moments", "prepared", "text")),
+    output:
+        f"{STORE}/robustness/{{robustness}}/done/{{lengths}}.json",
+    log:
+        f"{LOGS}/robustness/{{robustness}}/{{lengths}}.log",
+    benchmark:
+        f"{LOGS}/robustness/{{robustness}}/{{lengths}}.tsv"
+    priority: priority_of
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=mem_mb_of,
+        runtime=runtime_of,
+        gpu=gpu_of,
+    params:
+        inputs=by_role,
+        settings=settings_of,
+        code=code_of,
+    shell:
+        "OMP_NUM_THREADS={threads} python -m d4s robustness {output:q} {params.inputs:q}"
         " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
 
 

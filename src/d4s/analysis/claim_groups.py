@@ -12,5 +12,6 @@ CLAIM_GROUPS = Registry(
         "localisation": "d4s.analysis.claims_localisation:CLAIMS",
         "batches": "d4s.analysis.claims_batches:CLAIMS",
         "collapse": "d4s.analysis.claims_collapse:CLAIMS",
+        "robustness": "d4s.analysis.claims_robustness:CLAIMS",
     },
 )

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from d4s.analysis.costs import write_costs
 from d4s.analysis.free_answers import free_rows
+from d4s.analysis.shifted_answers import AnswerFolders
 from d4s.analysis.single_edits import SingleFolders, read_singles, single_rows
 from d4s.analysis.summary_rows import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
 from d4s.analysis.traced_facts import TraceFolders
@@ -36,6 +37,7 @@ from d4s.schemas import (
     NORMS,
     OBJECTIVES,
     PERPLEXITY,
+    ROBUSTNESS,
     ROUTES,
     SCORES,
     SINGLES,
@@ -60,6 +62,7 @@ GATHERED_TABLES = {
     "beliefs": BELIEFS,
     "free_answers": FREE_ANSWERS,
     "verdicts": VERDICTS,
+    "robustness": ROBUSTNESS,
 }
 NO_RUN = {"editor": "", "seed": 0}
 
@@ -100,8 +103,12 @@ def gather(
     folders: Sequence[Path] = (),
     singles: Sequence[SingleFolders] = (),
     traces: Sequence[TraceFolders] = (),
+    *,
+    answers: Sequence[AnswerFolders] = (),
 ) -> None:
-    """Gather cells, those of single edits, and traced facts into the folder of a study; costs are listed of all artefacts in `folders`.
+    """Gather cells, those of single edits, traced facts and answers to shifted prompts into the folder of a study.
+
+    Costs are listed of all artefacts in `folders`.
 
     Raises:
         ArtifactError: if an artefact is missing, unfinished, altered or of another kind.
@@ -119,6 +126,9 @@ def gather(
             summary += _with_names({**single.columns, "step": single.requests}, single_rows(rows))
         for traced in traces:
             add("traces", traced.columns, traced.rows())
+        for one in answers:
+            for rows in one.tables():
+                add("robustness", one.columns, rows)
         _gather_objectives(ordered, add)
         _gather_beliefs(singles, add)
     write_json(out / "provenance.json", _provenance(ordered, singles))

@@ -59,12 +59,14 @@ class RuleResult:
     why: Sequence[str] = field(default_factory=tuple)
     undecided_because: str = ""
     missing: Sequence[str] = field(default_factory=tuple)
+    is_tendency: bool = False
 
     @property
     def verdict(self) -> Verdict:
         """A claim holds if all conditions hold, does not hold if one does not, else it is undecided; a rule may also declare it undecided.
 
-        A claim with a condition without data cannot hold, and is not measured where no condition has data.
+        A claim with a condition without data cannot hold, and is not measured where no condition has data. A tendency holds if more than
+        half of its conditions do and none does not.
         """
         verdicts = {condition.verdict for condition in self.conditions}
         if self.undecided_because:
@@ -73,6 +75,9 @@ class RuleResult:
             return "not measured"
         if "does not hold" in verdicts:
             return "does not hold"
+        if self.is_tendency:
+            holding = sum(condition.verdict == "holds" for condition in self.conditions)
+            return "holds" if 2 * holding > len(self.conditions) + len(self.missing) else "undecided"
         return "holds" if verdicts == {"holds"} and not self.missing else "undecided"
 
     @property

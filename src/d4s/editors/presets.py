@@ -274,12 +274,12 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "one_li": Preset(
         "1-LI",
-        "after 1-LI (one-layer interpolation), known at second hand",
-        "",
-        "MEMIT taken only part of the way, as far as kept requests ask for.",
-        "locate_then_edit",
-        MEMIT,
-        {"delta_transform": {"kind": "interpolate"}},
+        "Brown et al. 2023",
+        "https://arxiv.org/abs/2303.00046",
+        "After 1-LI, a method for image classifiers: one layer fine-tuned, taken only part of the way, as far as kept requests ask for.",
+        "fine_tune",
+        FINE_TUNE,
+        {"objective": "target", "bound": None, "delta_transform": {"kind": "interpolate"}},
     ),
     "encore": Preset(
         "ENCORE",

@@ -31,6 +31,7 @@ from d4s.figures import (
     fig_fluency,
     fig_form_matrix,
     fig_free,
+    fig_interpolation,
     fig_l1_norm,
     fig_layers,
     fig_learning,
@@ -43,6 +44,7 @@ from d4s.figures import (
     fig_quotient,
     fig_retention_by_age,
     fig_rewrite_effect,
+    fig_robustness,
     fig_survival,
     fig_tracing,
 )
@@ -80,6 +82,7 @@ GROUP_FIGURES: Mapping[str, Mapping[str, Callable[[Results], Drawing]]] = {
     },
     "memory": {"fig_memory": fig_memory.figure},
     "saul": {"fig_fluency": fig_fluency.figure},
+    "robustness": {"fig_robustness": fig_robustness.figure, "fig_interpolation": fig_interpolation.figure},
     "batches": {"fig_layers": fig_layers.figure, "fig_batches": fig_batches.figure},
     "collapse": {
         "fig_collapse": fig_collapse.figure,

@@ -11,7 +11,8 @@
 | `other_form` | a statement is put as a question, or a question as a statement |
 
 Each is a function of the fact and of its id alone. A fact for which a shift has nothing to change has no prompt of that shift, nor has
-one whose shifted prompt holds a token that the vocabulary lacks; so models with a closed vocabulary have no `typo`.
+one whose shifted prompt holds a token that the vocabulary lacks or is too long; so models with a closed vocabulary have no `typo`, in
+whose place they have `swap`.
 """
 
 import re
@@ -21,7 +22,7 @@ from typing import Literal
 
 from d4s.facts.record import Fact
 from d4s.models.language_model import LanguageModel
-from d4s.models.tokens import encode_all
+from d4s.models.tokens import encode_pairs
 from d4s.questions.question_items import keyed_rng
 
 Shift = Literal["lower", "typo", "swap", "filler_before", "filler_inside", "paraphrase", "other_form"]
@@ -52,16 +53,20 @@ def fillers(model: LanguageModel, rows: Sequence[Sequence[int]], facts: Sequence
 
 
 def shifted_prompts(model: LanguageModel, answers: Mapping[Fact, str], sentences: Sequence[str]) -> list[ShiftedPrompt]:
-    """The clean prompt of every fact, and each shift of it that applies and that the vocabulary can write, with its answer."""
+    """The clean prompt of every fact, and each shift of it that applies and that the model can read, with its answer."""
     found = [ShiftedPrompt(fact.fact_id, CLEAN, fact.prompt, answer) for fact, answer in answers.items()]
     for name, shift in SHIFTS.items():
         for fact, answer in answers.items():
             prompt = shift(fact, sentences)
             if prompt is not None and prompt != fact.prompt:
                 found.append(ShiftedPrompt(fact.fact_id, name, prompt, answer))
+    pairs = encode_pairs(model, [one.prompt for one in found], [one.answer for one in found])
+    return [one for one, (prompt, answer) in zip(found, pairs, strict=True) if one.shift == CLEAN or _is_readable(model, prompt, answer)]
+
+
+def _is_readable(model: LanguageModel, prompt: Sequence[int], answer: Sequence[int]) -> bool:
     unknown = model.tokenizer.unk_token_id
-    ids = encode_all(model, [one.prompt for one in found])
-    return [one for one, tokens in zip(found, ids, strict=True) if one.shift == CLEAN or unknown is None or unknown not in tokens]
+    return (unknown is None or unknown not in prompt) and len(prompt) + len(answer) <= model.max_positions
 
 
 def lower(fact: Fact, sentences: Sequence[str]) -> str:
@@ -75,9 +80,8 @@ def typo(fact: Fact, sentences: Sequence[str]) -> str | None:
     if not words:
         return None
     word = max(words, key=lambda match: len(match.group()))
-    text, places = word.group(), [place for place in range(1, len(word.group()) - 2) if word.group()[place] != word.group()[place + 1]]
-    if not places:
-        return None
+    text = word.group()
+    places = [place for place in range(1, len(text) - 2) if text[place] != text[place + 1]]
     place = places[int(keyed_rng("typo", fact.fact_id).integers(len(places)))]
     changed = text[:place] + text[place + 1] + text[place] + text[place + 2 :]
     return (fact.template[: word.start()] + changed + fact.template[word.end() :]).replace("{}", fact.subject)

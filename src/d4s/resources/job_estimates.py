@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from d4s.config import BenchmarkSettings, MeasureSettings, MomentsSettings, PretrainSettings, TraceJobSettings
+from d4s.config import BenchmarkSettings, MeasureSettings, MomentsSettings, OrdinaryJobSettings, PretrainSettings, TraceJobSettings
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import parse_editor
 from d4s.editors.parts.input_settings import PrepareSettings, TargetsJobSettings
@@ -28,7 +28,7 @@ from d4s.resources import memory_estimate, work_estimate
 from d4s.resources.machine_speed import LIGHT_STARTUP, STARTUP, Speed
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
 from d4s.resources.requirements import Bytes, Number, Requirements, Work
-from d4s.runs.run_settings import AnswerJobSettings, BaselineSettings, SingleSettings
+from d4s.runs.run_settings import AnswerJobSettings, BaselineSettings, RobustnessJobSettings, SingleSettings
 from d4s.study.graph import Node, RawFile
 from d4s.study.grid_editors import trained_model
 from d4s.study.plan import StudyPlan
@@ -271,6 +271,25 @@ def _answer(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...
     return needed, sum(lengths) * 500.0 / asked.every, work_estimate.free_answers(placement, editor, lengths, prompt_sizes, asked)
 
 
+def _ordinary(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    trained = node.inputs["model"]
+    models = 1 + (trained.settings.get("keep_checkpoints", 0) if isinstance(trained, Node) else 0)
+    todo = work_estimate.shifted_questions(placement, OrdinaryJobSettings.model_validate(node.settings), 0)
+    return memory_estimate.reading(placement), models * 5e4, todo.times(models)
+
+
+def _robustness(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
+    settings, lengths, prompt_sizes = RobustnessJobSettings.model_validate(node.settings), _lengths(manifests), estimates.prompt_sizes(node)
+    editor, views = settings.editor, len(settings.shares)
+    needed = memory_estimate.measure(placement, editor, max(lengths), prompt_sizes, MeasureSettings(generate=False))
+    each = (
+        work_estimate.shifted_questions(placement, settings.robustness, length).times(views)
+        + work_estimate.replay(placement, editor, length, prompt_sizes)
+        for length in lengths
+    )
+    return needed, views * len(lengths) * 5e4, sum(each, Work())
+
+
 def _benchmark(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
     editor, lengths, prompt_sizes = parse_editor(node.settings["editor"]), _lengths(manifests), estimates.prompt_sizes(node)
     needed = memory_estimate.measure(placement, editor, max(lengths), prompt_sizes, None)
@@ -322,6 +341,8 @@ _ESTIMATORS: Mapping[str, Estimator] = {
     "edit_single": _edit_single,
     "measure": _measure,
     "answer": _answer,
+    "ordinary": _ordinary,
+    "robustness": _robustness,
     "benchmark": _benchmark,
     "world_report": _world_report,
 }

@@ -24,14 +24,13 @@ from d4s.resources.machine_estimates import MachineEstimates
 from d4s.study.graph import Node
 from d4s.study.resolve import results_folder
 
+MEASURING = (
+    *("measure", "answer", "judge", "benchmark", "objectives", "world_report", "edit_single", "trace"),
+    *("ordinary", "robustness"),
+)
 REPORT_STEPS = (  # the steps that no store holds: what each writes, the stages that it waits for, and its seconds for the default study
     ("learning", "learning/learning.json", ("pretrain",), 8.0),
-    (
-        "summarize",
-        "summary.parquet",
-        ("measure", "answer", "judge", "benchmark", "objectives", "world_report", "edit_single", "trace"),
-        20.0,
-    ),
+    ("summarize", "summary.parquet", MEASURING, 20.0),
     ("tables", "tables/tables.json", ("summarize",), 8.0),
     ("figures", "figures/figures.json", ("summarize",), 40.0),
     ("claims", "claims.json", ("summarize",), 8.0),

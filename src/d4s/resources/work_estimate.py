@@ -6,7 +6,7 @@ Optimisation of targets is counted with all its steps, though most requests stop
 from collections.abc import Sequence
 from dataclasses import replace
 
-from d4s.config import CorpusSettings, FluencySettings, FreeAnswersSettings, MeasureSettings, TraceSettings
+from d4s.config import CorpusSettings, FluencySettings, FreeAnswersSettings, MeasureSettings, RobustnessSettings, TraceSettings
 from d4s.editors.constants import ANSWER_TOKENS, BACKWARD
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import FamilySettings
@@ -20,6 +20,7 @@ from d4s.resources.requirements import Number, Work
 from d4s.runs.run_settings import SingleSettings
 
 QUESTIONS, QUESTION_TOKENS, PROMPTS_PER_FACT = 9, 14, 12
+SHIFTED_PROMPTS = 6
 
 
 def forward(placement: ModelPlacement, tokens: Number, layers: int | None = None, passes: Number = 1.0) -> Work:
@@ -108,6 +109,13 @@ def writing(placement: ModelPlacement, requests: Number, settings: FluencySettin
 def baseline(placement: ModelPlacement, requests: int, settings: MeasureSettings, rows: int) -> Work:
     """Questions about blocks of requests, texts about them, and rows of text, put to the unedited model."""
     return questions(placement, requests, settings) + writing(placement, requests, settings.fluency) + read(placement, rows)
+
+
+def shifted_questions(placement: ModelPlacement, settings: RobustnessSettings, edited: Number) -> Work:
+    """Prompts about general and edited facts, clean and in every shift, and rows of both texts, put to one model."""
+    prompts = (settings.facts + edited) * SHIFTED_PROMPTS
+    found = forward(placement, prompts * QUESTION_TOKENS, passes=prompts * QUESTION_TOKENS / placement.pass_tokens)
+    return found + unembedding(placement, prompts * 2) + read(placement, 2 * settings.text_rows)
 
 
 def read(placement: ModelPlacement, rows: int) -> Work:

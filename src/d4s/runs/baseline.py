@@ -21,10 +21,9 @@ from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.models.tokens import encode_pairs
 from d4s.models.views import LiveModel
-from d4s.runs.baseline_reader import KEPT_MODELS_FILE, NUMBERS_FILE, NUMBERS_MANIFEST, continuations_file
-from d4s.runs.robustness import ShiftedQuestions
+from d4s.runs.baseline_reader import NUMBERS_FILE, NUMBERS_MANIFEST, continuations_file
 from d4s.runs.run_settings import BaselineSettings
-from d4s.schemas import CONTINUATIONS, FACTS, REPLIES, ROBUSTNESS
+from d4s.schemas import CONTINUATIONS, FACTS, REPLIES
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ def baseline(job: StageJob[BaselineSettings]) -> None:
     tokens = _longest_answer(model, facts, job.settings.max_new_tokens)
     for part in progress(missing_parts, "parts of the baseline"):
         if part == NUMBERS_MANIFEST:
-            _write_numbers(job, model, facts)
+            _write_numbers(job, model)
         else:
             _write_block(job, model, drawn, int(part.removesuffix(".json").removeprefix("b")), tokens)
 
@@ -62,16 +61,10 @@ def _write_block(job: StageJob[BaselineSettings], model: LanguageModel, drawn: S
     job.write_manifest(names, f"b{block}.json", facts=[fact.fact_id for fact in facts], max_new_tokens=max_new_tokens)
 
 
-def _write_numbers(job: StageJob[BaselineSettings], model: LanguageModel, facts: Sequence[Fact]) -> None:
-    text = job.artifact("text", "corpora").tensors("heldout.safetensors")["rows"].tolist()
-    rows = text[: job.settings.perplexity_rows]
+def _write_numbers(job: StageJob[BaselineSettings], model: LanguageModel) -> None:
+    rows = job.artifact("text", "corpora").tensors("heldout.safetensors")["rows"][: job.settings.perplexity_rows].tolist()
     write_json(job.path(NUMBERS_FILE), {"perplexities": perplexities(LiveModel(model), rows), "norms": original_norms(model)})
-    files = [NUMBERS_FILE]
-    if job.settings.robustness is not None:
-        questions = ShiftedQuestions.of(job.settings.robustness, facts, [fact for _, fact in draw_requests(facts, job.settings.seed)], text)
-        files.append(KEPT_MODELS_FILE)
-        write_table(job.path(KEPT_MODELS_FILE), [*questions.of_kept_models(job.inputs["model"])], ROBUSTNESS)
-    job.write_manifest(files, NUMBERS_MANIFEST)
+    job.write_manifest([NUMBERS_FILE], NUMBERS_MANIFEST)
 
 
 def _longest_answer(model: LanguageModel, facts: Sequence[Fact], max_new_tokens: int) -> int:

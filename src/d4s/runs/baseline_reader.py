@@ -14,10 +14,9 @@ from d4s.facts.record import Fact
 from d4s.metrics.fluency import Continuation
 from d4s.metrics.probes import Question, questions_of
 from d4s.metrics.scoring import FactEvaluation, Prediction
-from d4s.schemas import CONTINUATIONS, REPLIES, ROBUSTNESS
+from d4s.schemas import CONTINUATIONS, REPLIES
 
 BASELINES, NUMBERS_MANIFEST, NUMBERS_FILE = "baselines", "whole.json", "whole.numbers.json"
-KEPT_MODELS_FILE = "whole.kept_models.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +82,3 @@ def read_baseline_numbers(folder: Path) -> BaselineNumbers:
     """The numbers of the whole model, checked."""
     found = Artifact.open(folder, BASELINES, NUMBERS_MANIFEST).json(NUMBERS_FILE)
     return BaselineNumbers(found["perplexities"], {int(layer): norm for layer, norm in found["norms"].items()})
-
-
-def read_kept_models(folder: Path) -> list[dict[str, Any]]:
-    """Rows of ROBUSTNESS of the models kept on the way of training, checked."""
-    frame = Artifact.open(folder, BASELINES, NUMBERS_MANIFEST).table(KEPT_MODELS_FILE, ROBUSTNESS)
-    return [{str(key): value for key, value in row.items()} | {"share": None} for row in frame.to_dict(orient="records")]

@@ -27,14 +27,13 @@ from d4s.models.edited_model import EditedModel
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.models.views import LiveModel
-from d4s.runs.baseline_reader import BaselineNumbers, read_baseline_numbers, read_evaluation, read_kept_models
+from d4s.runs.baseline_reader import BaselineNumbers, read_baseline_numbers, read_evaluation
 from d4s.runs.lengths import length_of
 from d4s.runs.memory_probes import MemoryProbes
 from d4s.runs.prepared_parts import load_prepared
-from d4s.runs.robustness import ShiftedQuestions
 from d4s.runs.run_settings import MeasureJobSettings
 from d4s.runs.writing import Writing
-from d4s.schemas import ANSWERS, CONTINUATIONS, FACTS, MEMORY, NORMS, PERPLEXITY, ROBUSTNESS, ROUTES, SCORES
+from d4s.schemas import ANSWERS, CONTINUATIONS, FACTS, MEMORY, NORMS, PERPLEXITY, ROUTES, SCORES
 
 log = logging.getLogger(__name__)
 TEXT = "heldout"
@@ -59,15 +58,13 @@ def measure(job: StageJob[MeasureJobSettings]) -> None:
     for length in progress(lengths, title, sum(lengths), weigh=float):
         state = read_state(job.inputs["run"], length, editor)
         with editor.edited(model, prepared, state) as edited:
-            found, changes = evaluator.measure(model, edited, length), edited.weight_changes()
-        if evaluator.shifted is not None:
-            found = replace(found, shifted=[*found.shifted, *evaluator.shifted.on_the_way(model, changes, length)])
+            found = evaluator.measure(model, edited, length)
         evaluator.write(job, length, found)
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What is measured at one length: rows of SCORES, ANSWERS and NORMS, perplexities by name; texts and rows of ROBUSTNESS, if any.
+    """What is measured at one length: rows of SCORES, ANSWERS and NORMS, perplexities by name, and texts where some are written.
 
     `routes` and `memory` are rows of ROUTES and MEMORY, of memories alone.
     """
@@ -77,7 +74,6 @@ class Measurement:
     norms: Sequence[Row]
     perplexities: Mapping[str, float]
     texts: Sequence[Continuation]
-    shifted: Sequence[Row]
     routes: Sequence[Row] = ()
     memory: Sequence[Row] = ()
 
@@ -91,8 +87,6 @@ class RunEvaluator:
     rows: Sequence[Sequence[int]]
     baseline: BaselineNumbers
     writing: Writing | None
-    shifted: ShiftedQuestions | None
-    kept_models: Sequence[Row]
     near: MemoryProbes | None
 
     @classmethod
@@ -105,35 +99,28 @@ class RunEvaluator:
             length: {fact.fact_id: request.step for request, fact in sample_evenly(drawn[:length], settings.sample)} for length in lengths
         }
         needed = [fact for _, fact in drawn if any(fact.fact_id in of for of in edited_at.values())]
-        text = job.artifact("text", "corpora").tensors("heldout.safetensors")["rows"].tolist()
+        rows = job.artifact("text", "corpora").tensors("heldout.safetensors")["rows"][: settings.perplexity_rows].tolist()
         questioned = [fact for _, fact in drawn]
         writing = None if settings.fluency is None else Writing.of(settings.fluency, questioned, folder)
-        shifted, kept_models = None, list[Row]()
-        if settings.robustness is not None:
-            shifted = ShiftedQuestions.of(settings.robustness, facts, [fact for _, fact in draw_requests(facts, job.settings.seed)], text)
-            kept_models = read_kept_models(folder)
-        evaluation, numbers = read_evaluation(folder, questioned, needed), read_baseline_numbers(folder)
         near = None if settings.memory is None else MemoryProbes.of(settings.memory, facts, drawn)
-        return cls(evaluation, edited_at, text[: settings.perplexity_rows], numbers, writing, shifted, kept_models, near)
+        return cls(read_evaluation(folder, questioned, needed), edited_at, rows, read_baseline_numbers(folder), writing, near)
 
     def measure(self, model: LanguageModel, edited: EditedModel, length: int) -> Measurement:
         """What an edited model scores."""
         scores, answers = self.evaluation.scores(edited, length, self.edited_at[length])
         texts = [] if self.writing is None else self.writing.by(edited, length)
-        shifted = [] if self.shifted is None else self.shifted.answers(model, edited, length, 1.0)
         norms = norm_rows(model, edited, length, self.baseline.norms)
-        found = Measurement(scores, answers, norms, perplexities(edited, self.rows), texts, shifted)
+        found = Measurement(scores, answers, norms, perplexities(edited, self.rows), texts)
         if self.near is None:
             return found
         routes, memory = self.near.routes(edited, length), self.near.growth(edited, length)
         return replace(found, scores=[*scores, *self.near.scores(edited, length)], routes=routes, memory=memory)
 
     def measure_unedited(self, length: int) -> Measurement:
-        """What the unedited model scores, from what it was asked before; with it stand the models kept on the way to it."""
+        """What the unedited model scores, from what it was asked before."""
         scores, answers = self.evaluation.rows(self.evaluation.before, length, self.edited_at[length])
         texts = [] if self.writing is None else self.writing.by_unedited(length)
-        norms, kept = unedited_norm_rows(length, self.baseline.norms), [{**row, "step": length} for row in self.kept_models]
-        return Measurement(scores, answers, norms, self.baseline.perplexities, texts, kept)
+        return Measurement(scores, answers, unedited_norm_rows(length, self.baseline.norms), self.baseline.perplexities, texts)
 
     def write(self, job: StageJob[MeasureJobSettings], length: int, found: Measurement) -> None:
         """Write the tables and the manifest of one length."""
@@ -148,8 +135,6 @@ class RunEvaluator:
             tables["continuations"] = ([asdict(text) for text in found.texts], CONTINUATIONS)
         if found.routes:
             tables |= {"routes": (found.routes, ROUTES), "memory": (found.memory, MEMORY)}
-        if self.shifted is not None:
-            tables["robustness"] = (found.shifted, ROBUSTNESS)
         for name, (rows, schema) in tables.items():
             write_table(job.path(f"n{length}.{name}.parquet"), rows, schema)
         job.write_manifest([f"n{length}.{name}.parquet" for name in tables], f"n{length}.json")

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from d4s.config import BenchmarkSettings, FluencySettings, FreeAnswersSettings, MeasureSettings, ProbeKind, RobustnessSettings
 from d4s.editors.editor_settings import EditorSettings
-from d4s.settings_base import Count, Frozen, Name
+from d4s.settings_base import Count, Fraction, Frozen, Name
 
 
 class RunSettings(Frozen):
@@ -31,11 +31,6 @@ class BaselineSettings(Frozen):
     fluency: FluencySettings | None = Field(
         default=None, exclude_if=lambda fluency: fluency is None, description="Texts that the model writes; none when omitted."
     )
-    robustness: RobustnessSettings | None = Field(
-        default=None,
-        exclude_if=lambda robustness: robustness is None,
-        description="Shifted prompts put to the models kept on the way of training; none when omitted.",
-    )
 
 
 class MeasureJobSettings(RunSettings):
@@ -55,6 +50,15 @@ class BenchmarkJobSettings(RunSettings):
     """Benchmarks of a run at the lengths asked for."""
 
     benchmarks: BenchmarkSettings = BenchmarkSettings()
+
+
+class RobustnessJobSettings(RunSettings):
+    """Shifted prompts put to a run's edited models, on the way from the original to the edited weights."""
+
+    robustness: RobustnessSettings = RobustnessSettings()
+    shares: tuple[Fraction, ...] = Field(
+        min_length=1, description="Shares of the change of weights; 0 is the original, 1 the edited model."
+    )
 
 
 class WorldReportSettings(Frozen):

@@ -23,6 +23,19 @@ def lengths_by_cell(study: Study) -> dict[CellKey, tuple[tuple[int, ...], tuple[
     return {key: (tuple(sorted(lengths)), tuple(sorted(benchmarks))) for key, (lengths, benchmarks) in found.items()}
 
 
+def shares_by_cell(study: Study) -> dict[tuple[CellKey, tuple[float, ...]], tuple[int, ...]]:
+    """Lengths at which shifted prompts are asked, by cell and by the shares at which they are; rows of the grid united."""
+    shares: dict[tuple[CellKey, int], set[float]] = {}
+    for row, key in rows_of_cells(study, "sequence"):
+        for length in row.lengths if row.shares else ():
+            shares.setdefault((key, length), set()).update(row.shares)
+    found: dict[tuple[CellKey, tuple[float, ...]], tuple[int, ...]] = {}
+    for (key, length), asked in sorted(shares.items(), key=lambda item: item[0][1]):
+        place = key, tuple(sorted(asked))
+        found[place] = (*found.get(place, ()), length)
+    return found
+
+
 def singles_by_cell(study: Study) -> dict[CellKey, tuple[int, tuple[ProbeKind, ...]]]:
     """Number of requests and probes of every cell of single edits, and of the unedited model for all that is held against it."""
     found: dict[CellKey, tuple[int, tuple[ProbeKind, ...]]] = {}

@@ -53,6 +53,15 @@ class PlannedTraces:
 
 
 @dataclass(frozen=True)
+class PlannedAnswers:
+    """Answers to shifted prompts of a cell's models, with the lengths; of models that were never edited where `editor` is empty."""
+
+    key: CellKey
+    lengths: tuple[int, ...]
+    answers: Node
+
+
+@dataclass(frozen=True)
 class StudyPlan:
     """A resolved study."""
 
@@ -61,6 +70,7 @@ class StudyPlan:
     singles: tuple[PlannedSingles, ...]
     traces: tuple[PlannedTraces, ...]
     world_reports: tuple[Node, ...]
+    answers: tuple[PlannedAnswers, ...] = ()
 
     @property
     def models(self) -> list[str]:
@@ -80,6 +90,7 @@ class StudyPlan:
             node for cell in self.cells for node in (cell.run, cell.measure, *cell.free_answers, cell.benchmark, cell.objectives) if node
         ]
         ends += [*(cell.singles for cell in self.singles), *(traced.traces for traced in self.traces)]
+        ends += [one.answers for one in self.answers]
         return merge_nodes([step for node in (*ends, *self.world_reports) for step in (*node.upstream(), node)])
 
     def of(self, stage: str) -> list[Node]:

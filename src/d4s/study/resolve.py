@@ -3,7 +3,8 @@
 Snakemake, `d4s plan`, `d4s prune` and the last stages all ask `resolve`; it imports no torch and reads no artefact.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -22,9 +23,9 @@ from d4s.pretraining.training_facts import TRAINING_FACTS
 from d4s.study.data_nodes import DataNodes
 from d4s.study.free_answer_nodes import free_answer_nodes
 from d4s.study.graph import Node, RawFile
-from d4s.study.grid_cells import REFERENCE, lengths_by_cell, rows_of_cells, singles_by_cell
+from d4s.study.grid_cells import REFERENCE, lengths_by_cell, rows_of_cells, shares_by_cell, singles_by_cell
 from d4s.study.grid_editors import named_editors, row_editors
-from d4s.study.plan import CellKey, PlannedCell, PlannedSingles, PlannedTraces, StudyPlan
+from d4s.study.plan import CellKey, PlannedAnswers, PlannedCell, PlannedSingles, PlannedTraces, StudyPlan
 from d4s.study.validation import find_problems
 from d4s.study_settings import (
     AskedModel,
@@ -58,7 +59,10 @@ def resolve(study: Study) -> StudyPlan:
     resolver = _NodeBuilder(study)
     cells = [resolver.cell(key, lengths, benchmarks) for key, (lengths, benchmarks) in lengths_by_cell(study).items()]
     singles = [resolver.singles(key, requests, probes) for key, (requests, probes) in singles_by_cell(study).items()]
-    return StudyPlan(study, tuple(cells), tuple(singles), tuple(resolver.traces()), tuple(resolver.world_reports()))
+    answers = {one.answers.name: one for one in resolver.answers(cells)}
+    return StudyPlan(
+        study, tuple(cells), tuple(singles), tuple(resolver.traces()), tuple(resolver.world_reports()), tuple(answers.values())
+    )
 
 
 def plain_values(study: Study, *without: str) -> dict[str, Any]:
@@ -250,7 +254,7 @@ class _NodeBuilder(DataNodes):
         if measured is not None:
             settings |= {name: getattr(measured, name) for name in ("probes_per_fact", "perplexity_rows")}
             settings |= {"max_new_tokens": measured.max_new_tokens if measured.generate else 0}
-            settings |= {name: getattr(measured, name) for name in ("fluency", "robustness") if getattr(measured, name)}
+            settings |= {"fluency": measured.fluency} if measured.fluency else {}
             inputs, outputs = inputs | {"text": self.corpus(key.model)}, (*outputs, "whole.json")
         return self._node("baseline", label, settings, inputs, outputs=outputs)
 
@@ -280,6 +284,18 @@ class _NodeBuilder(DataNodes):
         objectives = self._node("objectives", f"{key.model}.{key.dataset}", {}, {"model": model, "facts": facts})
         free_answers = tuple(free_answer_nodes(self.study, self._node, key, measure))
         return PlannedCell(key, lengths, benchmark_lengths, run, measure, benchmark, objectives, free_answers)
+
+    def answers(self, cells: Iterable[PlannedCell]) -> Iterator[PlannedAnswers]:
+        """Answers to shifted prompts where cells are asked, by shares of the change; first those of the models that were never edited."""
+        by_key, asked = {cell.key: cell for cell in cells}, self.study.robustness.model_dump(mode="json")
+        for (key, shares), lengths in shares_by_cell(self.study).items():
+            measure, family = by_key[key].measure, modules_of(self._editors(key.model)[key.editor])
+            inputs = {role: node for role, node in measure.inputs.items() if role != "baseline"}
+            base, settings = {role: inputs[role] for role in ("model", "facts", "text")}, asked | {"seed": key.seed}
+            label, draw, parts = f"{key.model}.{key.dataset}.s{key.seed}", replace(key, editor=""), _manifests(lengths)
+            yield PlannedAnswers(draw, (), self._node("ordinary", label, settings, base))
+            settings = {"editor": measure.settings["editor"], "seed": key.seed, "shares": shares, "robustness": asked}
+            yield PlannedAnswers(key, lengths, self._node("robustness", measure.label, settings, inputs, outputs=parts, modules=family))
 
     def singles(self, key: CellKey, requests: int, probes: tuple[ProbeKind, ...]) -> PlannedSingles:
         """The artefact of a cell of single edits; targets are those of the original model for every editor that can take them."""

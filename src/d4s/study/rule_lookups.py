@@ -1,8 +1,9 @@
 """What the rules of the workflow look up in a plan, by the name of an artefact's folder: inputs by role, order, what one process makes.
 
 Artefacts that are made from the same loaded model share a process where that saves a start: rule `edit` also makes the measures, free
-answers and benchmarks of its run, the first `baseline` of a draw what else the unedited model says of it. The one job makes the parts
-of the others ahead; each of these has a rule and a job of its own all the same, which finds its parts and writes its end marker.
+answers, answers to shifted prompts and benchmarks of its run, the first `baseline` of a draw what else the unedited model says of it. The
+one job makes the parts of the others ahead; each of these has a rule and a job of its own all the same, which finds its parts and writes
+its end marker.
 """
 
 import re
@@ -17,7 +18,7 @@ from d4s.study.plan import StudyPlan
 
 SHARED_STAGES = ("moments", "targets", "edit_single")
 """Stages whose parts several jobs may share."""
-STAGES_OF_DRAW, STAGES_OF_RUN = ("baseline", "targets", "objectives"), ("measure", "answer", "benchmark")
+STAGES_OF_DRAW, STAGES_OF_RUN = ("baseline", "targets", "objectives"), ("measure", "answer", "robustness", "benchmark")
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class RuleLookups:
 
     @cached_property
     def _followers(self) -> dict[str, list[Node]]:
-        """By the artefact whose job leads, those that its process makes ahead: of a run its measures, free answers, then benchmarks."""
+        """By the artefact whose job leads, those that its process makes ahead: of a run its measures, answers, then benchmarks."""
         found: dict[str, list[Node]] = {node.name: [] for node in self.plan.of("edit")}
         for node in (node for stage in STAGES_OF_RUN for node in self.plan.of(stage)):
             if isinstance(run := node.inputs.get("run"), Node):

@@ -147,6 +147,19 @@ STAGES: dict[str, Stage] = {
         "Judge free answers, by a rule or a language model; the output is done/LENGTHS.json.",
         "n",
     ),
+    "ordinary": Stage(
+        "ordinary",
+        "d4s.runs.robustness_stage:ordinary",
+        "d4s.config:OrdinaryJobSettings",
+        "Shifted prompts put to the unedited model, and to those kept on the way of its training.",
+    ),
+    "robustness": Stage(
+        "robustness",
+        "d4s.runs.robustness_stage:robustness",
+        "d4s.runs.run_settings:RobustnessJobSettings",
+        "Shifted prompts put to a run's models at shares of their change of weights; the output is done/LENGTHS.json.",
+        "n",
+    ),
     "benchmark": Stage(
         "benchmarks",
         "d4s.runs.benchmark:benchmark",

@@ -3,6 +3,7 @@
 from d4s.analysis.dataset_samples import write_items
 from d4s.analysis.dvc_metrics import write_metrics
 from d4s.analysis.gather import CellFolders, gather
+from d4s.analysis.shifted_answers import AnswerFolders
 from d4s.analysis.single_edits import SingleFolders
 from d4s.analysis.traced_facts import TraceFolders
 from d4s.artifacts import Artifact, write_json
@@ -20,7 +21,8 @@ def summarize(study: Study) -> None:
     """Gather every cell of a study into results/STUDY, with the criteria of its models and the folders of the store it uses."""
     plan = resolve(study)
     out = results_folder(study)
-    gather(cells_of(plan), out, [node.folder for node in plan.nodes], singles_of(plan), traces_of(plan))
+    folders = [node.folder for node in plan.nodes]
+    gather(cells_of(plan), out, folders, singles_of(plan), traces_of(plan), answers=answers_of(plan))
     write_items(out / "data" / "items.parquet", {name: node.folder for name, node in plan.facts.items()})
     write_metrics(out)
     write_json(
@@ -66,3 +68,10 @@ def singles_of(plan: StudyPlan) -> list[SingleFolders]:
 def traces_of(plan: StudyPlan) -> list[TraceFolders]:
     """The traced facts of a plan as the gathering wants them."""
     return [TraceFolders(one.model, one.dataset, one.seed, one.facts, one.traces.folder) for one in plan.traces]
+
+
+def answers_of(plan: StudyPlan) -> list[AnswerFolders]:
+    """The answers to shifted prompts of a plan as the gathering wants them."""
+    return [
+        AnswerFolders(*(getattr(one.key, name) for name in CELL), lengths=one.lengths, folder=one.answers.folder) for one in plan.answers
+    ]

@@ -23,6 +23,7 @@ from d4s.tables import (
     tab_memory,
     tab_objectives,
     tab_protocols,
+    tab_robustness,
     tab_saul,
 )
 from d4s.tables.table import Table, TableSkipped
@@ -48,6 +49,7 @@ GROUP_TABLES: Mapping[str, Mapping[str, Callable[[Results], Table]]] = {
     "localisation": {"tab_localisation": tab_localisation.table},
     "memory": {"tab_memory": tab_memory.table},
     "saul": {"tab_saul": tab_saul.table},
+    "robustness": {"tab_robustness": tab_robustness.table},
     "batches": {"tab_batches": tab_batches.table},
     "collapse": {"tab_collapse": tab_collapse.table},
 }

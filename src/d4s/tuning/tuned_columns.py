@@ -19,7 +19,7 @@ KIND = "mini"  # the column by which presets are compared; every preset has it
 LEADS: Mapping[str, tuple[str, ...]] = {
     "d4s": ("d4s_frozen", "d4s_refreshed", "one_time_batch", "lyaplock"),
     "d4s_even": (),
-    "memit": ("rect", "prune", "simie", "one_li", "blue"),
+    "memit": ("rect", "prune", "simie", "blue"),
     "memit_seq": ("ote_se",),
     "alphaedit": ("sphere", "nas"),
 }

@@ -51,6 +51,34 @@ def test_without_requests_the_whole_way_is_gone(tiny_model) -> None:
     assert Interpolate().fraction(model, a_change(model, 1.0), Validation()) == 1.0
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_fixed_share_is_the_change_rescaled(tiny_model, share: float) -> None:
+    model = tiny_model()
+    deltas, kept = a_change(model, 1.0), Validation(every=1)
+    kept.offer(rewritings_of(model, requests_of(2)))
+    interpolate = Interpolate(by="fixed", share=share)
+    found, expected = (one.finish(model, deltas, kept) for one in (interpolate, Rescale(factor=share)))
+    assert interpolate.validation(kept.tensors()) is None
+    assert found.keys() == expected.keys() and all(torch.equal(found[layer], expected[layer]) for layer in found)
+
+
+@pytest.mark.parametrize("changes", [{"by": "fixed"}, {"share": 0.5}])
+def test_a_share_is_fixed_or_chosen(changes) -> None:
+    with pytest.raises(ValueError, match="`share` is for `by: fixed`, which needs it"):
+        Interpolate(**changes)
+
+
+def test_the_output_of_the_layer_is_affine_in_the_share(tiny_model) -> None:
+    model = tiny_model(dtype=torch.float64)
+    deltas = a_change(model, 3.0)
+    keys = torch.randn(5, model.weight(1).shape[1], generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    outputs = []
+    for share in (0.0, 0.25, 1.0):
+        with apply_deltas(model, Interpolate(by="fixed", share=share).finish(model, deltas, None)):
+            outputs.append(keys @ model.weight(1).mT)
+    torch.testing.assert_close(outputs[1], 0.75 * outputs[0] + 0.25 * outputs[2], rtol=1e-6, atol=1e-9)
+
+
 def test_every_so_many_th_request_is_kept_and_comes_back(tiny_model) -> None:
     model = tiny_model()
     kept = Validation(every=3)

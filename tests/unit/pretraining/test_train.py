@@ -20,6 +20,7 @@ from d4s.facts.record import Fact
 from d4s.pretraining import train
 from d4s.pretraining.checkpoint import NAME, TrainingState
 from d4s.pretraining.fact_accuracy import accuracies, all_greedy
+from d4s.pretraining.kept_models import kept_files, kept_steps
 from d4s.pretraining.network import Optimisers, lr_schedule, new_network
 from d4s.pretraining.tokenizer_training import word_tokenizer
 from d4s.pretraining.train import pretrain, token_losses, update, weighted_means, workers
@@ -321,3 +322,15 @@ def test_another_seed_gives_another_model(trained: Artifact, inputs: dict[str, P
     assert other.manifest.files["model.safetensors"] != trained.manifest.files["model.safetensors"]
     assert other.manifest.files["tokenizer.json"] == trained.manifest.files["tokenizer.json"]
     assert len(pd.read_parquet(other.path("curve.parquet"))) == 1
+
+
+def test_models_kept_on_the_way_change_nothing_and_end_in_the_model(trained: Artifact, inputs: dict[str, Path], tmp_path: Path) -> None:
+    pretrain(job(tmp_path / "kept", inputs, SHAPE.model_copy(update={"keep_checkpoints": 3})))
+    found = Artifact.open(tmp_path / "kept", "models")
+    assert found.manifest.files["model.safetensors"] == trained.manifest.files["model.safetensors"]
+    steps = kept_files(found)
+    assert list(steps) == kept_steps(12, 3) == [1, 7, 12]
+    network = AutoModelForCausalLM.from_pretrained(tmp_path / "kept")
+    last, first = (found.tensors(steps[step]) for step in (12, 1))
+    assert all(torch.equal(last[name], parameter) for name, parameter in network.named_parameters())
+    assert any(not torch.equal(first[name], last[name]) for name in last)

@@ -1,14 +1,17 @@
-"""1-LI: only part of the way from the original to the edited weights, as far as kept requests ask for."""
+"""Interpolation of weights (1-LI): only part of the way from the original to the edited weights.
+
+W(a) = W₀ + a Δ,   0 ≤ a ≤ 1
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from d4s.editors.parts.part import Original, Tensor, Weight
 from d4s.editors.parts.part_families import DeltaTransform
-from d4s.settings_base import Count
+from d4s.settings_base import Count, Fraction
 
 if TYPE_CHECKING:
     from d4s.editors.least_squares_settings import LocateThenEdit
@@ -17,9 +20,11 @@ if TYPE_CHECKING:
 
 
 class Interpolate(DeltaTransform):
-    """Go only part of the way from the original to the edited weights, as far as recorded requests ask for (1-LI)."""
+    """Go only part of the way from the original to the edited weights (1-LI): a fixed share, or as far as kept requests ask for."""
 
     kind: Literal["interpolate"] = "interpolate"
+    by: Literal["kept", "fixed"] = Field(default="kept", description="Whether kept requests choose the share, or it is `share`.")
+    share: Fraction | None = Field(default=None, description="The share that is fixed.")
     points: Annotated[int, Field(ge=2)] = Field(default=11, description="Shares between 0 and 1, both ends among them, that are tried.")
     every: Count = Field(default=5, description="One request in this number is kept for validation.")
     floor: Annotated[float, Field(ge=0, le=1)] = Field(
@@ -27,8 +32,14 @@ class Interpolate(DeltaTransform):
     )
 
     label: ClassVar[str] = "interpolated"
-    formula: ClassVar[str] = "*W₀ + a Δ*, *a* the share that serves kept requests best without moving KL prompts"
+    formula: ClassVar[str] = "*W₀ + a Δ*, *a* fixed, or the share that serves kept requests best without moving KL prompts"
     is_dense: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _has_share(self) -> "Interpolate":
+        if (self.by == "fixed") != (self.share is not None):
+            raise ValueError("`share` is for `by: fixed`, which needs it")
+        return self
 
     def conflicts(self, editor: "LocateThenEdit") -> Iterator[str]:
         """Histories whose states are records."""
@@ -36,17 +47,19 @@ class Interpolate(DeltaTransform):
             yield "delta_transform `interpolate` keeps requests for validation beside the change, so history must be `none` or `keys`"
 
     def of(self, delta: Weight, original: Original, layer: int) -> Weight:
-        """All of the change, as where no request was kept."""
-        return delta
+        """The fixed share of the change, or all of it, as where no request was kept."""
+        return delta if self.share is None else self.share * delta
 
     def finish(self, model: "LanguageModel", deltas: Mapping[int, Weight], validation: "Validation | None") -> Mapping[int, Weight]:
-        """The share of every layer's change that serves the kept requests best."""
+        """The fixed share of every layer's change, or the one that serves the kept requests best."""
+        if self.share is not None:
+            return super().finish(model, deltas, validation)
         fraction = 1.0 if validation is None else self.fraction(model, deltas, validation)
         return {layer: fraction * delta for layer, delta in deltas.items()}
 
-    def validation(self, dense: Mapping[str, Tensor]) -> "Validation":
-        """The requests that a dense state keeps; none before any edit."""
-        return Validation.of(dense, self.every)
+    def validation(self, dense: Mapping[str, Tensor]) -> "Validation | None":
+        """The requests that a dense state keeps, none before any edit; None where the share is fixed."""
+        return Validation.of(dense, self.every) if self.by == "kept" else None
 
     def fraction(self, model: "LanguageModel", deltas: Mapping[int, Weight], validation: "Validation") -> float:
         """The share of the way from the original to the edited weights that serves the kept requests best (1-LI).
