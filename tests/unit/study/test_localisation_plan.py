@@ -15,7 +15,7 @@ from d4s.study_settings import Study, load_study
 ROOT = Path(__file__).resolve().parents[3]
 QA = {"source": "world", "style": "qa"}
 DATASETS = {"world_qa": QA, "amplified": {**QA, "problem": "amplification"}, "reversed": {**QA, "problem": "reversal"}}
-EDITORS = {"ft_bound", "ft_erase", "ft_force", "rome_near", "memit_near"}
+EDITORS = {"ft_bound_3", "ft_bound", "ft_erase", "ft_force", "rome_near", "memit_near"}
 SINGLE = {"models": ["mini"], "editors": ["ft_m"], "lengths": [20], "protocol": "single", "probes": ["efficacy"]}
 
 

@@ -25,6 +25,7 @@ RARE = {  # what no study of grids/ reads
         "checked": {"source": "counterfact_edit", "style": "checked"},
         "ripple": {"source": "rippleedits"},
         "pep": {"source": "csk_pep3k", "style": "subset"},
+        "chosen": {"source": "counterfact_edit", "style": "checked", "only": "answers.jsonl"},
         "asked": {"source": "questions", "events": "world", "form": "true_false"},
     },
     "questions": {"writer": "replay", "store": "answers.jsonl"},
@@ -35,7 +36,12 @@ RARE = {  # what no study of grids/ reads
         "encoded": {"preset": "serac", "encoder": {"kind": "folder", "path": "model"}, "answer": {"kind": "trained"}},
     },
     "grid": [
-        {"models": ["mini"], "datasets": ["checked", "ripple", "pep", "asked"], "editors": ["memit", "alphaedit"], "lengths": [3]},
+        {
+            "models": ["mini"],
+            "datasets": ["checked", "chosen", "ripple", "pep", "asked"],
+            "editors": ["memit", "alphaedit"],
+            "lengths": [3],
+        },
         {"models": ["mini"], "datasets": ["asked"], "editors": ["encoded"], "lengths": [3], "benchmark": "longest"},
         {
             "models": ["mini"],
