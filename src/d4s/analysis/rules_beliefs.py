@@ -11,6 +11,7 @@ from d4s.analysis.verdicts import Condition, NotMeasured, RuleResult, collect_mi
 
 EDITOR = "lora"
 LEARNT, MOVED, BROKEN, STABLE = 0.9, 0.10, 0.05, 0.05
+GATES = {"belief": "objects", "truth": "what is true and false"}
 RULES = {"truth": "true and false", "negation": "negation", "and": "and", "or": "or"}
 
 
@@ -32,11 +33,12 @@ def judged_panels(beliefs: BeliefResults, editor: str = EDITOR) -> Iterator[Pane
     for panel in beliefs.panels:
         runs = beliefs.singles.of_editor(panel, editor)
         gates = [beliefs.cell(run).gate() for run in runs]
-        worst = max((value for gate in gates for value in gate.values()), default=0.0)
-        if runs and worst <= MOST_ERROR:
+        worst = {of: max(gate[of] for gate in gates) for of in GATES if gates}
+        if runs and max(worst.values()) <= MOST_ERROR:
             yield panel
         elif runs:
-            reasons.append(f"{panel.model} is off by {show(worst, 'points', signed=False)} before any edit, more than {MOST_ERROR:.2f}")
+            errors = " and ".join(f"{show(worst[of], 'points', signed=False)} about {name}" for of, name in GATES.items())
+            reasons.append(f"before any edit {panel.model} is off by {errors}; {show(MOST_ERROR, 'points', signed=False)} is the most")
     if not beliefs.panels or len(reasons) == len(beliefs.panels):
         raise NotMeasured("; ".join(reasons) or f"no single edits of {method_name(editor)} in a world of beliefs")
 

@@ -84,7 +84,7 @@ FINE_TUNE: Mapping[str, HParams] = {
 
 LORA_RULES: HParams = {"objective": "target", "parameters": {"kind": "lora"}, "stop_loss": 0.0}
 _LORA: HParams = {**LORA_RULES, "steps": 40, "lr": 1e-4}
-LORA: Mapping[str, HParams] = {**dict.fromkeys(FINE_TUNE, _LORA), "mini": {**_LORA, "lr": 1e-2}}
+LORA: Mapping[str, HParams] = {**dict.fromkeys(FINE_TUNE, _LORA), "mini": {**_LORA, "lr": 5e-4}}
 
 
 def without(base: Mapping[str, HParams], *model_kinds: str) -> Mapping[str, HParams]:
