@@ -18,7 +18,15 @@ from typing import Any
 from huggingface_hub import get_safetensors_metadata
 from huggingface_hub.errors import NotASafetensorsRepoError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
@@ -186,6 +194,21 @@ def read_network(name: str, revision: str = "main", **how: Any) -> PreTrainedMod
     if report["missing_keys"]:
         raise ArtifactError(f"{name} lacks the weights {sorted(report['missing_keys'])[:5]}; it is not a whole causal language model")
     return network
+
+
+def read_encoder(name: str) -> PreTrainedModel:
+    """A network without a head, in inference mode, such as a sentence encoder.
+
+    Raises:
+        ArtifactError: if there is none in safetensors that can be read, or it is refused.
+    """
+    _refuse(name, "main")
+    try:
+        with _quiet_transformers():
+            network: Any = AutoModel.from_pretrained(name, trust_remote_code=False, use_safetensors=True, local_files_only=True)
+    except UNREADABLE as error:
+        raise ArtifactError(f"{name} cannot be loaded as an encoder in safetensors: {error}") from None
+    return network.eval().requires_grad_(False)
 
 
 def read_gguf(file: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModel
 
 from d4s.errors import ArtifactError
-from d4s.pretrained import UNREADABLE, read_config, read_tokenizer
+from d4s.pretrained import read_encoder, read_tokenizer
 
 TEXTS_PER_PASS = 64
 
@@ -26,12 +24,7 @@ class SentenceEncoder:
         """
         if not Path(folder).is_dir():
             raise ArtifactError(f"{folder} is no folder; a sentence encoder is read from a local one")
-        read_config(folder)
-        try:
-            network: Any = AutoModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True, local_files_only=True)
-        except UNREADABLE as error:
-            raise ArtifactError(f"{folder} cannot be loaded as a sentence encoder in safetensors: {error}") from None
-        self._network, self._tokenizer = network.eval().requires_grad_(False), read_tokenizer(folder)
+        self._network, self._tokenizer = read_encoder(folder), read_tokenizer(folder)
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Float[Tensor, "n m"]:

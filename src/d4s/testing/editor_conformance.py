@@ -309,8 +309,8 @@ def _is_memory(case: EditorCase) -> bool:
 
 
 def _ids(model: LanguageModel, requests: Sequence[EditRequest]) -> list[list[int]]:
-    """Requests as free text."""
-    return encode_all(model, [f"{request.prompt} {request.target}" for request in requests])
+    """Prompts as free text."""
+    return encode_all(model, [request.prompt for request in requests])
 
 
 def apart(found: Bits, expected: Bits) -> list[str]:
