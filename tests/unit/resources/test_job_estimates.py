@@ -285,7 +285,7 @@ def test_time_is_foreseen_for_what_is_not_there_yet(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("grid", EMBEDDED_GRIDS, ids=lambda grid: grid.stem)
 def test_every_study_of_the_embedded_model_can_be_planned(grid: Path) -> None:
-    plan = resolve_study(Study.model_validate(yaml.safe_load(grid.read_text())))
+    plan = resolve_study(Study.model_validate(yaml.safe_load(grid.read_text()) | {"ignore_code_changes": True}))
     jobs = ResourceEstimates(plan, has_device=False).jobs
     assert {job.node.name for job in jobs} >= {node.name for node in plan.nodes if node.stage in {"pretrain", "edit", "edit_single"}}
     assert all(sum(job.requirements.host.values()) > 0 for job in jobs)
