@@ -35,7 +35,7 @@ def figure(results: Results) -> Drawing:
     caption = (
         f"Error injection into {model}: rewrite score of every fact against the share of the answer that restoring the edited layers "
         "brings back, one panel per layer that is edited. Were tracing to say where to edit, points would rise within a panel. "
-        "Shares above 100 % are cut at the right. Titles: correlation over facts of each method, in the order of the legend; "
+        "Shares above 100 % are cut at the right. r: correlation over facts of each method, in the order of the legend; "
         "– where scores or effects do not vary."
     )
     return Drawing("Editing against tracing, by layer", caption, lambda page: _draw(methods, page))
@@ -49,11 +49,11 @@ def _draw(methods: Mapping[Method, pd.DataFrame], page: Page) -> Figure:
             _points(ax, method, frame[frame["layer"] == layer])
         ax.set_xlim(-0.05, 1.05)
         percent_axis(ax)
-        ax.set_xlabel("tracing effect")
+        ax.set_xlabel(f"tracing effect\nr: {_correlations(methods.values(), layer)}")
     axes[0].set_ylabel("rewrite score, %")
-    label_panels(axes, [f"layer {layer}: {_correlations(methods.values(), layer)}" for layer in layers])
+    label_panels(axes, [f"layer {layer}" for layer in layers])
     handles = [
-        Line2D([], [], color=style.colour, marker=style.marker, linestyle="None", markersize=4, label=method.name)
+        Line2D([], [], color=style.colour, marker=style.marker, linestyle="None", markersize=4, fillstyle=_fill(method), label=method.name)
         for method, style in ((method, method_style(method.preset)) for method in methods)
     ]
     legend(fig, page, handles)
@@ -62,12 +62,18 @@ def _draw(methods: Mapping[Method, pd.DataFrame], page: Page) -> Figure:
 
 def _points(ax: Axes, method: Method, frame: pd.DataFrame) -> None:
     style = method_style(method.preset)
-    look: dict[str, Any] = {"marker": style.marker, "color": style.colour, "markersize": 2.6, "alpha": 0.5, "markeredgewidth": 0}
+    look: dict[str, Any] = {"marker": style.marker, "color": style.colour, "markersize": 2.6, "alpha": 0.5, "fillstyle": _fill(method)}
+    look["markeredgewidth"] = 0 if method.window == 1 else 0.6
     ax.plot(frame["effect"].clip(upper=1.0), frame["score"], linestyle="None", **look)
 
 
+def _fill(method: Method) -> Any:
+    """Open marks of methods that edit several layers together."""
+    return "full" if method.window == 1 else "none"
+
+
 def _correlations(frames: Iterable[pd.DataFrame], layer: int) -> str:
-    """Correlations of score and effect at a layer, as a title has them."""
+    """Correlations of score and effect at a layer, one per method."""
     shown = []
     for frame in frames:
         here = frame[frame["layer"] == layer]
