@@ -52,3 +52,16 @@ def average_gap(results: Results, panel: Panel, editors: tuple[str, str], length
         return average_difference(first, second)
 
     return by_seed(results, panel, editors, gap)
+
+
+def length_of_both(results: Results, panel: Panel, editors: tuple[str, str]) -> int:
+    """The longest length that two editors share.
+
+    Raises:
+        NotMeasured: if one was not run, or they share none.
+    """
+    length = results.shared_length(panel, editors) if all(results.runs_of(panel, editor) for editor in editors) else None
+    if length is None:
+        names = " and ".join(map(method_name, editors))
+        raise NotMeasured(f"{names} were not both run to one length on {results.panel_name(panel)}")
+    return length

@@ -7,7 +7,7 @@ import numpy as np
 from d4s.analysis.display_names import method_name
 from d4s.analysis.intervals import IntervalEstimate, average_difference, mean_interval, over_seeds
 from d4s.analysis.memory_results import MemoryResults
-from d4s.analysis.pairs import average_gap, by_seed, score_gap
+from d4s.analysis.pairs import average_gap, by_seed, length_of_both, score_gap
 from d4s.analysis.study_results import Panel, Results, RunKey
 from d4s.analysis.verdicts import Condition, NotMeasured, RuleResult, collect_missing
 from d4s.schemas import NEAR_MISSES
@@ -27,7 +27,7 @@ def edits_better(results: Results) -> RuleResult:
     for panel in _panels(results):
         for rival in RIVALS:
             with collect_missing(missing):
-                length = _shared_length(results, panel, (SERAC, rival))
+                length = length_of_both(results, panel, (SERAC, rival))
                 gap = average_gap(results, panel, (SERAC, rival), length)
                 if gap is not None:
                     conditions.append(Condition(_name(results, panel, (SERAC, rival), length, "average"), gap))
@@ -76,7 +76,7 @@ def _specificity_rule(results: Results, rival: str, metric: str, margin: float) 
     conditions, missing = [], []
     for panel in _panels(results):
         with collect_missing(missing):
-            length = _shared_length(results, panel, (SERAC, rival))
+            length = length_of_both(results, panel, (SERAC, rival))
             gap, name = score_gap(results, panel, (SERAC, rival), length, metric), MEASURES[metric]
             if gap is None:
                 raise NotMeasured(f"{name} of {method_name(SERAC)} or {method_name(rival)} on {results.panel_name(panel)}")
@@ -121,19 +121,6 @@ def _panels(results: Results) -> list[Panel]:
     if not panels:
         raise NotMeasured(f"no run of {method_name(SERAC)}")
     return panels
-
-
-def _shared_length(results: Results, panel: Panel, editors: tuple[str, str]) -> int:
-    """The longest length that two editors share.
-
-    Raises:
-        NotMeasured: if one was not run, or they share none.
-    """
-    length = results.shared_length(panel, editors) if all(results.runs_of(panel, editor) for editor in editors) else None
-    if length is None:
-        names = " and ".join(map(method_name, editors))
-        raise NotMeasured(f"{names} were not both run to one length on {results.panel_name(panel)}")
-    return length
 
 
 def _name(results: Results, panel: Panel, editors: tuple[str, str], length: int, what: str) -> str:

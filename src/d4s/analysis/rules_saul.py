@@ -12,7 +12,7 @@ import numpy as np
 from d4s.analysis.display_names import method_name
 from d4s.analysis.edit_costs import EditCost, edit_cost
 from d4s.analysis.intervals import IntervalEstimate, over_seeds
-from d4s.analysis.pairs import average_gap, score_gap
+from d4s.analysis.pairs import average_gap, length_of_both, score_gap
 from d4s.analysis.study_results import Panel, Results
 from d4s.analysis.verdicts import Condition, NotMeasured, RuleResult, Unit, collect_missing
 from d4s.schemas import ENTROPY
@@ -41,7 +41,7 @@ def edits_as_well(results: Results) -> RuleResult:
     for panel in _panels(results, MASS.saul):
         for rival in LOCATORS:
             with collect_missing(missing):
-                length = _shared_length(results, panel, (MASS.saul, rival))
+                length = length_of_both(results, panel, (MASS.saul, rival))
                 gap = average_gap(results, panel, (MASS.saul, rival), length)
                 if gap is not None:
                     conditions.append(Condition(_name(results, panel, (MASS.saul, rival), length, "average"), gap))
@@ -159,26 +159,13 @@ def _rows(results: Results) -> list[tuple[Panel, Row]]:
     return found
 
 
-def _shared_length(results: Results, panel: Panel, editors: tuple[str, str]) -> int:
-    """The longest length that two editors share.
-
-    Raises:
-        NotMeasured: if one was not run, or they share none.
-    """
-    length = results.shared_length(panel, editors) if all(results.runs_of(panel, editor) for editor in editors) else None
-    if length is None:
-        names = " and ".join(map(method_name, editors))
-        raise NotMeasured(f"{names} were not both run to one length on {results.panel_name(panel)}")
-    return length
-
-
 def _gap(results: Results, panel: Panel, editors: tuple[str, str], metric: str, margin: float = 0.0) -> Condition:
     """A metric of one editor minus another's, paired by fact, at the longest length that both have.
 
     Raises:
         NotMeasured: if one was not run or not measured.
     """
-    length = _shared_length(results, panel, editors)
+    length = length_of_both(results, panel, editors)
     gap = score_gap(results, panel, editors, length, metric)
     unit: Unit = "bits" if metric == ENTROPY else "points"
     what = "entropy" if metric == ENTROPY else "specificity"

@@ -174,19 +174,21 @@ class InContextSession:
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
         """Add a request to the memory."""
         (request,) = batch
-        before = self.live()
-        near = ContextRouter(self._settings, self._model, self._memory).nearest([request.prompt])[0]
+        before = ContextRouter(self._settings, self._model, self._memory)
+        near = before.nearest([request.prompt])[0]
         entry = MemoryEntry(request.prompt, request.target, self._embedding(request.prompt))
         self._records.append(entry.record)
         self._memory = self._memory.joined(entry)
-        after = ContextRouter(self._settings, self._model, self._memory).nearest([request.prompt])[0]
-        probabilities = [math.exp(-float(view.score([request.prompt], [request.target]).mean_nll()[0])) for view in (before, self.live())]
+        after = ContextRouter(self._settings, self._model, self._memory)
+        found_again = after.nearest([request.prompt])[0]
+        views = [view_of(self._model, router) for router in (before, after)]
+        probabilities = [math.exp(-float(view.score([request.prompt], [request.target]).mean_nll()[0])) for view in views]
         found = {
             "target_probability_before": probabilities[0],
             "target_probability_after": probabilities[1],
             "entries": float(len(self._memory)),
             "nearest_similarity": near[0][1] if near else 0.0,
-            "routed_back": float(bool(after) and after[0][0] == len(self._memory) - 1),
+            "routed_back": float(bool(found_again) and found_again[0][0] == len(self._memory) - 1),
         }
         return StepLog(tuple((quantity, None, number) for quantity, number in found.items()))
 
@@ -196,7 +198,7 @@ class InContextSession:
 
     def live(self) -> RoutedModel:
         """The model with the memory so far."""
-        return view_of(self._settings, self._model, self._memory)
+        return view_of(self._model, ContextRouter(self._settings, self._model, self._memory))
 
     def _embedding(self, prompt: str) -> Float[Tensor, " m"]:
         if isinstance(self._settings.retriever, Bm25):
@@ -204,9 +206,9 @@ class InContextSession:
         return encoder_of(self._settings.retriever, self._model)([prompt.rstrip(" ")])[0]
 
 
-def view_of(settings: InContext, model: LanguageModel, memory: Memory) -> RoutedModel:
+def view_of(model: LanguageModel, router: ContextRouter) -> RoutedModel:
     """The model that reads the edits of a memory before prompts near to them."""
-    return RoutedModel(LiveModel(model), LiveModel(model), ContextRouter(settings, model, memory))
+    return RoutedModel(LiveModel(model), LiveModel(model), router)
 
 
 class InContextEditor(RecordEditor):
@@ -225,4 +227,4 @@ class InContextEditor(RecordEditor):
     @contextmanager
     def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[RoutedModel]:
         """The model with the memory that a state's records spell."""
-        yield view_of(self.settings, model, Memory.of(state.records))
+        yield view_of(model, ContextRouter(self.settings, model, Memory.of(state.records)))

@@ -21,9 +21,9 @@ from d4s.editors.edited_layers import layers_of
 from d4s.editors.keys import Activations, read_activations
 from d4s.editors.least_squares_settings import LocateThenEdit
 from d4s.editors.prompts import PromptSet, build_prompts, subject_place
-from d4s.editors.protocol import EditSelection, Prepared, State, StateKind, StepLog, StepRecord, Targets
+from d4s.editors.protocol import Prepared, State, StepLog, StepRecord, Targets
 from d4s.editors.request_tensors import requests_from_tensors, requests_to_tensors
-from d4s.editors.states import DenseState, RecordState, check_dense, check_whole_records
+from d4s.editors.states import DenseState, RecordOrDenseEditor, RecordState
 from d4s.editors.target_optimisation import optimise, rescale_targets
 from d4s.editors.weight_side import target_change, weight_side_residuals
 from d4s.editors.weights import apply_deltas, write_weight
@@ -317,32 +317,8 @@ def _deduplicate_residuals(record: dict[str, Tensor]) -> StepRecord:
     return record
 
 
-class LocateThenEditEditor:
+class LocateThenEditEditor(RecordOrDenseEditor[LocateThenEdit]):
     """The family as an editor: records of keys and residuals where edits are refitted, of factors or dense tensors elsewhere."""
-
-    def __init__(self, settings: LocateThenEdit) -> None:
-        self.settings = settings
-
-    @property
-    def kind(self) -> StateKind:
-        """Refit where all edits are solved from the original weights, dense where steps do not add up, else additive."""
-        return self.settings.state_kind
-
-    def restore(self, records: Sequence[StepRecord], dense: Mapping[str, Tensor]) -> State:
-        """The state that consists of saved records, or of saved tensors."""
-        return DenseState(dict(dense)) if self.kind == "dense" else RecordState(self.kind, tuple(records))
-
-    def check_removable(self, selection: EditSelection, preceding: EditSelection | None = None) -> None:
-        """Refuse to take out or bring back a part of a record, or any edit of a dense state.
-
-        Raises:
-            NotRemovable: naming the edits of the record, or if there is such an edit.
-        """
-        (check_dense if self.kind == "dense" else check_whole_records)(selection)
-
-    def start(self, model: LanguageModel, prepared: Prepared) -> State:
-        """No records, and no tensors."""
-        return self.restore((), {})
 
     @contextmanager
     def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LocateThenEditSession]:

@@ -19,7 +19,7 @@ Terms and symbols: docs/notation.md.
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -30,8 +30,8 @@ from d4s.editors.answer_loss import AnswerLoss
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.gradient_settings import LocFT
 from d4s.editors.prompts import check_length
-from d4s.editors.protocol import Diverged, EditSelection, Prepared, State, StateKind, StepLog, StepRecord, Targets
-from d4s.editors.states import DenseState, RecordState, check_dense, check_whole_records
+from d4s.editors.protocol import Diverged, Prepared, State, StepLog, StepRecord, Targets
+from d4s.editors.states import DenseState, RecordOrDenseEditor, RecordState
 from d4s.errors import ArtifactError
 from d4s.metrics.weight_norms import l1_per_element
 from d4s.models.language_model import LanguageModel
@@ -201,32 +201,8 @@ def master_of(settings: LocFT, model: LanguageModel, state: State) -> Weight:
     return saved.to(present.device, torch.promote_types(model.dtype, torch.float32), copy=True).contiguous()
 
 
-class LocFTEditor:
+class LocFTEditor(RecordOrDenseEditor[LocFT]):
     """LocFT as an editor: records of requests where all are tuned on together, else the tuned weight, which every step replaces."""
-
-    def __init__(self, settings: LocFT) -> None:
-        self.settings = settings
-
-    @property
-    def kind(self) -> StateKind:
-        """Refit or dense."""
-        return self.settings.state_kind
-
-    def restore(self, records: Sequence[StepRecord], dense: Mapping[str, Tensor]) -> State:
-        """The state that consists of saved records, or of a saved weight."""
-        return DenseState(dict(dense)) if self.kind == "dense" else RecordState("refit", tuple(records))
-
-    def check_removable(self, selection: EditSelection, preceding: EditSelection | None = None) -> None:
-        """Refuse to take out or bring back a part of a record, or any edit of a dense state.
-
-        Raises:
-            NotRemovable: naming the edits of the record, or if there is such an edit.
-        """
-        (check_dense if self.kind == "dense" else check_whole_records)(selection)
-
-    def start(self, model: LanguageModel, prepared: Prepared) -> State:
-        """No requests, and nothing tuned yet."""
-        return self.restore((), {})
 
     @contextmanager
     def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[RecordingSession | TuningSession]:

@@ -25,7 +25,7 @@ Terms and symbols: docs/notation.md.
 """
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,13 +34,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from d4s.editors.edit_requests import EditRequest
-from d4s.editors.protocol import EditSelection, Prepared, State, StateKind, StepLog, StepRecord, Targets
+from d4s.editors.protocol import Prepared, State, StepLog, Targets
 from d4s.editors.side_editor import encode_request, probability
 from d4s.editors.side_inputs import BACKGROUND
 from d4s.editors.side_settings import Memoir
 from d4s.editors.side_training import Change, Wordings, descend
 from d4s.editors.side_views import OFF, SideModel
-from d4s.editors.states import DenseState, RecordState, check_dense, check_whole_records
+from d4s.editors.states import DenseState, RecordOrDenseEditor, RecordState
 from d4s.models.language_model import LanguageModel
 
 MATRIX, COLUMNS, CHANGE = "matrix", "columns", "change"
@@ -184,32 +184,8 @@ def _largest_share(columns: Int[Tensor, " k"], known: Int[Tensor, "n k"]) -> flo
     return float(torch.isin(known, columns).double().mean(1).max()) if len(known) else 0.0
 
 
-class MemoirEditor:
+class MemoirEditor(RecordOrDenseEditor[Memoir]):
     """The memory as an editor: a record per edit, each with its own columns, or their sum, which every step replaces."""
-
-    def __init__(self, settings: Memoir) -> None:
-        self.settings = settings
-
-    @property
-    def kind(self) -> StateKind:
-        """Additive or dense."""
-        return self.settings.state_kind
-
-    def restore(self, records: Sequence[StepRecord], dense: Mapping[str, Tensor]) -> State:
-        """The state that consists of saved records, or of a saved matrix."""
-        return DenseState(dict(dense)) if self.kind == "dense" else RecordState("additive", tuple(records))
-
-    def check_removable(self, selection: EditSelection, preceding: EditSelection | None = None) -> None:
-        """Refuse to take out or bring back a part of a record, or any edit of a dense state.
-
-        Raises:
-            NotRemovable: naming the edits of the record, or if there is such an edit.
-        """
-        (check_dense if self.kind == "dense" else check_whole_records)(selection)
-
-    def start(self, model: LanguageModel, prepared: Prepared) -> State:
-        """No edits."""
-        return self.restore((), {})
 
     @contextmanager
     def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[MemoirSession]:

@@ -7,6 +7,7 @@ Terms and symbols: docs/notation.md.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -79,6 +80,47 @@ class DenseState:
     def records(self) -> Sequence[StepRecord]:
         """None: every step replaced the tensors."""
         return ()
+
+
+@runtime_checkable
+class HasStateKind(Protocol):
+    """Settings that say of what kind an editor's states are."""
+
+    @property
+    def state_kind(self) -> StateKind:
+        """Records of some kind, or dense."""
+        ...
+
+
+S = TypeVar("S", bound=HasStateKind)
+
+
+class RecordOrDenseEditor(Generic[S]):
+    """What editors have in common whose states are records or one set of tensors, as their settings say."""
+
+    def __init__(self, settings: S) -> None:
+        self.settings = settings
+
+    @property
+    def kind(self) -> StateKind:
+        """That of the settings."""
+        return self.settings.state_kind
+
+    def restore(self, records: Sequence[StepRecord], dense: Mapping[str, Tensor]) -> "RecordState | DenseState":
+        """The state that consists of saved records, or of saved tensors."""
+        return DenseState(dict(dense)) if self.kind == "dense" else RecordState(self.kind, tuple(records))
+
+    def check_removable(self, selection: EditSelection, preceding: EditSelection | None = None) -> None:
+        """Refuse to take out or bring back a part of a record, or any edit of a dense state.
+
+        Raises:
+            NotRemovable: naming the edits of the record, or if there is such an edit.
+        """
+        (check_dense if self.kind == "dense" else check_whole_records)(selection)
+
+    def start(self, model: LanguageModel, prepared: Prepared) -> "RecordState | DenseState":
+        """No records, and no tensors."""
+        return self.restore((), {})
 
 
 def check_whole_records(selection: EditSelection) -> None:
