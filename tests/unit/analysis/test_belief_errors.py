@@ -118,7 +118,7 @@ def test_each_claim_can_fail(editing: Editing, broken: str, tmp_path: Path) -> N
 def test_nothing_is_judged_on_a_model_that_does_not_believe_what_the_reader_does(tmp_path: Path) -> None:
     found = verdicts(study(tmp_path / "study", error=0.2))
     assert {found[name]["verdict"] for name in ("BR1", "BR2", "BR3", "BR4", "BR5")} == {"not measured"}
-    assert "off by 20.0 pp before any edit" in found["BR1"]["why"][0]
+    assert "before any edit mini is off by 20.0 pp about objects" in found["BR1"]["why"][0]
 
 
 def test_a_study_without_beliefs_has_no_verdict_figure_or_table(tmp_path: Path) -> None:
