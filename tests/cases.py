@@ -64,6 +64,8 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "ft_erase": {"preset": "ft_m", "objective": "erase"},
     "ft_forced": {"preset": "ft_m", "noise_subject": {"copies": 2}},
     "locft_bf_one_by_one": {"preset": "locft_bf", "batch": 1, "minibatch": 2, "eos": False},
+    "crispedit_in_batches": {"preset": "crispedit", "state_kind": "dense"},
+    "crispedit_as_released": {"preset": "crispedit", "protect": {"order": "project_then_adam"}},
     "ultraedit_one_by_one": {"preset": "ultraedit", "batch": 1},
     "serac_trained": {"preset": "serac", "answer": {"kind": "trained", "steps": 3, "rows": 4}},
     "serac_oracle": {"preset": "serac", "scope": "true"},
@@ -96,6 +98,8 @@ def settings_for(name: str):
     threshold = {"preservation": {"threshold": 0.05}} if confined else {}
     if preset == "nse":
         threshold = {"rounds": {"above": 1e-3}}
+    if preset == "crispedit":
+        threshold = {"protect": {"tokens": 300, "energy": 0.5}}
     if preset == "saul_mass":
         threshold = {"batch": 2, "schedule": {"minibatch": 1, "epochs": 2}}
     if family == "fine_tune" and resolve("tested", overrides, "mini").regularize:

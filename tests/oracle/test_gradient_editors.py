@@ -6,6 +6,7 @@ from torch import Tensor
 
 from d4s.editors import gradient_regression
 from d4s.editors.answer_gradients import AnswerGradients
+from d4s.editors.curvature import INPUTS, OUTPUTS, FreeDirections
 from d4s.editors.editor_settings import resolve
 from d4s.editors.families import build
 from d4s.editors.fine_tune_settings import FineTune
@@ -25,23 +26,36 @@ def wide_model(family: str = "gpt2") -> LanguageModel:
     return tiny_model(family, dtype=torch.float64, tokenizer=bpe_tokenizer(), positions=96)
 
 
-def run(settings, model: LanguageModel, requests) -> tuple[object, dict[int, Tensor]]:
+def run(settings, model: LanguageModel, requests, prepared: Prepared | None = None) -> tuple[object, dict[int, Tensor]]:
     """The state after requests, and the change of weights that it describes."""
-    editor, prepared = build(settings), Prepared()
+    editor, prepared = build(settings), prepared or Prepared()
     with editor.editing(model, prepared, editor.start(model, prepared)) as session:
         for first in range(0, len(requests), settings.batch):
             session.step(requests[first : first + settings.batch], None)
         state = session.state()
-    return state, changes(settings, model, state)
+    return state, changes(settings, model, state, prepared)
 
 
-def changes(settings, model: LanguageModel, state) -> dict[int, Tensor]:
-    with build(settings).edited(model, Prepared(), state) as view:
+def changes(settings, model: LanguageModel, state, prepared: Prepared | None = None) -> dict[int, Tensor]:
+    with build(settings).edited(model, prepared or Prepared(), state) as view:
         return {layer: change.clone() for layer, change in view.weight_changes().items()}
 
 
 def locft(name: str = "locft_bf", **more):
     return resolve("tested", {"preset": name, **LAYER, **more}, "mini")
+
+
+def crispedit(**more):
+    return resolve("tested", {"preset": "crispedit", **LAYER, "minibatch": 2, "stop_loss": 0.0, **more}, "mini")
+
+
+def curvature_of(model: LanguageModel) -> Prepared:
+    """Eigenbases of made-up curvature, in float64, the same for every model of one size."""
+    extras: dict[str, Tensor] = {}
+    for name, size, seed in ((INPUTS, model.d_in(1), 0), (OUTPUTS, model.d_out(1), 1)):
+        part = torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        extras[f"{name}.values"], extras[name] = torch.linalg.eigh(part @ part.mT)
+    return Prepared(extras=extras)
 
 
 def regression(name: str, **more):
@@ -120,6 +134,42 @@ def test_a_request_taken_out_was_never_there(minibatch: int, gone: int) -> None:
     without = run(settings, model, [request for number, request in enumerate(requests) if number != gone])[1]
     assert torch.equal(changes(settings, model, state.without({gone}))[1], without[1])
     assert not torch.equal(without[1], whole[1])
+
+
+# --- CrispEdit --------------------------------------------------------------------------------------------------------
+
+
+def protected_part(model: LanguageModel, change: Tensor, energy: float) -> float:
+    """Share of a change's norm in the directions that are protected."""
+    free = FreeDirections.of(curvature_of(model).extras, energy, change)
+    return float((change - free.project(change)).norm() / change.norm())
+
+
+@pytest.mark.parametrize("order", ["adam_then_project", "project_then_adam"])
+@pytest.mark.parametrize("kind", ["refit", "dense"])
+def test_without_protected_directions_crispedit_is_locft(order: str, kind: str) -> None:
+    model, requests = wide_model(), requests_of(3)
+    found = run(crispedit(state_kind=kind, batch=3, protect={"energy": 1e-12, "order": order}), model, requests, curvature_of(model))[1]
+    name = "locft_bf" if kind == "refit" else "locft_seq"
+    expected = run(locft(name, eos=False, minibatch=2, batch=3, stop_loss=0.0), wide_model(), requests)[1]
+    assert relative(found[1], expected[1]) < 1e-9
+
+
+def test_adam_in_its_usual_place_brings_protected_directions_back() -> None:
+    model, requests, energy = wide_model(), requests_of(3), 0.8
+    shares = {}
+    for order in ("adam_then_project", "project_then_adam"):
+        change = run(crispedit(protect={"energy": energy, "order": order}), model, requests, curvature_of(model))[1][1]
+        shares[order] = protected_part(model, change, energy)
+    assert shares["adam_then_project"] < 1e-12 and shares["project_then_adam"] > 0.05
+
+
+def test_a_change_gets_smaller_the_more_is_protected() -> None:
+    model, requests = wide_model(), requests_of(2)
+    norms = [
+        float(run(crispedit(protect={"energy": energy}), model, requests, curvature_of(model))[1][1].norm()) for energy in (0.2, 0.8, 0.99)
+    ]
+    assert norms[0] > norms[1] > norms[2] > 0
 
 
 # --- UltraEdit and StableEdit -----------------------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from d4s.apply.base_model import BaseModelSource
 from d4s.apply.edited_folder import EditedFolder
 from d4s.apply.input_preparation import ROWS_PER_PASS, TextSource
-from d4s.apply.moment_text import LONGEST_ROW
 from d4s.config import MeasureSettings
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.models.model_shape import UnknownShape, shape_at, shape_of
+from d4s.models.pass_sizes import LONGEST_ROW
 from d4s.resources import memory_estimate
 from d4s.resources.memory_estimate import ModelPlacement, PromptSizes
 from d4s.resources.requirements import Remedies, Requirements

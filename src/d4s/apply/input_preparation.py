@@ -9,7 +9,7 @@ from jaxtyping import Int
 from pydantic import model_validator
 from torch import Tensor
 
-from d4s.apply.moment_text import rows_from_dataset, rows_from_file, rows_from_model
+from d4s.apply.moment_text import rows_from_dataset, rows_from_file
 from d4s.artifacts import DIGEST_LENGTH, Artifact, sha256_of
 from d4s.config import ContextsSettings
 from d4s.editors.contexts import sample_prefixes
@@ -19,6 +19,7 @@ from d4s.editors.moments import SecondMoment, check_token_count, collect_moments
 from d4s.editors.protocol import Prepared
 from d4s.errors import D4SError, SettingsError
 from d4s.models.language_model import LanguageModel
+from d4s.models.self_written_text import rows_from_model
 from d4s.runs.prepared_parts import assemble_prepared
 from d4s.settings_base import Frozen, canonical
 

@@ -1,22 +1,18 @@
-"""Text whose second moments tell what an edit must leave alone: a file, a data set's articles, or what the model writes itself."""
+"""Text whose second moments tell what an edit must leave alone: a file, or a data set's articles."""
 
 from pathlib import Path
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import DynamicCache
 
 from d4s.errors import D4SError, MissingDataError, SettingsError
 from d4s.facts.articles import articles
 from d4s.models.language_model import LanguageModel
+from d4s.models.self_written_text import row_width
 from d4s.models.tokens import encode, start_of_text
 from d4s.registry import nearest
 from d4s.study_settings import data_folder
-
-LONGEST_ROW = 256
-ROWS_AT_ONCE = 64
-ACTIVATIONS_AT_ONCE = 2**28  # so that the cache of a large model stays small
 
 
 def rows_from_file(model: LanguageModel, path: Path) -> Int[Tensor, "n row"]:
@@ -57,36 +53,10 @@ def _rows(model: LanguageModel, text: str, where: str) -> Int[Tensor, "n row"]:
     Raises:
         D4SError: if there are too few tokens for one row.
     """
-    width = _width(model)
+    width = row_width(model)
     ids = [token for part in text.split("\n\n") if part.strip() for token in encode(model, part.strip())]
     count = len(ids) // (width - 1)
     if not count:
         raise D4SError(f"{where} has {len(ids)} tokens, too few for one row of {width}")
     body = torch.tensor(ids[: count * (width - 1)]).view(count, width - 1)
     return torch.cat([torch.full((count, 1), start_of_text(model)), body], 1)
-
-
-def _width(model: LanguageModel) -> int:
-    return min(model.max_positions, LONGEST_ROW)
-
-
-def rows_from_model(model: LanguageModel, tokens: int, seed: int) -> Int[Tensor, "n row"]:
-    """Rows of tokens that the model draws, each from its own whole distribution, beginning with BOS; the seed decides them."""
-    width = _width(model)
-    generator = torch.Generator().manual_seed(seed)
-    count = max(1, -(-tokens // width))
-    at_once = max(1, min(ROWS_AT_ONCE, ACTIVATIONS_AT_ONCE // (width * model.n_layers * model.d_out())))
-    rows = [_sample_rows(model, min(at_once, count - first), width, generator) for first in range(0, count, at_once)]
-    return torch.cat(rows)
-
-
-@torch.no_grad()
-def _sample_rows(model: LanguageModel, count: int, width: int, generator: torch.Generator) -> Int[Tensor, "n row"]:
-    """So many rows; drawn on the CPU in float64, so that no device has a generator of its own."""
-    cache = DynamicCache(config=model.network.config)
-    rows = [torch.full((count, 1), start_of_text(model))]
-    for _ in range(width - 1):
-        hidden = model.network.base_model(input_ids=rows[-1].to(model.device), past_key_values=cache, use_cache=True).last_hidden_state
-        probabilities = model.unembed(hidden[:, -1]).cpu().double().softmax(-1)
-        rows.append(torch.multinomial(probabilities, 1, generator=generator))
-    return torch.cat(rows, 1)

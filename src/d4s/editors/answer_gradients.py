@@ -43,7 +43,7 @@ def _read(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]) ->
     places = torch.tensor([(row, len(prompt) - 1 + at) for row, (prompt, target) in enumerate(pairs) for at in range(len(target))])
     row, place = places.unbind(1)
     precision = torch.promote_types(model.dtype, torch.float32)
-    begun = model.mlp_out(layers[0]).register_forward_hook(_record_gradient)
+    begun = model.mlp_out(layers[0]).register_forward_hook(begin_graph)
     try:
         with torch.enable_grad(), trace({layer: model.mlp_out(layer) for layer in layers}) as found:
             ids = pad_ids([[*prompt, *target[:-1]] for prompt, target in pairs], model.device)
@@ -61,6 +61,6 @@ def _read(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]) ->
     )
 
 
-def _record_gradient(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
+def begin_graph(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
     """Let what a module gives be differentiated with respect to: no weight is, so the graph begins here."""
     output.requires_grad_()

@@ -1,22 +1,40 @@
 """The settings of editors that tune or regress on gradients of the targets, with the memory and work that their steps take."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from d4s.editors.constants import ANSWER_TOKENS, BACKWARD
 from d4s.editors.family_settings import SINGLE, Family, ModelPasses
-from d4s.editors.parts.input_settings import PrepareSettings, WarmUpSettings
+from d4s.editors.parts.input_settings import CurvatureSettings, PrepareSettings, WarmUpSettings
 from d4s.editors.parts.part import DOUBLE, Layers, NotNegative, Positive
 from d4s.editors.parts.part_families import InputKind
-from d4s.settings_base import Count
+from d4s.settings_base import Count, Frozen
 
 if TYPE_CHECKING:
     from d4s.models.model_shape import Shape
 
 GRADIENT_REQUESTS = 10
 """Requests that run together when keys and gradients are read."""
+
+CURVATURE_ROWS = 4
+"""Rows of text that run together when gradients of text are read."""
+
+
+class ProtectSettings(Frozen):
+    """Directions in which the loss of text bends most, which no step may use (CrispEdit)."""
+
+    energy: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.8, description="Share of the sum of the curvature's eigenvalues whose directions, the largest first, are protected."
+    )
+    order: Literal["adam_then_project", "project_then_adam"] = Field(
+        default="adam_then_project",
+        description="Whether Adam's step is projected, which stays free of the protected directions, or, as released, the gradient, whose "
+        "directions Adam's scaling of single entries brings back.",
+    )
+    tokens: Count = Field(default=20_000, description="Tokens that the model writes, of whose loss gradients are taken.")
+    seed: int = Field(default=0, ge=0, description="Seed of that text.")
 
 
 class LocFT(Family):
@@ -36,11 +54,32 @@ class LocFT(Family):
     )
     eos: bool = Field(default=True, description="Tune on the end-of-text token after every target, so that free answers end there.")
     batch: Count = Field(default=1, description="Requests per step: recorded together, or tuned on together.")
+    protect: ProtectSettings | None = Field(
+        default=None,
+        description="Keep steps out of the directions in which the loss of text bends most; nothing where left out.",
+        exclude_if=lambda protect: protect is None,
+    )
 
     @property
     def layers(self) -> tuple[int, ...]:
         """The layer whose weights change."""
         return (self.layer,)
+
+    @property
+    def required_inputs(self) -> frozenset[InputKind]:
+        """The curvature, where its directions are protected."""
+        return frozenset({"prepare"} if self.protect else ())
+
+    @property
+    def moment_layers(self) -> tuple[int, ...]:
+        """The layer, where curvature is computed."""
+        return self.layers if self.protect else ()
+
+    def prepare_settings(self) -> PrepareSettings | None:
+        """The curvature, where its directions are protected."""
+        if self.protect is None:
+            return None
+        return PrepareSettings(curvature=CurvatureSettings(layer=self.layer, tokens=self.protect.tokens, seed=self.protect.seed))
 
     def session_settings(self, edits: int) -> "LocFT | None":
         """Of a refit the settings of the session that tunes on all recorded requests."""
@@ -72,8 +111,9 @@ class LocFT(Family):
         return () if session is None else session.edit_passes(shape, edits, wordings, tokens)
 
     def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
-        """Weight, gradient, moments of Adam and copies in float32; of a refit nothing until the edited model is asked for."""
-        return {} if self.is_deferred else {"state": 8.0 * shape.mlp_out * SINGLE}
+        """Weight, gradient, moments of Adam and copies in float32, and the curvature; of a refit nothing until the model is asked for."""
+        curvature = 0.0 if self.protect is None else (shape.mlp_width**2 + shape.width**2) * (DOUBLE + SINGLE) + shape.mlp_out * DOUBLE
+        return {} if self.is_deferred else {"state": 8.0 * shape.mlp_out * SINGLE + curvature}
 
     def ledger_bytes(self, shape: "Shape", edits: int) -> float:
         """The token ids of requests, of some tens of tokens, or the weight as it is."""

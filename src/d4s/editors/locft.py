@@ -11,6 +11,9 @@ EOS is part of the loss alone, so what is scored stays comparable.
 model is asked for. So any request can be removed as if it had never been there. `locft_seq` tunes on each step's batch, with
 an optimiser of its own. Orders of requests depend on the epoch and on the requests' token ids, never on where they stand.
 
+CrispEdit (Ikram et al. 2026) is the same with steps that stay out of the directions along which the loss of text bends most
+(`curvature.py`), without EOS.
+
 As released, but for this: orders are seeded, the EOS is the tokenizer's own with no token added to the model, the matrix is the MLP's
 output (Mistral's whole block is left out), and masters are float32 where the model is not.
 
@@ -21,12 +24,14 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from d4s.editors.answer_loss import AnswerLoss
+from d4s.editors.curvature import FreeDirections
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.gradient_settings import LocFT
 from d4s.editors.prompts import check_length
@@ -41,10 +46,10 @@ from d4s.models.views import LiveModel
 Weight = Float[Tensor, "d_out d_in"]
 
 
-def tune(settings: LocFT, model: LanguageModel, pairs: Sequence[Pair], master: Weight) -> list[float]:
+def tune(settings: LocFT, model: LanguageModel, pairs: Sequence[Pair], master: Weight, free: FreeDirections | None = None) -> list[float]:
     """Tune a master of the weight in place on requests, whose order means nothing; the mean loss of each epoch.
 
-    The model must have the weight that the master begins with, and keeps it.
+    The model must have the weight that the master begins with, and keeps it. Steps use `free` directions alone, where some are given.
 
     Raises:
         Diverged: if a loss is not finite.
@@ -55,9 +60,9 @@ def tune(settings: LocFT, model: LanguageModel, pairs: Sequence[Pair], master: W
     losses: list[float] = []
     with torch.enable_grad():
         loss_of = AnswerLoss.of(model, pairs, settings.layer)
-        adam = torch.optim.Adam([master], lr=settings.lr, fused=True)
+        optimiser = _Optimiser.of(settings, master, free)
         for epoch in range(settings.epochs):
-            parts = [(len(rows), _update(settings, loss_of.select(rows), master, adam)) for rows in _minibatches(settings, pairs, epoch)]
+            parts = [(len(rows), _update(settings, loss_of.select(rows), optimiser)) for rows in _minibatches(settings, pairs, epoch)]
             losses.append(sum(size * loss for size, loss in parts) / len(pairs))
             if not math.isfinite(losses[-1]):
                 raise Diverged(f"the loss of fine-tuning is not finite: {losses[-1]}")
@@ -74,15 +79,42 @@ def _minibatches(settings: LocFT, pairs: Sequence[Pair], epoch: int) -> list[lis
     return [order[first : first + settings.minibatch] for first in range(0, len(order), settings.minibatch)]
 
 
-def _update(settings: LocFT, loss_of: AnswerLoss, master: Weight, adam: torch.optim.Adam) -> float:
-    """One step of Adam on the master, unless the loss is small or not finite; the loss before it."""
-    weight = master.detach().to(loss_of.keys.dtype).requires_grad_()
+@dataclass(frozen=True, slots=True)
+class _Optimiser:
+    """Adam on a master of the weight, in free directions where some are given: of its steps, or of the gradients that it sees."""
+
+    master: Weight
+    adam: torch.optim.Adam
+    of_gradient: FreeDirections | None
+    of_step: FreeDirections | None
+
+    @classmethod
+    def of(cls, settings: LocFT, master: Weight, free: FreeDirections | None) -> "_Optimiser":
+        projects_steps = settings.protect is not None and settings.protect.order == "adam_then_project"
+        adam = torch.optim.Adam([master], lr=settings.lr, fused=True)
+        return cls(master, adam, None if projects_steps else free, free if projects_steps else None)
+
+    def step(self, gradient: Weight) -> None:
+        """One step against a gradient."""
+        gradient = gradient.to(self.master.dtype)
+        self.master.grad = (gradient if self.of_gradient is None else self.of_gradient.project(gradient)).contiguous()
+        if self.of_step is None:
+            self.adam.step()
+            return
+        before = self.master.detach().clone()
+        self.adam.step()
+        with torch.no_grad():
+            self.master.copy_(before + self.of_step.project(self.master - before))
+
+
+def _update(settings: LocFT, loss_of: AnswerLoss, optimiser: _Optimiser) -> float:
+    """One step of the optimiser, unless the loss is small or not finite; the loss before it."""
+    weight = optimiser.master.detach().to(loss_of.keys.dtype).requires_grad_()
     loss = loss_of.loss(weight)
     value = float(loss.detach())
     if settings.stop_loss <= value < math.inf:
         (gradient,) = torch.autograd.grad(loss, weight)
-        master.grad = gradient.to(master.dtype).contiguous()
-        adam.step()
+        optimiser.step(gradient)
     return value
 
 
@@ -149,10 +181,11 @@ class RecordingSession:
 class TuningSession:
     """Tuning in progress, on a float32 master (or better) of the weight."""
 
-    def __init__(self, settings: LocFT, model: LanguageModel, state: State) -> None:
+    def __init__(self, settings: LocFT, model: LanguageModel, prepared: Prepared, state: State) -> None:
         self._settings, self._model = settings, model
         self._original = model.weight(settings.layer).clone()
         self._master = master_of(settings, model, state)
+        self._free = _free_directions(settings, prepared, self._master)
         model.set_weight(settings.layer, self._master)
 
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
@@ -165,7 +198,7 @@ class TuningSession:
         settings, model = self._settings, self._model
         pairs = _encode(settings, model, batch)
         before = self._probability(pairs)
-        losses = tune(settings, model, pairs, self._master)
+        losses = tune(settings, model, pairs, self._master, self._free)
         model.set_weight(settings.layer, self._master)
         norm = float((self._master.double() - self._original.double()).norm())
         numbers = {"target_probability_before": before, "target_probability_after": self._probability(pairs), "epochs": float(len(losses))}
@@ -201,6 +234,11 @@ def master_of(settings: LocFT, model: LanguageModel, state: State) -> Weight:
     return saved.to(present.device, torch.promote_types(model.dtype, torch.float32), copy=True).contiguous()
 
 
+def _free_directions(settings: LocFT, prepared: Prepared, master: Weight) -> FreeDirections | None:
+    """The directions that steps may use, where the others are protected."""
+    return None if settings.protect is None else FreeDirections.of(prepared.extras, settings.protect.energy, master)
+
+
 class LocFTEditor(RecordOrDenseEditor[LocFT]):
     """LocFT as an editor: records of requests where all are tuned on together, else the tuned weight, which every step replaces."""
 
@@ -208,7 +246,8 @@ class LocFTEditor(RecordOrDenseEditor[LocFT]):
     def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[RecordingSession | TuningSession]:
         """A session that continues from a state."""
         with model.restoring((self.settings.layer,)):
-            yield (TuningSession if self.kind == "dense" else RecordingSession)(self.settings, model, state)
+            dense = self.kind == "dense"
+            yield TuningSession(self.settings, model, prepared, state) if dense else RecordingSession(self.settings, model, state)
 
     @contextmanager
     def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LiveModel]:
@@ -221,6 +260,7 @@ class LocFTEditor(RecordOrDenseEditor[LocFT]):
         with model.restoring((settings.layer,)):
             original, master = model.weight(settings.layer).clone(), master_of(settings, model, state)
             if state.records:
-                tune(settings, model, [pair for record in state.records for pair in _from_record(record)], master)
+                pairs = [pair for record in state.records for pair in _from_record(record)]
+                tune(settings, model, pairs, master, _free_directions(settings, prepared, master))
             model.set_weight(settings.layer, master)
             yield LiveModel(model, {settings.layer: original})

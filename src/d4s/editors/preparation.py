@@ -1,4 +1,4 @@
-"""What some editors need beyond moments, computed once: free directions, the usual norm, statistics, sentences, a router.
+"""What some editors need beyond moments, computed once: free directions, curvature, the usual norm, statistics, sentences, a router.
 
 Terms and symbols: docs/notation.md.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from d4s.artifacts import StageJob, write_tensors
 from d4s.editors.answer_training import Checkpoint
+from d4s.editors.curvature import prepare_curvature
 from d4s.editors.edit_requests import EditRequest, draw_requests
 from d4s.editors.fact_pool import LENGTHS, prepare_pool
 from d4s.editors.lifelong_statistics import warm_up
@@ -66,8 +67,8 @@ def prepare_tensors(
     """What an editor needs beyond moments, by name.
 
     `LAYER.basis` holds the free directions of each layer, from second moments; `anchor` a norm, `statistics.*` or `background`, from a
-    model and requests; `locality.*` sentences that a model writes; `pool.*` true sentences, or `scope.*` and `answer.*` a router and who
-    answers, from a model and facts.
+    model and requests; `curvature.*` eigenvectors, from second moments and a model; `locality.*` sentences that a model writes; `pool.*`
+    true sentences, or `scope.*` and `answer.*` a router and who answers, from a model and facts.
 
     Raises:
         ValueError: if a model is needed and there is none.
@@ -85,6 +86,10 @@ def prepare_tensors(
         if model is None:
             raise ValueError("statistics are taken from a model, and none was given")
         found |= warm_up(settings.warm_up, model, requests)
+    if settings.curvature is not None:
+        if model is None:
+            raise ValueError("curvature is a model's, and none was given")
+        found |= prepare_curvature(settings.curvature, model, moments[settings.curvature.layer].mean())
     if settings.locality is not None or settings.background is not None:
         if model is None:
             raise ValueError("sentences and keys are a model's, and none was given")
@@ -126,7 +131,7 @@ def prepare(job: StageJob[PrepareSettings]) -> None:
     How many directions of how many are free, the anchor, the number of sentences, and rates of a router go to the notes.
     """
     settings = job.settings
-    moments = read_moments(job.inputs["moments"], settings.basis.layers) if settings.basis is not None else {}
+    moments = read_moments(job.inputs["moments"], settings.moment_layers) if settings.moment_layers else {}
     model, requests, source = None, list[EditRequest](), None
     if settings.reads_model:
         model = load(job.inputs["model"])

@@ -56,6 +56,17 @@ GRADIENT_PRESETS: Mapping[str, Preset] = {
         released=("llama3-8b", "qwen2.5-7b"),
         hue="fine_tuning",
     ),
+    "crispedit": Preset(
+        "CrispEdit",
+        "Ikram et al. 2026",
+        "https://arxiv.org/abs/2602.15823",
+        "LocFT-BF whose steps stay out of the directions along which the loss of text bends most. The release tunes five layers together "
+        "and projects gradients before Adam, whose scaling leaves the free directions (`protect.order: project_then_adam`).",
+        "locft",
+        {"mini": LOCFT["mini"]},
+        {"state_kind": "refit", "eos": False, "protect": {}},
+        hue="fine_tuning",
+    ),
     "ultraedit": Preset(
         "UltraEdit",
         "Gu et al. 2026",

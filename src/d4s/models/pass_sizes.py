@@ -6,3 +6,6 @@ TOKENS_ON_ACCELERATORS = 16_384
 """Tokens of a pass on any other device."""
 LOGITS_PER_CHUNK = 2**26
 """Entries of logits that are computed at once."""
+
+LONGEST_ROW = 256
+"""Tokens of a row of text that is read, or that a model writes, outside of studies."""

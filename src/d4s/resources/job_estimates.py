@@ -209,8 +209,9 @@ def _targets(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ..
 
 def _prepare(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ...], placement: ModelPlacement) -> Outcome:
     settings, prompt_sizes = PrepareSettings.model_validate(node.settings), estimates.prompt_sizes(node)
-    squares = placement.shape.width**2 if settings.warm_up is not None and settings.warm_up.whiten else 0
-    disk = 8.0 * (settings.basis_layers * placement.shape.mlp_width**2 + squares)
+    whitened = settings.warm_up is not None and settings.warm_up.whiten
+    squares = placement.shape.width**2 if whitened or settings.curvature is not None else 0
+    disk = 8.0 * (len(settings.moment_layers) * placement.shape.mlp_width**2 + squares)
     if settings.scope is not None and isinstance(settings.scope.answer, TrainedAnswer):
         disk += 4.0 * 4.0 * placement.shape.parameters  # the weights, and a checkpoint on the way
     return memory_estimate.prepare(placement, settings, prompt_sizes), disk, work_estimate.prepare(placement, settings, prompt_sizes)

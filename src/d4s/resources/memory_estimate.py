@@ -13,11 +13,11 @@ from d4s.editors.constants import ACTIVATIONS_PER_PASS, ANSWER_TOKENS
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import FamilySettings
 from d4s.editors.family_settings import Family
-from d4s.editors.gradient_settings import GRADIENT_REQUESTS
+from d4s.editors.gradient_settings import CURVATURE_ROWS, GRADIENT_REQUESTS
 from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.editors.parts.scope_settings import ScopeSettings, TrainedAnswer
 from d4s.models.model_shape import BYTES, Shape
-from d4s.models.pass_sizes import LOGITS_PER_CHUNK, TOKENS_ON_ACCELERATORS, TOKENS_ON_CPU
+from d4s.models.pass_sizes import LOGITS_PER_CHUNK, LONGEST_ROW, TOKENS_ON_ACCELERATORS, TOKENS_ON_CPU
 from d4s.resources.requirements import MIB, MOVABLE_PARTS, Bytes, Number
 
 BARE, LIGHT, WITH_TORCH, WITH_TABLES, WITH_TASKS, WITH_CUDA = 45 * MIB, 165 * MIB, 470 * MIB, 510 * MIB, 540 * MIB, 2500 * MIB
@@ -252,16 +252,20 @@ def pretrain(placement: ModelPlacement, settings: PretrainSettings) -> tuple[Byt
 def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: PromptSizes) -> tuple[Bytes, Bytes]:
     """Moments of all layers, the free directions of each, and one decomposition at work, all on the host.
 
-    With an anchor or a warm-up the model too, and then the requests that these are taken from, at their unprefixed prompts; with sentences
-    the model, and the passes that ask which of them it knows; for a side memory the model, and single texts; with scopes the model, and of
-    a trained answer its training.
+    With an anchor or a warm-up the model too, and then the requests that these are taken from, at their unprefixed prompts; for curvature
+    the model, and rows of text with what all blocks keep for a gradient; with sentences the model, and the passes that ask which of them it
+    knows; for a side memory the model, and single texts; with scopes the model, and of a trained answer its training.
     """
-    square, layers, anchor = placement.shape.mlp_width**2 * DOUBLE, settings.basis_layers, settings.anchor
+    square, layers, anchor = placement.shape.mlp_width**2 * DOUBLE, len(settings.moment_layers), settings.anchor
     moments, work = {"moments": float(2 * layers * square)}, {"temporaries": 4.0 * square if layers else 0.0}
     if settings.warm_up is not None:
         gradient = placement.activations(GRADIENT_REQUESTS * prompt_sizes.tokens) * placement.shape.layers
         statistics = 3.0 * placement.shape.width**2 * DOUBLE if settings.warm_up.whiten else 0.0
         return split(placement, WITH_TABLES, {}, {"weights": placement.weights, "activations": gradient, "state": statistics})
+    if settings.curvature is not None:
+        tokens = CURVATURE_ROWS * LONGEST_ROW
+        passes = {"activations": placement.activations(tokens) * placement.shape.layers, "logits": placement.logits(tokens, 3)}
+        return split(placement, WITH_TABLES, moments | work, {"weights": placement.weights, **passes})
     if settings.scope is not None:
         return split(placement, WITH_TABLES, {}, {"weights": placement.weights, **_scope_training(placement, settings.scope)})
     if not settings.reads_model:

@@ -52,13 +52,17 @@ def targets(placement: ModelPlacement, target: TargetSettings, prompt_sizes: Pro
 def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: PromptSizes) -> Work:
     """Eigenvectors of every layer's moment; of requests, at their unprefixed prompts, targets for an anchor or gradients of a warm-up.
 
-    Sentences are scored; as many again are counted that the model may not know. Those that the model writes are read again at every token.
-    Of scopes all wordings and near misses are read, and an answer may be trained.
+    For curvature the model writes text, and takes its gradients. Sentences are scored; as many again are counted that the model may not
+    know. Those that the model writes are read again at every token. Of scopes all wordings and near misses are read, and an answer may be
+    trained.
     """
-    found, anchor = Work(double=9.0 * settings.basis_layers * placement.shape.mlp_width**3), settings.anchor
+    found, anchor = Work(double=9.0 * len(settings.moment_layers) * placement.shape.mlp_width**3), settings.anchor
     if settings.warm_up is not None:
         passes = settings.warm_up.requests / GRADIENT_REQUESTS
         found += forward(placement, GRADIENT_REQUESTS * prompt_sizes.tokens).times((1.0 + BACKWARD) * passes)
+    if (curvature := settings.curvature) is not None:
+        found += Work(double=9.0 * placement.shape.width**3)
+        found += (forward(placement, curvature.tokens) + unembedding(placement, curvature.tokens)).times(2.0 + BACKWARD)
     if settings.facts is not None:
         tokens = 2 * settings.facts.count * QUESTION_TOKENS
         found += forward(placement, tokens, passes=tokens / placement.pass_tokens) + unembedding(placement, tokens)

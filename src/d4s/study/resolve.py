@@ -219,7 +219,7 @@ class _NodeBuilder(DataNodes):
         prepare = editor.prepare_settings()
         if prepare is not None:
             settings = prepare.model_dump(mode="json")
-            inputs = {"moments": self.moments(key.model, editor.moment_layers)} if prepare.basis is not None else {}
+            inputs = {"moments": self.moments(key.model, prepare.moment_layers)} if prepare.moment_layers else {}
             if prepare.reads_model:
                 inputs |= {"model": self.model(key.model)}
             if prepare.reads_requests or prepare.reads_pool:

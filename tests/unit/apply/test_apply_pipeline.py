@@ -15,7 +15,6 @@ from d4s.apply.edited_folder import DELTA, HISTORY, MODEL, EditedFolder, exclusi
 from d4s.apply.fact_files import read_facts
 from d4s.apply.history import Conflict, RecordedEdit, plan_edits
 from d4s.apply.input_preparation import TextSource
-from d4s.apply.moment_text import rows_from_model
 from d4s.apply.outcome import to_state_dict
 from d4s.apply.prompt_builder import PromptBuilder
 from d4s.artifacts import library_versions
@@ -274,18 +273,6 @@ def test_chat_templates_wrap_prompts_and_keep_the_subject(tmp_path: Path) -> Non
     applied(base, fact_file(tmp_path / "facts.csv"), tmp_path / "plain")
     assert gap(delta_of(tmp_path / "chat"), delta_of(tmp_path / "plain")) > 0.01
     assert folder.manifest.chat == render_chat(model.tokenizer)
-
-
-def test_self_written_text_is_the_seeds_and_follows_the_model() -> None:
-    model = tiny_model(scale=1.0)
-    rows = rows_from_model(model, 700, seed=3)
-    assert rows.shape == (11, 64) and set(rows[:, 0].tolist()) == {0}
-    assert torch.equal(rows, rows_from_model(model, 700, seed=3)) and not torch.equal(rows, rows_from_model(model, 700, seed=4))
-    sharp = tiny_model(scale=20.0)
-    drawn = rows_from_model(sharp, 64 * 40, seed=3)
-    with torch.no_grad():
-        likely = sharp.network(input_ids=drawn).logits[:, :-1].softmax(-1)
-    assert float(likely.gather(2, drawn[:, 1:, None]).mean()) > float(likely.mean()) * 5
 
 
 def test_moments_come_from_a_text_file(model: Path, tmp_path: Path) -> None:

@@ -63,3 +63,17 @@ def test_a_warm_up_runs_the_model_and_holds_no_moments() -> None:
     assert work.double == 0 and work.single == pytest.approx(
         work_estimate.forward(HOST, wanted.warm_up.requests * PROMPTS.tokens).single * 3
     )
+
+
+def test_curvature_is_prepared_from_moments_and_a_models_own_text() -> None:
+    settings, plain = settings_of("crispedit"), settings_of("locft_bf", minibatch=10)
+    wanted = settings.prepare_settings()
+    assert isinstance(wanted, PrepareSettings) and wanted.moment_layers == settings.moment_layers == (settings.layer,)
+    needed = memory_estimate.prepare(HOST, wanted, PROMPTS)[0]
+    assert needed["moments"] == 2 * 8 * SHAPE.mlp_width**2 and needed["activations"] > gradient(10) and needed["logits"] > 0
+    protected, free = (memory_estimate.measure(HOST, one, 300, PROMPTS, MEASURE)[0] for one in (settings, plain))
+    assert protected["state"] - free["state"] == (1024**2 + 192**2) * 12 + MATRIX * 8
+    own = wanted.curvature
+    assert own is not None
+    longer = wanted.model_copy(update={"curvature": own.model_copy(update={"tokens": 2 * own.tokens})})
+    assert work_estimate.prepare(HOST, longer, PROMPTS).single == pytest.approx(2 * work_estimate.prepare(HOST, wanted, PROMPTS).single)

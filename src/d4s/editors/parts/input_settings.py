@@ -62,6 +62,14 @@ class BackgroundSettings(Frozen):
     requests: Count
 
 
+class CurvatureSettings(Frozen):
+    """Principal directions of the loss of text at the weight of a layer; text that the model writes itself, with a seed."""
+
+    layer: int
+    tokens: Count
+    seed: int
+
+
 class PrepareSettings(Frozen):
     """What the `prepare` stage computes: free directions from second moments; the rest from a model, most of it with facts."""
 
@@ -71,6 +79,7 @@ class PrepareSettings(Frozen):
     facts: FactPoolSettings | None = Field(default=None, exclude_if=lambda pool: pool is None)
     locality: LocalitySettings | None = Field(default=None, exclude_if=lambda locality: locality is None)
     background: BackgroundSettings | None = Field(default=None, exclude_if=lambda background: background is None)
+    curvature: CurvatureSettings | None = Field(default=None, exclude_if=lambda curvature: curvature is None)
     scope: ScopeSettings | None = Field(default=None, exclude_if=lambda scope: scope is None)
 
     @property
@@ -81,7 +90,7 @@ class PrepareSettings(Frozen):
     @property
     def reads_model(self) -> bool:
         """Whether a model is read."""
-        return self.reads_requests or self.reads_pool or self.locality is not None
+        return self.reads_requests or self.reads_pool or self.locality is not None or self.curvature is not None
 
     @property
     def reads_pool(self) -> bool:
@@ -89,6 +98,8 @@ class PrepareSettings(Frozen):
         return self.facts is not None or self.scope is not None
 
     @property
-    def basis_layers(self) -> int:
-        """Number of layers whose free directions are asked for."""
-        return 0 if self.basis is None else len(self.basis.layers)
+    def moment_layers(self) -> tuple[int, ...]:
+        """Layers whose second moments are read and decomposed."""
+        if self.curvature is not None:
+            return (self.curvature.layer,)
+        return () if self.basis is None else self.basis.layers
