@@ -32,6 +32,8 @@ from d4s.errors import MissingDataError, SettingsError
 from d4s.settings_base import Count, Fraction, Frozen, Name, validate
 from d4s.writer_settings import AnyJudgeSettings, AnyWriterSettings, TemplateWriterSettings
 
+AT_LAYER = "@"
+"""Between an editor's name and the layer that a sweep moves it to."""
 HPARAMS_FOR = "Kind of model whose hyperparameters the editors take, e.g. gpt2-xl (see `d4s.editors.presets`), or a file of `d4s tune`."
 
 

@@ -29,10 +29,13 @@ rule edit:
         " --settings {params.settings:q} --code {params.code:q} --ahead {params.ahead:q} 2> {log:q}"
 
 
+# The first of a sweep over layers also makes the edits at its other layers.
 rule edit_single:
     input:
         unpack(inputs_of("model", "facts", "contexts", "moments", "targets", "prepared", "baseline", "posterior", "text", "sentences")),
         shards=shards_of,
+        ahead=inputs_ahead,
+        leader=leader_of,
     output:
         f"{STORE}/singles/{{singles}}/done/{{blocks}}.json",
     log:
@@ -51,9 +54,10 @@ rule edit_single:
         inputs=by_role,
         settings=settings_of,
         code=code_of,
+        ahead=ahead_of,
     shell:
         "OMP_NUM_THREADS={threads} python -m d4s edit_single {output:q} {params.inputs:q}"
-        " --settings {params.settings:q} --code {params.code:q} 2> {log:q}"
+        " --settings {params.settings:q} --code {params.code:q} --ahead {params.ahead:q} 2> {log:q}"
 
 
 rule edit_single_shard:

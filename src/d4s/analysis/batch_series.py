@@ -10,6 +10,7 @@ from d4s.analysis.editing_score import fact_scores
 from d4s.analysis.single_edits import SingleEdits
 from d4s.analysis.study_results import Panel, Results, RunKey
 from d4s.settings_base import canonical
+from d4s.study_settings import AT_LAYER
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def layer_sweeps(results: Results) -> list[LayerScores]:
         if moved is not None:
             layer, rest = moved
             key = cell.panel, rest, cell.seed
-            names.setdefault(key, cell.editor.partition("@")[0])
+            names.setdefault(key, cell.editor.partition(AT_LAYER)[0])
             found.setdefault(key, {})[layer] = fact_scores(singles.values(cell)).reindex(singles.statuses(cell).index).fillna(0.0)
     return [
         LayerScores(panel, names[panel, rest, seed], seed, dict(sorted(scores.items())))

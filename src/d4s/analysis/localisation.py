@@ -21,6 +21,7 @@ from d4s.editors.editor_settings import resolve
 from d4s.editors.presets import PRESETS
 from d4s.errors import SettingsError
 from d4s.schemas import TRACES, with_cell_columns
+from d4s.study_settings import AT_LAYER
 
 TARGET = "efficacy_p_new_joint"
 UNEDITED = "unedited"
@@ -80,7 +81,7 @@ class Localisation:
         """Scores beside effects: a row per fact and layer with fact_id, layer, effect and score, where both are known."""
         parts: dict[SweepKey, list[pd.DataFrame]] = {}
         for cell in self.singles.cells:
-            name, at, layer = cell.editor.rpartition("@")
+            name, at, layer = cell.editor.rpartition(AT_LAYER)
             effects = self.effects.get((cell.model, cell.seed))
             if not at or effects is None:
                 continue

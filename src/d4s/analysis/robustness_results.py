@@ -15,6 +15,7 @@ from d4s.analysis.verdicts import NotMeasured
 from d4s.artifacts import read_table
 from d4s.editors.editor_settings import parse_editor
 from d4s.schemas import CELL, ROBUSTNESS, with_cell_columns
+from d4s.study_settings import AT_LAYER
 
 GENERAL, EDITED, TEXT = "general", "edited", "text"
 KEPT_EVERY = 5
@@ -44,7 +45,7 @@ class Cell(NamedTuple):
     @property
     def editor(self) -> str:
         """The name of its editor."""
-        return self.method if self.layer < 0 else f"{self.method}@{self.layer}"
+        return self.method if self.layer < 0 else f"{self.method}{AT_LAYER}{self.layer}"
 
     @property
     def name(self) -> str:
@@ -195,7 +196,7 @@ class Robustness:
         found: dict[tuple[Draw, Cell], Way] = {}
         rows = self.answers[self.answers["editor"] != ""]
         for (model, dataset, editor, seed, step), part in rows.groupby([*CELL, "step"], sort=False):  # type: ignore[misc]
-            method, _, layer = str(editor).partition("@")
+            method, _, layer = str(editor).partition(AT_LAYER)
             cell = Cell(method, int(layer) if layer else -1, int(step))  # type: ignore[call-overload]
             found[Draw(str(model), str(dataset), int(seed)), cell] = Way(part)  # type: ignore[call-overload]
         return dict(sorted(found.items(), key=lambda item: (item[0][0], method_order(item[0][1].method), item[0][1])))

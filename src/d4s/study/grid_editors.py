@@ -7,7 +7,7 @@ from d4s.editors.editor_settings import resolve as resolve_editor
 from d4s.errors import SettingsError
 from d4s.models.layer_windows import layers_around
 from d4s.models.model_shape import Shape, UnknownShape, shape_of_model
-from d4s.study_settings import AskedModel, GridRow, LayerSweep, Study, TrainedModel
+from d4s.study_settings import AT_LAYER, AskedModel, GridRow, LayerSweep, Study, TrainedModel
 
 
 def named_editors(study: Study, model: str) -> dict[str, EditorSettings]:
@@ -32,7 +32,7 @@ def row_editors(study: Study, row: GridRow, model: str) -> dict[str, EditorSetti
     if layers is None:
         raise SettingsError(f"the layers of {model!r} are unknown until its configuration is on this machine; fetch the model first")
     return {
-        f"{name}@{layer}": _at_layer(name, editor, tuple(layers_around(layer, row.sweep.window, layers)))
+        f"{name}{AT_LAYER}{layer}": _at_layer(name, editor, tuple(layers_around(layer, row.sweep.window, layers)))
         for name, editor in named.items()
         for layer in _swept_layers(row.sweep, layers)
     }

@@ -1,20 +1,21 @@
 """What the rules of the workflow look up in a plan, by the name of an artefact's folder: inputs by role, order, what one process makes.
 
 Artefacts that are made from the same loaded model share a process where that saves a start: rule `edit` also makes the measures, free
-answers, answers to shifted prompts and benchmarks of its run, the first `baseline` of a draw what else the unedited model says of it. The
-one job makes the parts of the others ahead; each of these has a rule and a job of its own all the same, which finds its parts and writes
-its end marker.
+answers, answers to shifted prompts and benchmarks of its run, the first `baseline` of a draw what else the unedited model says of it, the
+first `edit_single` of a sweep the single edits at its other layers. The one job makes the parts of the others ahead; each of these has a
+rule and a job of its own all the same, which finds its parts and writes its end marker.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cached_property
 
 from d4s.end_markers import SHARDS, marker_name
 from d4s.study.graph import Node
-from d4s.study.plan import StudyPlan
+from d4s.study.plan import CellKey, StudyPlan
+from d4s.study_settings import AT_LAYER
 
 SHARED_STAGES = ("moments", "targets", "edit_single")
 """Stages whose parts several jobs may share."""
@@ -91,7 +92,16 @@ class RuleLookups:
         for stage in STAGES_OF_DRAW:
             for node in self.plan.of(stage) if self.shard_count(stage) == 1 else ():
                 draws.setdefault(first_draws.get(node.label, node.label), []).append(node)
-        return found | {leader.name: others for leader, *others in draws.values()}
+        groups = [*draws.values(), *self._sweeps()]
+        return found | {leader.name: others for leader, *others in groups}
+
+    def _sweeps(self) -> list[list[Node]]:
+        """The single edits of an editor at the layers of a sweep, together; none where several jobs share each artefact."""
+        sweeps: dict[CellKey, dict[str, Node]] = {}
+        for cell in self.plan.singles if self.shard_count("edit_single") == 1 else ():
+            swept = replace(cell.key, editor=cell.key.editor.partition(AT_LAYER)[0])
+            sweeps.setdefault(swept, {}).setdefault(cell.singles.name, cell.singles)
+        return [[*cells.values()] for cells in sweeps.values()]
 
     @cached_property
     def _leaders(self) -> dict[str, str]:

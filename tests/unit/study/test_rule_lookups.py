@@ -129,12 +129,28 @@ def test_the_first_draw_of_a_data_set_also_makes_its_objectives() -> None:
 
 def test_what_is_made_ahead_waits_for_its_leader_which_waits_for_what_it_reads() -> None:
     lookups = _lookups()
-    for leader in (*lookups.plan.of("edit"), *lookups.plan.of("baseline")):
+    for leader in (node for node in lookups.plan.nodes if lookups.ahead(node.name)):
         own = {*lookups.inputs(leader.name, ["*"]).values(), *lookups.inputs_ahead(leader.name)}
         made = {str(node.marker) for node in (leader, *lookups.ahead(leader.name))}
         for node in lookups.ahead(leader.name):
             assert str(leader.marker) in lookups.leader(node.name)
             assert set(lookups.inputs(node.name, ["*"]).values()) <= own | made
+
+
+def test_a_sweep_over_layers_is_edited_in_one_process() -> None:
+    row = {"models": ["mini"], "datasets": ["world_qa"], "protocol": "single", "lengths": [20], "probes": ["efficacy"]}
+    swept = row | {"editors": ["rome", "ft_m"], "sweep": {"layers": [0, 2, 3]}}
+    grid = {"grid": [swept, row | {"editors": ["memit", "d4s"]}], "seeds": [1, 2]}
+    lookups = _lookups(**grid)
+    leaders = {node.label: [one.label for one in lookups.ahead(node.name)] for node in lookups.plan.of("edit_single")}
+    leaders = {leader: others for leader, others in leaders.items() if others}
+    assert leaders == {
+        f"mini.world_qa.{editor}@0.s{seed}": [f"mini.world_qa.{editor}@{layer}.s{seed}" for layer in (2, 3)]
+        for editor in ("rome", "ft_m")
+        for seed in (1, 2)
+    }
+    sharded = _lookups(**grid, execution={"shards": {"edit_single": 2}})
+    assert not any(sharded.ahead(node.name) for node in sharded.plan.of("edit_single"))
 
 
 def test_shards_have_markers_of_their_own_and_no_process_that_makes_them_ahead() -> None:
