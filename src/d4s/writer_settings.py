@@ -82,15 +82,30 @@ class OpenAIJudgeSettings(ServerSettings):
     max_tokens: int = Field(default=16, gt=0, description="Longest verdict in tokens; a model that reasons first needs many.")
 
 
-class ReplayJudgeSettings(WriterSettings):
+class RecordedJudgeSettings(WriterSettings):
+    """Verdicts in a file."""
+
+    store: str = Field(exclude=True, description="The file; its content enters the hash, its place does not.")
+
+
+class ReplayJudgeSettings(RecordedJudgeSettings):
     """Recorded verdicts of a language model; no request is sent, and missing answers are named."""
 
     judge: Literal["replay"] = Field(description="Who judges free answers.")
-    store: str = Field(exclude=True, description="The recorded answers; their content enters the hash, their place does not.")
     model: str = Field(min_length=1, description="Name of the model whose verdicts are read.")
     temperature: float | None = Field(default=0.0, ge=0, le=2, description="As it was when the verdicts were recorded.")
     seed: int | None = Field(default=0, ge=0, description="As it was when the verdicts were recorded.")
     max_tokens: int = Field(default=16, gt=0, description="As it was when the verdicts were recorded.")
 
 
-AnyJudgeSettings = Annotated[StandInJudgeSettings | OpenAIJudgeSettings | ReplayJudgeSettings, Field(discriminator="judge")]
+class VerdictFileSettings(RecordedJudgeSettings):
+    """Verdicts that people, or a program of another's, wrote into the file of `d4s verdicts`; what has none stays without."""
+
+    judge: Literal["file"] = Field(description="Who judges free answers.")
+    name: str = Field(min_length=1, description="Who judged, as tables are to say it.")
+    version: str = Field(min_length=1, description="Version of what the judge was told.")
+
+
+AnyJudgeSettings = Annotated[
+    StandInJudgeSettings | OpenAIJudgeSettings | ReplayJudgeSettings | VerdictFileSettings, Field(discriminator="judge")
+]

@@ -14,6 +14,7 @@ import pandas as pd
 from d4s.analysis.study_results import Results
 from d4s.analysis.summary_rows import exact_row, mean_rows
 from d4s.artifacts import read_table
+from d4s.errors import SettingsError
 from d4s.judging.judges import STAND_IN
 from d4s.metrics.answer_texts import KINDS
 from d4s.schemas import CELL, FREE_ANSWERS, VERDICTS, with_cell_columns
@@ -92,6 +93,19 @@ def _agreement_rows(found: Agreement) -> list[dict[str, Any]]:
 def shown_groups(results: Results) -> list[str]:
     """The groups whose figures and tables a study shows: those of its claims, and free answers where it asks for them."""
     return [*results.claim_groups, *([FREE_GROUP] if results.study.get("measure", {}).get("free_answers") else [])]
+
+
+def judged_answers(results: Results) -> list[tuple[str, str, str]]:
+    """Question, target and answer of all that a judge is shown.
+
+    Raises:
+        SettingsError: if the study has no free answers.
+    """
+    answers = read_table(results.folder / "data" / "free_answers.parquet", with_cell_columns(FREE_ANSWERS))
+    asked = answers[answers["wild_exact"].notna()]
+    if asked.empty:
+        raise SettingsError(f"{results.folder} has no free answers to judge; set `measure.free_answers` of the study, and run it")
+    return [*asked[["prompt", "gold", "after"]].itertuples(index=False, name=None)]
 
 
 def judge_note(results: Results) -> str:

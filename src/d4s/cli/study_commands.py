@@ -137,6 +137,25 @@ def compare(
 
 
 @command()
+def verdicts(
+    out: Annotated[Path, typer.Argument(help="The file: a line per answer, as JSON. Verdicts that it holds already stay.")],
+    study: StudyOption = "params.yaml",
+) -> None:
+    """Write the free answers of a finished study into a file for people, or another program, to judge.
+
+    A line has question, target and answer, in an order that says nothing of editors; set its `correct` to true or false. Then name
+    the file in the study: `judge: {judge: file, store: FILE, name: WHO, version: "1"}`.
+    """
+    from d4s.analysis.free_answers import judged_answers
+    from d4s.analysis.study_results import Results
+    from d4s.judging.verdict_file import add_answers
+    from d4s.study.resolve import results_folder
+
+    written = add_answers(out, judged_answers(Results(results_folder(parse_study(study)))))
+    typer.echo(f"{out}: {written.answers} answers, {written.added} of them new, {written.judged} with a verdict")
+
+
+@command()
 def prune(
     study: Annotated[list[str] | None, typer.Option(help="A study to keep; may be repeated. params.yaml if omitted.")] = None,
     remove: Annotated[bool, typer.Option("--yes", help="Remove them; without this they are only listed.")] = False,

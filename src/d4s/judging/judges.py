@@ -47,6 +47,7 @@ JUDGES = Registry(
     {
         STAND_IN: "d4s.judging.stand_in:stand_in_judge",
         "openai": "d4s.judging.language_model_judge:openai_judge",
+        "file": "d4s.judging.verdict_file:file_judge",
         "replay": "d4s.judging.language_model_judge:replay_judge",
     },
 )

@@ -6,8 +6,8 @@ reason, and nothing takes its place.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from d4s.errors import MissingAnswersError, SettingsError
 from d4s.judging.judges import JudgedAnswer, Verdict
 from d4s.judging.prompts import v1
 from d4s.questions.answers import AnswerStore, key_of
-from d4s.questions.api_client import AnswerSource, RecordedAnswers, open_api_client
+from d4s.questions.api_client import AnswerSource, open_api_client, open_recorded_answers
 from d4s.questions.question_facts import COST_COLUMNS
 from d4s.questions.replies import ModelAnswer
 from d4s.writer_settings import OpenAIJudgeSettings, ReplayJudgeSettings
@@ -49,12 +49,7 @@ def replay_judge(settings: JudgeSettings) -> "LanguageModelJudge":
     if not Path(chosen.store).is_file():
         raise SettingsError(f"the store of recorded answers {chosen.store} does not exist; set `store` to one")
     store = AnswerStore(Path(chosen.store))
-
-    @asynccontextmanager
-    async def source_context() -> AsyncIterator[RecordedAnswers]:
-        yield RecordedAnswers(store)
-
-    return LanguageModelJudge(chosen, source_context)
+    return LanguageModelJudge(chosen, lambda: open_recorded_answers(store))
 
 
 class LanguageModelJudge:

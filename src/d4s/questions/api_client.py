@@ -249,6 +249,12 @@ async def open_api_client(settings: ServerSettings) -> AsyncIterator[ApiClient]:
             source.check()
 
 
+@asynccontextmanager
+async def open_recorded_answers(store: AnswerStore) -> AsyncIterator[RecordedAnswers]:
+    """Recorded answers in the place of a server."""
+    yield RecordedAnswers(store)
+
+
 def _client(settings: ServerSettings) -> openai.AsyncOpenAI:
     """The HTTP client of a server.
 

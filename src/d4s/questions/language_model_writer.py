@@ -9,8 +9,8 @@ would take the place of all, the work ends instead.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 from d4s.config import Form, QuestionsSettings
 from d4s.errors import D4SError, MissingAnswersError, SettingsError
 from d4s.questions.answers import AnswerStore, key_of
-from d4s.questions.api_client import MAX_CONSECUTIVE_FAILURES, AnswerSource, RecordedAnswers, open_api_client
+from d4s.questions.api_client import MAX_CONSECUTIVE_FAILURES, AnswerSource, open_api_client, open_recorded_answers
 from d4s.questions.draft_checks import draft_issues
 from d4s.questions.event_templates import EVENT_TEMPLATES, LETTERS, MULTIPLE_CHOICE_CUE, NO, TRUE_FALSE_CUE, YES, format_options
 from d4s.questions.prompts import v1, v2, v3
@@ -83,12 +83,7 @@ def replay_writer(settings: QuestionsSettings) -> Writer:
     if not Path(chosen.store).is_file():
         raise SettingsError(f"the store of recorded answers {chosen.store} does not exist; set `store` to one")
     store = AnswerStore(Path(chosen.store))
-
-    @asynccontextmanager
-    async def source_context() -> AsyncIterator[RecordedAnswers]:
-        yield RecordedAnswers(store)
-
-    return LanguageModelWriter("replay", recorded_request_settings(store, chosen), settings.seed, source_context)
+    return LanguageModelWriter("replay", recorded_request_settings(store, chosen), settings.seed, lambda: open_recorded_answers(store))
 
 
 def live_request_settings(settings: OpenAIWriterSettings) -> RequestSettings:

@@ -9,7 +9,7 @@ from d4s.judging.judges import JUDGES
 from d4s.study.graph import Node, RawFile
 from d4s.study.plan import CellKey
 from d4s.study_settings import Study
-from d4s.writer_settings import ReplayJudgeSettings
+from d4s.writer_settings import RecordedJudgeSettings
 
 ONLY_MEASURED = ("text", "baseline")  # inputs of measures that free answers do not read
 
@@ -23,7 +23,7 @@ def free_answer_nodes(study: Study, make: Callable[..., Node], key: CellKey, mea
     yield answers
     if judge is None:
         return
-    recorded = {"recorded": RawFile(Path(judge.store))} if isinstance(judge, ReplayJudgeSettings) else {}
+    recorded = {"recorded": RawFile(Path(judge.store))} if isinstance(judge, RecordedJudgeSettings) else {}
     yield make(
         "judge",
         answers.label,

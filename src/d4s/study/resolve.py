@@ -37,7 +37,7 @@ from d4s.study_settings import (
     Study,
     WorldModel,
 )
-from d4s.writer_settings import ReplayJudgeSettings, ReplayWriterSettings
+from d4s.writer_settings import RecordedJudgeSettings, ReplayWriterSettings
 
 WORLD_REPORT_SEED = 0
 
@@ -70,7 +70,7 @@ def plain_values(study: Study, *without: str) -> dict[str, Any]:
     values = study.model_dump(mode="json", exclude=set(without))
     if isinstance(study.questions, ReplayWriterSettings):
         values["questions"]["store"] = study.questions.store  # enters no hash, and so no dump, but has no default
-    if isinstance(study.judge, ReplayJudgeSettings):
+    if isinstance(study.judge, RecordedJudgeSettings):
         values["judge"]["store"] = study.judge.store
     return values
 

@@ -16,7 +16,7 @@ from d4s.study.case_validation import case_problems
 from d4s.study.grid_editors import layers_of, row_editors
 from d4s.study_settings import BeliefsModel, FactsDataset, GridRow, HFModel, QuestionsDataset, RecordsModel, Study, data_folder
 from d4s.world.reader import STYLES
-from d4s.writer_settings import ReplayJudgeSettings, ReplayWriterSettings
+from d4s.writer_settings import RecordedJudgeSettings, ReplayWriterSettings
 
 RESERVED = ("store", "logs", "recorded")  # folders of `results` that are no study's
 
@@ -43,8 +43,8 @@ def find_problems(study: Study) -> Iterator[str]:
     yield from _missing_files(study)
     if study.judge is not None and study.measure.free_answers is None:
         yield "judge: there is nothing to judge; set `measure.free_answers`, or leave the judge out"
-    if isinstance(study.judge, ReplayJudgeSettings) and not Path(study.judge.store).is_file():
-        yield f"judge.store: {study.judge.store} does not exist; name the file of recorded answers"
+    if isinstance(study.judge, RecordedJudgeSettings) and not Path(study.judge.store).is_file():
+        yield f"judge.store: {study.judge.store} does not exist; name the file of recorded answers or verdicts"
     if isinstance(study.questions, ReplayWriterSettings) and not Path(study.questions.store).is_file():
         yield f"questions.store: {study.questions.store} does not exist; name the file of recorded answers"
 

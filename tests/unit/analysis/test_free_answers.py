@@ -8,10 +8,11 @@ import matplotlib
 import pandas as pd
 import pytest
 
-from d4s.analysis.free_answers import agreement, free_rows, judge_note, shown_groups
+from d4s.analysis.free_answers import agreement, free_rows, judge_note, judged_answers, shown_groups
 from d4s.analysis.gather import CellFolders, gather
 from d4s.analysis.study_results import Results
 from d4s.artifacts import StageJob, read_table, write_json, write_table
+from d4s.errors import SettingsError
 from d4s.figures.fig_free import figure
 from d4s.figures.figure_stage import FIGURES, figures_of
 from d4s.figures.plot_elements import FigureSkipped
@@ -160,6 +161,12 @@ def test_the_figure_has_a_panel_per_reading_with_a_point_per_editor(plain: Resul
             shown = [ax for ax in drawn.axes if ax.axison]
             assert [len(ax.containers) for ax in shown] == [2, 2]
             assert [ax.get_title(loc="left").partition("  ")[2] for ax in shown] == ["Exact", "Judged"]
+
+
+def test_what_a_judge_is_shown_are_the_answers_to_prompts_with_a_target(plain: Results, tmp_path: Path) -> None:
+    assert judged_answers(with_answers(plain, tmp_path / "asking")) == [("p", "g", "a")] * 8
+    with pytest.raises(SettingsError, match=r"no free answers to judge; set `measure\.free_answers`"):
+        judged_answers(plain)
 
 
 def test_a_study_shows_them_only_where_it_asks_for_them(plain: Results, tmp_path: Path) -> None:

@@ -64,8 +64,9 @@ def test_a_judge_reads_answers_alone_and_where_it_is_asked_enters_no_hash() -> N
     assert {node.name for node in plans[0].nodes if node.stage != "judge"} == {node.name for node in asking().nodes}
 
 
-def test_recorded_verdicts_enter_by_their_content(tmp_path: Path) -> None:
-    replay = {"judge": "replay", "model": "m", "store": str(tmp_path / "a.jsonl")}
+@pytest.mark.parametrize("chosen", [{"judge": "replay", "model": "m"}, {"judge": "file", "name": "Eva", "version": "1"}])
+def test_recorded_verdicts_enter_by_their_content(chosen: dict[str, str], tmp_path: Path) -> None:
+    replay = {**chosen, "store": str(tmp_path / "a.jsonl")}
     with pytest.raises(SettingsError, match=r"judge\.store.*does not exist"):
         asking(replay)
     (tmp_path / "a.jsonl").touch()
