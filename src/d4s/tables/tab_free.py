@@ -1,15 +1,13 @@
 """Table: teacher-forced scores against whole free answers to the same prompts, retained, at every editor's longest length."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pandas as pd
 
-from d4s.analysis.curves import at_step, summary_curve
-from d4s.analysis.display_names import REFERENCES, dataset_name, method_name
 from d4s.analysis.free_answers import READINGS, judge_note
-from d4s.analysis.study_results import Panel, Results
+from d4s.analysis.study_results import Results
 from d4s.judging.judges import STAND_IN
+from d4s.tables.metric_rows import metric_row
 from d4s.tables.table import Column, Table, TableSkipped
 
 HEADERS = {"forced": "Forced", "wild_exact": "Exact", "contains": "Contains", "judged": "Judged", STAND_IN: "Stand-in"}
@@ -21,10 +19,11 @@ def table(results: Results) -> Table:
     Raises:
         TableSkipped: if nothing was answered freely.
     """
-    rows = [row for panel in results.panels for row in _rows(results, panel)]
-    if not rows:
+    metrics = ["efficacy_wild_exact", *(column.key for column in _columns())]
+    found = [metric_row(results, panel, editor, metrics) for panel in results.panels for editor in results.editors(panel)]
+    frame = pd.DataFrame([row for row in found if row is not None])
+    if frame.empty:
         raise TableSkipped("no model answered freely: the study has no `measure.free_answers`")
-    frame = pd.DataFrame(rows)
     caption = (
         "Teacher-forced token accuracy (forced) against whole answers to the same prompts, greedy up to the first full stop or line "
         "break: equal to the target (exact), with the target's words in it (contains), with three words in a row at least three times "
@@ -43,21 +42,3 @@ def _columns() -> Iterator[Column]:
     yield Column("efficacy_length", "Length", "Answers")
     yield Column("locality_forced", "Forced", "Locality, %", "high", factor=100.0)
     yield Column("locality_same_tokens", "Free", "Locality, %", "high", factor=100.0)
-
-
-def _rows(results: Results, panel: Panel) -> Iterator[dict[str, Any]]:
-    for editor in results.editors(panel):
-        curves = {column.key: summary_curve(results, panel, editor, "retained", column.key) for column in _columns()}
-        if curves["efficacy_wild_exact"].empty:
-            continue
-        length = int(curves["efficacy_wild_exact"]["step"].max())
-        row: dict[str, Any] = {
-            "block": f"{dataset_name(panel.dataset)}, {panel.model}",
-            "method": method_name(editor),
-            "edits": length,
-            "reference": editor in REFERENCES,
-        }
-        for key, curve in curves.items():
-            if joint := at_step(curve, length):
-                row |= {key: joint.value, f"{key}_low": joint.low, f"{key}_high": joint.high, f"{key}_n": joint.n}
-        yield row
