@@ -21,7 +21,7 @@ from d4s.analysis.verdicts import show_estimate
 from tools.field_table import field
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("results", "claims", "smollm2", "field")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 RESULTS = ROOT / "results"
 RECORDED = RESULTS / "recorded"
 SMALL = ("claims.json", "criteria.json", "curves.csv", "metrics.json", "study.json", "tables/*.csv")
@@ -101,7 +101,8 @@ def main() -> None:
         found = rewrite_tables(text)
         if options.check and found != text:
             sys.exit(f"{page.name} does not match results/recorded: run `make pages`")
-        page.write_text(found, encoding="utf-8")
+        if found != text:
+            page.write_text(found, encoding="utf-8")
 
 
 if __name__ == "__main__":
