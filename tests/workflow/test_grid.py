@@ -100,6 +100,20 @@ def test_until_edit_makes_runs_and_nothing_ahead_of_what_is_not_asked_for(copy: 
     assert copy.tables() == before and copy.jobs() == {}
 
 
+def test_a_sweep_is_edited_in_one_process_and_a_lost_layer_is_made_by_its_own_job(copy: Workdir) -> None:
+    row = {"models": ["mini"], "datasets": ["world_qa"], "editors": ["ft_m"], "protocol": "single", "lengths": [3], "probes": ["efficacy"]}
+    copy.change(lambda params: params["grid"].append({**row, "sweep": {"layers": [0, 1, 2]}}))
+    copy.snakemake()
+    before, logs = copy.tables(), copy.path / "results" / "logs" / "edit_single"
+    said = {layer: next(logs.glob(f"*.ft_m@{layer}.s1-*/*.log")).read_text() for layer in (0, 1, 2)}
+    assert [("everything is there" in said[layer]) for layer in (0, 1, 2)] == [False, True, True]
+    (lost,) = (copy.path / "results" / "store" / "singles").glob("*.ft_m@1.s1-*")
+    shutil.rmtree(lost)
+    shutil.rmtree(copy.path / "results" / "tiny")
+    copy.snakemake()
+    assert lost.is_dir() and copy.tables() == before and copy.jobs() == {}
+
+
 def test_prune_removes_only_what_no_study_uses(copy: Workdir) -> None:
     copy.change(lambda params: params["grid"][0]["editors"].remove("ft_m"))
     copy.snakemake()

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from d4s.analysis.collapse import Collapse
 from d4s.analysis.display_names import method_name, sorted_editors
 from d4s.analysis.study_results import Panel, Results
-from d4s.figures.plot_elements import Drawing, FigureSkipped, label_panels, legend, panels
+from d4s.figures.plot_elements import Drawing, FigureSkipped, label_panels, legend, logarithmic_axis, panels
 from d4s.figures.style import MUTED, TASK_STYLES, Page
 
 HEIGHT = 1.8
@@ -45,7 +45,9 @@ def _draw(found: Collapse, edits: pd.DataFrame, shown: Sequence[tuple[Panel, str
         of = _of(edits, panel)
         _points(ax, of[of["editor"] == editor])
     label_panels(axes, [f"{method_name(editor)}\n{found.panel_name(panel)}" for panel, editor in shown])
-    handles = [Line2D([], [], linestyle="", marker="o", markersize=3, color=colour, label=label) for label, colour in _LOOKS.items()]
+    present = [label for label, flag in zip(_LOOKS, (False, True), strict=True) if (edits["collapsed"] == flag).any()]
+    looks = {label: _LOOKS[label] for label in present}
+    handles = [Line2D([], [], linestyle="", marker="o", markersize=3, color=colour, label=label) for label, colour in looks.items()]
     legend(fig, page, handles)
     return fig
 
@@ -57,7 +59,5 @@ def _points(ax: Axes, edits: pd.DataFrame) -> None:
     for flag, colour in zip((False, True), _LOOKS.values(), strict=True):
         some = edits[edits["collapsed"] == flag]
         ax.plot(some["denominator"], some["numerator_norm"], linestyle="", marker="o", markersize=2.2, color=colour)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xlabel("|k·u|")
-    ax.set_ylabel("‖r‖")
+    logarithmic_axis(ax, "|k·u|", "x")
+    logarithmic_axis(ax, "‖r‖")

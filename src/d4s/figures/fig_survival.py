@@ -11,10 +11,12 @@ from d4s.analysis.display_names import method_name, sorted_editors
 from d4s.analysis.study_results import Results
 from d4s.figures.captions import seeds_note
 from d4s.figures.plot_elements import Drawing, FigureSkipped, edits_axis, label_panels, legend, panels, percent_axis
-from d4s.figures.style import DASHED, MUTED, Page, method_style
+from d4s.figures.style import DASHED, INK, MUTED, Page, method_style
 
 HEIGHT = 1.6
 DASHES = {"hard": "-", "normal": DASHED}
+LEGEND = {"hard": MUTED, "normal": INK}
+WIDTHS = {"hard": 2.4, "normal": 1.0}  # so that both are seen where they are one
 
 
 def figure(results: Results) -> Drawing:
@@ -43,7 +45,14 @@ def _draw(ends: Sequence[SequenceEnd], page: Page) -> Figure:
         edits_axis(ax, longest)
         percent_axis(ax, "whole models, %")
     label_panels(axes, [method_name(editor) for editor in editors])
-    legend(fig, page, [Line2D([], [], color=MUTED, linestyle=dash, label=f"{cases} cases") for cases, dash in DASHES.items()])
+    legend(
+        fig,
+        page,
+        [
+            Line2D([], [], color=LEGEND[cases], linestyle=dash, linewidth=WIDTHS[cases], label=f"{cases} cases")
+            for cases, dash in DASHES.items()
+        ],
+    )
     return fig
 
 
@@ -57,6 +66,7 @@ def _steps(ax: Axes, ends: Sequence[SequenceEnd], longest: int) -> None:
         [0, *falls, longest],
         [*shares, shares[-1]],
         where="post",
-        color=method_style(ends[0].editor).colour,
+        color=method_style(ends[0].editor).colour if ends[0].cases == "hard" else INK,
         linestyle=DASHES[ends[0].cases],
+        linewidth=WIDTHS[ends[0].cases],
     )

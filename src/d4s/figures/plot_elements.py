@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Annotation
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import Bbox, BboxBase
 
 from d4s.analysis.display_names import method_name
@@ -98,6 +98,18 @@ def ratio_axis(ax: Axes, label: str, axis: str = "y") -> None:
     side.set_major_locator(LogLocator(10, subs=subs, numticks=12))
     side.set_major_formatter(FuncFormatter(lambda value, _: f"×{value:g}"))
     side.set_minor_formatter(NullFormatter())
+    (ax.set_ylabel if axis == "y" else ax.set_xlabel)(label)
+
+
+def logarithmic_axis(ax: Axes, label: str, axis: str = "y") -> None:
+    """Set an axis whose values are drawn: logarithmic, with few round ticks where it spans less than a decade, else with powers of ten."""
+    getattr(ax, f"set_{axis}scale")("log")
+    side = ax.yaxis if axis == "y" else ax.xaxis
+    low, high = (ax.get_ylim if axis == "y" else ax.get_xlim)()
+    if high < 10 * low:
+        side.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+        side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    side.set_minor_locator(NullLocator())
     (ax.set_ylabel if axis == "y" else ax.set_xlabel)(label)
 
 
