@@ -16,13 +16,13 @@ CORE: Mapping[str, HParams] = {
 
 
 def _eamet(weight: float, clamp: float) -> HParams:
-    """Released settings of a model; a batch there is all requests."""
+    """Released settings of a model."""
     target = {"layer": 4, "steps": 25, "lr": 0.04, "clamp": clamp, "kl_weight": 0.0625, "weight_decay": 0.0, "stop_loss": 0.01}
-    return {"layers": (3, 4), "target": target, "preservation": {"kind": "moments", "weight": weight}, "batch": 100}
+    return {"layers": (3, 4), "target": target, "preservation": {"kind": "moments", "weight": weight}}
 
 
 EAMET: Mapping[str, HParams] = {
-    "mini": merge_hparams(MEMIT["mini"], {"target": {"align": {"clamp_to": "hidden"}}, "batch": 10}),
+    "mini": merge_hparams(MEMIT["mini"], {"target": {"align": {"clamp_to": "hidden"}}}),
     "llama2-7b": _eamet(4_000.0, 2.0),
     "llama3-8b": _eamet(15_000.0, 2.0),
     "qwen2.5-7b": _eamet(6_000.0, 1.5),
@@ -49,7 +49,8 @@ TARGET_PRESETS: Mapping[str, Preset] = {
         "requests as one batch; EasyEdit's values for Qwen2.5-7B are others. Those of the embedded model are MEMIT's, not tuned.",
         "locate_then_edit",
         EAMET,
-        {"target": {"align": {"kl": 2.0, "mse": 8.0}}},
+        {"target": {"align": {"kl": 2.0, "mse": 8.0}}, "batch": 100},
+        {"mini": {"batch": 10}},
         released=("llama2-7b", "llama3-8b", "qwen2.5-7b"),
         hue="memit",
     ),
