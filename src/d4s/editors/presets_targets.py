@@ -39,7 +39,6 @@ TARGET_PRESETS: Mapping[str, Preset] = {
         CORE,
         {"target": {"consistency": {"weight": 0.01}}},
         released=("llama3-8b",),
-        hue="memit",
     ),
     "eamet": Preset(
         "EAMET",
@@ -52,6 +51,5 @@ TARGET_PRESETS: Mapping[str, Preset] = {
         {"target": {"align": {"kl": 2.0, "mse": 8.0}}, "batch": 100},
         {"mini": {"batch": 10}},
         released=("llama2-7b", "llama3-8b", "qwen2.5-7b"),
-        hue="memit",
     ),
 }
