@@ -72,6 +72,9 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "serac_hashed": {"preset": "serac", "encoder": {"kind": "hashed", "buckets": 64}, "near_misses": False},
     "retrieve_hidden": {"preset": "retrieve", "retriever": {"kind": "hidden", "layer": 1}, "k": 2},
     "retrieve_hashed": {"preset": "retrieve", "retriever": {"kind": "hashed", "buckets": 64}},
+    "ike_hidden": {"preset": "ike", "retriever": {"kind": "hidden", "layer": 1}, "demonstrations": {"count": 3}},
+    "core_original": {"preset": "core", "target": {"at": "original"}},
+    "eamet_by_key": {"preset": "eamet", "target": {"align": {"clamp_to": "key"}}},
     "grace_warm": {"preset": "grace", "value": "warm"},
     "memoir_dense": {"preset": "memoir", "state_kind": "dense"},
     "wise_whole": {"preset": "wise", "masked_share": 1.0, "shard": 100, "margins": "absolute"},
@@ -94,6 +97,8 @@ def settings_for(name: str):
         small = OWN[family]
     else:
         small = SINGLE if len(resolve("tested", overrides, "mini").layers) == 1 else SMALL
+    if preset == "eamet":
+        small = {**SMALL, "batch": 2}
     confined = preset in {"alphaedit", "nas", "sphere"}
     threshold = {"preservation": {"threshold": 0.05}} if confined else {}
     if preset == "nse":

@@ -105,6 +105,12 @@ def _side(column: str, layer: int, margins: str, steps: int = 70, rate: str = "1
 DEFER = _head("DEFER", "llama2-7b") + (
     "inner_params:\n- model.layers[27].mlp.down_proj.weight\nedit_lr: 7e-5\nn_iter: 100\nthreshold: 0.5\n"
 )
+ALIGNED = (
+    "ks_bs: 1\nclamp_ks_factor: 1\ncs_factor: 1\nmse_factor: 1\ntau: 0.07\nnorm_factor: 1e-3\ndelta_init: target_init\n"
+    "weight_decay_method: norm\nmom2_adjustment: true\nmom2_update_weight: [15000, 15000, 15000, 15000, 15000]\nlayer_selection: all\n"
+)
+ALIKE = "reg_lambda: 0.01\ncontext: all\nctx_len: 10\nctx_num: 15\nctx_top_k: 5\nlayer_range: 28\nbatch_size: 2000\n"
+IKE = _head("IKE", "llama3-8b") + 'sentence_model_name: "./all-MiniLM-L6-v2"\nresults_dir: "./results"\nk: 16\nmodel_parallel: false\n'
 ENERGY = "cumulative_ratio: 0.5\nsuppression_strength: 0.5\n"
 
 FILES: Mapping[tuple[str, str], str] = {
@@ -122,6 +128,9 @@ FILES: Mapping[tuple[str, str], str] = {
     **{("MEMIT", column): _memit("MEMIT", column) for column in ("gpt2-xl", "gpt-j-6b", "qwen2.5-7b")},
     ("MEMIT-FE", "gpt-j-6b"): _memit("MEMIT-FE", "gpt-j-6b"),
     **{("EMMET", column): _emmet(column) for column in ("gpt2-xl", "gpt-j-6b", "llama2-7b")},
+    ("CORE", "llama3-8b"): _locating("CORE", "llama3-8b", FEW, (25, "0.5", "0.001", "3"), _weight("llama3-8b") + ALIKE),
+    ("EAMET", "qwen2.5-7b"): _locating("EAMET", "qwen2.5-7b", FEW, TARGETS["qwen2.5-7b"], ALIGNED),
+    ("IKE", "llama3-8b"): IKE,
     ("PMET", "gpt-j-6b"): _pmet("gpt-j-6b", "1"),
     ("PMET", "llama2-7b"): _pmet("llama2-7b", "0.0625"),
     ("AlphaEdit", "gpt-j-6b"): _projected("AlphaEdit", "gpt-j-6b", 10),

@@ -106,7 +106,8 @@ def type_of(value: Schema) -> str:
 def one_line(value: Any) -> str:
     """A value as it is written in one line of YAML."""
     plain = json.loads(json.dumps(value))
-    return yaml.safe_dump(plain, default_flow_style=True, width=10_000, sort_keys=False, allow_unicode=True).removesuffix("\n...\n").strip()
+    text = yaml.safe_dump(plain, default_flow_style=True, width=10_000, sort_keys=False, allow_unicode=True).removesuffix("\n...\n").strip()
+    return json.dumps(plain, ensure_ascii=False) if "\n" in text else text
 
 
 def files() -> dict[Path, str]:

@@ -11,7 +11,7 @@ from d4s.editors.families import build
 from d4s.editors.moments import SecondMoment, collect_moments
 from d4s.editors.prompts import PromptSet
 from d4s.editors.protocol import Prepared
-from d4s.editors.target_optimisation import optimise
+from d4s.editors.target_optimisation import optimise, optimise_in_turn
 from d4s.models.language_model import LanguageModel
 from tests.cases import SMALL
 from tests.oracle import plain
@@ -53,7 +53,8 @@ class Bench:
             for start in range(0, len(texts), batch):
                 part = texts[start : start + batch]
                 at = self.unedited if self.settings.shared_targets() else self.model
-                session.apply(part, optimise(at, part, target))
+                targets = optimise(at, part, target) if target.align is None else optimise_in_turn(at, part, target, self.settings.keys)
+                session.apply(part, targets)
                 history.append({layer: self.model.weight(layer) - original[layer] for layer in original})
         return history
 

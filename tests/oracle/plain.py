@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,9 +11,10 @@ from torch import Tensor
 from d4s.editors.edit_requests import EditRequest, draw_requests
 from d4s.editors.least_squares_settings import LocateThenEdit
 from d4s.editors.parts.key_rule import KeySettings
-from d4s.editors.parts.target_rule import TargetSettings
+from d4s.editors.parts.target_rule import AlignSettings, TargetSettings
 from d4s.editors.prompts import Prompt, PromptSet, build_prompts
 from d4s.models.language_model import LanguageModel
+from d4s.models.trace import trace
 from tests.tiny import tiny_facts
 
 PREFIXES = ("The old city is", "Therefore Ada Reed works as a pilot.")
@@ -76,7 +79,36 @@ def average_key(model: LanguageModel, one: PromptSet, layer: int, settings: KeyS
     return 0.5 * keys[0] + 0.5 * sum(keys[1:]) / len(keys[1:])
 
 
-def target_of(model: LanguageModel, one: PromptSet, settings: TargetSettings) -> dict[str, Tensor]:
+@dataclass
+class Others:
+    """For aligned targets: the request's key, and key and shift of each earlier request of its batch."""
+
+    key: Tensor
+    earlier: Sequence[tuple[Tensor, Tensor]]
+
+    def loss(self, settings: AlignSettings, shift: Tensor) -> Tensor:
+        if not self.earlier:
+            return torch.zeros(())
+        cosine = torch.nn.functional.cosine_similarity
+        keys = torch.stack([cosine(self.key, key, dim=0) for key, _ in self.earlier])
+        shifts = torch.stack([cosine(shift, other, dim=0) if shift.any() else torch.zeros_like(other[0]) for _, other in self.earlier])
+        p, q = (torch.exp(one / settings.tau) / torch.exp(one / settings.tau).sum() for one in (keys, shifts))
+        near = sorted(range(len(keys)), key=lambda i: -float(keys[i]))[: settings.top]
+        weight = torch.exp(keys[near] / settings.tau)
+        squares = (weight / weight.sum() * (keys[near] - shifts[near]) ** 2).sum()
+        return settings.kl * (p * torch.log(p / q)).sum() + settings.mse * squares
+
+
+def targets_in_turn(model: LanguageModel, batch: Sequence[PromptSet], settings: TargetSettings, keys: KeySettings) -> list[Any]:
+    """The targets of a batch, each aligned with those before it."""
+    found, own = list[Any](), [average_key(model, one, settings.layer, keys) for one in batch]
+    for number, one in enumerate(batch):
+        earlier = [(own[i], found[i]["hidden_shift"]) for i in range(number)]
+        found.append(target_of(model, one, settings, Others(own[number], earlier)))
+    return found
+
+
+def target_of(model: LanguageModel, one: PromptSet, settings: TargetSettings, others: Others | None = None) -> dict[str, Tensor]:
     """The loop of the released code, one request and one wording at a time, every token through the whole model."""
     hidden = hidden_of(model, one.prompts[0], settings)
     unit, norm = 1.0, hidden.norm()
@@ -85,11 +117,18 @@ def target_of(model: LanguageModel, one: PromptSet, settings: TargetSettings) ->
             model.network(input_ids=torch.tensor([one.prompts[0].ids]))
         output, share = (found["out"][0, one.prompts[0].subject_last].double() for found in (seen, normed))
         unit, norm = output.norm() / share.norm(), share.norm()
-    shift = torch.zeros_like(hidden, requires_grad=True)
-    adam = torch.optim.Adam([shift], lr=settings.lr)
+    shift, limit = torch.zeros_like(hidden, requires_grad=True), settings.clamp * norm
     before, first, last, done = None, None, None, 0
+    if others is not None and settings.align is not None:
+        _, first, _, before = _loss(model, one, settings, shift, norm, None, unit)
+        if settings.align.start == "hidden" and hidden.norm() < settings.align.start_below:
+            shift = (hidden / hidden.norm() * others.key.norm()).requires_grad_()
+        limit = settings.clamp * others.key.norm() if settings.align.clamp_to == "key" else limit
+    adam = torch.optim.Adam([shift], lr=settings.lr)
     for step in range(settings.steps):
         loss, probability, lowest, present = _loss(model, one, settings, shift, norm, before, unit)
+        if others is not None and settings.align is not None:
+            loss = loss + others.loss(settings.align, shift)
         before = present if before is None else before
         first, last = (probability if first is None else first), probability
         stop = settings.stop_probability is not None and lowest >= settings.stop_probability
@@ -100,7 +139,6 @@ def target_of(model: LanguageModel, one: PromptSet, settings: TargetSettings) ->
         adam.step()
         done += 1
         with torch.no_grad():
-            limit = settings.clamp * norm
             if shift.norm() > limit:
                 shift.mul_(limit / shift.norm())
     return {"hidden_shift": unit * shift.detach(), "hidden": hidden, "probability_before": first, "probability_after": last, "steps": done}
@@ -118,7 +156,22 @@ def _loss(model, one, settings, shift, norm, before, unit):
     before = present.detach() if before is None else before
     divergence = (present.exp() * (present - before)).sum()
     loss = total / len(one.prompts) + settings.kl_weight * divergence + settings.weight_decay * shift.norm() / norm**2
+    if settings.consistency is not None:
+        loss = loss + settings.consistency.weight * _unlike(model, one, settings, unit * shift)
     return loss, torch.stack(probabilities).mean(), lowest, present.detach()
+
+
+def _unlike(model, one, settings, shift):
+    """Squared distances of hidden states between all pairs of prompts, over their width, a mean over the blocks above."""
+    blocks = range(settings.layer + 1, min(settings.layer + 1 + settings.consistency.blocks, model.n_layers))
+    states = {block: [] for block in blocks}
+    for prompt in one.prompts:
+        with trace({block: model.block(block) for block in blocks}) as seen:
+            _log_probabilities(model, prompt.ids, prompt.subject_last, settings, shift)
+        for block in blocks:
+            states[block].append(seen.outputs[block][0, prompt.subject_last])
+    pairs = [sum((a - b).square().sum() for i, a in enumerate(of) for b in of[i + 1 :]) / len(of[0]) for of in states.values()]
+    return sum(pairs) / len(pairs)
 
 
 def _log_probabilities(model, ids, subject_last, settings, shift):
@@ -189,7 +242,10 @@ def memit(model: LanguageModel, batches: Sequence[Sequence[PromptSet]], settings
     seen = {layer: torch.zeros(original[layer].shape[1], original[layer].shape[1], dtype=torch.float64) for layer in layers}
     history = []
     for batch in batches:
-        goals = [target_of(model, one, settings.target) for one in batch]
+        if settings.target.align is None:
+            goals = [target_of(model, one, settings.target) for one in batch]
+        else:
+            goals = targets_in_turn(model, batch, settings.target, settings.keys)
         wanted = torch.stack([goal["hidden"] + goal["hidden_shift"] for goal in goals], 1)
         for i, layer in enumerate(layers):
             keys = torch.stack([average_key(model, one, layer, settings.keys) for one in batch], 1)

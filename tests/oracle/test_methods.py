@@ -9,7 +9,7 @@ import torch
 from d4s.editors.edited_layers import layers_of
 from d4s.editors.families import build
 from d4s.editors.prompts import PromptSet
-from d4s.editors.target_optimisation import optimise
+from d4s.editors.target_optimisation import optimise, optimise_in_turn
 from tests.cases import SINGLE, SMALL
 from tests.oracle import plain, plain_methods
 from tests.oracle.bench import EDITS, Bench, agree, settings_for
@@ -66,6 +66,45 @@ def test_memit_fe_optimises_a_target_for_each_layer_before_it_writes() -> None:
 def test_memit_fe_on_one_layer_is_memit() -> None:
     benches = [Bench(settings_for(preset, SINGLE), 3) for preset in ("memit_fe", "memit")]
     agree(*(bench.run(bench.texts) for bench in benches))
+
+
+@pytest.mark.parametrize(("family", "weight", "tolerance"), [("gpt2", 0.1, 1e-8), ("gpt2", 5.0, 1e-8), ("llama", 5.0, 1e-6)])
+def test_core_holds_hidden_states_alike_behind_prefixes(family: str, weight: float, tolerance: float) -> None:
+    small = {"layers": (0,), "target": {**SMALL["target"], "layer": 0, "consistency": {"weight": weight}}}
+    bench = Bench(settings_for("core", small), 2, family)
+    expected = plain.memit(bench.model, [[one] for one in bench.texts], bench.settings, bench.moments)
+    agree(bench.run(bench.texts), expected, tolerance)
+
+
+def test_core_without_weight_is_memit_bit_for_bit() -> None:
+    weightless = settings_for("core", SMALL | {"target": {**SMALL["target"], "consistency": {"weight": 0.0}}})
+    assert weightless.target.consistency is not None
+    benches = [Bench(settings, 3) for settings in (weightless, settings_for("memit"), settings_for("core"))]
+    without, memit, core = (bench.run(bench.texts) for bench in benches)
+    for found, expected, other in zip(without, memit, core, strict=True):
+        assert all(torch.equal(found[layer], expected[layer]) and not torch.equal(other[layer], expected[layer]) for layer in expected)
+
+
+@pytest.mark.parametrize("align", [{}, {"start": "zero"}, {"clamp_to": "key", "top": 1}, {"start_below": 1e-3, "kl": 0.0}])
+def test_eamet_aligns_the_targets_of_a_batch_in_turn(align: dict[str, Any]) -> None:
+    bench = Bench(settings_for("eamet", SMALL | {"target": {**SMALL["target"], "steps": 5, "align": align}}, batch=3), 6)
+    batches = [bench.texts[:3], bench.texts[3:]]
+    agree(bench.run(bench.texts, 3), plain.memit(bench.model, batches, bench.settings, bench.moments), 1e-8)
+
+
+def test_eamet_without_weights_from_zero_is_memit() -> None:
+    nothing = {"kl": 0.0, "mse": 0.0, "start": "zero", "clamp_to": "hidden"}
+    settings = [settings_for("eamet", SMALL | {"target": {**SMALL["target"], "align": nothing}}, batch=4), settings_for("memit", batch=4)]
+    agree(*(bench.run(bench.texts, 4) for bench in (Bench(one, 4) for one in settings)), 1e-12)
+
+
+def test_the_order_of_requests_is_that_of_eamets_targets() -> None:
+    """The first request is optimised as if it were alone, and a request takes nothing from those that follow it."""
+    bench = Bench(settings_for("eamet"), 4)
+    rule, texts = bench.settings.target, bench.texts
+    whole, first, swapped = (optimise_in_turn(bench.model, some, rule, bench.settings.keys) for some in (texts, texts[:2], texts[::-1]))
+    assert torch.equal(whole.hidden_shift[:2], first.hidden_shift)
+    assert not torch.allclose(swapped.hidden_shift.flip(0), whole.hidden_shift, rtol=1e-3)
 
 
 def test_encore_is_memit_with_history_and_a_ridge() -> None:

@@ -65,7 +65,7 @@ def prepare_pool(model: LanguageModel, settings: FactPoolSettings, pool: Sequenc
     Raises:
         SettingsError: if too few are left.
     """
-    unmeasured = unmeasured_facts(sorted(pool, key=lambda fact: hashlib.sha256(fact.fact_id.encode()).digest()), measured)
+    unmeasured = unmeasured_facts(in_order(pool), measured)
     known = _known_facts(model, unmeasured) if settings.known else unmeasured
     chosen = [*itertools.islice(known, settings.count)]
     if len(chosen) < settings.least:
@@ -75,6 +75,11 @@ def prepare_pool(model: LanguageModel, settings: FactPoolSettings, pool: Sequenc
             "apart (`world.reserve`, or a lower `limit` of the data set)"
         )
     return FactPool([_sentence(model, fact, settings.separator) for fact in chosen])
+
+
+def in_order(pool: Iterable[Fact]) -> list[Fact]:
+    """The facts of a pool, in an order by their ids."""
+    return sorted(pool, key=lambda fact: hashlib.sha256(fact.fact_id.encode()).digest())
 
 
 def unmeasured_facts(pool: Iterable[Fact], measured: Sequence[Fact]) -> Iterator[Fact]:

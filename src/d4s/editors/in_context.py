@@ -4,7 +4,9 @@ The model is never changed. A prompt is compared with the prompts of all edits, 
 encoder's vectors; of the `k` nearest edits those above a threshold are written into a template each, the nearest last, and the
 model answers the prompt behind them. With `confirm` an edit is put there only if the model itself says that it answers the prompt,
 as in selective contextual reasoning (He, Song, Sun 2025). Without a threshold the nearest edits stand before every prompt, also an
-unrelated one: the in-context editing of EasyEdit (ICE), there with the one present edit.
+unrelated one: the in-context editing of EasyEdit (ICE), there with the one present edit. With `demonstrations` other facts stand before
+the edits, each edited and asked about as an example (IKE; `demonstrations.py`). What has no room in the model's positions is left out,
+demonstrations before edits and the farthest first.
 
 BM25 of a prompt q and an edit's prompt d of |d| tokens (Robertson and Zaragoza 2009, eq. 3.15), over the tokens of q:
 
@@ -18,16 +20,20 @@ Each step is one record: `prompt` and `target` as UTF-8, and `embedding`, empty 
 Terms and symbols: docs/notation.md.
 """
 
+import logging
 import math
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from d4s.editors.demonstrations import Demonstrator, Retrieve, read_demonstrations
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.memory_settings import Bm25, InContext
 from d4s.editors.memory_texts import ROOM, Memory, MemoryEntry, context_of
@@ -41,8 +47,7 @@ from d4s.models.views import LiveModel
 
 QUESTION = "Fact: {prompt} {target}\nQuestion: {query}\nDoes the fact answer the question?"
 YES, NO = " Yes", " No"
-Retrieve = Callable[[Sequence[str]], Float[Tensor, "n entries"]]
-"""Similarity of prompts to every entry of a memory, 1 for an entry's own prompt."""
+log = logging.getLogger(__name__)
 
 
 class Bm25Retriever:
@@ -87,17 +92,25 @@ class CosineRetriever:
         return (vectors[:, None] * self._embeddings).sum(2)  # a row at a time: no prompt's cosine depends on the others
 
 
+class Placed(NamedTuple):
+    """A prompt's route, how many demonstrations stand before it, and for how many there was no room."""
+
+    route: Route = Route()
+    demonstrations: int = 0
+    left_out: int = 0
+
+
 class ContextRouter:
     """The routes of prompts by a memory: the model itself, with the edits that are near before the prompt."""
 
-    def __init__(self, settings: InContext, model: LanguageModel, memory: Memory) -> None:
-        self._settings, self._model, self._memory = settings, model, memory
+    def __init__(self, settings: InContext, model: LanguageModel, memory: Memory, demonstrator: Demonstrator | None = None) -> None:
+        self._settings, self._model, self._memory, self._demonstrator = settings, model, memory, demonstrator
 
     def __call__(self, prompts: Sequence[str]) -> list[Route]:
         """The texts before prompts; equal prompts have equal ones."""
         once = [*dict.fromkeys(prompts)]
-        by_prompt = dict(zip(once, self._routes(once), strict=True)) if len(self._memory) else {}
-        return [by_prompt.get(prompt, Route()) for prompt in prompts]
+        by_prompt = dict(zip(once, self.place(once), strict=True)) if len(self._memory) else {}
+        return [by_prompt.get(prompt, Placed()).route for prompt in prompts]
 
     @property
     def prompts(self) -> Sequence[str]:
@@ -115,7 +128,7 @@ class ContextRouter:
 
     def resized(self, count: int) -> "ContextRouter":
         """The router with a number of edits, its own (at least one) again and again."""
-        return ContextRouter(self._settings, self._model, self._memory.resized(count))
+        return ContextRouter(self._settings, self._model, self._memory.resized(count), self._demonstrator)
 
     def nearest(self, prompts: Sequence[str]) -> list[list[tuple[int, float]]]:
         """By prompt the edits above the threshold, the nearest first, those that are equally near by their texts."""
@@ -128,11 +141,15 @@ class ContextRouter:
             found.append([(entry, similarities[entry]) for entry in order[: self._settings.k] if similarities[entry] > least])
         return found
 
-    def _routes(self, prompts: Sequence[str]) -> list[Route]:
+    def place(self, prompts: Sequence[str]) -> list[Placed]:
+        """What stands before prompts, of which each is there once."""
         near = [[entry for entry, _ in found] for found in self.nearest(prompts)]
         if self._settings.confirm:
             near = self._confirmed(prompts, near)
-        return [self._route(prompt, entries) for prompt, entries in zip(prompts, near, strict=True)]
+        placed = [self._place(prompt, entries) for prompt, entries in zip(prompts, near, strict=True)]
+        if left_out := sum(one.left_out for one in placed):
+            log.debug("no room for %d demonstrations before %d prompts; the farthest are left out", left_out, len(prompts))
+        return placed
 
     def _confirmed(self, prompts: Sequence[str], near: Sequence[Sequence[int]]) -> list[list[int]]:
         """Of the edits near each prompt those that the model says are about it."""
@@ -142,14 +159,28 @@ class ContextRouter:
         kept = {pair for pair, yes, no in zip(asked, *scores.tolist(), strict=True) if yes < no}
         return [[entry for entry in entries if (number, entry) in kept] for number, entries in enumerate(near)]
 
-    def _route(self, prompt: str, entries: Sequence[int]) -> Route:
+    def _place(self, prompt: str, entries: Sequence[int]) -> Placed:
         """The edits before a prompt, the nearest last, without the farthest where there is no room for all of them."""
         for count in range(len(entries), 0, -1):
             context = "".join(self._text(self._settings.context, entry) for entry in reversed(entries[:count]))
-            (ids,) = encode_all(self._model, [context + prompt])
-            if len(ids) + ROOM <= self._model.max_positions:
-                return Route(1.0, context)
-        return Route()
+            if self._fits(context + prompt):
+                return self._demonstrated(prompt, entries[0], context)
+        return Placed()
+
+    def _demonstrated(self, prompt: str, nearest: int, context: str) -> Placed:
+        """The same behind as many demonstrations of the nearest edit as there is room for, the nearest of them."""
+        texts = () if self._demonstrator is None else self._demonstrator.before(self._memory.entries[nearest])
+
+        def behind(count: int) -> str:
+            return "".join(texts[len(texts) - count :]) + context
+
+        count = bisect_left(range(1, len(texts) + 1), 1, key=lambda more: not self._fits(behind(more) + prompt))
+        return Placed(Route(1.0, behind(count)), count, len(texts) - count)
+
+    def _fits(self, text: str) -> bool:
+        """Whether a text leaves room for a target."""
+        (ids,) = encode_all(self._model, [text])
+        return len(ids) + ROOM <= self._model.max_positions
 
     def _text(self, template: str, number: int) -> str:
         entry = self._memory.entries[number]
@@ -163,23 +194,39 @@ class ContextRouter:
         return CosineRetriever(encoder_of(retriever, self._model), torch.stack([entry.embedding for entry in entries]))
 
 
+def retriever_of(settings: InContext, model: LanguageModel, prompts: Sequence[str]) -> Retrieve:
+    """What compares other prompts with some, as a memory's are compared."""
+    if isinstance(settings.retriever, Bm25):
+        return Bm25Retriever(settings.retriever, model, prompts)
+    encode = encoder_of(settings.retriever, model)
+    return CosineRetriever(encode, encode(prompts))
+
+
+def demonstrator_of(settings: InContext, model: LanguageModel, prepared: Prepared) -> Demonstrator | None:
+    """What stands before edits; None where nothing does."""
+    if settings.demonstrations is None:
+        return None
+    facts = read_demonstrations(prepared.extras)
+    return Demonstrator(settings.demonstrations, settings.context, facts, partial(retriever_of, settings, model))
+
+
 class InContextSession:
     """Editing in progress; the model itself is never changed."""
 
-    def __init__(self, settings: InContext, model: LanguageModel, state: State) -> None:
+    def __init__(self, settings: InContext, model: LanguageModel, prepared: Prepared, state: State) -> None:
         self._settings, self._model, self._records = settings, model, list[StepRecord](state.records)
-        self._memory = Memory.of(self._records)
+        self._memory, self._demonstrator = Memory.of(self._records), demonstrator_of(settings, model, prepared)
 
     @torch.no_grad()
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
         """Add a request to the memory."""
         (request,) = batch
-        before = ContextRouter(self._settings, self._model, self._memory)
+        before = self._router()
         near = before.nearest([request.prompt])[0]
         entry = MemoryEntry(request.prompt, request.target, self._embedding(request.prompt))
         self._records.append(entry.record)
         self._memory = self._memory.joined(entry)
-        after = ContextRouter(self._settings, self._model, self._memory)
+        after = self._router()
         found_again = after.nearest([request.prompt])[0]
         views = [view_of(self._model, router) for router in (before, after)]
         probabilities = [math.exp(-float(view.score([request.prompt], [request.target]).mean_nll()[0])) for view in views]
@@ -190,6 +237,9 @@ class InContextSession:
             "nearest_similarity": near[0][1] if near else 0.0,
             "routed_back": float(bool(found_again) and found_again[0][0] == len(self._memory) - 1),
         }
+        if self._demonstrator is not None:
+            (placed,) = after.place([request.prompt])
+            found |= {"demonstrations": float(placed.demonstrations), "demonstrations_left_out": float(placed.left_out)}
         return StepLog(tuple((quantity, None, number) for quantity, number in found.items()))
 
     def state(self) -> State:
@@ -198,7 +248,10 @@ class InContextSession:
 
     def live(self) -> RoutedModel:
         """The model with the memory so far."""
-        return view_of(self._model, ContextRouter(self._settings, self._model, self._memory))
+        return view_of(self._model, self._router())
+
+    def _router(self) -> ContextRouter:
+        return ContextRouter(self._settings, self._model, self._memory, self._demonstrator)
 
     def _embedding(self, prompt: str) -> Float[Tensor, " m"]:
         if isinstance(self._settings.retriever, Bm25):
@@ -222,9 +275,9 @@ class InContextEditor(RecordEditor):
     @contextmanager
     def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[InContextSession]:
         """A session that continues from a state."""
-        yield InContextSession(self.settings, model, state)
+        yield InContextSession(self.settings, model, prepared, state)
 
     @contextmanager
     def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[RoutedModel]:
         """The model with the memory that a state's records spell."""
-        yield view_of(model, ContextRouter(self.settings, model, Memory.of(state.records)))
+        yield view_of(model, ContextRouter(self.settings, model, Memory.of(state.records), demonstrator_of(self.settings, model, prepared)))

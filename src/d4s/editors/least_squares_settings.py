@@ -118,6 +118,9 @@ class LeastSquaresSettings(Family):
             yield f"the residual is measured at the last edited layer, so target.layer ({self.target.layer}) must be {self.layers[-1]}"
         if self.target.hook == "mlp_and_attention" and self.target.layer == 0:
             yield "target.hook `mlp_and_attention` runs the target's block again after the one below, so target.layer must be 1 or more"
+        yield from self.target.conflicts()
+        if self.target.align is not None and self.anchor is not None:
+            yield "anchor takes the usual norm from targets that are optimised request by request, so target.align must be left out"
         yield from self.residual_schedule.conflicts(self)
 
 

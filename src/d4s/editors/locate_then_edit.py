@@ -24,7 +24,7 @@ from d4s.editors.prompts import PromptSet, build_prompts, subject_place
 from d4s.editors.protocol import Prepared, State, StepLog, StepRecord, Targets
 from d4s.editors.request_tensors import requests_from_tensors, requests_to_tensors
 from d4s.editors.states import DenseState, RecordOrDenseEditor, RecordState
-from d4s.editors.target_optimisation import optimise, rescale_targets
+from d4s.editors.target_optimisation import optimise, optimise_in_turn, rescale_targets
 from d4s.editors.weight_side import target_change, weight_side_residuals
 from d4s.editors.weights import apply_deltas, write_weight
 from d4s.metrics.weight_norms import l1_per_element
@@ -122,7 +122,10 @@ class LocateThenEditSession:
 
     def _optimise_targets(self, prompt_sets: Sequence[PromptSet], layer: int) -> Targets:
         """Targets at a layer of the model as it is."""
-        return optimise(self._model, prompt_sets, self._settings.target.model_copy(update={"layer": layer}))
+        settings = self._settings.target.model_copy(update={"layer": layer})
+        if settings.align is not None:
+            return optimise_in_turn(self._model, prompt_sets, settings, self._settings.keys)
+        return optimise(self._model, prompt_sets, settings)
 
     def _rounds(self, prompt_sets: Sequence[PromptSet], targets: Targets) -> Iterator[tuple[Sequence[PromptSet], Targets]]:
         """Requests and targets of each pass over the layers: all of them once, or in rounds those that are not there yet."""

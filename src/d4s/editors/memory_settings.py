@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from d4s.editors.constants import ANSWER_TOKENS
 from d4s.editors.family_settings import SINGLE, Family, ModelPasses
-from d4s.editors.parts.input_settings import PrepareSettings
+from d4s.editors.parts.input_settings import DemonstrationPoolSettings, PrepareSettings
 from d4s.editors.parts.part import Positive
 from d4s.editors.parts.part_families import InputKind
 from d4s.editors.parts.scope_settings import HashedEncoder, HiddenEncoder, ScopeSettings, TrainedAnswer
@@ -82,6 +82,25 @@ class Bm25(Frozen):
     b: float = Field(default=0.75, ge=0, le=1, description="How much the length of an edit's prompt counts.")
 
 
+class Demonstrations(Frozen):
+    """Made-up edits of other facts before an edit, each with a prompt that is answered as it should be then (IKE)."""
+
+    count: int = Field(default=32, ge=0, description="Demonstrations before an edit, at most; without room the farthest are left out.")
+    copies: int = Field(default=1, ge=0, description="Share of those whose prompt is the demonstrated edit's own.")
+    updates: int = Field(default=3, ge=0, description="Share of those whose prompt is another wording of it.")
+    retains: int = Field(default=4, ge=0, description="Share of those whose prompt is about a neighbour, and whose answer stays.")
+    own: bool = Field(default=True, description="Between the demonstrations and the prompt the edit itself stands as a copy.")
+    separator: str = Field(default="\n\n", description="What ends a demonstration.")
+    facts: Count = Field(default=400, description="Facts to choose from, at most, the first ones in an order by their ids.")
+    seed: int = Field(default=0, ge=0, description="Seed of wordings and neighbours, and of the order of kinds.")
+
+    @model_validator(mode="after")
+    def _has_kinds(self) -> "Demonstrations":
+        if not self.copies + self.updates + self.retains:
+            raise ValueError("copies, updates and retains are all 0, so no demonstration has a kind; give one of them a share")
+        return self
+
+
 class InContext(Family):
     """A memory of edits as texts, of which those nearest to a prompt are put before it."""
 
@@ -95,12 +114,24 @@ class InContext(Family):
     )
     confirm: bool = Field(default=False, description="Only edits of which the model says that they answer the prompt.")
     context: str = Field(default="{prompt} {target}. ", description="What an edit is before a prompt.")
+    demonstrations: Demonstrations | None = Field(default=None, description="What stands before the edits (IKE); null: nothing.")
     batch: Literal[1] = Field(default=1, description="Requests per step; each is an entry.")
 
     @property
     def layers(self) -> tuple[int, ...]:
         """No layer changes."""
         return ()
+
+    @property
+    def required_inputs(self) -> frozenset[InputKind]:
+        """The facts that demonstrations are about."""
+        return frozenset() if self.demonstrations is None else frozenset({"prepare"})
+
+    def prepare_settings(self) -> PrepareSettings | None:
+        """The pool of demonstrations, which neither their number nor their kinds change."""
+        if self.demonstrations is None:
+            return None
+        return PrepareSettings(demonstrations=DemonstrationPoolSettings(facts=self.demonstrations.facts, seed=self.demonstrations.seed))
 
     # --- memory and work ----------------------------------------------------------------------------------------------
 
@@ -115,8 +146,9 @@ class InContext(Family):
         return False
 
     def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
-        """The target is scored behind up to `k` edits, twice, and they are confirmed."""
-        behind = (self.k + 1.0) * tokens + ANSWER_TOKENS
+        """The target is scored behind up to `k` edits and their demonstrations, twice, and they are confirmed."""
+        demonstrated = 0 if self.demonstrations is None else self.demonstrations.count + self.demonstrations.own
+        behind = min((self.k + 1.0 + 2.0 * demonstrated) * tokens + ANSWER_TOKENS, float(shape.positions))
         asked = 2.0 * self.k * (3.0 * tokens) if self.confirm else 0.0
         return (ModelPasses(behind + asked, 1, 2.0 * edits),)
 

@@ -1,4 +1,4 @@
-"""What some editors need beyond moments, computed once: free directions, curvature, the usual norm, statistics, sentences, a router.
+"""What some editors need beyond moments, computed once: free directions, curvature, norms, statistics, sentences, routers, demonstrations.
 
 Terms and symbols: docs/notation.md.
 """
@@ -15,11 +15,12 @@ from torch import Tensor
 from d4s.artifacts import StageJob, write_tensors
 from d4s.editors.answer_training import Checkpoint
 from d4s.editors.curvature import prepare_curvature
+from d4s.editors.demonstrations import prepare_demonstrations
 from d4s.editors.edit_requests import EditRequest, draw_requests
 from d4s.editors.fact_pool import LENGTHS, prepare_pool
 from d4s.editors.lifelong_statistics import warm_up
 from d4s.editors.moments import SecondMoment, read_moments
-from d4s.editors.parts.input_settings import FactPoolSettings, PrepareSettings
+from d4s.editors.parts.input_settings import DemonstrationPoolSettings, FactPoolSettings, PrepareSettings
 from d4s.editors.parts.scope_settings import ScopeSettings
 from d4s.editors.scope_preparation import PreparedScope, prepare_scope
 from d4s.editors.side_inputs import prepare_side
@@ -68,7 +69,7 @@ def prepare_tensors(
 
     `LAYER.basis` holds the free directions of each layer, from second moments; `anchor` a norm, `statistics.*` or `background`, from a
     model and requests; `curvature.*` eigenvectors, from second moments and a model; `locality.*` sentences that a model writes; `pool.*`
-    true sentences, or `scope.*` and `answer.*` a router and who answers, from a model and facts.
+    true sentences, or `scope.*` and `answer.*` a router and who answers, from a model and facts; `demonstrations.*` texts, from facts.
 
     Raises:
         ValueError: if a model is needed and there is none.
@@ -94,11 +95,28 @@ def prepare_tensors(
         if model is None:
             raise ValueError("sentences and keys are a model's, and none was given")
         found |= prepare_side(settings, model, requests)
+    return found | _from_pool(settings, model, source)
+
+
+def _from_pool(settings: PrepareSettings, model: LanguageModel | None, source: PoolSource | None) -> dict[str, Tensor]:
+    """What is made of facts that nothing is measured of."""
+    found: dict[str, Tensor] = {}
     if settings.facts is not None:
         found |= _pool_tensors(settings.facts, model, source)
     if settings.scope is not None:
         found |= _scope(settings.scope, model, source).tensors
+    if settings.demonstrations is not None:
+        found |= _demonstrations(settings.demonstrations, source)
     return found
+
+
+def _demonstrations(settings: DemonstrationPoolSettings, source: PoolSource | None) -> dict[str, Tensor]:
+    if source is None:
+        raise SettingsError(
+            "demonstrations are about facts that nothing is measured of, which only the data sets of a study have; run a study, or leave "
+            "`demonstrations` out (the preset `ice`)"
+        )
+    return prepare_demonstrations(settings, source.pool, source.measured)
 
 
 def _pool_tensors(settings: FactPoolSettings, model: LanguageModel | None, source: PoolSource | None) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ from d4s.editors.presets_gradient import GRADIENT_PRESETS
 from d4s.editors.presets_memory import MEMORY_PRESETS
 from d4s.editors.presets_saul import SAUL_PRESETS
 from d4s.editors.presets_side import SIDE_PRESETS
+from d4s.editors.presets_targets import TARGET_PRESETS
 
 
 def model_kinds_of(preset: str) -> list[str]:
@@ -321,6 +322,7 @@ PRESETS: Mapping[str, Preset] = {
         MEMIT,
         {"residual_schedule": "own_measured"},
     ),
+    **TARGET_PRESETS,
     **GRADIENT_PRESETS,
     "grace": Preset(
         "GRACE",

@@ -6,6 +6,7 @@ from d4s.editors.hparams import MEMIT, HParams
 from d4s.editors.preset import Preset
 
 ANY_MODEL: Mapping[str, HParams] = {model_kind: {} for model_kind in MEMIT}
+ICE: HParams = {"threshold": None, "context": "New Fact: {prompt} {target}\nPrompt: "}
 MEMORY_PRESETS: Mapping[str, Preset] = {
     "serac": Preset(
         "SERAC",
@@ -33,7 +34,18 @@ MEMORY_PRESETS: Mapping[str, Preset] = {
         "The nearest of all edits stands before every prompt, also an unrelated one. The release puts the present edit there.",
         "in_context",
         ANY_MODEL,
-        {"threshold": None, "context": "New Fact: {prompt} {target}\nPrompt: "},
+        ICE,
+        hue="memory",
+    ),
+    "ike": Preset(
+        "IKE",
+        "Zheng et al. 2023",
+        "https://arxiv.org/abs/2305.12740",
+        "ICE behind up to 32 demonstrations: made-up edits of other facts that copy, update or retain an answer, the nearest last. Found "
+        "by BM25 where the release has a sentence encoder; not tuned.",
+        "in_context",
+        ANY_MODEL,
+        {**ICE, "demonstrations": {}},
         hue="memory",
     ),
 }

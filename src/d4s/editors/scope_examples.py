@@ -6,7 +6,6 @@ subject's (a name that is made up from two of the pool's, and that nothing measu
 Terms and symbols: docs/notation.md.
 """
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from d4s.editors.fact_pool import measured_names, unmeasured_facts
+from d4s.editors.fact_pool import in_order, measured_names, unmeasured_facts
 from d4s.editors.parts.scope_settings import ScopeSettings
 from d4s.errors import SettingsError
 from d4s.facts.record import Fact
@@ -65,8 +64,7 @@ def scope_examples(settings: ScopeSettings, pool: Sequence[Fact], measured: Sequ
     Raises:
         SettingsError: if too few facts are about subjects that nothing measured names.
     """
-    ordered = sorted(pool, key=lambda fact: hashlib.sha256(fact.fact_id.encode()).digest())
-    facts = [fact for fact in unmeasured_facts(ordered, measured) if len(wordings_of(fact)) > 1][: settings.facts]
+    facts = [fact for fact in unmeasured_facts(in_order(pool), measured) if len(wordings_of(fact)) > 1][: settings.facts]
     subjects = [*dict.fromkeys(fact.subject for fact in facts)]
     if len(subjects) < LEAST:
         raise SettingsError(

@@ -9,7 +9,8 @@ output at once, each with its own clamp and decay, and keeps the MLP's. With a n
 block adds norm(u): then u is shifted, by δ · ‖u‖ / ‖norm(u)‖, and h in the loss and in the clamp is norm(u).
 
 Requests are independent: many are optimised in one batch, each stopping on its own. At the original weights the `targets` stage
-does this in blocks of requests, before any edit.
+does this in blocks of requests, before any edit. Where shifts are aligned with each other (EAMET), a batch is optimised one request after
+another, on the model as it is before the batch is written.
 
 Terms and symbols: docs/notation.md.
 """
@@ -28,16 +29,20 @@ from d4s.artifacts import Artifact, StageJob, write_tensors
 from d4s.editors.constants import ACTIVATIONS_PER_PASS
 from d4s.editors.contexts import read_contexts
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK, EditRequest, draw_requests
+from d4s.editors.keys import read_activations
 from d4s.editors.parts.input_settings import TargetsJobSettings
+from d4s.editors.parts.key_rule import KeySettings
 from d4s.editors.parts.target_rule import AnchorSettings, TargetSettings
 from d4s.editors.prompts import PromptSet, build_prompts, pad_ids
 from d4s.editors.protocol import Targets
+from d4s.editors.target_terms import Alignment, compared_blocks, inconsistency
 from d4s.errors import ArtifactError
 from d4s.facts.record import from_frame
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
 from d4s.models.loading import load
 from d4s.models.restart import Restart, restart, restart_sublayers
+from d4s.models.trace import trace
 from d4s.schemas import FACTS
 
 log = logging.getLogger(__name__)
@@ -68,7 +73,7 @@ class TargetLoss:
     Target tokens are listed flat: the prompt that each follows (counted over all requests), its id, and its weight in the
     prompt's mean. `row` is the request of each, and after them each request, for its KL prompt; `position` where in the row
     that is predicted or looked up. `before` are the log-probabilities at the KL prompts without a shift. `unit` scales a shift
-    for where it is added: 1, or ‖u‖ / ‖norm(u)‖ where that is before a norm.
+    for where it is added: 1, or ‖u‖ / ‖norm(u)‖ where that is before a norm. `alignment` is with earlier requests, of a batch of one.
     """
 
     settings: TargetSettings
@@ -81,6 +86,7 @@ class TargetLoss:
     row: Int[Tensor, " t+b"]
     position: Int[Tensor, " t+b"]
     before: Float[Tensor, "b vocab"] | None = None
+    alignment: Alignment | None = None
 
     @property
     def output_positions(self) -> Int[Tensor, " k"]:
@@ -90,7 +96,7 @@ class TargetLoss:
     def evaluate(self, shift: Float[Tensor, "b parts d"]) -> tuple[ShiftEvaluation, Float[Tensor, "b vocab"]]:
         """Loss and probabilities at a shift per request, and the log-probabilities at the KL prompts."""
         count, predicted, model = len(shift), len(self.token), self.later_blocks.model
-        hidden = self.later_blocks.run(shift * self.unit, self.output_positions)
+        hidden, inconsistent = self._run(shift)
         log_probs = model.unembed(model.final_norm(hidden)).to(shift).log_softmax(-1)
         token, present = log_probs[:predicted].gather(1, self.token[:, None])[:, 0], log_probs[predicted:]
         before = present.detach() if self.before is None else self.before
@@ -104,8 +110,25 @@ class TargetLoss:
             loss = torch.where(top1, self.settings.top1_weight * loss, loss)
         decay = (torch.linalg.vector_norm(shift, dim=2) / self.hidden_norm**2).sum(1)
         loss = loss + self.settings.kl_weight * divergence + self.settings.weight_decay * decay
+        if self.settings.consistency is not None and inconsistent is not None:
+            loss = loss + self.settings.consistency.weight * inconsistent
+        if self.alignment is not None:
+            loss = loss + self.alignment.loss(shift[:, 0])
         probability = prompt_log_probs.detach().exp().view(count, -1).mean(1)
         return ShiftEvaluation(loss, probability, self._lowest(token.detach(), count), divergence.detach(), top1), before
+
+    def _run(self, shift: Float[Tensor, "b parts d"]) -> tuple[Float[Tensor, "k d"], Float[Tensor, " b"] | None]:
+        """The last block's output where it is read, and how unlike hidden states above the target are behind different prefixes."""
+        later, model = self.later_blocks, self.later_blocks.model
+        blocks = compared_blocks(model, self.settings.layer, self.settings.consistency)
+        if not blocks:
+            return later.run(shift * self.unit, self.output_positions), None
+        rows = torch.arange(len(shift), device=later.starts.device)[:, None] * later.hidden.shape[1]
+        subjects = (rows + later.starts[:, :-1]).flatten()
+        with trace({block: model.block(block) for block in blocks}) as found:
+            hidden = later.run(shift * self.unit, torch.cat([self.output_positions, subjects]))
+        compared = [found.outputs[block].flatten(0, 1)[subjects.to(found.outputs[block].device)] for block in blocks]
+        return hidden[: -len(subjects)], inconsistency([one.to(shift).unflatten(0, (len(shift), -1)) for one in compared])
 
     def _lowest(self, log_probs: Float[Tensor, " t"], count: int) -> Float[Tensor, " b"]:
         return log_probs.new_zeros(count).scatter_reduce(0, self.row[: len(log_probs)], log_probs, "amin", include_self=False).exp()
@@ -189,10 +212,10 @@ def build_target_loss(model: LanguageModel, batch: Sequence[PromptSet], settings
 class Shifts:
     """Shifts of a batch under Adam, each moving until it is stopped and clamped to a multiple of the norm of what it shifts."""
 
-    def __init__(self, hidden: Float[Tensor, "b parts d"], hidden_norm: Float[Tensor, "b parts"], settings: TargetSettings) -> None:
-        self.value = torch.zeros_like(hidden)
-        self._mean, self._square = torch.zeros_like(hidden), torch.zeros_like(hidden)
-        self._limit = settings.clamp * hidden_norm[..., None]
+    def __init__(self, start: Float[Tensor, "b parts d"], norm: Float[Tensor, "b parts"], settings: TargetSettings) -> None:
+        self.value = start
+        self._mean, self._square = torch.zeros_like(start), torch.zeros_like(start)
+        self._limit = settings.clamp * norm[..., None]
         self._lr = settings.lr
 
     def update(self, which: Int[Tensor, " k"], gradient: Float[Tensor, "k parts d"], step: int) -> None:
@@ -219,6 +242,24 @@ def optimise(model: LanguageModel, batch: Sequence[PromptSet], settings: TargetS
     return Targets.concatenate(parts)[torch.tensor(order).argsort()]
 
 
+def optimise_in_turn(model: LanguageModel, batch: Sequence[PromptSet], settings: TargetSettings, key_rule: KeySettings) -> Targets:
+    """Targets of a batch one after another, each aligned with those before it as their keys at the target's layer are (EAMET).
+
+    Raises:
+        ValueError: if the settings align nothing.
+    """
+    if settings.align is None:
+        raise ValueError("targets are optimised in turn where they are aligned; give the settings `align`, or optimise them at once")
+    keys = read_activations(model, batch, (settings.layer,), key_rule).keys[settings.layer]
+    keys = keys.to(torch.promote_types(keys.dtype, torch.float32))
+    found: list[Targets] = []
+    shifts: list[Float[Tensor, "1 d"]] = []
+    for one in batch:
+        found.append(_optimise(model, [one], settings, Alignment.of(settings.align, keys, shifts)))
+        shifts.append(found[-1].hidden_shift)
+    return Targets.concatenate(found)
+
+
 def optimise_requests(model: LanguageModel, requests: Sequence[EditRequest], prefixes: Sequence[str], settings: TargetSettings) -> Targets:
     """Targets of requests, at their unprefixed prompts and behind prefixes, on the model as it is now."""
     return optimise(model, [build_prompts(model, request, prefixes) for request in requests], settings)
@@ -238,19 +279,25 @@ def _passes(model: LanguageModel, batch: Sequence[PromptSet], order: Sequence[in
     yield some
 
 
-def _optimise(model: LanguageModel, batch: Sequence[PromptSet], settings: TargetSettings) -> Targets:
+def _optimise(model: LanguageModel, batch: Sequence[PromptSet], settings: TargetSettings, alignment: Alignment | None = None) -> Targets:
     target_loss, start = build_target_loss(model, batch, settings)
-    shifts, unit = Shifts(start.hidden, target_loss.hidden_norm, settings), target_loss.unit
+    first, norm, unit = torch.zeros_like(start.hidden), target_loss.hidden_norm, target_loss.unit
     batch_indices = torch.arange(len(batch), device=start.hidden.device)
     active = torch.ones(len(batch), dtype=torch.bool, device=batch_indices.device)
     steps_at_top1 = torch.zeros(len(batch), dtype=torch.long, device=batch_indices.device)
     probability_before, probability_after, steps = (start.hidden.new_zeros(len(batch)) for _ in range(3))
+    if alignment is not None:
+        with torch.no_grad():  # what was before is what was without a shift, wherever the shift begins
+            unshifted, kl_log_probs = target_loss.evaluate(first)
+        target_loss, probability_before = replace(target_loss, before=kl_log_probs, alignment=alignment), unshifted.probability
+        first, norm = alignment.start(start.hidden), alignment.limit_norm(norm)
+    shifts = Shifts(first, norm, settings)
     for step in range(1, settings.steps + 1):
         if int(active[batch_indices].sum()) <= MIN_ACTIVE_SHARE * len(batch_indices):
             target_loss, batch_indices = target_loss.select(active[batch_indices]), batch_indices[active[batch_indices]]
         shift = shifts.value[batch_indices].requires_grad_()
         found, kl_log_probs = target_loss.evaluate(shift)
-        if step == 1:
+        if target_loss.before is None:
             target_loss, probability_before = replace(target_loss, before=kl_log_probs), found.probability
         still = active[batch_indices]
         probability_after[batch_indices[still]] = found.probability[still]

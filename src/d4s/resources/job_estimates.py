@@ -149,6 +149,8 @@ class ResourceEstimates:
         if node.stage == "corpus":
             tokens = int(node.settings["tokens"])
             return Requirements(*memory_estimate.corpus(tokens), disk=8.0 * tokens)
+        if placement is None and node.stage == "prepare":  # texts, without a model
+            return Requirements(*memory_estimate.light(memory_estimate.WITH_TABLES))
         if placement is None or node.stage in NO_TORCH:
             return Requirements(*memory_estimate.light(memory_estimate.BARE if node.stage == "adopt" else memory_estimate.LIGHT))
         host_device, disk, todo = _ESTIMATORS.get(node.stage, _reading)(self, node, manifests, placement)

@@ -188,7 +188,7 @@ def edit(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_s
     asked = questions(placement, None)
     passes = _largest(_with_gradient(placement, editor, prompt_sizes, asked), _whole_batch(placement, editor, edits, prompt_sizes))
     if target := editor.step_targets():
-        passes = _largest(passes, _target_optimisation(placement, target.layer, prompt_sizes, editor.batch, target.shifts))
+        passes = _largest(passes, _target_optimisation(placement, target.layer, prompt_sizes, target.at_once(editor.batch), target.shifts))
     on_host = {"ledger": editor.ledger_bytes(shape, edits)}
     held = editor.held_bytes(shape, placement.item, edits)
     if not editor.is_deferred:

@@ -136,7 +136,7 @@ def edit(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_s
     for tokens, calls, times in editor.edit_passes(placement.shape, edits, prompt_sizes.per_request, prompt_sizes.tokens):
         found += forward(placement, tokens, passes=calls).times(times)
     if target := editor.step_targets():
-        found += target_work(placement, target, prompt_sizes, edits, editor.batch)
+        found += target_work(placement, target, prompt_sizes, edits, target.at_once(editor.batch))
     return found
 
 

@@ -27,7 +27,7 @@ EXCLUDED_MODULES = frozenset(
         *(
             f"editors.{table}"
             for table in (
-                *("hparams", "preset", "presets", "presets_gradient", "presets_memory", "presets_saul", "presets_side"),
+                *("hparams", "preset", "presets", "presets_gradient", "presets_memory", "presets_saul", "presets_side", "presets_targets"),
                 "settings_file",
             )
         ),
@@ -60,7 +60,7 @@ DESCRIPTIVE = frozenset(
         *("label", "formula", "choice", "choices", "all_choices", "conflicts"),
         *("bytes", "held_bytes", "view_bytes", "ledger_bytes", "_squares_at_work", "solver_operations", "edit_passes", "gradient_tokens"),
         *("requests_per_pass", "replay_passes", "step_targets", "null_space_layers", "is_measured", "raises_target"),
-        *("is_refitted", "is_deferred", "is_beside_model", "_matrices", "_updates", "_row_tokens", "_kept"),
+        *("is_refitted", "is_deferred", "is_beside_model", "at_once", "_matrices", "_updates", "_row_tokens", "_kept"),
     }
 )
 """Members of settings that say something to people, refuse combinations or count for plans, and change no result."""

@@ -230,6 +230,7 @@ class _NodeBuilder(DataNodes):
             paths = [path for folder in folders for path in source_files(folder)]
             inputs |= {f"folder_{number}": self._files.setdefault(path, RawFile(path)) for number, path in enumerate(paths)}
             of = key.editor if prepare.scope is None else "scope"  # which editors of one router and one answering model share
+            of = of if prepare.demonstrations is None else "demonstrations"
             found["prepared"] = self._node("prepare", f"{key.model}.{of}", settings, inputs)
         return found
 

@@ -9,10 +9,10 @@ import torch
 
 from d4s.editors import in_context
 from d4s.editors.families import build
-from d4s.editors.in_context import Bm25Retriever, ContextRouter
+from d4s.editors.in_context import Bm25Retriever, ContextRouter, demonstrator_of
 from d4s.editors.memory_settings import Bm25, InContext
 from d4s.editors.memory_texts import Memory, context_of
-from d4s.editors.protocol import State
+from d4s.editors.protocol import Prepared, State
 from d4s.editors.states import RecordState
 from d4s.models.edited_model import Scores
 from d4s.models.routed_model import EntryFinder
@@ -41,8 +41,10 @@ def state_of(settings: InContext, requests: Sequence[Any] = CASE.requests) -> St
         return session.state()
 
 
-def asked(settings: InContext, state: State, prompts: Sequence[str] = PROMPTS) -> tuple[Scores, list[str]]:
-    with build(settings).edited(MODEL, CASE.prepared, state) as view:
+def asked(
+    settings: InContext, state: State, prompts: Sequence[str] = PROMPTS, prepared: Prepared = CASE.prepared
+) -> tuple[Scores, list[str]]:
+    with build(settings).edited(MODEL, prepared, state) as view:
         return view.score_and_generate(prompts, TARGETS[: len(prompts)], prompts, 4)
 
 
@@ -145,3 +147,64 @@ def test_an_edit_is_left_out_where_the_model_says_that_it_does_not_answer(monkey
     router = ContextRouter(settings, MODEL, Memory.of(state_of(settings_with()).records))
     monkeypatch.setattr(in_context, "LiveModel", Confirming)
     assert [route.context for route in router(PROMPTS)] == [context_of(settings.context, PROMPTS[0], TARGETS[0])] * 4
+
+
+# --- demonstrations ---------------------------------------------------------------------------------------------------
+
+PREPARED = case_for(settings_for("ike")).prepared
+
+
+def with_demonstrations(**changes: Any) -> InContext:
+    return settings_with(threshold=None, demonstrations=changes)
+
+
+def router_of(settings: InContext) -> ContextRouter:
+    """The router of all edits, behind demonstrations."""
+    memory = Memory.of(state_of(settings_with()).records)
+    return ContextRouter(settings, MODEL, memory, demonstrator_of(settings, MODEL, PREPARED))
+
+
+def test_no_demonstrations_are_editing_in_context_alone_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = state_of(settings_with())
+    alone = asked(settings_with(threshold=None), state)
+    assert is_equal(asked(with_demonstrations(count=0, own=False), state, prepared=PREPARED), alone)
+    assert not is_equal(asked(with_demonstrations(count=1, own=False), state, prepared=PREPARED), alone)
+    longest = max(
+        len(ids)
+        for ids in encode_prompts(
+            MODEL, [route.context + p for p, route in zip(PROMPTS, router_of(settings_with(threshold=None))(PROMPTS), strict=True)]
+        )
+    )
+    monkeypatch.setattr(in_context, "ROOM", MODEL.max_positions - longest)
+    assert is_equal(asked(with_demonstrations(), state, prepared=PREPARED), alone)
+
+
+def test_the_farthest_demonstrations_go_where_there_is_no_room_and_the_prompt_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, prompt = with_demonstrations(count=6), PROMPTS[1]
+    demonstrator, router = demonstrator_of(settings, MODEL, PREPARED), router_of(settings)
+    assert demonstrator is not None
+    (nearest, *_) = (entry for entry, _ in router.nearest([prompt])[0])
+    own = context_of(settings.context, PROMPTS[nearest], TARGETS[nearest])
+    texts = demonstrator.before(Memory.of(state_of(settings_with()).records).entries[nearest])
+    (placed,) = router.place([prompt])
+    assert 0 < placed.demonstrations < len(texts) == 7 and placed.left_out == 7 - placed.demonstrations
+    assert placed.route.context == "".join(texts[placed.left_out :]) + own
+    lengths = [len(ids) for ids in encode_prompts(MODEL, ["".join(texts[first:]) + own + prompt for first in range(8)])]
+    assert lengths[placed.left_out] + in_context.ROOM <= MODEL.max_positions < lengths[placed.left_out - 1] + in_context.ROOM
+    monkeypatch.setattr(in_context, "ROOM", MODEL.max_positions - lengths[7])
+    assert router.place([prompt]) == [((1.0, own), 0, 7)]
+    monkeypatch.setattr(in_context, "ROOM", MODEL.max_positions)
+    assert router([prompt]) == [(0.0, "")]
+
+
+def test_a_step_says_how_many_demonstrations_had_room_and_undo_is_exact() -> None:
+    settings = with_demonstrations(count=6)
+    editor = build(settings)
+    with editor.editing(MODEL, PREPARED, RecordState("memory")) as session:
+        log = {name: value for name, _, value in session.step(CASE.requests[:1], None).values}
+        first = session.state()
+        session.step(CASE.requests[1:2], None)
+        state = session.state()
+    assert log["demonstrations"] + log["demonstrations_left_out"] == 7 and log["demonstrations"] > 0
+    assert isinstance(state, RecordState)
+    assert is_equal(asked(settings, state.without({1}), prepared=PREPARED), asked(settings, first, prepared=PREPARED))

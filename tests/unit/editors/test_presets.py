@@ -6,6 +6,7 @@ import pytest
 
 from d4s.editors.editor_settings import FAMILY_SETTINGS, resolve
 from d4s.editors.families import FAMILIES, build, modules_of
+from d4s.editors.first_edit import first_edit_settings
 from d4s.editors.hparams import merge_hparams
 from d4s.editors.parts.input_settings import BasisSettings, PrepareSettings
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
@@ -43,6 +44,13 @@ def test_released_values_stand_as_released() -> None:
     assert resolve("alphaedit", {}, "llama3-8b").preservation.weight == 10.0
     assert resolve("alphaedit", {}, "qwen2.5-7b").preservation.weight == 1.0
     assert resolve("ft_l", {}, "gpt2-xl").bound == 5e-4
+    core, eamet = resolve("core", {}, "llama3-8b"), resolve("eamet", {}, "qwen2.5-7b")
+    assert (core.target.clamp, core.target.weight_decay, core.target.consistency.model_dump()) == (
+        3.0,
+        1e-3,
+        {"weight": 0.01, "blocks": 28},
+    )
+    assert (eamet.layers, eamet.target.lr, eamet.target.clamp, eamet.target.align.clamp_to) == ((3, 4), 0.04, 1.5, "key")
 
 
 def test_what_sets_the_methods_apart() -> None:
@@ -110,6 +118,13 @@ def test_shared_targets_are_those_of_the_original_model_only() -> None:
     assert d4s.shared_targets() == even.shared_targets() == resolve("one_time_batch", {}, "mini").shared_targets() == d4s.target
 
 
+def test_targets_that_are_aligned_are_optimised_in_turn_and_never_shared() -> None:
+    eamet, memit = resolve("eamet", {}, "mini"), resolve("memit", {}, "mini")
+    assert eamet.batch == 10 and eamet.target.at_once(10) == 1 and memit.target.at_once(10) == 10
+    assert first_edit_settings(eamet) == eamet and first_edit_settings(memit).shared_targets() is not None
+    assert resolve("original", {"preset": "core", "target": {"at": "original"}}, "mini").shared_targets() is not None
+
+
 def test_what_prepare_is_asked_for() -> None:
     alphaedit = resolve("alphaedit", {}, "gpt-j-6b")
     assert alphaedit.prepare_settings() == PrepareSettings(basis=BasisSettings(layers=(3, 4, 5, 6, 7, 8), threshold=0.02))
@@ -150,6 +165,15 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mine", {"preset": "memit", "delta_transform": "rescale"}, "delta_transform.factor: Field required"),
     ("mine", {"preset": "one_time_batch", "keys": {"mode": "refreshed"}}, "reads its keys once"),
     ("mine", {"preset": "blue", "anchor": {}}, "has a target at each layer"),
+    (
+        "mine",
+        {"preset": "eamet", "target": {"at": "original"}},
+        "targets at the original weights are kept by request, so target.at must be",
+    ),
+    ("mine", {"preset": "eamet", "target": {"hook": "mlp_and_attention"}}, "target.hook must not be `mlp_and_attention`"),
+    ("mine", {"preset": "eamet", "anchor": {}}, "so target.align must be left out"),
+    ("mine", {"preset": "d4s", "target": {"align": {"kl": 1, "mse": 1}}}, "target.align makes a target depend on the batch and its order"),
+    ("mine", {"preset": "ike", "demonstrations": {"copies": 0, "updates": 0, "retains": 0}}, "no demonstration has a kind"),
     ("mine", {"preset": "lyaplock", "target": {"at": "original"}}, "so target.at must be `current`"),
     ("mine", {"preset": "lyaplock", "preservation": {"kind": "identity"}}, "preservation.kind must be `moments`"),
 ]

@@ -26,7 +26,7 @@ FIELDS = ("hidden_shift", "hidden", "mlp_output", "probability_before", "probabi
 def test_shifts_are_those_of_adam_with_a_clamp() -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(3, 1, 5, generator=generator, dtype=torch.float64)
-    shifts = Shifts(hidden, hidden.norm(dim=2), TargetSettings(layer=0, lr=0.3, clamp=0.8))
+    shifts = Shifts(torch.zeros_like(hidden), hidden.norm(dim=2), TargetSettings(layer=0, lr=0.3, clamp=0.8))
     plain = torch.zeros(3, 1, 5, dtype=torch.float64, requires_grad=True)
     adam = torch.optim.Adam([plain], lr=0.3)
     for step in range(1, 6):
@@ -44,7 +44,7 @@ def test_shifts_are_those_of_adam_with_a_clamp() -> None:
 
 
 def test_stopped_shifts_stay_where_they_are() -> None:
-    shifts = Shifts(torch.ones(3, 1, 4), torch.full((3, 1), 2.0), TargetSettings(layer=0))
+    shifts = Shifts(torch.zeros(3, 1, 4), torch.full((3, 1), 2.0), TargetSettings(layer=0))
     shifts.update(torch.tensor([0, 2]), torch.ones(2, 1, 4), 1)
     assert shifts.value[1].abs().sum() == 0 and shifts.value[0].abs().sum() > 0
 

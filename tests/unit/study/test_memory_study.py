@@ -38,6 +38,19 @@ def test_a_world_without_a_reserve_is_refused() -> None:
         resolve(study(world={"seed": 0}))
 
 
+def test_demonstrations_are_prepared_once_and_without_a_model() -> None:
+    editors = {"ike_half": {"preset": "ike", "demonstrations": {"count": 16}}}
+    grid = [{"models": ["mini"], "datasets": ["world_qa"], "editors": ["unedited", "ice", "ike", "ike_half"], "lengths": [10]}]
+    plan = resolve(study(editors=editors, grid=grid))
+    (node,) = plan.of("prepare")
+    assert set(node.inputs) == {"facts", "pool"} and node.settings["demonstrations"] == {"facts": 400, "seed": 0}
+    prepared = {cell.key.editor: cell.run.inputs.get("prepared") for cell in plan.cells}
+    assert prepared["ike"] == prepared["ike_half"] == node and prepared["ice"] is None
+    estimates = ResourceEstimates(plan, has_device=False)
+    (job,) = (job for job in estimates.jobs if job.node == node)
+    assert job.requirements.host_bytes > 500 * 2**20
+
+
 def test_plans_count_the_training_of_answers() -> None:
     estimates = ResourceEstimates(resolve(study()), has_device=False)
     jobs = {bool(job.node.settings["scope"]["answer"]["kind"] == "trained"): job for job in estimates.jobs if job.node.stage == "prepare"}

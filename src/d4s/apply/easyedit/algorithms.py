@@ -8,7 +8,7 @@ says so. Algorithms whose files are not translated, most for want of an editor, 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from d4s.apply.easyedit.key_rules import Choice, Factor, Ignored, Lacking, PresetChoice, Rule, Same, To, ToSeveral
+from d4s.apply.easyedit.key_rules import Choice, Factor, Ignored, Lacking, OfEveryLayer, PresetChoice, Rule, Same, To, ToSeveral
 from d4s.apply.easyedit.module_rules import FactorModules, LayerList, LossLayer, ModuleTemplate, ParameterNames, one, tuned, with_factors
 from d4s.editors.hparams import IDENTITY, LORA_RULES, MOMENTS, PMET_TARGET, ROME_RULES, HParams, merge_hparams
 from d4s.editors.presets_side import WISE_AS_RELEASED
@@ -40,6 +40,7 @@ class Absent:
 
 ONE_AT_A_TIME = Same((1,), "requests are edited one at a time")
 BATCH = To("batch", as_read="requests edited together: that of `batch_edit`; `edit` makes them one at a time", optional=True)
+OWN_PREFIXES = Lacking("prefixes belong to a study (`contexts`); d4s apply samples 3 of 8 tokens")
 NO_DROPOUT = Same((0,), "models are edited in evaluation mode, without dropout")
 
 COMMON: Mapping[str, Rule] = {
@@ -82,7 +83,7 @@ TARGET: Mapping[str, Rule] = {
     "v_weight_decay": To("target.weight_decay"),
     "clamp_norm_factor": To("target.clamp"),
     "kl_factor": To("target.kl_weight"),
-    "context_template_length_params": Lacking("prefixes belong to a study (`contexts`); d4s apply samples 3 of 8 tokens"),
+    "context_template_length_params": OWN_PREFIXES,
 }
 LOCATE: Mapping[str, Rule] = {
     **COMMON,
@@ -172,6 +173,51 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             "mom2_adjustment": Ignored("EMMET never reads it: the second moment is always used"),
         },
         OF_TEXT,
+    ),
+    "CORE": Algorithm(
+        ("core",),
+        {
+            **MEMIT,
+            "mom2_adjustment": Ignored("CORE never reads it: the second moment is always used"),
+            "reg_lambda": To("target.consistency.weight"),
+            "layer_range": To("target.consistency.blocks"),
+            "context": Same((None, "None"), "all requests have the same prefixes", "no prefixes are made from a request's words"),
+            "ctx_num": OWN_PREFIXES,
+            "ctx_len": OWN_PREFIXES,
+            "ctx_top_k": OWN_PREFIXES,
+            "lambda_": NEVER_READ,
+        },
+        OF_TEXT,
+        differs=("hidden states are compared behind a study's prefixes, of which there may be more or fewer; the sum is over their pairs",),
+    ),
+    "EAMET": Algorithm(
+        ("eamet",),
+        {
+            **MEMIT,
+            "mom2_adjustment": Ignored("EAMET never reads it: the second moment is always used"),
+            "mom2_update_weight": OfEveryLayer("preservation.weight"),
+            "cs_factor": To("target.align.kl"),
+            "mse_factor": To("target.align.mse"),
+            "tau": To("target.align.tau"),
+            "delta_init": Choice(
+                {"target_init": {"target": {"align": {"start": "hidden"}}}, "zero": {"target": {"align": {"start": "zero"}}}},
+                "a shift begins along the hidden state or at zero",
+            ),
+            "weight_decay_method": Same(
+                ("norm",), "shifts are bounded by the hidden state's norm",
+                "for fix_ks set target.align.clamp_to: key, target.clamp to clamp_ks_factor, and target.weight_decay: 0",
+            ),
+            "clamp_ks_factor": Ignored("only of weight_decay_method: fix_ks"),
+            "norm_factor": Ignored("only of weight_decay_method: fix_ks"),
+            "ks_bs": Ignored("how many prompts are read together changes no result"),
+        },
+        merge_hparams(OF_TEXT, {"target": {"align": {"clamp_to": "hidden"}, "stop_loss": 0.01}}),
+        differs=(
+            "what the KL prompt is held to is the model without a shift; EasyEdit's is the model with the first one",
+            "a shift of zero has no direction; EasyEdit's gradient of it is 10^12, which Adam remembers",
+            "decay is over the squared norm of the hidden state, in EasyEdit over the norm",
+            "logits are the model's; EasyEdit's file of Qwen2.5-7B takes them from the embedding matrix",
+        ),
     ),
     "PMET": Algorithm(
         ("pmet",),
@@ -281,6 +327,19 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         },
         differs=("the gate is asked once per prompt, and begins closed",),
     ),
+    "IKE": Algorithm(
+        ("ike",),
+        {
+            **COMMON,
+            "k": To("demonstrations.count", as_read="demonstrations, of whatever kind the nearest sentences are"),
+            "use_icl_examples": Same((True,), "demonstrations stand before the edit", "without them it is `ice`, which needs no file"),
+            "sentence_model_name": Lacking("prompts are compared by BM25 or by hidden states of the model (`retriever`)"),
+        },
+        differs=(
+            "the nearest of all edits so far stands before a prompt; EasyEdit's is the present one, and nothing is kept",
+            "demonstrations are about facts that a study sets apart, in shares of 1, 3 and 4; d4s apply has none",
+        ),
+    ),
     "ULTRAEDIT": Algorithm(
         ("ultraedit",),
         {
@@ -306,11 +365,8 @@ ABSENT: Mapping[str, Absent] = {
     "InstructEdit": Absent(f"MEND trained with instructions: {NO_TRAINED}", "ultraedit"),
     "KE": Absent(NO_TRAINED, "ultraedit"),
     "SERAC": Absent("its keys are those of the training of two further models; `serac` trains its router in a study", "serac"),
-    "IKE": Absent("`ice` puts the nearest edit before a prompt, without demonstrations, as with use_icl_examples: false", "ice"),
     "MELO": Absent("low-rank factors are not chosen by prompt", "lora"),
     "QLoRA": Absent("quantised weights are not edited", "lora"),
-    "EAMET": Absent("targets of a batch are not aligned with its keys", "memit"),
-    "CORE": Absent("targets are not held alike over prefixes", "memit"),
     "UnKE": Absent("long texts are not edited in", "memit"),
     "UnKE-ARE": Absent("long texts are not edited in (AnyEdit)", "memit"),
     "FT_uns": Absent("long texts are not edited in", "ft_m"),

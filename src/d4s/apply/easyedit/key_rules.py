@@ -129,6 +129,29 @@ class To(Rule):
 
 
 @dataclass(frozen=True)
+class OfEveryLayer(Rule):
+    """A list with a number for each layer, all equal, that is one setting of ours."""
+
+    gives: ClassVar[bool] = True
+    target: str = ""
+
+    def read(self, value: Any, model: TargetModel) -> Found:
+        """The number.
+
+        Raises:
+            ValueError: if it is no list of equal numbers.
+        """
+        if not isinstance(value, list) or len({number(item) for item in value}) != 1:
+            raise ValueError(f"expected the same number for every layer, found {value!r}")
+        settings = nested(self.target, value[0])
+        return Found("translated", written(settings), settings)
+
+    def describe(self) -> str:
+        """The setting's name."""
+        return f"`{self.target}`, the same for every layer"
+
+
+@dataclass(frozen=True)
 class ToSeveral(Rule):
     """A list of numbers, each of which is a setting of ours."""
 

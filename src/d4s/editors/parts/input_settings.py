@@ -1,4 +1,4 @@
-"""What stages before an edit compute for it: targets, free directions, the usual norm, statistics, sentences, scopes."""
+"""What stages before an edit compute for it: targets, free directions, the usual norm, statistics, sentences, scopes, demonstrations."""
 
 from pydantic import Field
 
@@ -70,6 +70,13 @@ class CurvatureSettings(Frozen):
     seed: int
 
 
+class DemonstrationPoolSettings(Frozen):
+    """Facts that nothing is measured of, each with another wording and a neighbour, for demonstrations before edits."""
+
+    facts: Count
+    seed: int
+
+
 class PrepareSettings(Frozen):
     """What the `prepare` stage computes: free directions from second moments; the rest from a model, most of it with facts."""
 
@@ -81,6 +88,7 @@ class PrepareSettings(Frozen):
     background: BackgroundSettings | None = Field(default=None, exclude_if=lambda background: background is None)
     curvature: CurvatureSettings | None = Field(default=None, exclude_if=lambda curvature: curvature is None)
     scope: ScopeSettings | None = Field(default=None, exclude_if=lambda scope: scope is None)
+    demonstrations: DemonstrationPoolSettings | None = Field(default=None, exclude_if=lambda pool: pool is None)
 
     @property
     def reads_requests(self) -> bool:
@@ -90,12 +98,12 @@ class PrepareSettings(Frozen):
     @property
     def reads_model(self) -> bool:
         """Whether a model is read."""
-        return self.reads_requests or self.reads_pool or self.locality is not None or self.curvature is not None
+        return self.reads_requests or any(one is not None for one in (self.facts, self.scope, self.locality, self.curvature))
 
     @property
     def reads_pool(self) -> bool:
         """Whether facts are read that nothing is measured of."""
-        return self.facts is not None or self.scope is not None
+        return self.facts is not None or self.scope is not None or self.demonstrations is not None
 
     @property
     def moment_layers(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from pydantic import Field
 from d4s.editors.parts.part import Choice, NotNegative, Positive
 from d4s.settings_base import Count, Frozen
 
-MODULE = "d4s.editors.target_optimisation"
+MODULE, TERMS = "d4s.editors.target_optimisation", "d4s.editors.target_terms"
 LOSS = "least mean of −log P(target tokens) + kl · KL at the KL prompt + decay · ‖δ‖ / ‖h‖², with ‖δ‖ ≤ clamp · ‖h‖"
 TOP1 = Choice(
     "target.stop",
@@ -19,6 +19,22 @@ TOP1 = Choice(
 )
 ANCHOR = Choice(
     "anchor", "norm", "MLP output at the target rescaled to the usual norm *c*; unshifted where it is above *2c*", MODULE, "anchor"
+)
+CONSISTENCY = Choice(
+    "target.consistency",
+    "weight",
+    "the loss of δ also has *weight · mean over blocks of Σ ‖h_i − h_j‖² / d* over pairs of prompts, with *h* at the subject's last "
+    "token, above the target's block",
+    TERMS,
+    "alike behind prefixes",
+)
+ALIGN = Choice(
+    "target.align",
+    "in_turn",
+    "the shifts δ of a batch are optimised in turn; the loss of the *j*-th also has *kl · KL(softmax(c/τ) ‖ softmax(c′/τ)) + mse · Σ w "
+    "(c − c′)²*, with *c = cos(k_j, k_i)*, *c′ = cos(δ_j, δ_i)* over *i < j*, *w* the softmax over the nearest keys",
+    TERMS,
+    "aligned with keys",
 )
 CHOICES = {
     (choice.name, choice.kind): choice
@@ -35,8 +51,33 @@ CHOICES = {
         Choice("target.at", "original", "δ is optimised on the unedited model: once, for all editors", MODULE, "first targets"),
         Choice("target.at", "current", "δ is optimised on the model as edited so far", MODULE),
         TOP1,
+        CONSISTENCY,
+        ALIGN,
     )
 }
+
+
+class ConsistencySettings(Frozen):
+    """Keep what later blocks make of a request alike behind all prefixes (CORE)."""
+
+    weight: NotNegative = Field(description="Weight of the squared distances between prompts; they are summed over pairs, as released.")
+    blocks: Count = Field(default=28, description="Blocks above the target's that are compared, or as many as there are.")
+
+
+class AlignSettings(Frozen):
+    """Optimise the shifts of a batch one after another, at the angles to each other that their keys have (EAMET)."""
+
+    kl: NotNegative = Field(description="Weight of the divergence of the softmaxed cosines of shifts from those of keys.")
+    mse: NotNegative = Field(description="Weight of the squared differences of cosines, over the nearest keys.")
+    tau: Positive = Field(default=0.07, description="Temperature of both softmaxes.")
+    top: Count = Field(default=50, description="Nearest keys whose differences of cosines are squared.")
+    start: Literal["hidden", "zero"] = Field(
+        default="hidden", description="Where a shift begins: along the hidden state, as long as the request's key; or at zero."
+    )
+    start_below: Positive = Field(default=100.0, description="Norm of the hidden state from which on shifts begin at zero all the same.")
+    clamp_to: Literal["key", "hidden"] = Field(
+        default="key", description="Whether `target.clamp` is relative to the norm of the request's key or of the hidden state."
+    )
 
 
 class TargetSettings(Frozen):
@@ -70,6 +111,30 @@ class TargetSettings(Frozen):
     top1_divergence: NotNegative | None = Field(
         default=None, description="Also stop once that is so and the divergence at the KL prompt is at most this (PMET)."
     )
+    consistency: ConsistencySettings | None = Field(
+        default=None,
+        exclude_if=lambda found: found is None,
+        description="Keep hidden states above the target alike behind all prefixes (CORE).",
+    )
+    align: AlignSettings | None = Field(
+        default=None,
+        exclude_if=lambda found: found is None,
+        description="Optimise the shifts of a batch in turn, in the order of its requests, and align them with their keys (EAMET).",
+    )
+
+    def at_once(self, batch: int) -> int:
+        """How many requests of a batch are optimised at the same time."""
+        return batch if self.align is None else 1
+
+    def conflicts(self) -> Iterator[str]:
+        """Reasons why the rule's settings do not go together."""
+        if self.align is not None and self.at == "original":
+            yield (
+                "target.align makes a target depend on the batch and its order, and targets at the original weights are kept by request, "
+                "so target.at must be `current`"
+            )
+        if self.align is not None and self.shifts > 1:
+            yield f"target.align aligns one shift, so target.hook must not be `{self.hook}`"
 
     @property
     def shifts(self) -> int:
@@ -82,6 +147,10 @@ class TargetSettings(Frozen):
         yield CHOICES["target.at", self.at]
         if self.stop_top1 is not None:
             yield TOP1
+        if self.consistency is not None:
+            yield CONSISTENCY
+        if self.align is not None:
+            yield ALIGN
 
 
 class AnchorSettings(Frozen):

@@ -74,6 +74,25 @@ def test_what_is_not_representable_is_said_and_the_rest_translated(tmp_path: Pat
     assert reading(translated(tmp_path, "ROME", "gpt2-xl"), "context_template_length_params").outcome == "not representable"
 
 
+def test_core_and_eamet_are_our_columns_but_for_what_the_page_tells(tmp_path: Path) -> None:
+    core = resolve("core", {}, translated(tmp_path, "CORE", "llama3-8b").settings)
+    assert core.batch == 2000 and core.model_copy(update={"batch": 1}) == resolve("core", {}, "llama3-8b")
+    assert reading(translated(tmp_path, "CORE", "llama3-8b"), "context").outcome == "not representable"
+    found = translated(tmp_path, "EAMET", "qwen2.5-7b")
+    eamet, ours = resolve("eamet", {}, found.settings), resolve("eamet", {}, "qwen2.5-7b")
+    assert eamet.target.align is not None and eamet.target.align.model_dump(include={"kl", "mse", "clamp_to"}) == {
+        "kl": 1.0, "mse": 1.0, "clamp_to": "hidden",
+    }  # fmt: skip
+    assert eamet.target.align.model_copy(update={"kl": 2.0, "mse": 8.0, "clamp_to": "key"}) == ours.target.align
+    assert (eamet.target.clamp, eamet.preservation.weight, eamet.batch) == (4.0, 15_000.0, ours.batch)
+
+
+def test_ike_has_as_many_demonstrations(tmp_path: Path) -> None:
+    found = translated(tmp_path, "IKE", "llama3-8b")
+    assert resolve("ike", {}, found.settings).demonstrations.count == 16
+    assert reading(found, "sentence_model_name").outcome == "not representable"
+
+
 def test_a_mistyped_key_is_listed_with_the_nearest(tmp_path: Path) -> None:
     found = translate(written(tmp_path, FILES["ROME", "gpt2-xl"] + "v_wight_decay: 1\nzzz: 2\n"), "gpt2-xl")
     assert reading(found, "v_wight_decay").note == "did you mean 'v_weight_decay'?"
