@@ -28,6 +28,7 @@ from d4s.editors.presets_gradient import GRADIENT_PRESETS
 from d4s.editors.presets_memory import MEMORY_PRESETS
 from d4s.editors.presets_saul import SAUL_PRESETS
 from d4s.editors.presets_side import SIDE_PRESETS
+from d4s.editors.presets_trained import TRAINED_PRESETS
 
 
 def model_kinds_of(preset: str) -> list[str]:
@@ -322,6 +323,7 @@ PRESETS: Mapping[str, Preset] = {
         {"residual_schedule": "own_measured"},
     ),
     **GRADIENT_PRESETS,
+    **TRAINED_PRESETS,
     "grace": Preset(
         "GRACE",
         "Hartvigsen et al. 2023, as configured in EasyEdit",

@@ -1,7 +1,8 @@
-"""What stages before an edit compute for it: targets, free directions, the usual norm, statistics, sentences, scopes."""
+"""What stages before an edit compute for it: targets, free directions, the usual norm, statistics, sentences, scopes, hypernetworks."""
 
 from pydantic import Field
 
+from d4s.editors.parts.hypernetwork_settings import HypernetworkSettings
 from d4s.editors.parts.part import Layers, Positive
 from d4s.editors.parts.scope_settings import ScopeSettings
 from d4s.editors.parts.target_rule import AnchorSettings, TargetSettings
@@ -81,6 +82,7 @@ class PrepareSettings(Frozen):
     background: BackgroundSettings | None = Field(default=None, exclude_if=lambda background: background is None)
     curvature: CurvatureSettings | None = Field(default=None, exclude_if=lambda curvature: curvature is None)
     scope: ScopeSettings | None = Field(default=None, exclude_if=lambda scope: scope is None)
+    hypernetwork: HypernetworkSettings | None = Field(default=None, exclude_if=lambda network: network is None)
 
     @property
     def reads_requests(self) -> bool:
@@ -95,7 +97,7 @@ class PrepareSettings(Frozen):
     @property
     def reads_pool(self) -> bool:
         """Whether facts are read that nothing is measured of."""
-        return self.facts is not None or self.scope is not None
+        return self.facts is not None or self.scope is not None or self.hypernetwork is not None
 
     @property
     def moment_layers(self) -> tuple[int, ...]:
