@@ -171,7 +171,7 @@ class GradientFamily(Family):
         network = self.hypernetwork()
         if network is None:
             return 0.0
-        return network.network.entries(shape.mlp_width, shape.width, len(self.layers)) * SINGLE
+        return float(network.network.entries(shape.mlp_width, shape.width, len(self.layers)) * SINGLE)
 
     def network_operations(self, shape: "Shape", tokens: float) -> float:
         """Of the network, for tokens of every layer."""
