@@ -143,8 +143,8 @@ class Demonstrator:
 def kinds_of(settings: Demonstrations, count: int, prompt: str) -> list[Kind]:
     """The kinds of a number of demonstrations, in their shares by largest remainder, in the order that an edit's prompt draws."""
     shares: dict[Kind, int] = {"copy": settings.copies, "update": settings.updates, "retain": settings.retains}
-    exact = {kind: count * share / sum(shares.values()) for kind, share in shares.items()}
-    numbers = {kind: int(number) for kind, number in exact.items()}
+    exact: dict[Kind, float] = {kind: count * share / sum(shares.values()) for kind, share in shares.items()}
+    numbers: dict[Kind, int] = {kind: int(number) for kind, number in exact.items()}
     for kind in sorted(shares, key=lambda kind: numbers[kind] - exact[kind])[: count - sum(numbers.values())]:
         numbers[kind] += 1
     kinds = [kind for kind, number in numbers.items() for _ in range(number)]
