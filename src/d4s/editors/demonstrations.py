@@ -147,6 +147,6 @@ def kinds_of(settings: Demonstrations, count: int, prompt: str) -> list[Kind]:
     numbers: dict[Kind, int] = {kind: int(number) for kind, number in exact.items()}
     for kind in sorted(shares, key=lambda kind: numbers[kind] - exact[kind])[: count - sum(numbers.values())]:
         numbers[kind] += 1
-    kinds = [kind for kind, number in numbers.items() for _ in range(number)]
+    kinds: list[Kind] = [kind for kind, number in numbers.items() for _ in range(number)]
     rng = keyed_rng("kinds of demonstrations", settings.seed, prompt)
     return [kinds[int(place)] for place in rng.permutation(len(kinds))]

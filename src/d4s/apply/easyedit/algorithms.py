@@ -6,62 +6,18 @@ says so. Algorithms whose files are not translated, most for want of an editor, 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from d4s.apply.easyedit.algorithm import COMMON, EDITED_ALONE, NO_DROPOUT, Absent, Algorithm
 from d4s.apply.easyedit.key_rules import Choice, Factor, Ignored, Lacking, OfEveryLayer, PresetChoice, Rule, Same, To, ToSeveral
 from d4s.apply.easyedit.module_rules import FactorModules, LayerList, LossLayer, ModuleTemplate, ParameterNames, one, tuned, with_factors
+from d4s.apply.easyedit.trained_algorithms import TRAINED_ALGORITHMS
 from d4s.editors.hparams import IDENTITY, LORA_RULES, MOMENTS, PMET_TARGET, ROME_RULES, HParams, merge_hparams
 from d4s.editors.presets_side import WISE_AS_RELEASED
-from d4s.editors.presets_trained import MEND_RELEASED
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """An algorithm that we have: the presets that take its settings, the rule of each key, and what the method itself fixes.
-
-    Where a key says which preset it is, `presets` are its possible ones. Of each tuple of `one_of` a file must have a key. `around` are
-    the algorithms that it changes: their file has the same name in the folder of that algorithm, as in EasyEdit.
-    """
-
-    presets: tuple[str, ...]
-    rules: Mapping[str, Rule]
-    fixed: HParams = field(default_factory=dict)
-    one_of: tuple[tuple[str, ...], ...] = ()
-    around: tuple[str, ...] = ()
-    differs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Absent:
-    """An algorithm whose files are not translated: why, and the preset that comes nearest (none where nothing does)."""
-
-    reason: str
-    nearest: str = ""
-
 
 ONE_AT_A_TIME = Same((1,), "requests are edited one at a time")
 BATCH = To("batch", as_read="requests edited together: that of `batch_edit`; `edit` makes them one at a time", optional=True)
 OWN_PREFIXES = Lacking("prefixes belong to a study (`contexts`); d4s apply samples 3 of 8 tokens")
-NO_DROPOUT = Same((0,), "models are edited in evaluation mode, without dropout")
 
-COMMON: Mapping[str, Rule] = {
-    "alg_name": Ignored("--editor says it"),
-    "model_name": Ignored("--model says it"),
-    "model_class": Ignored("read from the model's config.json"),
-    "tokenizer_class": Ignored("read from the model's folder"),
-    "tokenizer_name": Ignored("read from the model's folder"),
-    "device": Ignored("CUDA where there is one"),
-    "model_parallel": Ignored("a model in memory keeps its `device_map` (d4s.edit)"),
-    "fp16": Ignored("--dtype says it"),
-    "bf16": Ignored("--dtype says it"),
-    "half": Ignored("--dtype says it"),
-    "max_length": Ignored("texts are not cut; what is too long for the model is refused"),
-    "results_dir": Ignored("--out says it"),
-    "stats_dir": Ignored("moments are kept with the edited folder"),
-    "silent": Ignored("--verbose logs every step"),
-    "use_chat_template": Ignored("--chat says it"),
-}
-"""Keys of every algorithm."""
 
 MODULES: Mapping[str, Rule] = {
     "rewrite_module_tmp": ModuleTemplate(),
@@ -123,25 +79,6 @@ FINE_TUNING: Mapping[str, Rule] = {
 }
 NO_WEIGHT_DECAY = Same((0,), "weights are tuned without weight decay")
 NEVER_READ = Ignored("EasyEdit never reads it")
-EDITED_ALONE = Ignored("gradients are taken at the edited matrices alone")
-TRAINED: Mapping[str, Rule] = {
-    **COMMON,
-    "inner_params": ParameterNames(),
-    "rank": To("network.rank"),
-    "dropout": NO_DROPOUT,
-    "no_grad_layers": EDITED_ALONE,
-    "train_base": Same((False,), "the model itself is not trained"),
-    "alg": Ignored("--editor says it"),
-    "archive": Ignored("the stage `prepare` of a study trains the network, and keeps it under its hash"),
-    **dict.fromkeys(("val_batch_size", "val_steps"), Ignored("half of the held-out facts are edited at every look")),
-    **dict.fromkeys(("eval_only", "final_eval", "model_save_pt", "save"), Ignored("a network is trained once, with checkpoints")),
-    **dict.fromkeys(("log_interval", "eval_log_interval", "verbose", "debug"), Ignored("--verbose logs every look")),
-    "early_stop_key": Ignored("training ends by the loss that it lowers, on held-out facts"),
-}
-"""Keys of algorithms whose network is trained first."""
-BOTH_FACTORS = Same((False,), "keys and gradients are rewritten")
-TRAINED_IN_STUDY = "the network is trained by the stage `prepare` of a study, on facts that it sets apart; d4s apply has none"
-
 ALGORITHMS: Mapping[str, Algorithm] = {
     "FT": Algorithm(
         ("ft_l", "ft_m"),
@@ -374,60 +311,7 @@ ALGORITHMS: Mapping[str, Algorithm] = {
         },
         differs=("variances are those of all tokens so far; EasyEdit's recursion adds up unbiased ones and is larger",),
     ),
-    "MEND": Algorithm(
-        ("mend",),
-        {
-            **TRAINED,
-            "edit_lr": To("lr"),
-            "lr": To("network.lr"),
-            "lr_lr": To("network.rate_lr"),
-            "lr_scale": Same((1,), "step sizes are learnt as they are"),
-            "seed": To("network.seed"),
-            "cedit": To("network.edit_weight"),
-            "cloc": To("network.locality_weight"),
-            "cbase": Ignored("only of a model that is trained itself"),
-            "one_sided": BOTH_FACTORS,
-            "x_only": BOTH_FACTORS,
-            "delta_only": BOTH_FACTORS,
-            "combine": Same((True,), "keys and gradients are rewritten together"),
-            "n_hidden": Same((1,), "two blocks"),
-            "hidden_dim": Ignored("blocks are as wide as a key with its gradient"),
-            "init": Same(("id",), "blocks begin as the identity"),
-            "norm": Same((True,), "keys and gradients are normalised"),
-            "act": Same(("relu",), "values of blocks are cut off below 0"),
-            "mlp_class": Same(("IDMLP",), "blocks are residual, and of low rank"),
-            "shared": Same((True,), "layers whose matrices have one shape share a network"),
-            "batch_size": To("network.edits", as_read="requests edited together in training"),
-            "accumulate_bs": To("network.accumulate"),
-            "grad_clip": To("network.clip"),
-            "opt": Same(("Adam",), "networks are trained with Adam"),
-            "max_iters": Same((100_000,), "10,000 steps of Adam (network.steps), each of ten requests"),
-            "val_interval": Same((1_000,), "100 steps of Adam (network.check_every), each of ten requests"),
-            "early_stop_patience": Same((20_000,), "20 looks at held-out facts (network.patience)"),
-        },
-        MEND_RELEASED,
-        differs=(TRAINED_IN_STUDY, "steps go downhill before any training; EasyEdit's go up", "unrelated facts are of the same data set"),
-    ),
-    "MALMEN": Algorithm(
-        ("malmen",),
-        {
-            **TRAINED,
-            "lr": To("lr"),
-            "meta_lr": Factor(("network.lr", "network.rate_lr")),
-            "n_blocks": To("network.blocks"),
-            "loc_coef": To("network.locality_weight"),
-            "max_grad_norm": To("network.clip"),
-            "token": Same(("ans",), "keys and gradients are those of the target's tokens"),
-            "n_edits": Factor(("batch", "network.edits")),
-            "batch_size": Ignored("how many requests run together changes no result"),
-            "editor_batch_size": Ignored("rows are solved together"),
-            "max_iters": To("network.steps"),
-            "val_interval": To("network.check_every"),
-            "early_stop_patience": Lacking("looks at held-out facts are counted (network.patience)"),
-        },
-        {"network": {"kind": "trained"}},
-        differs=(TRAINED_IN_STUDY,),
-    ),
+    **TRAINED_ALGORITHMS,
 }  # fmt: skip
 """What we have, by EasyEdit's names."""
 

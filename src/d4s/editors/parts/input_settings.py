@@ -100,7 +100,9 @@ class PrepareSettings(Frozen):
     @property
     def reads_model(self) -> bool:
         """Whether a model is read."""
-        return self.reads_requests or any(one is not None for one in (self.facts, self.scope, self.locality, self.curvature))
+        return self.reads_requests or any(
+            one is not None for one in (self.facts, self.scope, self.hypernetwork, self.locality, self.curvature)
+        )
 
     @property
     def reads_pool(self) -> bool:
