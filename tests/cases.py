@@ -22,10 +22,12 @@ SMALL = {"layers": (0, 1), "target": {"layer": 1, "steps": 3, "clamp": 2.0}}
 SINGLE = {"layers": (1,), "target": {"layer": 1, "steps": 3, "clamp": 2.0}}
 
 
+TRAINING = {"rank": 4, "steps": 3, "edits": 2, "check_every": 2}
 OWN = {
     "fine_tune": {"layer": 1, "steps": 3},
     "locft": {"layer": 1, "epochs": 3, "minibatch": 3, "batch": 2},
     "gradient_regression": {"layers": (0, 1), "lr": 0.01, "batch": 2},
+    "mend": {"layers": (0, 1), "lr": 0.01, "network": TRAINING},
     "grace": {"layer": 1, "steps": 3, "eps_init": 1e-3},
     "wise": {"layer": 1, "steps": 3, "sentences": 3, "sentence_tokens": 5, "shard": 2, "merge_every": 4},
     "memoir": {"layer": 1, "steps": 3, "columns": 16, "overlap": 0.5, "background": 3},
@@ -67,6 +69,8 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "crispedit_in_batches": {"preset": "crispedit", "state_kind": "dense"},
     "crispedit_as_released": {"preset": "crispedit", "protect": {"order": "project_then_adam"}},
     "ultraedit_one_by_one": {"preset": "ultraedit", "batch": 1},
+    "mend_batches": {"preset": "mend", "batch": 2},
+    "malmen_normalised": {"preset": "malmen", "coefficient": "normalised", "network": {"scaled": "before"}},
     "serac_trained": {"preset": "serac", "answer": {"kind": "trained", "steps": 3, "rows": 4}},
     "serac_oracle": {"preset": "serac", "scope": "true"},
     "serac_hashed": {"preset": "serac", "encoder": {"kind": "hashed", "buckets": 64}, "near_misses": False},
@@ -109,6 +113,8 @@ def settings_for(name: str):
         threshold = {"batch": 2, "schedule": {"minibatch": 1, "epochs": 2}}
     if family == "fine_tune" and resolve("tested", overrides, "mini").regularize:
         threshold |= {"regularize": {"known": False, "facts": 2, "count": 6}}
+    if preset in {"malmen", "rledit"}:
+        threshold = {"network": TRAINING | ({"turns": 2} if preset == "rledit" else {})}
     if preset == "one_li":
         threshold = {"delta_transform": {"floor": 0.0}}
     return resolve("tested", merge_hparams(small, overrides, threshold), "mini")

@@ -92,6 +92,22 @@ ULTRAEDIT = _head("UltraEdit", "gpt-j-6b") + (
     "inner_params:\n" + "".join(f"- transformer.h.{layer}.mlp.fc_out\n" for layer in range(18, 27)) + "lr: 1e-6\ntoken: mask\n"
     "batch_size: 10\nbatch_size_once: 10\neditor_batch_size: 1024\ndropout: 0.0\nno_grad_layers: null\nsilent: False\nhalf: true\n"
 )
+MEND = _head("MEND", "gpt2-xl") + (
+    "archive: ./results/models/MEND/gpt2-xl\ninner_params:\n"
+    + "".join(f"- transformer.h.{layer}.mlp.{module}.weight\n" for layer in (45, 46, 47) for module in ("c_proj", "c_fc"))
+    + "alg: MEND\nlr: 1e-6\nedit_lr: 1e-4\nlr_lr: 1e-4\nlr_scale: 1.0\nseed: 42\ncedit: 0.1\ncloc: 1.0\ncbase: 1.0\ndropout: 0.0\n"
+    "train_base: False\nno_grad_layers: null\none_sided: False\nn_hidden: 1\nhidden_dim: null\ninit: id\nnorm: True\ncombine: True\n"
+    "x_only: False\ndelta_only: False\nact: relu\nrank: 1920\nmlp_class: IDMLP\nshared: True\nbatch_size: 1\nmodel_save_pt: 5000\n"
+    "max_iters: 100000\nlog_interval: 1000\neval_log_interval: 1000\nfinal_eval: True\nval_interval: 1000\nearly_stop_patience: 20000\n"
+    "early_stop_key: loss/total_edit_val\neval_only: True\ndebug: False\nsave: False\nverbose: True\nval_batch_size: 5\n"
+    "accumulate_bs: 10\nval_steps: 500\nopt: Adam\ngrad_clip: 100.\n"
+)
+MALMEN = _head("MALMEN", "gpt2-xl") + (
+    "inner_params:\n" + "".join(f"- transformer.h.{layer}.mlp.c_proj.weight\n" for layer in range(42, 48)) + "archive: null\n"
+    "dropout: 0.0\ntrain_base: False\nno_grad_layers: null\nrank: 1920\nn_blocks: 2\nlr: 1e-6\nmeta_lr: 1e-5\nloc_coef: 1\n"
+    "max_grad_norm: 1\ntoken: mask\nn_edits: 1\nbatch_size: 1\neditor_batch_size: 1024\nmax_iters: 10000\nval_interval: 100\n"
+    "early_stop_patience: 1000\n"
+)
 
 
 def _side(column: str, layer: int, margins: str, steps: int = 70, rate: str = "1.0", ratio: str = "0.88") -> str:
@@ -150,6 +166,8 @@ FILES: Mapping[tuple[str, str], str] = {
     ("WISE", "qwen2.5-7b"): _side("qwen2.5-7b", 23, "[5.0, 20.0, 10.0]"),
     ("DEFER", "llama2-7b"): DEFER,
     ("ULTRAEDIT", "gpt-j-6b"): ULTRAEDIT,
+    ("MEND", "gpt2-xl"): MEND,
+    ("MALMEN", "gpt2-xl"): MALMEN,
 }
 """Files by `alg_name` and column."""
 SIMIE = "alg_name: SimIE\nmodel_name: ./models/gpt2-xl\nbase_method: MEMIT\nlamHyper: 10000.0\ninit_model: true\nsolver: LU\nfast: false\n"

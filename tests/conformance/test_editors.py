@@ -56,12 +56,12 @@ def test_a_refresh_gives_the_batch(anchor: dict[str, int] | None) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gptj"])
-@pytest.mark.parametrize("name", ["memit_seq", "d4s", "ft_m", "locft_bf", "ultraedit", "grace", "wise", "memoir", "kn"])
+@pytest.mark.parametrize("name", ["memit_seq", "d4s", "ft_m", "locft_bf", "ultraedit", "mend", "malmen", "grace", "wise", "memoir", "kn"])
 def test_the_contract_holds_in_other_layouts(name: str, family: str) -> None:
     check_editor(case_for(settings_for(name), family=family))
 
 
-@pytest.mark.parametrize("name", ["memit_frozen", "d4s", "pmet", "locft_seq", "stableedit", "wise", "defer"])
+@pytest.mark.parametrize("name", ["memit_frozen", "d4s", "pmet", "locft_seq", "stableedit", "rledit", "wise", "defer"])
 def test_the_contract_holds_with_a_norm_after_the_mlp(name: str) -> None:
     check_editor(case_for(settings_for(name), family="olmo2"))
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from d4s.editors import gradient_regression
+from d4s.editors import gradient_session
 from d4s.editors.answer_gradients import AnswerGradients
 from d4s.editors.curvature import INPUTS, OUTPUTS, FreeDirections
 from d4s.editors.editor_settings import resolve
 from d4s.editors.families import build
 from d4s.editors.fine_tune_settings import FineTune
-from d4s.editors.gradient_regression import regress
+from d4s.editors.gradient_changes import regress
 from d4s.editors.protocol import Prepared
 from d4s.editors.states import RecordState
 from d4s.models.language_model import LanguageModel
@@ -244,13 +244,13 @@ def test_turns_are_those_of_an_untrained_hypernetwork(family: str, name: str) ->
 
 def altered(monkeypatch: pytest.MonkeyPatch, change) -> None:
     """Let sessions read gradients that were changed."""
-    read = gradient_regression.read_answer_gradients
+    read = gradient_session.read_answer_gradients
 
-    def changed(model, pairs, layers) -> AnswerGradients:
-        found = read(model, pairs, layers)
+    def changed(model, pairs, layers, **options) -> AnswerGradients:
+        found = read(model, pairs, layers, **options)
         return AnswerGradients(found.keys, {layer: change(part) for layer, part in found.gradients.items()}, found.mean_nll)
 
-    monkeypatch.setattr(gradient_regression, "read_answer_gradients", changed)
+    monkeypatch.setattr(gradient_session, "read_answer_gradients", changed)
 
 
 @pytest.mark.parametrize("name", ["ultraedit", "stableedit"])

@@ -1,4 +1,6 @@
-"""What enters MLP output matrices where the tokens of targets are predicted, and the gradient of the targets' loss at what leaves them.
+"""What enters MLP output matrices, and the gradient of the targets' loss at what leaves them.
+
+Both are read where tokens of targets are predicted, or at every token that the loss depends on.
 
 Terms and symbols: docs/notation.md.
 """
@@ -19,10 +21,11 @@ from d4s.models.trace import trace
 
 @dataclass(frozen=True, slots=True)
 class AnswerGradients:
-    """By layer a row per target token, request after request, in float32 or better; and each request's mean loss per token.
+    """By layer a row per token, request after request, in float32 or better; and each request's mean loss per token.
 
-    `keys` are what enters the matrix where the token is predicted, `gradients` those of the sum of all tokens' negative
-    log-probabilities with respect to what leaves it there. A sum, unlike a mean, gives a request the same rows in any batch.
+    Tokens are those where one of the target is predicted, or all that the loss depends on through the layer. `keys` are what enters
+    the matrix there, `gradients` those of the sum of all target tokens' negative log-probabilities with respect to what leaves
+    it. A sum, unlike a mean, gives a request the same rows in any batch.
     """
 
     keys: Mapping[int, Float[Tensor, "t d_in"]]
@@ -30,15 +33,21 @@ class AnswerGradients:
     mean_nll: Float[Tensor, " n"]
 
 
-def read_answer_gradients(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]) -> AnswerGradients:
-    """Keys and gradients of requests, given as token ids, at ascending layers of the model as it is; teacher-forced."""
-    parts = [_read(model, pairs[first : first + GRADIENT_REQUESTS], layers) for first in range(0, len(pairs), GRADIENT_REQUESTS)]
+def read_answer_gradients(
+    model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int], *, everywhere: bool = False
+) -> AnswerGradients:
+    """Keys and gradients of requests, given as token ids, at ascending layers of the model as it is; teacher-forced.
+
+    With `everywhere` prompts have rows too: of every token whose gradient is not 0.
+    """
+    groups = (pairs[first : first + GRADIENT_REQUESTS] for first in range(0, len(pairs), GRADIENT_REQUESTS))
+    parts = [_read(model, group, layers, everywhere=everywhere) for group in groups]
     keys = {layer: torch.cat([part.keys[layer] for part in parts]) for layer in layers}
     gradients = {layer: torch.cat([part.gradients[layer] for part in parts]) for layer in layers}
     return AnswerGradients(keys, gradients, torch.cat([part.mean_nll for part in parts]))
 
 
-def _read(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]) -> AnswerGradients:
+def _read(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int], *, everywhere: bool) -> AnswerGradients:
     """The same for requests that run together."""
     places = torch.tensor([(row, len(prompt) - 1 + at) for row, (prompt, target) in enumerate(pairs) for at in range(len(target))])
     row, place = places.unbind(1)
@@ -54,9 +63,13 @@ def _read(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]) ->
             gradients = torch.autograd.grad(nll.sum(), [found.outputs[layer] for layer in layers])
     finally:
         begun.remove()
+    read = {
+        layer: (gradient != 0).any(2).nonzero(as_tuple=True) if everywhere else (row, place)
+        for layer, gradient in zip(layers, gradients, strict=True)
+    }
     return AnswerGradients(
-        {layer: found.inputs[layer].detach()[row, place].to(precision) for layer in layers},
-        {layer: gradient[row, place].to(precision) for layer, gradient in zip(layers, gradients, strict=True)},
+        {layer: found.inputs[layer].detach()[read[layer]].to(precision) for layer in layers},
+        {layer: gradient[read[layer]].to(precision) for layer, gradient in zip(layers, gradients, strict=True)},
         torch.stack([of_target.mean() for of_target in nll.detach().split([len(target) for _, target in pairs])]),
     )
 

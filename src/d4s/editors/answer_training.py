@@ -10,19 +10,17 @@ Terms and symbols: docs/notation.md.
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from torch import Tensor
 
-from d4s.artifacts import write_tensors
+from d4s.editors.fact_pool import wordings_of
 from d4s.editors.memory_texts import context_of
 from d4s.editors.parts.scope_settings import Answer, ScopeSettings, TrainedAnswer
-from d4s.editors.scope_examples import wordings_of
-from d4s.errors import ArtifactError, D4SError, SettingsError
+from d4s.editors.training_checkpoints import Checkpoint
+from d4s.errors import D4SError, SettingsError
 from d4s.facts.record import Fact
 from d4s.log import progress
 from d4s.models.language_model import LanguageModel
@@ -35,14 +33,6 @@ PREFIX = "answer."
 CHECKPOINT_EVERY = 100  # steps; enters no result
 RISE = 0.05  # share of the steps over which the learning rate rises
 WEIGHT_DECAY, CLIP = 0.01, 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Where a training is kept on its way, and whose it is."""
-
-    path: Path
-    identity: str
 
 
 def train_answers(model: LanguageModel, settings: ScopeSettings, facts: Sequence[Fact], checkpoint: Checkpoint | None) -> dict[str, Tensor]:
@@ -59,7 +49,7 @@ def train_answers(model: LanguageModel, settings: ScopeSettings, facts: Sequence
     trained.network.requires_grad_(True)
     weights = dict(trained.network.named_parameters())
     adam = torch.optim.AdamW(weights.values(), lr=answer.lr, weight_decay=WEIGHT_DECAY)
-    done = _restore(checkpoint, weights, adam) if checkpoint is not None and checkpoint.path.exists() else 0
+    done = checkpoint.restore(weights, adam)[0] if checkpoint is not None else 0
     for step in progress(range(done, answer.steps), "answers in context", answer.steps, done=done):
         adam.param_groups[0]["lr"] = answer.lr * _rate(step, answer.steps)
         loss = context_loss(trained, texts_of_step(trained, settings, facts, step))
@@ -71,7 +61,7 @@ def train_answers(model: LanguageModel, settings: ScopeSettings, facts: Sequence
         adam.step()
         log.debug("step %d of %d: loss %.3f", step + 1, answer.steps, loss.item())
         if checkpoint is not None and (step + 1) % CHECKPOINT_EVERY == 0 and step + 1 < answer.steps:
-            _save(checkpoint, step + 1, weights, adam)
+            checkpoint.save(step + 1, weights, adam)
     return {f"{PREFIX}{name}": weight.detach() for name, weight in weights.items()}
 
 
@@ -131,34 +121,3 @@ def context_loss(model: LanguageModel, texts: Sequence[Pair]) -> Float[Tensor, "
 def _rate(step: int, steps: int) -> float:
     """Share of the learning rate: a linear rise, then a linear fall to zero."""
     return min((step + 1) / (RISE * steps), (steps - step) / ((1 - RISE) * steps), 1.0)
-
-
-def _save(checkpoint: Checkpoint, done: int, weights: Mapping[str, Tensor], adam: torch.optim.AdamW) -> None:
-    tensors = {f"weight.{name}": weight.detach().clone() for name, weight in weights.items()}
-    for number, state in adam.state_dict()["state"].items():
-        tensors |= {f"adam.{number}.{name}": torch.as_tensor(value).clone() for name, value in state.items()}
-    write_tensors(checkpoint.path, tensors, {"identity": checkpoint.identity, "done": str(done)})
-
-
-def _restore(checkpoint: Checkpoint, weights: Mapping[str, Tensor], adam: torch.optim.AdamW) -> int:
-    """Load a training into its tensors; returns the steps done.
-
-    Raises:
-        ArtifactError: if it is another one's.
-    """
-    with safe_open(checkpoint.path, framework="pt") as stored:
-        metadata = stored.metadata() or {}
-        if metadata.get("identity") != checkpoint.identity:
-            raise ArtifactError(f"{checkpoint.path} belongs to another training ({metadata.get('identity')!r}); delete it and run again")
-        states: dict[int, dict[str, Tensor]] = {}
-        for name in stored.keys():
-            kind, _, rest = name.partition(".")
-            if kind == "weight":
-                with torch.no_grad():
-                    weights[rest].copy_(stored.get_tensor(name))
-            else:
-                number, _, quantity = rest.partition(".")
-                states.setdefault(int(number), {})[quantity] = stored.get_tensor(name)
-    adam.load_state_dict(adam.state_dict() | {"state": states})
-    log.info("going on after step %s", metadata["done"])
-    return int(metadata["done"])

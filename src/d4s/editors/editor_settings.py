@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from d4s.editors.constants import ANSWER_TOKENS, ATTRIBUTED_TOKENS, BACKWARD
 from d4s.editors.family_settings import SINGLE, Family, ModelPasses
 from d4s.editors.fine_tune_settings import FineTune
-from d4s.editors.gradient_settings import GradientRegression, LocFT
+from d4s.editors.gradient_settings import GradientRegression, LocFT, Mend
 from d4s.editors.least_squares_settings import LocateThenEdit, OneTimeBatch
 from d4s.editors.memory_settings import InContext, Serac
 from d4s.editors.parts.part import DOUBLE, NotNegative, Positive
@@ -128,6 +128,7 @@ FamilySettings = (
     | FineTune
     | LocFT
     | GradientRegression
+    | Mend
     | Grace
     | Wise
     | Memoir

@@ -1,7 +1,8 @@
-"""The pool of true sentences that fine-tuning learns beside its targets (SAUL), and the draws from it.
+"""Facts that nothing is measured of: true sentences that fine-tuning learns beside its targets (SAUL), and what editors are trained on.
 
-Training on what is measured would answer the question that it asks, so no sentence is about the subject of a request, nor about
-one that any prompt of a measured fact names. A request's draws depend on its id and the step alone, never on edits before it.
+Training on what is measured would answer the question that it asks, so none is about the subject of a request, nor about
+one that any prompt of a measured fact names. A request's draws of sentences depend on its id and the step alone, never on edits
+before it.
 
 Terms and symbols: docs/notation.md.
 """
@@ -26,6 +27,8 @@ from d4s.models.views import LiveModel
 
 IDS, LENGTHS = "pool.ids", "pool.lengths"
 FACTS_PER_PASS = 200
+LEAST = 4  # facts of different subjects without which nothing can be learnt, nor held out
+HELD_OUT = 10  # one subject in this number
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,36 @@ def prepare_pool(model: LanguageModel, settings: FactPoolSettings, pool: Sequenc
             "apart (`world.reserve`, or a lower `limit` of the data set)"
         )
     return FactPool([_sentence(model, fact, settings.separator) for fact in chosen])
+
+
+@dataclass(frozen=True, slots=True)
+class FactsToLearn:
+    """Facts to learn from and facts to hold out, of other subjects."""
+
+    learnt: Sequence[Fact]
+    held_out: Sequence[Fact]
+
+    @classmethod
+    def of(cls, pool: Sequence[Fact], measured: Sequence[Fact], count: int, learner: str) -> "FactsToLearn":
+        """The first facts of a pool in an order by their ids that are asked about in several wordings; the last subjects are held out.
+
+        Raises:
+            SettingsError: if too few facts are about subjects that nothing measured names; says what would learn from them.
+        """
+        facts = [*itertools.islice((fact for fact in unmeasured_facts(in_order(pool), measured) if len(wordings_of(fact)) > 1), count)]
+        subjects = [*dict.fromkeys(fact.subject for fact in facts)]
+        if len(subjects) < LEAST:
+            raise SettingsError(
+                f"only {len(subjects)} subjects of {len(pool)} facts of the pool are named by no request and no probe and are asked about "
+                f"in two wordings; {learner} learns from {LEAST} at least: set more facts apart (`world.reserve`, or a lower `limit`)"
+            )
+        held = {*subjects[-max(2, len(subjects) // HELD_OUT) :]}
+        return cls([fact for fact in facts if fact.subject not in held], [fact for fact in facts if fact.subject in held])
+
+
+def wordings_of(fact: Fact) -> tuple[str, ...]:
+    """Prompts that ask for a fact's object: its own, other wordings of it, and paraphrases."""
+    return tuple(dict.fromkeys((fact.prompt, *(wording.replace("{}", fact.subject) for wording in fact.wordings), *fact.paraphrases)))
 
 
 def in_order(pool: Iterable[Fact]) -> list[Fact]:

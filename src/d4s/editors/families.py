@@ -19,6 +19,7 @@ FAMILIES = Registry(
         "fine_tune": "d4s.editors.finetune:FineTuneEditor",
         "locft": "d4s.editors.locft:LocFTEditor",
         "gradient_regression": "d4s.editors.gradient_regression:GradientRegressionEditor",
+        "mend": "d4s.editors.mend:MendEditor",
         "grace": "d4s.editors.grace:GraceEditor",
         "wise": "d4s.editors.wise:WiseEditor",
         "memoir": "d4s.editors.memoir:MemoirEditor",

@@ -1,5 +1,6 @@
 """The settings of editors that tune or regress on gradients of the targets, with the memory and work that their steps take."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -7,6 +8,7 @@ from pydantic import Field, model_validator
 
 from d4s.editors.constants import ANSWER_TOKENS, BACKWARD
 from d4s.editors.family_settings import SINGLE, Family, ModelPasses
+from d4s.editors.parts.hypernetwork_settings import Coefficient, HypernetworkSettings, Network, NoNetwork, TrainedNetwork
 from d4s.editors.parts.input_settings import CurvatureSettings, PrepareSettings, WarmUpSettings
 from d4s.editors.parts.part import DOUBLE, Layers, NotNegative, Positive
 from d4s.editors.parts.part_families import InputKind
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 GRADIENT_REQUESTS = 10
 """Requests that run together when keys and gradients are read."""
+TEXT_TOKENS = 20
+"""Tokens that a prompt with its target is assumed to have, where all of them count."""
 
 CURVATURE_ROWS = 4
 """Rows of text that run together when gradients of text are read."""
@@ -120,13 +124,75 @@ class LocFT(Family):
         return float(edits * 40 * SINGLE if self.is_deferred else shape.mlp_out * SINGLE)
 
 
-class GradientRegression(Family):
+class GradientFamily(Family):
+    """What families have in common that read keys and gradients of targets, and may have a trained network rewrite them."""
+
+    layers: Layers = Field(description="Blocks whose MLP output matrices are edited, ascending.")
+    batch: Count = Field(description="Requests per step.")
+
+    @abstractmethod
+    def hypernetwork(self) -> HypernetworkSettings | None:
+        """The network with the change that it is trained for; None where there is none."""
+
+    @property
+    def required_inputs(self) -> frozenset[InputKind]:
+        """What is prepared, if anything is."""
+        return frozenset() if self.prepare_settings() is None else frozenset({"prepare"})
+
+    def prepare_settings(self) -> PrepareSettings | None:
+        """The network's training, if there is one."""
+        network = self.hypernetwork()
+        return None if network is None else PrepareSettings(hypernetwork=network)
+
+    @model_validator(mode="after")
+    def _ascends(self) -> "GradientFamily":
+        if list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"layers must ascend without repeats, found {list(self.layers)}")
+        return self
+
+    # --- memory and work ----------------------------------------------------------------------------------------------
+
+    @property
+    def raises_target(self) -> bool:
+        """Not with a network: what an edit does is learnt, so that success says something about the training."""
+        return self.hypernetwork() is None
+
+    def gradient_tokens(self, shape: "Shape", tokens: int) -> int:
+        """The prompts that run together."""
+        return tokens * min(self.batch, GRADIENT_REQUESTS)
+
+    def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
+        """A gradient per request, and its probability before and after."""
+        together = min(self.batch, GRADIENT_REQUESTS)
+        return (ModelPasses(tokens * together, 1, (3.0 + BACKWARD) * edits / together),)
+
+    def network_bytes(self, shape: "Shape") -> float:
+        """The network and the statistics of its training; nothing where there is none."""
+        network = self.hypernetwork()
+        if network is None:
+            return 0.0
+        return float(network.network.entries(shape.mlp_width, shape.width, len(self.layers)) * SINGLE)
+
+    def network_operations(self, shape: "Shape", tokens: float) -> float:
+        """Of the network, for tokens of every layer."""
+        network = self.hypernetwork()
+        if network is None:
+            return 0.0
+        return tokens * len(self.layers) * 4.0 * network.network.blocks * network.network.rank * (shape.mlp_width + shape.width)
+
+
+class GradientRegression(GradientFamily):
     """A ridge regression per matrix from what enters it at the targets' tokens to normalised negative gradients of what leaves it."""
 
     family: Literal["gradient_regression"] = "gradient_regression"
-    layers: Layers = Field(description="Blocks whose MLP output matrices are edited, ascending.")
-    lr: Positive = Field(default=1e-6, description="Step size η.")
-    ridge: Positive = Field(default=1.0, description="Weight α of the squared norm of the change.")
+    lr: Positive = Field(default=1e-6, description="Step size η; with a network where its training begins.")
+    ridge: Positive = Field(
+        default=1.0, description="Weight α of the squared norm of the change; with a network where its training begins."
+    )
+    coefficient: Coefficient = Field(
+        default="normalised", description="What a normalised gradient is multiplied by: ‖x̂‖² (`normalised`), or x·x̂ (`mixed`)."
+    )
+    network: Network = Field(default=NoNetwork(), description="None, or a network that rewrites normalised keys and gradients.")
     whiten: bool = Field(
         default=False, description="Whiten gradients by their whole covariance once there are more tokens than it needs (StableEdit)."
     )
@@ -138,47 +204,74 @@ class GradientRegression(Family):
     )
     batch: Count = Field(default=100, description="Requests per turn, which are edited together.")
 
-    @property
-    def required_inputs(self) -> frozenset[InputKind]:
-        """Statistics, where there is a warm-up."""
-        return frozenset({"prepare"} if self.warm_up else ())
+    def hypernetwork(self) -> HypernetworkSettings | None:
+        """The network, if there is one, trained for the regression."""
+        if not isinstance(self.network, TrainedNetwork):
+            return None
+        return HypernetworkSettings(
+            layers=self.layers, change="regression", coefficient=self.coefficient, lr=self.lr, ridge=self.ridge, network=self.network
+        )
 
     def prepare_settings(self) -> PrepareSettings | None:
-        """The warm-up, if there is one."""
+        """The warm-up, or the network's training, if there is one."""
         if not self.warm_up:
-            return None
+            return super().prepare_settings()
         return PrepareSettings(warm_up=WarmUpSettings(layers=self.layers, requests=self.warm_up, whiten=self.whiten))
 
     @model_validator(mode="after")
-    def _ascends(self) -> "GradientRegression":
-        if list(self.layers) != sorted(set(self.layers)):
-            raise ValueError(f"layers must ascend without repeats, found {list(self.layers)}")
+    def _has_one_source_of_statistics(self) -> "GradientRegression":
+        if isinstance(self.network, TrainedNetwork) and (self.whiten or self.warm_up):
+            raise ValueError("statistics are those of the facts that the network is trained on; leave whiten and warm_up out")
         return self
 
     # --- memory and work ----------------------------------------------------------------------------------------------
 
-    def gradient_tokens(self, shape: "Shape", tokens: int) -> int:
-        """The prompts that run together."""
-        return tokens * min(self.batch, GRADIENT_REQUESTS)
-
-    def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
-        """A gradient per request, and its probability before and after."""
-        together = min(self.batch, GRADIENT_REQUESTS)
-        return (ModelPasses(tokens * together, 1, (3.0 + BACKWARD) * edits / together),)
-
     def solver_operations(self, shape: "Shape", edits: int) -> float:
-        """Per turn and layer a system as large as its tokens, the weight that is written, and a whitening."""
+        """Per turn and layer a system as large as its tokens, the weight that is written, a whitening, and the network."""
         tokens, turns = float(self.batch * ANSWER_TOKENS), edits / self.batch
         solved = tokens**3 / 3 + 2 * tokens**2 * (shape.mlp_width + shape.width) + 2 * tokens * shape.mlp_out
-        return turns * (len(self.layers) * (solved + 4 * shape.mlp_out) + (9.0 * shape.width**3 if self.whiten else 0.0))
+        whitened = 9.0 * shape.width**3 if self.whiten else 0.0
+        return turns * (len(self.layers) * (solved + 4 * shape.mlp_out) + whitened + self.network_operations(shape, tokens))
 
     def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
-        """Per layer the change and the original weight twice, and the statistics; what a turn computes."""
+        """Per layer the change and the original weight twice, the statistics, and the network; what a turn computes."""
         squares = shape.width**2 * DOUBLE if self.whiten else 0
         state = len(self.layers) * shape.mlp_out * (DOUBLE + 2.0 * item) + 2 * (shape.mlp_width + shape.width) * DOUBLE + squares
         turn = self.batch * ANSWER_TOKENS * len(self.layers) * (shape.mlp_width + shape.width)
-        return {"state": state, "temporaries": float(3 * max(turn, shape.mlp_out) * DOUBLE + 3 * squares)}
+        return {"state": state + self.network_bytes(shape), "temporaries": float(3 * max(turn, shape.mlp_out) * DOUBLE + 3 * squares)}
 
     def ledger_bytes(self, shape: "Shape", edits: int) -> float:
-        """Per token what enters a matrix, the gradient of what leaves it, and the regressed change of that."""
-        return float(edits * ANSWER_TOKENS * len(self.layers) * (shape.mlp_width + 2 * shape.width) * SINGLE)
+        """Per token what enters a matrix, the regressed change of what leaves it, and without a network the gradient there."""
+        rows = shape.mlp_width + shape.width * (2 if self.hypernetwork() is None else 1)
+        return float(edits * ANSWER_TOKENS * len(self.layers) * rows * SINGLE)
+
+
+class Mend(GradientFamily):
+    """Outer products of keys and gradients at all tokens of prompt and target, rewritten by a trained network and added to the weights."""
+
+    family: Literal["mend"] = "mend"
+    lr: Positive = Field(default=1e-4, description="Step size η of every layer, where training begins.")
+    network: TrainedNetwork = Field(default=TrainedNetwork(scaled="before"), description="The network, and how it is trained.")
+    batch: Count = Field(default=1, description="Requests per step, whose outer products are added up.")
+
+    def hypernetwork(self) -> HypernetworkSettings:
+        """The network, trained for the sum of outer products."""
+        return HypernetworkSettings(layers=self.layers, change="outer_product", lr=self.lr, network=self.network)
+
+    # --- memory and work ----------------------------------------------------------------------------------------------
+
+    def solver_operations(self, shape: "Shape", edits: int) -> float:
+        """Per request the network and the products; per step and layer the weight that is written."""
+        tokens = float(edits * TEXT_TOKENS)
+        products = 2 * tokens * len(self.layers) * shape.mlp_out
+        return products + self.network_operations(shape, tokens) + edits / self.batch * len(self.layers) * 4.0 * shape.mlp_out
+
+    def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
+        """Per layer the change and the original weight twice, the statistics, and the network; what a step computes."""
+        state = len(self.layers) * shape.mlp_out * (DOUBLE + 2.0 * item) + 2 * (shape.mlp_width + shape.width) * DOUBLE
+        turn = self.batch * TEXT_TOKENS * (shape.mlp_width + shape.width)
+        return {"state": state + self.network_bytes(shape), "temporaries": float(3 * max(turn, shape.mlp_out) * DOUBLE)}
+
+    def ledger_bytes(self, shape: "Shape", edits: int) -> float:
+        """Per token both rewritten rows of every layer."""
+        return float(edits * TEXT_TOKENS * len(self.layers) * (shape.mlp_width + shape.width) * SINGLE)

@@ -25,7 +25,7 @@ from d4s.editors.answer_gradients import AnswerGradients, read_answer_gradients
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.parts.input_settings import WarmUpSettings
 from d4s.models.language_model import LanguageModel
-from d4s.models.tokens import encode_pairs
+from d4s.models.tokens import Pair, encode_pairs
 
 CONSTANT = 1e-12  # spread of an entry, relative to its mean, below which it is rounding
 FLOOR = 1e-6
@@ -84,11 +84,16 @@ class RunningStatistics:
         return (centred @ vectors * inverse) @ vectors.mT
 
 
+def shapes_of(model: LanguageModel, layers: Sequence[int]) -> dict[int, Shape]:
+    """The shape of each layer's matrix."""
+    return {layer: (model.d_out(layer), model.d_in(layer)) for layer in layers}
+
+
 class LifelongStatistics:
     """Running statistics of the edited layers, shared by those whose matrices have one shape."""
 
     def __init__(self, model: LanguageModel, layers: Sequence[int], *, whiten: bool, saved: Mapping[str, Tensor]) -> None:
-        self._shapes: dict[int, Shape] = {layer: (model.d_out(layer), model.d_in(layer)) for layer in layers}
+        self._shapes = shapes_of(model, layers)
         devices = {shape: model.state_device(layer) for layer, shape in self._shapes.items()}
         self._of = {shape: RunningStatistics.empty(shape, device, whiten=whiten) for shape, device in devices.items()}
         for shape, running in self._of.items() if saved else ():
@@ -123,10 +128,17 @@ def _name(shape: Shape) -> str:
 
 def warm_up(settings: WarmUpSettings, model: LanguageModel, requests: Sequence[EditRequest]) -> dict[str, Tensor]:
     """Statistics by name of the first requests, at most as many as settings say, at the model's own weights, which stay as they are."""
-    statistics = LifelongStatistics(model, settings.layers, whiten=settings.whiten, saved={})
     chosen = requests[: settings.requests]
     pairs = encode_pairs(model, [request.prompt for request in chosen], [request.target for request in chosen])
+    return take_statistics(model, pairs, settings.layers, whiten=settings.whiten)
+
+
+def take_statistics(
+    model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int], *, whiten: bool = False, everywhere: bool = False
+) -> dict[str, Tensor]:
+    """Statistics by name of requests given as token ids, at their targets' tokens or `everywhere`, at the model's own weights."""
+    statistics = LifelongStatistics(model, layers, whiten=whiten, saved={})
     for first in range(0, len(pairs), REQUESTS_PER_TURN):
-        found: AnswerGradients = read_answer_gradients(model, pairs[first : first + REQUESTS_PER_TURN], settings.layers)
+        found: AnswerGradients = read_answer_gradients(model, pairs[first : first + REQUESTS_PER_TURN], layers, everywhere=everywhere)
         statistics.add(found.keys, found.gradients)
     return statistics.tensors()

@@ -1,4 +1,4 @@
-"""What some editors need beyond moments, computed once: free directions, curvature, norms, statistics, sentences, routers, demonstrations.
+"""What some editors need beyond moments, computed once: free directions, curvature, norms, statistics, sentences, trainings, examples.
 
 Terms and symbols: docs/notation.md.
 """
@@ -13,18 +13,18 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from d4s.artifacts import StageJob, write_tensors
-from d4s.editors.answer_training import Checkpoint
 from d4s.editors.curvature import prepare_curvature
 from d4s.editors.demonstrations import prepare_demonstrations
 from d4s.editors.edit_requests import EditRequest, draw_requests
 from d4s.editors.fact_pool import LENGTHS, prepare_pool
+from d4s.editors.hypernetwork_training import train_hypernetwork
 from d4s.editors.lifelong_statistics import warm_up
 from d4s.editors.moments import SecondMoment, read_moments
 from d4s.editors.parts.input_settings import DemonstrationPoolSettings, FactPoolSettings, PrepareSettings
-from d4s.editors.parts.scope_settings import ScopeSettings
-from d4s.editors.scope_preparation import PreparedScope, prepare_scope
+from d4s.editors.scope_preparation import prepare_scope
 from d4s.editors.side_inputs import prepare_side
 from d4s.editors.target_optimisation import anchor_norm
+from d4s.editors.training_checkpoints import Checkpoint
 from d4s.errors import SettingsError
 from d4s.facts.record import Fact, from_frame
 from d4s.models.language_model import LanguageModel
@@ -69,7 +69,8 @@ def prepare_tensors(
 
     `LAYER.basis` holds the free directions of each layer, from second moments; `anchor` a norm, `statistics.*` or `background`, from a
     model and requests; `curvature.*` eigenvectors, from second moments and a model; `locality.*` sentences that a model writes; `pool.*`
-    true sentences, or `scope.*` and `answer.*` a router and who answers, from a model and facts; `demonstrations.*` texts, from facts.
+    true sentences, `scope.*` and `answer.*` a router and who answers, or `network.*` and `statistics.*` a network with what it normalises
+    by, from a model and facts; `demonstrations.*` texts, from facts.
 
     Raises:
         ValueError: if a model is needed and there is none.
@@ -103,11 +104,9 @@ def _from_pool(settings: PrepareSettings, model: LanguageModel | None, source: P
     found: dict[str, Tensor] = {}
     if settings.facts is not None:
         found |= _pool_tensors(settings.facts, model, source)
-    if settings.scope is not None:
-        found |= _scope(settings.scope, model, source).tensors
     if settings.demonstrations is not None:
         found |= _demonstrations(settings.demonstrations, source)
-    return found
+    return found | _train(settings, model, source)[0]
 
 
 def _demonstrations(settings: DemonstrationPoolSettings, source: PoolSource | None) -> dict[str, Tensor]:
@@ -130,23 +129,39 @@ def _pool_tensors(settings: FactPoolSettings, model: LanguageModel | None, sourc
     return prepare_pool(model, settings, source.pool, source.measured).tensors()
 
 
-def _scope(
-    settings: ScopeSettings, model: LanguageModel | None, source: PoolSource | None, checkpoint: Checkpoint | None = None
-) -> PreparedScope:
+def _train(
+    settings: PrepareSettings, model: LanguageModel | None, source: PoolSource | None, checkpoint: Checkpoint | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What an editor has trained, and notes of it: rates of a router, or losses of a hypernetwork, on held-out facts.
+
+    Raises:
+        ValueError: if there is no model.
+        SettingsError: if there are no facts to learn from, or too few.
+    """
+    if settings.scope is None and settings.hypernetwork is None:
+        return {}, {}
     if model is None:
-        raise ValueError("a router is trained beside a model, and none was given")
+        raise ValueError("a router or a network is trained beside a model, and none was given")
     if source is None:
+        learner = "serac learns scopes" if settings.scope is not None else "this editor learns how to edit"
         raise SettingsError(
-            "serac learns scopes from facts that nothing is measured of, which only the data sets of a study have; "
-            "run a study (grids/memory.yaml is one)"
+            f"{learner} from facts that nothing is measured of, which only the data sets of a study have; "
+            "run a study that sets facts apart (grids/memory.yaml does)"
         )
-    return prepare_scope(model, settings, source.pool, source.measured, checkpoint)
+    found, notes = dict[str, Tensor](), dict[str, Any]()
+    if settings.scope is not None:
+        tensors, notes["router"] = prepare_scope(model, settings.scope, source.pool, source.measured, checkpoint)
+        found |= tensors
+    if settings.hypernetwork is not None:
+        tensors, notes["hypernetwork"] = train_hypernetwork(model, settings.hypernetwork, source.pool, source.measured, checkpoint)
+        found |= tensors
+    return found, notes
 
 
 def prepare(job: StageJob[PrepareSettings]) -> None:
     """Write prepared.safetensors.
 
-    How many directions of how many are free, the anchor, the number of sentences, and rates of a router go to the notes.
+    How many directions of how many are free, the anchor, the number of sentences, and what training came to go to the notes.
     """
     settings = job.settings
     moments = read_moments(job.inputs["moments"], settings.moment_layers) if settings.moment_layers else {}
@@ -157,12 +172,10 @@ def prepare(job: StageJob[PrepareSettings]) -> None:
         facts = _facts(job, "facts")
         requests = [request for request, _ in draw_requests(facts, TUNING_SEED)]
         source = PoolSource(_facts(job, "pool"), facts) if settings.reads_pool else None
-    found = prepare_tensors(settings.model_copy(update={"scope": None}), moments, model, requests, source)
-    rates: dict[str, float] = {}
+    found = prepare_tensors(settings.model_copy(update={"scope": None, "hypernetwork": None}), moments, model, requests, source)
     checkpoint = Checkpoint(job.path("checkpoint.safetensors"), job.digest)
-    if settings.scope is not None:
-        scope, rates = _scope(settings.scope, model, source, checkpoint)
-        found |= scope
+    trained, of_training = _train(settings, model, source, checkpoint)
+    found |= trained
     write_tensors(job.path("prepared.safetensors"), found)
     notes: dict[str, Any] = {
         "free": {name.partition(".")[0]: list(reversed(basis.shape)) for name, basis in found.items() if name.endswith(".basis")}
@@ -171,8 +184,7 @@ def prepare(job: StageJob[PrepareSettings]) -> None:
         notes["sentences"] = len(found[LENGTHS])
     if "anchor" in found:
         notes["anchor"] = float(found["anchor"])
-    if rates:
-        notes["router"] = rates
+    notes |= of_training
     log.info("prepared: %s", notes)
     job.write_manifest(["prepared.safetensors"], **notes)
     checkpoint.path.unlink(missing_ok=True)

@@ -29,6 +29,7 @@ from d4s.editors.presets_memory import MEMORY_PRESETS
 from d4s.editors.presets_saul import SAUL_PRESETS
 from d4s.editors.presets_side import SIDE_PRESETS
 from d4s.editors.presets_targets import TARGET_PRESETS
+from d4s.editors.presets_trained import TRAINED_PRESETS
 
 
 def model_kinds_of(preset: str) -> list[str]:
@@ -324,6 +325,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     **TARGET_PRESETS,
     **GRADIENT_PRESETS,
+    **TRAINED_PRESETS,
     "grace": Preset(
         "GRACE",
         "Hartvigsen et al. 2023, as configured in EasyEdit",

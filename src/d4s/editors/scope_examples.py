@@ -13,15 +13,12 @@ from functools import cached_property
 
 import numpy as np
 
-from d4s.editors.fact_pool import in_order, measured_names, unmeasured_facts
+from d4s.editors.fact_pool import FactsToLearn, measured_names, wordings_of
 from d4s.editors.parts.scope_settings import ScopeSettings
-from d4s.errors import SettingsError
 from d4s.facts.record import Fact
 from d4s.questions.question_items import keyed_rng
 
-LEAST = 4  # facts of different subjects without which nothing can be learnt, nor held out
 BLENDS = 4  # names made up for each fact
-HELD_OUT = 10  # one subject in this number
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +50,17 @@ class ScopeExamples:
         return {text: number for number, text in enumerate(dict.fromkeys(text for one in examples for text in _texts(one)))}
 
 
-def wordings_of(fact: Fact) -> tuple[str, ...]:
-    """Prompts that ask for a fact's object: its own, other wordings of it, and paraphrases."""
-    return tuple(dict.fromkeys((fact.prompt, *(wording.replace("{}", fact.subject) for wording in fact.wordings), *fact.paraphrases)))
-
-
 def scope_examples(settings: ScopeSettings, pool: Sequence[Fact], measured: Sequence[Fact]) -> ScopeExamples:
     """Examples of a pool, in an order by their ids; a tenth of the subjects, the last ones, is held out.
 
     Raises:
         SettingsError: if too few facts are about subjects that nothing measured names.
     """
-    facts = [fact for fact in unmeasured_facts(in_order(pool), measured) if len(wordings_of(fact)) > 1][: settings.facts]
-    subjects = [*dict.fromkeys(fact.subject for fact in facts)]
-    if len(subjects) < LEAST:
-        raise SettingsError(
-            f"only {len(subjects)} subjects of {len(pool)} facts of the pool are named by no request and no probe and are asked about in "
-            f"two wordings; a router learns from {LEAST} at least: set more facts apart (`world.reserve`, or a lower `limit`)"
-        )
-    names = PoolNames(subjects, measured_names(measured))
-    held = {*subjects[-max(2, len(subjects) // HELD_OUT) :]}
-    examples = [_example(fact, facts, names, settings.seed) for fact in facts]
-    return ScopeExamples([one for one in examples if one.fact.subject not in held], [one for one in examples if one.fact.subject in held])
+    found = FactsToLearn.of(pool, measured, settings.facts, "a router")
+    facts = [*found.learnt, *found.held_out]
+    names = PoolNames([*dict.fromkeys(fact.subject for fact in facts)], measured_names(measured))
+    learnt, held_out = ([_example(fact, facts, names, settings.seed) for fact in part] for part in (found.learnt, found.held_out))
+    return ScopeExamples(learnt, held_out)
 
 
 def _example(fact: Fact, facts: Sequence[Fact], names: "PoolNames", seed: int) -> ScopeExample:

@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from d4s.editors.answer_training import Checkpoint, train_answers
+from d4s.editors.answer_training import train_answers
 from d4s.editors.parts.scope_settings import ScopeSettings
 from d4s.editors.scope_encoders import encoder_of
 from d4s.editors.scope_examples import scope_examples
 from d4s.editors.scope_map import held_out_rates, train_map
+from d4s.editors.training_checkpoints import Checkpoint
 from d4s.facts.record import Fact
 from d4s.models.language_model import LanguageModel
 

@@ -216,6 +216,8 @@ def _prepare(estimates: ResourceEstimates, node: Node, manifests: tuple[Path, ..
     disk = 8.0 * (len(settings.moment_layers) * placement.shape.mlp_width**2 + squares)
     if settings.scope is not None and isinstance(settings.scope.answer, TrainedAnswer):
         disk += 4.0 * 4.0 * placement.shape.parameters  # the weights, and a checkpoint on the way
+    if (trained := settings.hypernetwork) is not None:  # the network, and a checkpoint on the way
+        disk += 4.0 * 5.0 * trained.network.entries(placement.shape.mlp_width, placement.shape.width, len(trained.layers))
     return memory_estimate.prepare(placement, settings, prompt_sizes), disk, work_estimate.prepare(placement, settings, prompt_sizes)
 
 

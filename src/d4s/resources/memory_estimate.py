@@ -14,6 +14,7 @@ from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import FamilySettings
 from d4s.editors.family_settings import Family
 from d4s.editors.gradient_settings import CURVATURE_ROWS, GRADIENT_REQUESTS
+from d4s.editors.parts.hypernetwork_settings import HypernetworkSettings
 from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.editors.parts.scope_settings import ScopeSettings, TrainedAnswer
 from d4s.models.model_shape import BYTES, Shape
@@ -254,7 +255,8 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
 
     With an anchor or a warm-up the model too, and then the requests that these are taken from, at their unprefixed prompts; for curvature
     the model, and rows of text with what all blocks keep for a gradient; with sentences the model, and the passes that ask which of them it
-    knows; for a side memory the model, and single texts; with scopes the model, and of a trained answer its training.
+    knows; for a side memory the model, and single texts; with scopes the model, and of a trained answer its training; of a hypernetwork the
+    model and the training.
     """
     square, layers, anchor = placement.shape.mlp_width**2 * DOUBLE, len(settings.moment_layers), settings.anchor
     moments, work = {"moments": float(2 * layers * square)}, {"temporaries": 4.0 * square if layers else 0.0}
@@ -268,6 +270,9 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
         return split(placement, WITH_TABLES, moments | work, {"weights": placement.weights, **passes})
     if settings.scope is not None:
         return split(placement, WITH_TABLES, {}, {"weights": placement.weights, **_scope_training(placement, settings.scope)})
+    if settings.hypernetwork is not None:
+        training = _hypernetwork_training(placement, settings.hypernetwork, prompt_sizes)
+        return split(placement, WITH_TABLES, {}, {"weights": placement.weights, **training})
     if not settings.reads_model:
         return {"process": WITH_TORCH, **moments, **work}, {}
     passes = {"activations": placement.activations(prompt_sizes.tokens)}
@@ -288,6 +293,25 @@ def _scope_training(placement: ModelPlacement, scope: ScopeSettings) -> dict[str
     tokens, shape = scope.answer.rows * CONTEXT_TOKENS, placement.shape
     logits = placement.logits(scope.answer.rows * ANSWER_TOKENS, 3)
     return {"state": 5.0 * shape.parameters * SINGLE, "activations": placement.activations(tokens) * shape.layers, "logits": logits}
+
+
+def _hypernetwork_training(placement: ModelPlacement, settings: HypernetworkSettings, prompt_sizes: PromptSizes) -> dict[str, Number]:
+    """The network, its gradient, both moments of Adam and the best so far; per layer originals, sum, change and both gradients.
+
+    Of the model a pass with a gradient, and the unedited model's probabilities at the unrelated facts of a sequence of turns.
+    """
+    network, shape, layers = settings.network, placement.shape, len(settings.layers)
+    answers = network.edits * network.turns * ANSWER_TOKENS * shape.vocabulary * SINGLE
+    per_token = prompt_sizes.tokens if settings.reads_prompts else ANSWER_TOKENS
+    tokens = network.edits * per_token
+    rows = layers * tokens * (shape.mlp_width + shape.width) * (DOUBLE * (3 + network.blocks))
+    return {
+        "state": 5.0 * network.entries(shape.mlp_width, shape.width, layers) * SINGLE
+        + layers * shape.mlp_out * (2.0 * placement.item + 4 * DOUBLE),
+        "activations": placement.activations(GRADIENT_REQUESTS * prompt_sizes.tokens) * shape.layers,
+        "logits": placement.logits(GRADIENT_REQUESTS * ANSWER_TOKENS, 3) + float(answers),
+        "temporaries": float(rows + 4 * tokens**2 * DOUBLE),
+    }
 
 
 def reading(placement: ModelPlacement, settings: MeasureSettings | None = None) -> tuple[Bytes, Bytes]:

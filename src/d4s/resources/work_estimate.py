@@ -11,6 +11,7 @@ from d4s.editors.constants import ANSWER_TOKENS, BACKWARD
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK
 from d4s.editors.editor_settings import FamilySettings
 from d4s.editors.gradient_settings import GRADIENT_REQUESTS
+from d4s.editors.parts.hypernetwork_settings import HypernetworkSettings
 from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.editors.parts.scope_settings import TrainedAnswer
 from d4s.editors.parts.target_rule import TargetSettings
@@ -54,7 +55,7 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
 
     For curvature the model writes text, and takes its gradients. Sentences are scored; as many again are counted that the model may not
     know. Those that the model writes are read again at every token. Of scopes all wordings and near misses are read, and an answer may be
-    trained.
+    trained. Of a hypernetwork all steps are counted.
     """
     found, anchor = Work(double=9.0 * len(settings.moment_layers) * placement.shape.mlp_width**3), settings.anchor
     if settings.warm_up is not None:
@@ -77,10 +78,32 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
         if isinstance(answer := settings.scope.answer, TrainedAnswer):
             step = forward(placement, answer.rows * CONTEXT_TOKENS) + unembedding(placement, answer.rows * ANSWER_TOKENS)
             found += step.times((1.0 + BACKWARD) * answer.steps) + Work(single=12.0 * placement.shape.parameters * answer.steps)
+    if settings.hypernetwork is not None:
+        found += _hypernetwork(placement, settings.hypernetwork, prompt_sizes)
     if anchor is None:
         return found
     alone, requests = replace(prompt_sizes, per_request=1), anchor.anchor.requests
     return found + target_work(placement, anchor.target, alone, requests, at_once(placement, alone, requests))
+
+
+def _hypernetwork(placement: ModelPlacement, settings: HypernetworkSettings, prompt_sizes: PromptSizes) -> Work:
+    """Gradients of every request, the unedited model's answers beside it, both again after every turn with their gradient, and the network.
+
+    After every so many steps the same without gradients of the loss, of a twentieth of the facts.
+    """
+    network, shape = settings.network, placement.shape
+    rows, after = float(network.accumulate * network.turns * network.edits), 2.0 * min(network.back, network.turns)
+    looks, held_out = network.steps / network.check_every, network.facts / 20
+    texts = network.steps * rows * (2.0 + BACKWARD + (1.0 + BACKWARD) * after) + looks * held_out * (2.0 + BACKWARD + after)
+    together = min(network.edits, GRADIENT_REQUESTS)
+    found = forward(placement, together * prompt_sizes.tokens).times((texts + (1.0 + BACKWARD) * network.facts) / together)
+    found += unembedding(placement, texts * ANSWER_TOKENS)
+    tokens = rows * (prompt_sizes.tokens if settings.reads_prompts else ANSWER_TOKENS)
+    width, layers = shape.mlp_width + shape.width, len(settings.layers)
+    rewritten = (1.0 + BACKWARD) * 4.0 * tokens * layers * network.blocks * network.rank * width
+    adam = 12.0 * network.entries(shape.mlp_width, shape.width, layers)
+    products = layers * (1.0 + BACKWARD) * (2.0 * tokens * shape.mlp_out + tokens**2 * width) + 6.0 * rows * layers * shape.mlp_out
+    return found + Work(single=network.steps * (rewritten + adam), double=network.steps * products)
 
 
 def moments(placement: ModelPlacement, layers: Sequence[int], tokens: int, batch_rows: int) -> Work:

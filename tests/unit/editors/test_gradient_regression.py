@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from d4s.editors.editor_settings import resolve
-from d4s.editors.gradient_regression import GradientRegressionEditor, deltas_of
+from d4s.editors.gradient_regression import GradientRegressionEditor, LifelongRule
+from d4s.editors.gradient_session import sum_changes
 from d4s.editors.gradient_settings import GradientRegression
 from d4s.editors.lifelong_statistics import LifelongStatistics, warm_up
 from d4s.editors.parts.input_settings import PrepareSettings, WarmUpSettings
@@ -22,6 +23,10 @@ def turns(settings: GradientRegression, model: LanguageModel, requests, *, prepa
     with editor.editing(model, prepared, state or editor.start(model, prepared)) as session:
         logs = [session.step(requests[first : first + settings.batch], None) for first in range(0, len(requests), settings.batch)]
         return session.state(), {(quantity, layer): value for quantity, layer, value in logs[-1].values}
+
+
+def deltas_of(settings: GradientRegression, model: LanguageModel, records) -> dict[int, torch.Tensor]:
+    return sum_changes(LifelongRule(settings, model, {}, ()), model, records)
 
 
 def test_a_turn_moves_the_edited_matrices_towards_the_targets(tiny_model) -> None:

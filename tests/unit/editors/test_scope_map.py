@@ -11,14 +11,16 @@ from transformers import BertConfig, BertModel
 from d4s.artifacts import Artifact, StageJob, write_table
 from d4s.config import FactsSettings
 from d4s.editors import answer_training
-from d4s.editors.answer_training import PREFIX, Checkpoint, answering_model, context_loss, texts_of_step, train_answers
+from d4s.editors.answer_training import PREFIX, answering_model, context_loss, texts_of_step, train_answers
+from d4s.editors.fact_pool import wordings_of
 from d4s.editors.memory_texts import context_of
 from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.editors.parts.scope_settings import FolderEncoder, HashedEncoder, HiddenEncoder, ScopeSettings, TrainedAnswer
 from d4s.editors.preparation import prepare, prepare_tensors
 from d4s.editors.scope_encoders import encoder_of
-from d4s.editors.scope_examples import scope_examples, wordings_of
+from d4s.editors.scope_examples import scope_examples
 from d4s.editors.scope_map import MAP, ScopeMap, balanced_loss, held_out_rates, train_map
+from d4s.editors.training_checkpoints import Checkpoint
 from d4s.errors import ArtifactError, SettingsError
 from d4s.facts.record import to_rows
 from d4s.models.tokens import encode

@@ -77,3 +77,23 @@ def test_curvature_is_prepared_from_moments_and_a_models_own_text() -> None:
     assert own is not None
     longer = wanted.model_copy(update={"curvature": own.model_copy(update={"tokens": 2 * own.tokens})})
     assert work_estimate.prepare(HOST, longer, PROMPTS).single == pytest.approx(2 * work_estimate.prepare(HOST, wanted, PROMPTS).single)
+
+
+@pytest.mark.parametrize("name", ["mend", "malmen", "rledit"])
+def test_a_network_is_counted_with_its_training_and_with_edits(name: str) -> None:
+    settings = settings_of(name)
+    wanted = settings.prepare_settings()
+    assert isinstance(wanted, PrepareSettings) and wanted.hypernetwork is not None
+    network = wanted.hypernetwork.network
+    entries = network.entries(SHAPE.mlp_width, SHAPE.width, 3)
+    found = memory_estimate.prepare(HOST, wanted, PROMPTS)[0]
+    assert {*found} == {"process", "weights", "state", "activations", "logits", "temporaries"}
+    assert found["state"] == 5 * 4 * entries + 3 * MATRIX * 40 and found["activations"] == gradient(GRADIENT_REQUESTS)
+    longer = wanted.hypernetwork.model_copy(update={"network": network.model_copy(update={"steps": 2 * network.steps})})
+    once, twice = (work_estimate.prepare(HOST, part, PROMPTS).single for part in (wanted, PrepareSettings(hypernetwork=longer)))
+    requests = network.steps * network.accumulate * network.turns * network.edits
+    assert 1.9 < twice / once <= 2 and once > 7 * work_estimate.forward(HOST, requests * PROMPTS.tokens).single
+    plain = settings_of("ultraedit", batch=settings.batch)
+    held, without = (memory_estimate.edit(HOST, one, 300, PROMPTS)[0] for one in (settings, plain))
+    assert held["state"] == without["state"] + 4 * entries
+    assert work_estimate.edit(HOST, settings, 300, PROMPTS).double > work_estimate.edit(HOST, plain, 300, PROMPTS).double

@@ -6,61 +6,18 @@ says so. Algorithms whose files are not translated, most for want of an editor, 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from d4s.apply.easyedit.algorithm import COMMON, EDITED_ALONE, NO_DROPOUT, Absent, Algorithm
 from d4s.apply.easyedit.key_rules import Choice, Factor, Ignored, Lacking, OfEveryLayer, PresetChoice, Rule, Same, To, ToSeveral
 from d4s.apply.easyedit.module_rules import FactorModules, LayerList, LossLayer, ModuleTemplate, ParameterNames, one, tuned, with_factors
+from d4s.apply.easyedit.trained_algorithms import TRAINED_ALGORITHMS
 from d4s.editors.hparams import IDENTITY, LORA_RULES, MOMENTS, PMET_TARGET, ROME_RULES, HParams, merge_hparams
 from d4s.editors.presets_side import WISE_AS_RELEASED
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """An algorithm that we have: the presets that take its settings, the rule of each key, and what the method itself fixes.
-
-    Where a key says which preset it is, `presets` are its possible ones. Of each tuple of `one_of` a file must have a key. `around` are
-    the algorithms that it changes: their file has the same name in the folder of that algorithm, as in EasyEdit.
-    """
-
-    presets: tuple[str, ...]
-    rules: Mapping[str, Rule]
-    fixed: HParams = field(default_factory=dict)
-    one_of: tuple[tuple[str, ...], ...] = ()
-    around: tuple[str, ...] = ()
-    differs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Absent:
-    """An algorithm whose files are not translated: why, and the preset that comes nearest (none where nothing does)."""
-
-    reason: str
-    nearest: str = ""
-
 
 ONE_AT_A_TIME = Same((1,), "requests are edited one at a time")
 BATCH = To("batch", as_read="requests edited together: that of `batch_edit`; `edit` makes them one at a time", optional=True)
 OWN_PREFIXES = Lacking("prefixes belong to a study (`contexts`); d4s apply samples 3 of 8 tokens")
-NO_DROPOUT = Same((0,), "models are edited in evaluation mode, without dropout")
 
-COMMON: Mapping[str, Rule] = {
-    "alg_name": Ignored("--editor says it"),
-    "model_name": Ignored("--model says it"),
-    "model_class": Ignored("read from the model's config.json"),
-    "tokenizer_class": Ignored("read from the model's folder"),
-    "tokenizer_name": Ignored("read from the model's folder"),
-    "device": Ignored("CUDA where there is one"),
-    "model_parallel": Ignored("a model in memory keeps its `device_map` (d4s.edit)"),
-    "fp16": Ignored("--dtype says it"),
-    "bf16": Ignored("--dtype says it"),
-    "half": Ignored("--dtype says it"),
-    "max_length": Ignored("texts are not cut; what is too long for the model is refused"),
-    "results_dir": Ignored("--out says it"),
-    "stats_dir": Ignored("moments are kept with the edited folder"),
-    "silent": Ignored("--verbose logs every step"),
-    "use_chat_template": Ignored("--chat says it"),
-}
-"""Keys of every algorithm."""
 
 MODULES: Mapping[str, Rule] = {
     "rewrite_module_tmp": ModuleTemplate(),
@@ -122,7 +79,6 @@ FINE_TUNING: Mapping[str, Rule] = {
 }
 NO_WEIGHT_DECAY = Same((0,), "weights are tuned without weight decay")
 NEVER_READ = Ignored("EasyEdit never reads it")
-
 ALGORITHMS: Mapping[str, Algorithm] = {
     "FT": Algorithm(
         ("ft_l", "ft_m"),
@@ -351,19 +307,17 @@ ALGORITHMS: Mapping[str, Algorithm] = {
             "batch_size_once": Ignored("gradients are those of each request, however many run together"),
             "editor_batch_size": Ignored("rows are solved together"),
             "dropout": NO_DROPOUT,
-            "no_grad_layers": Ignored("gradients are taken at the edited matrices alone"),
+            "no_grad_layers": EDITED_ALONE,
         },
         differs=("variances are those of all tokens so far; EasyEdit's recursion adds up unbiased ones and is larger",),
     ),
+    **TRAINED_ALGORITHMS,
 }  # fmt: skip
 """What we have, by EasyEdit's names."""
 
-NO_TRAINED = "an editor that has to be trained on edits first"
 ABSENT: Mapping[str, Absent] = {
-    "MEND": Absent(NO_TRAINED, "ultraedit"),
-    "MALMEN": Absent(NO_TRAINED, "ultraedit"),
-    "InstructEdit": Absent(f"MEND trained with instructions: {NO_TRAINED}", "ultraedit"),
-    "KE": Absent(NO_TRAINED, "ultraedit"),
+    "InstructEdit": Absent("MEND trained with instructions, of which a study has none", "mend"),
+    "KE": Absent("its network is a recurrent one; EasyEdit has files of it and no code", "mend"),
     "SERAC": Absent("its keys are those of the training of two further models; `serac` trains its router in a study", "serac"),
     "MELO": Absent("low-rank factors are not chosen by prompt", "lora"),
     "QLoRA": Absent("quantised weights are not edited", "lora"),

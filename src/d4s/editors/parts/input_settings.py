@@ -1,7 +1,8 @@
-"""What stages before an edit compute for it: targets, free directions, the usual norm, statistics, sentences, scopes, demonstrations."""
+"""What stages before an edit compute for it: targets, directions, the usual norm, statistics, sentences, trainings, demonstrations."""
 
 from pydantic import Field
 
+from d4s.editors.parts.hypernetwork_settings import HypernetworkSettings
 from d4s.editors.parts.part import Layers, Positive
 from d4s.editors.parts.scope_settings import ScopeSettings
 from d4s.editors.parts.target_rule import AnchorSettings, TargetSettings
@@ -89,6 +90,7 @@ class PrepareSettings(Frozen):
     curvature: CurvatureSettings | None = Field(default=None, exclude_if=lambda curvature: curvature is None)
     scope: ScopeSettings | None = Field(default=None, exclude_if=lambda scope: scope is None)
     demonstrations: DemonstrationPoolSettings | None = Field(default=None, exclude_if=lambda pool: pool is None)
+    hypernetwork: HypernetworkSettings | None = Field(default=None, exclude_if=lambda network: network is None)
 
     @property
     def reads_requests(self) -> bool:
@@ -103,7 +105,8 @@ class PrepareSettings(Frozen):
     @property
     def reads_pool(self) -> bool:
         """Whether facts are read that nothing is measured of."""
-        return self.facts is not None or self.scope is not None or self.demonstrations is not None
+        learns = self.scope is not None or self.hypernetwork is not None
+        return self.facts is not None or learns or self.demonstrations is not None
 
     @property
     def moment_layers(self) -> tuple[int, ...]:

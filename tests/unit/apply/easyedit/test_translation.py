@@ -93,6 +93,15 @@ def test_ike_has_as_many_demonstrations(tmp_path: Path) -> None:
     assert reading(found, "sentence_model_name").outcome == "not representable"
 
 
+def test_trained_editors_take_their_training_too(tmp_path: Path) -> None:
+    found = translated(tmp_path, "MEND", "gpt2-xl")
+    ours, column = resolve("mend", {}, found.settings), resolve("mend", {}, "gpt2-xl")
+    assert ours == column.model_copy(update={"network": column.network.model_copy(update={"seed": 42})})
+    assert [one.key for one in found.keys if one.outcome == "not representable"] == ["inner_params"]
+    network = resolve("malmen", {}, translated(tmp_path, "MALMEN", "gpt2-xl").settings).network
+    assert (network.lr, network.rate_lr, network.edits, network.steps, network.blocks) == (1e-5, 1e-5, 1, 10_000, 2)
+
+
 def test_a_mistyped_key_is_listed_with_the_nearest(tmp_path: Path) -> None:
     found = translate(written(tmp_path, FILES["ROME", "gpt2-xl"] + "v_wight_decay: 1\nzzz: 2\n"), "gpt2-xl")
     assert reading(found, "v_wight_decay").note == "did you mean 'v_weight_decay'?"
@@ -120,8 +129,8 @@ def test_simie_reads_the_file_of_what_it_stands_around(tmp_path: Path) -> None:
         ({"ROME": "ROMME"}, "EasyEdit has no algorithm 'ROMME'; did you mean 'ROME'? (among our presets: did you mean 'rome'?)"),
         ({"ROME": "Nothing"}, "of its algorithms we have FT, LoRA, ROME"),
         (
-            {"ROME": "MEND"},
-            "files of MEND are not translated: an editor that has to be trained on edits first; what comes nearest is `ultra",
+            {"ROME": "InstructEdit"},
+            "files of InstructEdit are not translated: MEND trained with instructions, of which a study has none; what comes nearest is",
         ),
         ({"ROME": "dpo"}, "files of DPO are not translated: preferences are not facts (docs/from_easyedit.md)"),
         ({'alg_name: "ROME"\n': ""}, "alg_name: is missing"),
