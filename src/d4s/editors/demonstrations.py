@@ -23,11 +23,10 @@ from typing import Literal, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from d4s.editors.fact_pool import in_order, unmeasured_facts
+from d4s.editors.fact_pool import in_order, unmeasured_facts, wordings_of
 from d4s.editors.memory_settings import Demonstrations
 from d4s.editors.memory_texts import MemoryEntry, context_of, to_bytes, to_text
 from d4s.editors.parts.input_settings import DemonstrationPoolSettings
-from d4s.editors.scope_examples import wordings_of
 from d4s.errors import SettingsError
 from d4s.facts.record import Fact
 from d4s.questions.question_items import keyed_rng
