@@ -158,10 +158,13 @@ class GridRow(Frozen):
         default=(),
         description="Shares of the change of weights at which models answer shifted prompts after each length; not asked where empty.",
     )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(), exclude_if=lambda seeds: not seeds, description="Draws of requests of this row; those of the study where empty."
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> "GridRow":
-        for axis in ("models", "datasets", "editors", "lengths", "probes", "shares"):
+        for axis in ("models", "datasets", "editors", "lengths", "probes", "shares", "seeds"):
             values = getattr(self, axis)
             if len(set(values)) != len(values):
                 raise ValueError(f"{axis} repeats an entry: {list(values)}")
@@ -175,6 +178,8 @@ class GridRow(Frozen):
             raise ValueError("single edits need one length, the number of requests, and probes, and run no benchmark")
         if self.protocol == "single" and self.shares:
             raise ValueError("shifted prompts are asked after sequences; leave `shares` out, or set protocol to sequence")
+        if self.protocol == "single" and self.seeds:
+            raise ValueError("single edits have the draws of the study; leave `seeds` out, or set protocol to sequence")
         return self
 
 
@@ -270,6 +275,11 @@ class Study(Frozen):
     robustness: RobustnessSettings = Field(default=RobustnessSettings(), description="What rows with `shares` are asked.")
     benchmarks: BenchmarkSettings = BenchmarkSettings()
     claims: tuple[ClaimGroup, ...] = Field(default=("d4s",), min_length=1, description="Papers whose claims are judged, in order.")
+    leaderboard: bool = Field(
+        default=False,
+        exclude_if=lambda asked: not asked,
+        description="Also rank the editors, on a page of its own: results/STUDY/index.html.",
+    )
     figures: FigureSettings = FigureSettings()
     execution: ExecutionSettings = ExecutionSettings()
     ignore_code_changes: bool = Field(default=False, description="Leave code out of the hashes of artefacts (recorded in their manifests).")

@@ -133,6 +133,7 @@ rule report:
         rules.learning.output if LEARNED else [],
     output:
         f"{RESULTS}/report.html",
+        [f"{RESULTS}/index.html"] if STUDY.leaderboard else [],
     log:
         f"{LOGS}/{STUDY.study}/report.log",
     benchmark:

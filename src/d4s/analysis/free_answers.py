@@ -20,8 +20,6 @@ from d4s.metrics.answer_texts import KINDS
 from d4s.schemas import CELL, FREE_ANSWERS, VERDICTS, with_cell_columns
 
 METRICS = ("wild_exact", "contains", "repeats", "length", "same_tokens")
-FREE_GROUP = "free_answers"
-"""Beside the groups of claims: the figures and tables of studies that ask for free answers."""
 JUDGED = "judged"
 READINGS = (JUDGED, STAND_IN)
 """Metrics of verdicts: of a judge, or of the rule in the place of one."""
@@ -88,11 +86,6 @@ def _agreement_rows(found: Agreement) -> list[dict[str, Any]]:
     if not np.isnan(found.kappa):
         rows.append(exact_row("judge_kappa", found.kappa, found.n))
     return rows
-
-
-def shown_groups(results: Results) -> list[str]:
-    """The groups whose figures and tables a study shows: those of its claims, and free answers where it asks for them."""
-    return [*results.claim_groups, *([FREE_GROUP] if results.study.get("measure", {}).get("free_answers") else [])]
 
 
 def judged_answers(results: Results) -> list[tuple[str, str, str]]:

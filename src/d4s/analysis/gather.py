@@ -20,7 +20,8 @@ from d4s.analysis.costs import write_costs
 from d4s.analysis.free_answers import free_rows
 from d4s.analysis.shifted_answers import AnswerFolders
 from d4s.analysis.single_edits import SingleFolders, read_singles, single_rows
-from d4s.analysis.summary_rows import benchmark_rows, immediate_rows, norm_rows, perplexity_rows, retained_rows
+from d4s.analysis.state_size import state_bytes
+from d4s.analysis.summary_rows import benchmark_rows, exact_row, immediate_rows, norm_rows, perplexity_rows, retained_rows
 from d4s.analysis.traced_facts import TraceFolders
 from d4s.artifacts import MANIFEST, Artifact, atomic_write, write_json, write_table
 from d4s.editors.control_editors import is_control
@@ -172,6 +173,8 @@ def _gather_cell(cell: CellFolders, add: Add) -> Iterator[dict[str, Any]]:
         yield from _with_names(names, immediate_rows(log, step))
         yield from _with_names(names, perplexity_rows(tables["perplexity"]))
         yield from _with_names(names, norm_rows(tables["norms"]))
+        if (size := state_bytes(_open(cell.run, "runs", step))) is not None:
+            yield {**names, **exact_row("state_bytes", float(size))}
         yield from _with_names(names, _gather_free_answers(cell, step, tables["scores"], add))
     for step in cell.benchmark_steps if cell.benchmark else ():
         rows = _open(cell.benchmark, "benchmarks", step).table(f"n{step}.benchmark.parquet", BENCHMARK)  # type: ignore[arg-type]

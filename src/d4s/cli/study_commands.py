@@ -98,6 +98,21 @@ def report(study: StudyOption = "params.yaml") -> None:
 
 
 @command()
+def leaderboard(
+    studies: Annotated[list[str], typer.Argument(help="Finished studies: their YAML files.")],
+    out: Annotated[Path, typer.Option(help="The page.")],
+) -> None:
+    """Write the leaderboards of several finished studies as one page that can be sorted and filtered."""
+    setup_logging()
+
+    from d4s.analysis.study_results import Results
+    from d4s.report.leaderboard import write_leaderboard
+    from d4s.study.resolve import results_folder
+
+    write_leaderboard(out, [Results(results_folder(parse_study(study))) for study in studies])
+
+
+@command()
 def plan(
     study: StudyOption = "params.yaml",
     memory: Annotated[float | None, typer.Option(help="GiB of memory to plan for; this machine's when omitted.")] = None,

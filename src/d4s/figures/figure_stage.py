@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from d4s.analysis.free_answers import FREE_GROUP, shown_groups
+from d4s.analysis.shown_groups import FREE_GROUP, LEADERBOARD_GROUP, shown_groups
 from d4s.analysis.study_results import Results
 from d4s.artifacts import Artifact, atomic_write, write_json
 from d4s.figures import (
@@ -40,6 +40,7 @@ from d4s.figures import (
     fig_norm_cause,
     fig_norm_vs_accuracy,
     fig_objectives,
+    fig_pareto,
     fig_protocols,
     fig_quotient,
     fig_retention_by_age,
@@ -92,8 +93,11 @@ GROUP_FIGURES: Mapping[str, Mapping[str, Callable[[Results], Drawing]]] = {
     },
 }
 """Figures of the groups of claims, which only studies that judge the group draw."""
-FREE_FIGURES: Mapping[str, Callable[[Results], Drawing]] = {"fig_free": fig_free.figure}
-"""Figures of studies that ask for free answers."""
+ASKED_FIGURES: Mapping[str, Mapping[str, Callable[[Results], Drawing]]] = {
+    LEADERBOARD_GROUP: {"fig_pareto": fig_pareto.figure},
+    FREE_GROUP: {"fig_free": fig_free.figure},
+}
+"""Figures of studies that ask for a leaderboard, and for free answers."""
 _METADATA: Mapping[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "svg": {"Date": None, "Creator": None},
@@ -102,10 +106,10 @@ _METADATA: Mapping[str, dict[str, Any]] = {
 
 
 def figures_of(groups: Iterable[str]) -> Mapping[str, Callable[[Results], Drawing]]:
-    """The figures of a study with some groups of claims, and with free answers where these are among the groups, in order."""
+    """The figures of a study with some groups, those of claims, a leaderboard and free answers, in order."""
     chosen = [*groups]
     of_groups = {name: make for group in chosen for name, make in GROUP_FIGURES.get(group, {}).items()}
-    return {**of_groups, **FIGURES, **(FREE_FIGURES if FREE_GROUP in chosen else {})}
+    return {**of_groups, **FIGURES, **{name: make for group in chosen for name, make in ASKED_FIGURES.get(group, {}).items()}}
 
 
 def figures(study_dir: Path, settings: FigureSettings) -> None:

@@ -6,19 +6,17 @@ Everything is inline: the page makes no request and runs no script, and text tha
 import json
 import logging
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from d4s import __version__
 from d4s.analysis.display_names import dataset_name, method_name, sorted_editors
 from d4s.analysis.example_answers import examples
-from d4s.analysis.free_answers import shown_groups
 from d4s.analysis.shortcomings import shortcomings
+from d4s.analysis.shown_groups import shown_groups
 from d4s.analysis.single_edits import SingleEdits
 from d4s.analysis.study_results import Results
 from d4s.analysis.verdicts import show, show_interval
@@ -26,6 +24,8 @@ from d4s.artifacts import write_text
 from d4s.errors import ArtifactError
 from d4s.figures.figure_stage import figures_of
 from d4s.report.embed import data_uri, inline_svg
+from d4s.report.leaderboard import write_leaderboard
+from d4s.report.templates import environment, part
 from d4s.study.summarize import CRITERIA_FILE
 from d4s.study_settings import Study
 from d4s.tables.table import TableSkipped
@@ -34,17 +34,18 @@ from d4s.tables.table_stage import tables_of
 logger = logging.getLogger(__name__)
 VERDICTS = ("holds", "does not hold", "undecided", "not measured")
 COSTS_TABLE = "tab_costs"
+LEADERBOARD_FILE = "index.html"
 
 
 def report(study_dir: Path, study: Study) -> None:
-    """Write report.html from the study's gathered data, claims and figures."""
+    """Write report.html from the study's gathered data, claims and figures, and index.html where it asks for a leaderboard."""
     results = Results(study_dir)
     verdicts = _read(study_dir / "claims.json", "claims")
     figure_captions = _read(study_dir / "figures" / "figures.json", "figures")
     figure_captions = {name: figure_captions[name] for name in figures_of(shown_groups(results)) if name in figure_captions}
     learning_captions = _read(study_dir / "learning" / "learning.json", "learning") if (study_dir / "learning").is_dir() else {}
-    page = _environment().from_string(_part("page.html")).render(
-        css=Markup(_part("page.css")),
+    page = environment().from_string(part("page.html")).render(
+        css=Markup(part("page.css")),
         study=study,
         version=__version__,
         summary=_summary(results),
@@ -66,15 +67,8 @@ def report(study_dir: Path, study: Study) -> None:
     )  # fmt: skip
     write_text(study_dir / "report.html", page)
     logger.info("wrote %s (%d kB)", study_dir / "report.html", len(page) // 1000)
-
-
-def _environment() -> Environment:
-    """A template environment that escapes every value."""
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-
-def _part(name: str) -> str:
-    return (files("d4s.report") / name).read_text(encoding="utf-8")
+    if study.leaderboard:
+        write_leaderboard(study_dir / LEADERBOARD_FILE, [results])
 
 
 def _read(path: Path, stage: str) -> Any:

@@ -51,5 +51,5 @@ def rows_of_cells(study: Study, protocol: str) -> Iterator[tuple[GridRow, CellKe
     """Every cell of every row with one of the protocols."""
     for row in (row for row in study.grid if row.protocol == protocol):
         for model in row.models:
-            for dataset, editor, seed in product(row.datasets, row_editors(study, row, model), study.seeds):
+            for dataset, editor, seed in product(row.datasets, row_editors(study, row, model), row.seeds or study.seeds):
                 yield row, CellKey(model, dataset, editor, seed)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from d4s.analysis.free_answers import FREE_GROUP, shown_groups
+from d4s.analysis.shown_groups import FREE_GROUP, LEADERBOARD_GROUP, shown_groups
 from d4s.analysis.study_results import Results
 from d4s.artifacts import write_json
 from d4s.tables import (
@@ -18,6 +18,7 @@ from d4s.tables import (
     tab_drivers,
     tab_free,
     tab_key_modes,
+    tab_leaderboard,
     tab_localisation,
     tab_main,
     tab_memory,
@@ -56,15 +57,18 @@ GROUP_TABLES: Mapping[str, Mapping[str, Callable[[Results], Table]]] = {
     "collapse": {"tab_collapse": tab_collapse.table},
 }
 """Tables of the groups of claims, which only studies that judge the group write."""
-FREE_TABLES: Mapping[str, Callable[[Results], Table]] = {"tab_free": tab_free.table}
-"""Tables of studies that ask for free answers."""
+ASKED_TABLES: Mapping[str, Mapping[str, Callable[[Results], Table]]] = {
+    LEADERBOARD_GROUP: {"tab_leaderboard": tab_leaderboard.table},
+    FREE_GROUP: {"tab_free": tab_free.table},
+}
+"""Tables of studies that ask for a leaderboard, and for free answers."""
 
 
 def tables_of(groups: Iterable[str]) -> Mapping[str, Callable[[Results], Table]]:
-    """The tables of a study with some groups of claims, and with free answers where these are among the groups, in order."""
+    """The tables of a study with some groups, those of claims, a leaderboard and free answers, in order."""
     chosen = [*groups]
     of_groups = {name: make for group in chosen for name, make in GROUP_TABLES.get(group, {}).items()}
-    return {**of_groups, **TABLES, **(FREE_TABLES if FREE_GROUP in chosen else {})}
+    return {**of_groups, **TABLES, **{name: make for group in chosen for name, make in ASKED_TABLES.get(group, {}).items()}}
 
 
 def tables(study_dir: Path) -> None:

@@ -8,8 +8,9 @@ import matplotlib
 import pandas as pd
 import pytest
 
-from d4s.analysis.free_answers import agreement, free_rows, judge_note, judged_answers, shown_groups
+from d4s.analysis.free_answers import agreement, free_rows, judge_note, judged_answers
 from d4s.analysis.gather import CellFolders, gather
+from d4s.analysis.shown_groups import shown_groups
 from d4s.analysis.study_results import Results
 from d4s.artifacts import StageJob, read_table, write_json, write_table
 from d4s.errors import SettingsError
