@@ -89,7 +89,7 @@ def prepare(placement: ModelPlacement, settings: PrepareSettings, prompt_sizes: 
 def _hypernetwork(placement: ModelPlacement, settings: HypernetworkSettings, prompt_sizes: PromptSizes) -> Work:
     """Gradients of every request, the unedited model's answers beside it, both again after every turn with their gradient, and the network.
 
-    After every so many steps the same without gradients of the loss, of a twentieth of the facts.
+    Every `check_every` steps the same without gradients of the loss, of a twentieth of the facts.
     """
     network, shape = settings.network, placement.shape
     rows, after = float(network.accumulate * network.turns * network.edits), 2.0 * min(network.back, network.turns)
