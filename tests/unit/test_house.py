@@ -26,7 +26,7 @@ FORBIDDEN = re.compile("|".join([*map(re.escape, HOSTS), *(rf"(?<![\w.~{{}}]){re
 # Phrases that the package and its pages do not use, with what to write instead; tools/words.txt has single words for codespell.
 PHRASES = {
     r"\bso many\b": "name the number: `at most n`, `this number of`",
-    r"(?<![`\"#./-])\bmend\b": "fix",  # MEND, in capitals, is an editor
+    r"(?<![`\"#./-])(?<!family: )\bmend\b": "fix",  # MEND is an editor: in capitals, or as a name in code
     r"\bin any case\b": "always",
     r"\btime and again\b": "repeatedly",
     r"\bbe had\b": "be available",
