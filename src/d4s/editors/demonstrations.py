@@ -28,6 +28,7 @@ from d4s.editors.memory_settings import Demonstrations
 from d4s.editors.memory_texts import MemoryEntry, context_of, to_bytes, to_text
 from d4s.editors.parts.input_settings import DemonstrationPoolSettings
 from d4s.errors import SettingsError
+from d4s.facts.joining import with_delimiter
 from d4s.facts.record import Fact
 from d4s.questions.question_items import keyed_rng
 
@@ -133,7 +134,7 @@ class Demonstrator:
 
     def _text(self, prompt: str, target: str, answered: tuple[str, str]) -> str:
         asked, answer = answered
-        return f"{context_of(self._context, prompt, target)}{asked.rstrip(' ')} {answer.strip()}{self._settings.separator}"
+        return f"{context_of(self._context, prompt, target)}{with_delimiter(asked.rstrip(' '))}{answer.strip()}{self._settings.separator}"
 
     @cached_property
     def _retrieve(self) -> Retrieve:

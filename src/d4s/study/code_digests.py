@@ -64,7 +64,7 @@ DESCRIPTIVE = frozenset(
     }
 )
 """Members of settings that say something to people, refuse combinations or count for plans, and change no result."""
-SUFFIXES = frozenset({".py", ".yaml", ".html", ".css", ".txt"})
+SUFFIXES = frozenset({".py", ".yaml", ".html", ".css", ".js", ".txt"})
 """What the package consists of, as `package-data` in `pyproject.toml` says too."""
 DATA_FILES = {
     f"{PACKAGE}.metrics.lm_eval_bridge": ("metrics/tasks",),

@@ -57,7 +57,7 @@ def test_a_translated_file_edits_a_model(tmp_path: Path) -> None:
     assert "the settings file has none for 'd4s'" in refused
 
 
-@pytest.mark.parametrize("editor", ["MEND", "Romme"])
+@pytest.mark.parametrize("editor", ["MELO", "Romme"])
 def test_an_algorithm_that_is_not_here_ends_with_one_message(editor: str, tmp_path: Path) -> None:
     path = written(tmp_path, TINY.replace("ROME", editor))
     shown = call("settings", "--from-easyedit", path, fails=2)

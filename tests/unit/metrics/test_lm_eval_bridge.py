@@ -125,7 +125,7 @@ def test_rolling_scores_every_token_once_with_the_longest_context(tokenizer, pos
 
 
 def _rolled(model, ids: list[int], positions: int) -> float:
-    """Windows of so many inputs, laid end to end; the last one is moved back to be full."""
+    """Windows of a number of inputs, laid end to end; the last one is moved back to be full."""
     total, start = 0.0, 1
     while start < len(ids):
         stop = min(start + positions, len(ids))

@@ -242,7 +242,7 @@ REACHED = {
     "a number of a part": (RECT, "SMALLEST_WEIGHT = 1e-8", "SMALLEST_WEIGHT = 1e-7"),
     "a constant of a part": (RECT, "is_dense: ClassVar[bool] = True", "is_dense: ClassVar[bool] = False"),
     "shared targets": (LEAST_SQUARES, 'return self.target if self.target.at == "original" else None', "return self.target"),
-    "a count of layers": ("editors/parts/input_settings.py", "return 0 if self.basis is None else len(self.basis.layers)", "return 0"),
+    "a count of layers": ("editors/parts/input_settings.py", "return () if self.basis is None else self.basis.layers", "return ()"),
     "the text of settings": ("settings_base.py", "sort_keys=True", "sort_keys=False"),
     "a look-up": ("registry.py", "return getattr(importlib.import_module(module), attribute)", "return None"),
 }  # fmt: skip

@@ -13,6 +13,7 @@ from d4s.apply.easyedit.algorithms import ABSENT, ALGORITHMS
 from d4s.apply.easyedit.translation import translate
 from d4s.cli import app
 from d4s.editors.editor_settings import resolve
+from d4s.editors.presets import model_kinds_of
 from tests.easyedit_files import FILES, written
 from tools import easyedit_page
 
@@ -54,6 +55,8 @@ def test_files_differ_from_our_columns_in_the_keys_that_the_page_names(tmp_path:
     for (name, column), text in FILES.items():
         settings = translate(written(tmp_path, text), column).settings
         preset = next(iter(settings.editors))
+        if column not in model_kinds_of(preset):
+            continue  # a file for a model that the method has no column of
         ours, theirs = (resolve(preset, {}, source).model_dump() for source in (column, settings))
         found[name, column] = differences(theirs, ours)
     assert found == named
