@@ -23,10 +23,12 @@ def table(results: Results) -> Table:
     Raises:
         TableSkipped: if no editor was run in batches of several sizes.
     """
-    rows = [row for panel in results.main_panels for series in batch_series(results, panel) for row in _rows(results, series)]
+    rows: list[dict[str, Any]] = []
+    for panel in results.main_panels:
+        found = [row for series in batch_series(results, panel) for row in _rows(results, series)]
+        rows += sorted(found, key=lambda row: row["edits"])
     if not rows:
         raise TableSkipped("no editor was run in batches of several sizes")
-    rows.sort(key=lambda row: row["block_order"])
     columns = [
         Column("weight", "λ", "", digits=0),
         *(Column(reading, reading.capitalize(), "S", best="high", factor=100.0, interval=True) for reading in READINGS),
@@ -48,7 +50,7 @@ def _rows(results: Results, series: BatchSeries) -> Iterator[dict[str, Any]]:
         for length in sorted(series.lengths(results, size)):
             row: dict[str, Any] = {
                 "block": f"{dataset_name(series.panel.dataset)}, {series.panel.model}, {length} edits",
-                "block_order": (series.panel, length),
+                "edits": length,
                 "method": method_name(series.name),
                 "batch": size,
                 "reference": False,

@@ -26,10 +26,10 @@ def table(results: Results) -> Table:
     """
     answers = Robustness(results)
     try:
-        rows = [_row(results, answers, panel, cell) for panel in answers.panels for cell in answers.cells(panel)]
+        cells = [(panel, cell) for panel in answers.panels for cell in sorted(answers.cells(panel), key=lambda cell: cell.edits)]
+        rows = [_row(results, answers, panel, cell) for panel, cell in cells]
     except NotMeasured as reason:
         raise TableSkipped(str(reason)) from None
-    rows.sort(key=lambda row: row["block_order"])
     columns = (
         Column("success", "Success", "Edited facts", best="high", factor=100.0),
         Column("clean", "Clean", "Other facts", best="high", factor=100.0),
@@ -63,7 +63,6 @@ def _row(results: Results, answers: Robustness, panel: Panel, cell: Cell) -> dic
 
     row: dict[str, Any] = {
         "block": f"{results.panel_name(panel)}, {cell.edits} edits",
-        "block_order": (panel, cell.edits),
         "method": method_name(cell.method),
         "layer": str(cell.layer) if cell.layer >= 0 else "own",
         "reference": False,

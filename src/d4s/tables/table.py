@@ -1,6 +1,6 @@
 """Tables as values: rows in blocks that are compared with each other, numeric columns, marks for the best two."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,6 +67,19 @@ class Table:
     labels: tuple[str, ...]
     columns: tuple[Column, ...]
     frame: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        """Refuse what no file can hold.
+
+        Raises:
+            TypeError: if a cell is not text, a number or a flag; names the columns.
+        """
+        if wrong := [
+            str(name)
+            for name, values in self.frame.items()
+            if values.map(lambda value: not isinstance(value, str) and isinstance(value, Collection)).any()
+        ]:
+            raise TypeError(f"cells of a table are text, numbers and flags; found collections in {', '.join(wrong)}")
 
     def blocks(self) -> Iterator[tuple[str, list[TableRow]]]:
         """Blocks in order, each with its rows: methods first, references last."""

@@ -234,7 +234,5 @@ def test_the_stage_writes_what_was_trained_and_its_rates(tmp_path: Path) -> None
 
 
 def test_without_a_study_there_is_nothing_to_learn_from() -> None:
-    with pytest.raises(
-        SettingsError, match=r"run a study that sets facts apart \(grids/memory\.yaml does\)"
-    ):
+    with pytest.raises(SettingsError, match=r"run a study that sets facts apart \(grids/memory\.yaml does\)"):
         prepare_tensors(PrepareSettings(scope=SETTINGS), {}, tiny_model(), ())

@@ -104,6 +104,11 @@ def test_all_three_formats_hold_the_same_numbers(tmp_path: Path) -> None:
     assert (tmp_path / "tab_x.tex").read_text() == latex(TABLE, "tab_x")
 
 
+def test_a_cell_that_no_file_can_hold_is_refused_when_the_table_is_made() -> None:
+    with pytest.raises(TypeError, match="found collections in order"):
+        Table("t", "c", ("method",), (), FRAME.assign(order=[(1, 2)] * len(FRAME)))
+
+
 # --- of a study -------------------------------------------------------------------------------------------------------
 
 
