@@ -59,7 +59,7 @@ def read_verdicts(path: Path) -> dict[tuple[str, str, str], VerdictLine]:
         D4SError: if it cannot be read, or lines are broken or contradict each other; names them all, up to some.
     """
     try:
-        texts = path.read_text(encoding="utf-8").splitlines()
+        texts = path.read_text(encoding="utf-8").split("\n")  # not at U+2028 and the like, which an answer may hold
     except (OSError, UnicodeDecodeError) as error:
         raise D4SError(f"{path} cannot be read as text in UTF-8: {error}") from None
     found: dict[tuple[str, str, str], VerdictLine] = {}

@@ -52,6 +52,12 @@ def test_a_judge_says_what_the_file_says_and_nothing_else(tmp_path: Path) -> Non
     assert unsure == Verdict(None, f"{path} has no verdict on the answer") and absent == Verdict(None, f"{path} lacks the answer")
 
 
+def test_an_answer_may_hold_a_line_separator(tmp_path: Path) -> None:
+    path, answer = tmp_path / "verdicts.jsonl", ("q", "t", "Rome\u2028Oslo\x85Bern")
+    add_answers(path, [answer])
+    assert [*read_verdicts(path)] == [answer]
+
+
 def test_all_broken_lines_are_named_and_nothing_is_written(tmp_path: Path) -> None:
     path = tmp_path / "verdicts.jsonl"
     line = {"question": "q", "target": "t", "answer": "a"}
