@@ -5,11 +5,12 @@ Both are read where tokens of targets are predicted, or at every token that the 
 Terms and symbols: docs/notation.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from d4s.editors.gradient_settings import GRADIENT_REQUESTS
@@ -47,24 +48,45 @@ def read_answer_gradients(
     return AnswerGradients(keys, gradients, torch.cat([part.mean_nll for part in parts]))
 
 
-def _read(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int], *, everywhere: bool) -> AnswerGradients:
-    """The same for requests that run together."""
+def target_places(pairs: Sequence[Pair]) -> tuple[Int[Tensor, " t"], Int[Tensor, " t"]]:
+    """Where the tokens of targets are predicted in a batch of texts: row and place of each, text after text."""
     places = torch.tensor([(row, len(prompt) - 1 + at) for row, (prompt, target) in enumerate(pairs) for at in range(len(target))])
     row, place = places.unbind(1)
-    precision = torch.promote_types(model.dtype, torch.float32)
-    begun = model.mlp_out(layers[0]).register_forward_hook(begin_graph)
+    return row, place
+
+
+def target_log_probs(model: LanguageModel, pairs: Sequence[Pair]) -> Float[Tensor, "t vocab"]:
+    """Log-probabilities of the whole vocabulary where the tokens of targets are predicted, text after text; teacher-forced, in one pass."""
+    ids = pad_ids([[*prompt, *target[:-1]] for prompt, target in pairs], model.device)
+    hidden = model.network.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    return model.unembed(hidden[target_places(pairs)]).to(torch.promote_types(model.dtype, torch.float32)).log_softmax(-1)
+
+
+@contextmanager
+def graph_from(module: nn.Module) -> Iterator[None]:
+    """Let what a module gives be differentiated with respect to: no weight is, so the graph begins there."""
+    handle = module.register_forward_hook(_begin_graph)
     try:
-        with torch.enable_grad(), trace({layer: model.mlp_out(layer) for layer in layers}) as found:
-            ids = pad_ids([[*prompt, *target[:-1]] for prompt, target in pairs], model.device)
-            hidden = model.network.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            log_probs = model.unembed(hidden[row, place]).to(precision).log_softmax(-1)
-            targets = torch.tensor([token for _, target in pairs for token in target], device=log_probs.device)
-            nll = -log_probs.gather(1, targets[:, None])[:, 0]
-            gradients = torch.autograd.grad(nll.sum(), [found.outputs[layer] for layer in layers])
+        with torch.enable_grad():
+            yield
     finally:
-        begun.remove()
+        handle.remove()
+
+
+def _begin_graph(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
+    output.requires_grad_()
+
+
+def _read(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int], *, everywhere: bool) -> AnswerGradients:
+    """The same for requests that run together."""
+    precision = torch.promote_types(model.dtype, torch.float32)
+    with graph_from(model.mlp_out(layers[0])), trace({layer: model.mlp_out(layer) for layer in layers}) as found:
+        log_probs = target_log_probs(model, pairs)
+        targets = torch.tensor([token for _, target in pairs for token in target], device=log_probs.device)
+        nll = -log_probs.gather(1, targets[:, None])[:, 0]
+        gradients = torch.autograd.grad(nll.sum(), [found.outputs[layer] for layer in layers])
     read = {
-        layer: (gradient != 0).any(2).nonzero(as_tuple=True) if everywhere else (row, place)
+        layer: (gradient != 0).any(2).nonzero(as_tuple=True) if everywhere else target_places(pairs)
         for layer, gradient in zip(layers, gradients, strict=True)
     }
     return AnswerGradients(
@@ -72,8 +94,3 @@ def _read(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int], *,
         {layer: gradient[read[layer]].to(precision) for layer, gradient in zip(layers, gradients, strict=True)},
         torch.stack([of_target.mean() for of_target in nll.detach().split([len(target) for _, target in pairs])]),
     )
-
-
-def begin_graph(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
-    """Let what a module gives be differentiated with respect to: no weight is, so the graph begins here."""
-    output.requires_grad_()

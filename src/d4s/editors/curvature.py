@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from d4s.editors.answer_gradients import begin_graph
+from d4s.editors.answer_gradients import graph_from
 from d4s.editors.gradient_settings import CURVATURE_ROWS
 from d4s.editors.parts.input_settings import CurvatureSettings
 from d4s.models.language_model import LanguageModel
@@ -50,10 +50,9 @@ def output_moment(model: LanguageModel, settings: CurvatureSettings) -> Float64[
     module = {settings.layer: model.mlp_out(settings.layer)}
     width = model.d_out(settings.layer)
     total = torch.zeros(width, width, dtype=torch.float64, device=model.state_device(settings.layer))
-    begun = module[settings.layer].register_forward_hook(begin_graph)
-    try:
+    with graph_from(module[settings.layer]):
         for batch in rows.split(CURVATURE_ROWS):
-            with torch.enable_grad(), trace(module) as found:
+            with trace(module) as found:
                 ids = batch.to(model.device)
                 hidden = model.network.base_model(input_ids=ids, use_cache=False).last_hidden_state
                 log_probs = model.unembed(hidden[:, :-1]).to(torch.promote_types(model.dtype, torch.float32)).log_softmax(-1)
@@ -61,8 +60,6 @@ def output_moment(model: LanguageModel, settings: CurvatureSettings) -> Float64[
                 (gradient,) = torch.autograd.grad(nll, [found.outputs[settings.layer]])
             flat = gradient[:, :-1].flatten(0, 1).to(total)
             total += flat.mT @ flat
-    finally:
-        begun.remove()
     return total / (rows.numel() - len(rows))
 
 

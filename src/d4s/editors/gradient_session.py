@@ -14,13 +14,14 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from d4s.editors.additive_session import AdditiveSession
 from d4s.editors.answer_gradients import read_answer_gradients
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.gradient_changes import Weight
 from d4s.editors.prompts import check_length
 from d4s.editors.protocol import Diverged, Prepared, State, StateKind, StepLog, StepRecord, Targets
-from d4s.editors.states import RecordEditor, RecordState
-from d4s.editors.weights import apply_deltas, write_weight
+from d4s.editors.states import RecordEditor
+from d4s.editors.weights import apply_deltas
 from d4s.metrics.weight_norms import l1_per_element
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import encode_pairs
@@ -64,16 +65,13 @@ def _zeros(model: LanguageModel, layer: int) -> Weight:
     return torch.zeros(model.d_out(layer), model.d_in(layer), dtype=torch.float64, device=model.state_device(layer))
 
 
-class GradientSession:
+class GradientSession(AdditiveSession):
     """Editing in progress, by a rule that has counted the records of the state."""
 
     def __init__(self, rule: TurnRule, model: LanguageModel, state: State) -> None:
-        self._rule, self._model = rule, model
-        self._records = list(state.records)
-        self._originals = {layer: model.weight(layer).clone() for layer in rule.layers}
-        self._deltas = {layer: _zeros(model, layer) for layer in rule.layers} | sum_changes(rule, model, self._records)
-        for layer in rule.layers if self._records else ():
-            self._write(layer)
+        deltas = {layer: _zeros(model, layer) for layer in rule.layers} | sum_changes(rule, model, state.records)
+        super().__init__(model, state.records, deltas)
+        self._rule = rule
 
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
         """Edit a turn of requests.
@@ -98,17 +96,6 @@ class GradientSession:
         numbers = {"target_probability_before": before, "target_probability_after": after}
         log = [(quantity, None, float((-nll).exp().mean())) for quantity, nll in numbers.items()]
         return StepLog((*log, *self._norms()))
-
-    def state(self) -> State:
-        """The records so far."""
-        return RecordState("additive", tuple(self._records))
-
-    def live(self) -> LiveModel:
-        """The model as edited so far."""
-        return LiveModel(self._model, dict(self._originals))
-
-    def _write(self, layer: int) -> None:
-        write_weight(self._model, layer, self._originals[layer], self._deltas[layer])
 
     def _norms(self) -> Iterator[tuple[str, int | None, float]]:
         for layer, delta in self._deltas.items():

@@ -27,14 +27,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from d4s.editors.answer_gradients import read_answer_gradients
+from d4s.editors.answer_gradients import read_answer_gradients, target_log_probs
 from d4s.editors.fact_pool import FactsToLearn
 from d4s.editors.gradient_settings import GRADIENT_REQUESTS
 from d4s.editors.hypernetwork import RATES, Hypernetwork, begin
 from d4s.editors.hypernetwork_episodes import Episodes, Turn
 from d4s.editors.lifelong_statistics import shapes_of, take_statistics
 from d4s.editors.parts.hypernetwork_settings import HypernetworkSettings
-from d4s.editors.prompts import pad_ids
 from d4s.editors.training_checkpoints import Checkpoint
 from d4s.editors.weights import write_weight
 from d4s.errors import D4SError
@@ -245,12 +244,7 @@ def _log_probs(model: LanguageModel, pairs: Sequence[Pair]) -> list[Float[Tensor
 
 def _passed(model: LanguageModel, pairs: Sequence[Pair]) -> Sequence[Float[Tensor, "t vocab"]]:
     """The same of texts that run together."""
-    ids = pad_ids([[*prompt, *target[:-1]] for prompt, target in pairs], model.device)
-    places = torch.tensor([(row, len(prompt) - 1 + at) for row, (prompt, target) in enumerate(pairs) for at in range(len(target))])
-    row, place = places.unbind(1)
-    hidden = model.network.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    precision = torch.promote_types(model.dtype, torch.float32)
-    return model.unembed(hidden[row, place]).to(precision).log_softmax(-1).split([len(target) for _, target in pairs])
+    return target_log_probs(model, pairs).split([len(target) for _, target in pairs])
 
 
 @contextmanager

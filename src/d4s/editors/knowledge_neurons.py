@@ -22,12 +22,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from d4s.editors.additive_session import AdditiveSession
 from d4s.editors.constants import ATTRIBUTED_TOKENS
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.editor_settings import KnowledgeNeurons
 from d4s.editors.protocol import Diverged, Prepared, State, StateKind, StepLog, StepRecord, Targets
-from d4s.editors.states import RecordEditor, RecordState
-from d4s.editors.weights import apply_deltas, write_weight
+from d4s.editors.states import RecordEditor
+from d4s.editors.weights import apply_deltas
 from d4s.errors import D4SError
 from d4s.metrics.weight_norms import l1_per_element
 from d4s.models.edited_model import Scores
@@ -113,16 +114,12 @@ def _add(model: LanguageModel, deltas: Deltas, record: StepRecord) -> list[int]:
     return layers
 
 
-class KnowledgeNeuronsSession:
-    """Editing in progress. Weights are the original ones plus the records' sum, added in float64 and rounded once."""
+class KnowledgeNeuronsSession(AdditiveSession):
+    """Editing in progress."""
 
     def __init__(self, settings: KnowledgeNeurons, model: LanguageModel, state: State) -> None:
-        self._settings, self._model = settings, model
-        self._records = list(state.records)
-        self._deltas = deltas_of(model, self._records)
-        self._originals = {layer: model.weight(layer).clone() for layer in self._deltas}
-        for layer in self._deltas:
-            self._write(layer)
+        super().__init__(model, state.records, deltas_of(model, state.records))
+        self._settings = settings
         self._l1 = {layer: l1_per_element(model.weight(layer)) for layer in range(model.n_layers)}
 
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
@@ -153,17 +150,6 @@ class KnowledgeNeuronsSession:
         norms = {layer: float(delta.norm()) for layer, delta in self._deltas.items()}
         by_layer = {"delta_norm": dict.fromkeys(self._l1, 0.0) | norms, "l1": self._l1}
         return StepLog((*log, *((quantity, layer, value) for quantity, values in by_layer.items() for layer, value in values.items())))
-
-    def state(self) -> State:
-        """The records so far."""
-        return RecordState("additive", tuple(self._records))
-
-    def live(self) -> LiveModel:
-        """The model as edited so far."""
-        return LiveModel(self._model, dict(self._originals))
-
-    def _write(self, layer: int) -> None:
-        write_weight(self._model, layer, self._originals[layer], self._deltas[layer])
 
     @torch.no_grad()
     def _value(self, prompt: list[int], target: list[int], scores: Scores) -> Float64[Tensor, " d_out"]:
