@@ -14,6 +14,7 @@ from d4s.editors.parts.key_rule import KeySettings
 from d4s.editors.parts.target_rule import AlignSettings, TargetSettings
 from d4s.editors.prompts import Prompt, PromptSet, build_prompts
 from d4s.models.language_model import LanguageModel
+from d4s.models.tokens import encode_pair
 from d4s.models.trace import trace
 from tests.tiny import tiny_facts
 
@@ -303,3 +304,27 @@ def rome(model: LanguageModel, edits: Sequence[PromptSet], settings, moments) ->
         history.append({layer: got(model, layer) - original})
     put(model, layer, original)
     return history
+
+
+def keys_and_gradients(model: LanguageModel, request, layers) -> tuple[dict[int, Tensor], dict[int, Tensor], int]:
+    """What enters matrices at every token of one request, and the gradient of the sum of its target's losses at what leaves them.
+
+    One pass with hooks, in float64. The number is the place from which the target's tokens are predicted.
+    """
+    prompt, target = encode_pair(model, request.prompt, request.target)
+    inputs: dict[int, Tensor] = {}
+    added = {layer: torch.zeros(len(prompt) + len(target) - 1, model.d_out(), dtype=torch.float64, requires_grad=True) for layer in layers}
+
+    def hook(layer: int):
+        def add(_module, args, output):
+            inputs[layer] = args[0][0].detach()
+            return output + added[layer]
+
+        return add
+
+    handles = [model.mlp_out(layer).register_forward_hook(hook(layer)) for layer in layers]
+    logits = model.network(input_ids=torch.tensor([prompt + target[:-1]])).logits[0, len(prompt) - 1 :]
+    for handle in handles:
+        handle.remove()
+    torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="sum").backward()
+    return inputs, {layer: shift.grad for layer, shift in added.items()}, len(prompt) - 1

@@ -15,7 +15,7 @@ from d4s.editors.protocol import Prepared
 from d4s.editors.states import RecordState
 from d4s.models.language_model import LanguageModel
 from d4s.models.tokens import encode_pair
-from tests.oracle.plain import requests_of
+from tests.oracle.plain import keys_and_gradients, requests_of
 from tests.tiny import bpe_tokenizer, tiny_model
 
 LAYER = {"layer": 1, "epochs": 6, "lr": 1e-2}
@@ -186,24 +186,9 @@ def test_the_regression_is_its_primal_form_and_its_explicit_inverse(tokens: int)
 
 
 def tokens_of(model: LanguageModel, request, layers) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Keys and gradients of one request: one pass with hooks, and the gradient of the sum of its tokens' losses."""
-    prompt, target = encode_pair(model, request.prompt, request.target)
-    inputs: dict[int, Tensor] = {}
-    added = {layer: torch.zeros(len(prompt) + len(target) - 1, model.d_out(), dtype=torch.float64, requires_grad=True) for layer in layers}
-
-    def hook(layer: int):
-        def add(_module, args, output):
-            inputs[layer] = args[0][0, len(prompt) - 1 :].detach()
-            return output + added[layer]
-
-        return add
-
-    handles = [model.mlp_out(layer).register_forward_hook(hook(layer)) for layer in layers]
-    logits = model.network(input_ids=torch.tensor([prompt + target[:-1]])).logits[0, len(prompt) - 1 :]
-    for handle in handles:
-        handle.remove()
-    torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="sum").backward()
-    return inputs, {layer: shift.grad[len(prompt) - 1 :] for layer, shift in added.items()}
+    """Keys and gradients of one request where the tokens of its target are predicted."""
+    inputs, gradients, first = keys_and_gradients(model, request, layers)
+    return {layer: keys[first:] for layer, keys in inputs.items()}, {layer: found[first:] for layer, found in gradients.items()}
 
 
 def untrained(model: LanguageModel, settings, turns) -> dict[int, Tensor]:

@@ -14,9 +14,9 @@ from d4s.editors.hypernetwork_training import NetworkTraining
 from d4s.editors.lifelong_statistics import LifelongStatistics, shapes_of, take_statistics
 from d4s.editors.protocol import Prepared
 from d4s.models.language_model import LanguageModel
-from d4s.models.tokens import encode_pair, encode_pairs
+from d4s.models.tokens import encode_pairs
 from tests.cases import POOL, TRAINING
-from tests.oracle.plain import requests_of
+from tests.oracle.plain import keys_and_gradients, requests_of
 from tests.tiny import bpe_tokenizer, tiny_model
 
 LAYERS = (0, 2)
@@ -52,25 +52,10 @@ def change_after(settings, model: LanguageModel, prepared: Prepared, requests) -
 
 def rows_of(model: LanguageModel, request, *, everywhere: bool) -> dict[int, tuple[Tensor, Tensor]]:
     """Keys and gradients of one request at tokens whose gradient is not 0, or at those that predict its target: a pass with hooks."""
-    prompt, target = encode_pair(model, request.prompt, request.target)
-    inputs: dict[int, Tensor] = {}
-    added = {layer: torch.zeros(len(prompt) + len(target) - 1, model.d_out(), dtype=torch.float64, requires_grad=True) for layer in LAYERS}
-
-    def hook(layer: int):
-        def add(_module, args, output):
-            inputs[layer] = args[0][0].detach()
-            return output + added[layer]
-
-        return add
-
-    handles = [model.mlp_out(layer).register_forward_hook(hook(layer)) for layer in LAYERS]
-    logits = model.network(input_ids=torch.tensor([prompt + target[:-1]])).logits[0, len(prompt) - 1 :]
-    for handle in handles:
-        handle.remove()
-    torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="sum").backward()
-    start = 0 if everywhere else len(prompt) - 1
-    kept = {layer: [place for place in range(start, len(inputs[layer])) if bool(shift.grad[place].any())] for layer, shift in added.items()}
-    return {layer: (inputs[layer][kept[layer]], shift.grad[kept[layer]]) for layer, shift in added.items()}
+    inputs, gradients, first = keys_and_gradients(model, request, LAYERS)
+    start = 0 if everywhere else first
+    kept = {layer: [place for place in range(start, len(inputs[layer])) if bool(gradients[layer][place].any())] for layer in LAYERS}
+    return {layer: (inputs[layer][kept[layer]], gradients[layer][kept[layer]]) for layer in LAYERS}
 
 
 def rewritten(z: Tensor, layer: int, settings, extras) -> Tensor:

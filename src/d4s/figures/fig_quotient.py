@@ -45,18 +45,18 @@ def _draw(found: Collapse, edits: pd.DataFrame, shown: Sequence[tuple[Panel, str
         of = _of(edits, panel)
         _points(ax, of[of["editor"] == editor])
     label_panels(axes, [f"{method_name(editor)}\n{found.panel_name(panel)}" for panel, editor in shown])
-    present = [label for label, flag in zip(_LOOKS, (False, True), strict=True) if (edits["collapsed"] == flag).any()]
-    looks = {label: _LOOKS[label] for label in present}
-    handles = [Line2D([], [], linestyle="", marker="o", markersize=3, color=colour, label=label) for label, colour in looks.items()]
+    looks = [look for flag, look in _LOOKS.items() if (edits["collapsed"] == flag).any()]
+    handles = [Line2D([], [], linestyle="", marker="o", markersize=3, color=colour, label=label) for label, colour in looks]
     legend(fig, page, handles)
     return fig
 
 
-_LOOKS = {"model stays whole": MUTED, "model has collapsed": COLLAPSED}
+_LOOKS = {False: ("model stays whole", MUTED), True: ("model has collapsed", COLLAPSED)}
+"""By whether the model has collapsed: label and colour."""
 
 
 def _points(ax: Axes, edits: pd.DataFrame) -> None:
-    for flag, colour in zip((False, True), _LOOKS.values(), strict=True):
+    for flag, (_, colour) in _LOOKS.items():
         some = edits[edits["collapsed"] == flag]
         ax.plot(some["denominator"], some["numerator_norm"], linestyle="", marker="o", markersize=2.2, color=colour)
     logarithmic_axis(ax, "|k·u|", "x")
