@@ -96,12 +96,18 @@ class Leaderboard:
         """A panel's longest sequences, read after their end."""
         return next(place for place in self.places if place.panel == panel)
 
-    @cached_property
-    def rankings(self) -> Mapping[Place, Ranking]:
-        """The ranking of every place, by the mean of efficacy, paraphrase and specificity (those that the data set has)."""
-        return {place: self._ranking(place) for place in self.places}
+    def ranking(self, place: Place) -> Ranking:
+        """The ranking of a place, by the mean of efficacy, paraphrase and specificity (those that the data set has)."""
+        if place not in self._rankings:
+            self._rankings[place] = self._rank(place)
+        return self._rankings[place]
 
-    def _ranking(self, place: Place) -> Ranking:
+    @cached_property
+    def _rankings(self) -> dict[Place, Ranking]:
+        """Those that were asked for."""
+        return {}
+
+    def _rank(self, place: Place) -> Ranking:
         scores = {
             editor: found
             for editor in self.results.editors(place.panel, references=False)
@@ -124,7 +130,7 @@ class Leaderboard:
 
     def rows(self, place: Place) -> list[LeaderboardRow]:
         """The editors that were measured at a place: the ranked ones, best first, then the references."""
-        order = self.rankings[place]
+        order = self.ranking(place)
         editors = [*order.editors, *(name for name in self.results.editors(place.panel) if name in REFERENCES)]
         values = {editor: self._values(place, editor) for editor in editors}
         shown = [editor for editor in editors if any(name in values[editor] for name in HEADLINE_METRICS)]
@@ -132,7 +138,7 @@ class Leaderboard:
         return [self._row(place, editor, values[editor], editor in front) for editor in shown]
 
     def _row(self, place: Place, editor: str, values: Mapping[str, IntervalEstimate], is_on_front: bool) -> LeaderboardRow:
-        order, runs = self.rankings[place], self._measured(place, editor)
+        order, runs = self.ranking(place), self._measured(place, editor)
         is_ranked = editor in order.averages
         index = self.results.index
         rows = index[np.logical_or.reduce([self.results.rows_of(index, run) for run in runs]) & (index["step"] == place.edits)]
@@ -159,7 +165,7 @@ class Leaderboard:
         names |= dict.fromkeys(RETAINED_ONLY, "retained") if place.protocol == "retained" else {}
         found = {name: self._summary.get((*place.panel, editor, place.edits, kind, name)) for name, kind in names.items()}
         known = {name: over_seeds(estimates) for name, estimates in found.items() if estimates}
-        if average := self.rankings[place].averages.get(editor):
+        if average := self.ranking(place).averages.get(editor):
             known[AVERAGE] = average
         if costs := [cost for run in runs if (cost := self._costs[run]) is not None]:
             known[CPU_SECONDS] = over_seeds([IntervalEstimate(cost.per_edit, np.nan, np.nan, cost.edits) for cost in costs])

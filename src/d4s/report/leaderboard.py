@@ -56,21 +56,19 @@ def _json(content: Mapping[str, Any]) -> str:
 
 
 def _content(boards: Sequence[Leaderboard]) -> dict[str, Any]:
-    rows, settings = list[dict[str, Any]](), list[str]()
+    rows, settings = list[dict[str, Any]](), dict[str, int]()
     for board in boards:
         for place in board.places:
             for row in board.rows(place):
-                text = _settings(board.results, row)
-                if text not in settings:
-                    settings.append(text)
-                rows.append(_row(row, board.rankings[place].editors, settings.index(text)))
+                number = settings.setdefault(_settings(board.results, row), len(settings))
+                rows.append(_row(row, board.ranking(place).editors, number))
     present = {name for row in rows for name in row["values"]}
     columns = [
         {"key": c.key, "header": c.header, "group": c.group, "best": c.best, "digits": c.digits, "factor": c.factor}
         for c in VALUES
         if c.key in present
     ]
-    return {"columns": columns, "rows": rows, "settings": settings}
+    return {"columns": columns, "rows": rows, "settings": [*settings]}
 
 
 def _settings(results: Results, row: LeaderboardRow) -> str:
