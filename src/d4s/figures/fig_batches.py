@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from d4s.analysis.batch_series import READINGS, RETAINED, BatchSeries, batch_series
 from d4s.analysis.curves import curve_of, summary_curve
@@ -14,7 +14,7 @@ from d4s.analysis.display_names import method_name
 from d4s.analysis.editing_score import score_interval
 from d4s.analysis.study_results import Results
 from d4s.figures.captions import interval_note, on_datasets, title_suffix
-from d4s.figures.plot_elements import Drawing, FigureSkipped, curve, label_panels, legend, panels, percent_axis
+from d4s.figures.plot_elements import Drawing, FigureSkipped, curve, label_panels, legend, logarithmic_axis, panels, percent_axis
 from d4s.figures.style import DASHED, MUTED, PAPER, Page, method_style
 
 HEIGHT = 1.9
@@ -87,11 +87,7 @@ def _draw_norms(ax: Axes, results: Results, found: Sequence[BatchSeries]) -> Non
             kept = summary_curve(results, series.panel, editor, RETAINED, SPECIFICITY).set_index("step")["mean"]
             steps = norms.index[norms > 0].intersection(kept.index)
             ax.plot(norms[steps], kept[steps], linestyle="", **_look(series.preset(results)))
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0), numticks=8))
-    ax.xaxis.set_major_formatter(ScalarFormatter())
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel("Frobenius norm of the change")
+    logarithmic_axis(ax, "Frobenius norm of the change", "x")
     percent_axis(ax, "specificity, %")
 
 

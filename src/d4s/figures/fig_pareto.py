@@ -18,6 +18,7 @@ from d4s.figures.plot_elements import (
     FigureSkipped,
     label_panels,
     label_points,
+    logarithmic_axis,
     panels,
     percent_axis,
     percent_ticks,
@@ -98,8 +99,7 @@ def _draw_points(ax: Axes, rows: Sequence[LeaderboardRow], names: Axis) -> None:
     )
     percent_axis(ax, "retained efficacy, %" if along == EFFICACY else "average, %")
     if across == CPU_SECONDS:
-        ax.set_xscale("log")
-        ax.set_xlabel("CPU-seconds per edit")
+        logarithmic_axis(ax, "CPU-seconds per edit", "x")
     else:
         percent_ticks(ax, "specificity, %", 5)
         ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
