@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d4s.analysis.claim_groups import CLAIM_GROUPS
+from d4s.analysis.claim_groups import CLAIM_GROUPS, PAPERS
 from d4s.analysis.intervals import IntervalEstimate
 from d4s.analysis.verdicts import show_estimate
 
@@ -16,7 +16,6 @@ class System:
     """A paper of the field: the group of its claims, and the studies that judge them on the embedded and on the real model."""
 
     title: str
-    paper: str
     group: str
     page: str
     embedded: str
@@ -24,14 +23,14 @@ class System:
 
 
 SYSTEMS = (
-    System("D4S", "Huang et al. 2024", "d4s", "claims.md", "default", "smollm2_core"),
-    System("SAUL", "Wang et al. 2024", "saul", "saul.md", "saul"),
-    System("SERAC", "Mitchell et al. 2022", "memory", "memory.md", "memory"),
-    System("Belief revision", "Hase et al. 2024", "beliefs", "beliefs.md", "beliefs"),
-    System("Bigger batches", "Yoon et al. 2024", "batches", "batches.md", "batches"),
-    System("Butterfly effect", "Yang et al. 2024", "collapse", "collapse.md", "collapse", "collapse_smollm2"),
-    System("Edit at your own risk", "Brown et al. 2023", "robustness", "robustness.md", "robustness"),
-    System("Localisation", "Hase et al. 2023", "localisation", "localisation.md", "localisation"),
+    System("D4S", "d4s", "claims.md", "default", "smollm2_core"),
+    System("SAUL", "saul", "saul.md", "saul"),
+    System("SERAC", "memory", "memory.md", "memory"),
+    System("Belief revision", "beliefs", "beliefs.md", "beliefs"),
+    System("Bigger batches", "batches", "batches.md", "batches"),
+    System("Butterfly effect", "collapse", "collapse.md", "collapse", "collapse_smollm2"),
+    System("Edit at your own risk", "robustness", "robustness.md", "robustness"),
+    System("Localisation", "localisation", "localisation.md", "localisation"),
 )
 
 
@@ -42,7 +41,7 @@ def field(recorded: Path) -> str:
         if system.group not in CLAIM_GROUPS:
             continue
         grid = "params.yaml" if system.embedded == "default" else f"grids/{system.embedded}.yaml"
-        rows.append(f"| **[{system.title}]({system.page})** | {system.paper}; `{grid}` | | |")
+        rows.append(f"| **[{system.title}]({system.page})** | {PAPERS[system.group].authors}; `{grid}` | | |")
         embedded, real = (_verdicts(recorded, study) for study in (system.embedded, system.real))
         for claim in CLAIM_GROUPS.load(system.group):
             shown = (_shown(found, claim.claim_id) for found in (embedded, real))

@@ -12,7 +12,17 @@ from d4s.analysis.display_names import sorted_editors
 from d4s.analysis.memory_results import KINDS, MemoryResults
 from d4s.analysis.study_results import Panel, Results
 from d4s.figures.captions import interval_note, on_datasets, title_suffix
-from d4s.figures.plot_elements import Drawing, FigureSkipped, curve, edits_axis, label_panels, methods_legend, panels, percent_axis
+from d4s.figures.plot_elements import (
+    Drawing,
+    FigureSkipped,
+    curve,
+    edits_axis,
+    label_panels,
+    logarithmic_axis,
+    methods_legend,
+    panels,
+    percent_axis,
+)
 from d4s.figures.style import PAPER, Page, method_style
 
 HEIGHT = 2.1
@@ -86,7 +96,5 @@ def _draw_times(ax: Axes, memory: MemoryResults, panel: Panel) -> None:
         ax.plot(
             means.index, means, color=style.colour, linestyle=style.dash, marker=style.marker, markeredgecolor=PAPER, markeredgewidth=0.4
         )
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    ax.set_xlabel("entries")
-    ax.set_ylabel("CPU-ms per query")
+    logarithmic_axis(ax, "entries", "x")
+    logarithmic_axis(ax, "CPU-ms per query")

@@ -175,17 +175,18 @@ MULTIPLE_CHOICE_CUE = "The correct choice is"
 CUE_END = " is"
 LETTERS = ("a", "b", "c", "d")
 YES, NO = "yes", "no"
-LABELS = frozenset((YES, NO, *LETTERS))
+TRUE, FALSE = "true", "false"
+LABEL_SETS = ((YES, NO), (TRUE, FALSE), LETTERS)
 
 
 def labels_like(target: str) -> tuple[str, ...]:
     """All labels that a question with this target offers, itself included; empty for a phrase."""
-    return next((labels for labels in ((YES, NO), LETTERS) if target in labels), ())
+    return next((labels for labels in LABEL_SETS if target in labels), ())
 
 
 def is_label(target: str) -> bool:
     """Whether a target is the label of a question rather than a phrase."""
-    return target in LABELS
+    return bool(labels_like(target))
 
 
 @lru_cache(maxsize=4096)

@@ -13,6 +13,7 @@ import yaml
 from markupsafe import Markup
 
 from d4s import __version__
+from d4s.analysis.claim_groups import PAPERS
 from d4s.analysis.display_names import dataset_name, method_name, sorted_editors
 from d4s.analysis.example_answers import examples
 from d4s.analysis.shortcomings import shortcomings
@@ -47,6 +48,7 @@ def report(study_dir: Path, study: Study) -> None:
     page = environment().from_string(part("page.html")).render(
         css=Markup(part("page.css")),
         study=study,
+        papers=[PAPERS[group] for group in results.claim_groups],
         version=__version__,
         summary=_summary(results),
         verdicts=[_render_verdict(entry) for entry in verdicts],

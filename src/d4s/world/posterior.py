@@ -32,11 +32,12 @@ from d4s.artifacts import StageJob, write_table
 from d4s.config import PosteriorSettings
 from d4s.errors import SettingsError
 from d4s.facts.record import Fact, from_frame
+from d4s.questions.event_templates import TRUE
 from d4s.questions.question_items import keyed_rng
 from d4s.schemas import BELIEFS, FACTS
 from d4s.world.beliefs import Beliefs
 from d4s.world.filler import pick
-from d4s.world.statements import TRUE, Relations, Statement, StatementPart
+from d4s.world.statements import Relations, Statement, StatementPart
 
 Case = Literal["same_same", "same_subject", "same_relation", "different"]
 CASES: tuple[Case, ...] = ("same_same", "same_subject", "same_relation", "different")

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from d4s.config import Compound
 from d4s.facts.record import Fact
+from d4s.questions.event_templates import FALSE, TRUE
 
 StatementKind = Literal["observation"] | Compound
-TRUE, FALSE = "true", "false"
 TRUE_SHARE: Mapping[tuple[str, bool], float] = {("and", True): 1.0, ("and", False): 1 / 3, ("or", True): 2 / 3, ("or", False): 0.0}
 """Of compounds of two parts, how often a part is true among the equally likely cases in which the whole has its label."""
 

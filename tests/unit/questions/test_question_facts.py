@@ -12,7 +12,17 @@ from d4s.config import FORMS, Form, QuestionsSettings, WorldSettings
 from d4s.editors.edit_requests import draw_requests
 from d4s.facts.record import Fact, from_frame
 from d4s.questions.draft_checks import draft_issues
-from d4s.questions.event_templates import EVENT_TEMPLATES, LETTERS, MULTIPLE_CHOICE_FRAMES, NO, TRUE_FALSE_FRAMES, YES, is_label
+from d4s.questions.event_templates import (
+    EVENT_TEMPLATES,
+    FALSE,
+    LETTERS,
+    MULTIPLE_CHOICE_FRAMES,
+    NO,
+    TRUE,
+    TRUE_FALSE_FRAMES,
+    YES,
+    is_label,
+)
 from d4s.questions.question_facts import form_facts, questions, valid_drafts
 from d4s.questions.question_items import Item, plain_tail, plan_items
 from d4s.questions.writers import Draft, TemplateWriter, Writer
@@ -118,7 +128,7 @@ def test_every_relation_has_wordings_enough_and_a_claim_of_its_own(relation: str
 def test_question_frames_vary_and_every_target_is_told_from_a_label() -> None:
     assert len(set(TRUE_FALSE_FRAMES)) >= 5
     assert len(set(MULTIPLE_CHOICE_FRAMES)) >= 5
-    assert all(is_label(label) for label in (YES, NO, *LETTERS))
+    assert all(is_label(label) for label in (YES, NO, TRUE, FALSE, *LETTERS))
     assert not is_label("sell tea")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from d4s.analysis.claim_groups import PAPERS
 from d4s.analysis.claims_d4s import CLAIMS
 from d4s.analysis.example_answers import examples
 from d4s.analysis.shortcomings import shortcomings
@@ -159,6 +160,19 @@ def test_figures_that_a_page_cannot_show_are_named(tmp_path: Path) -> None:
     (study / "claims.json").write_text("[]")
     report(study, study_of(study))
     assert "Drawn as figures/fig_curves.pdf." in (study / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_study_of_another_paper_asks_that_papers_question(tmp_path: Path) -> None:
+    study = write_study(tmp_path, Made(methods={"rome": METHODS["rome"]}, lengths=(4,), forms=False))
+    (study / "figures").mkdir()
+    (study / "figures" / "figures.json").write_text("{}")
+    (study / "claims.json").write_text("[]")
+    settings = json.loads((study / "study.json").read_text()) | {"claims": ["saul", "memory"]}
+    (study / "study.json").write_text(json.dumps(settings))
+    report(study, study_of(study))
+    text = Page((study / "report.html").read_text(encoding="utf-8")).text
+    assert all(PAPERS[group].title in text for group in ("saul", "memory"))
+    assert PAPERS["saul"].question in text and PAPERS["d4s"].question not in text
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from d4s.artifacts import Artifact
 from d4s.config import COMPOUNDS, BeliefsSettings
 from d4s.errors import SettingsError
 from d4s.facts.facts_stage import RecordSource
+from d4s.pretraining.sentences import training_examples
 from d4s.settings_base import validate
 from d4s.world.beliefs import FIRSTS, LASTS, Beliefs, conditional_table
 from d4s.world.facts_beliefs import read
@@ -23,6 +24,7 @@ import json, sys
 from pathlib import Path
 from d4s.artifacts import Artifact
 from d4s.facts.facts_stage import RecordSource
+from d4s.pretraining.sentences import training_examples
 from d4s.world.facts_beliefs import read
 from tests.beliefs import make_beliefs
 folder = make_beliefs(Path(sys.argv[1]))
@@ -113,6 +115,7 @@ def test_statements_read_like_this(kind, negated: tuple[bool, ...], text: str) -
     fact = Statement(kind, named, label=False).to_fact(7, relations)
     assert fact.prompt == text and fact.target_true == ("baker" if kind == "observation" else "false")
     assert not fact.editable
+    assert training_examples([fact])[0].is_question is (kind != "observation"), "a label weighs more than a prompt in training"
 
 
 def test_a_row_below_the_least_probability_is_raised_to_it() -> None:
