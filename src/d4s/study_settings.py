@@ -68,7 +68,14 @@ class BeliefsModel(Frozen):
     statements: tuple[Compound, ...] = Field(default=COMPOUNDS, description="Kinds of statements to train on beside observations.")
     model_seed: int = Field(default=0, ge=0, description="Seed of the initial weights and of the order of training.")
     corpus: CorpusSettings = CorpusSettings(
-        tokens=2_500_000, filler=0.1, chained=0.0, lead_ins=0.2, shares={"not": 2.0, "and": 2.0, "or": 2.0}, prompt_weight=0.1
+        tokens=2_500_000,
+        filler=0.1,
+        chained=0.0,
+        lead_ins=0.2,
+        shares={"not": 2.0, "and": 2.0, "or": 2.0},
+        prompt_weight=0.3,
+        question_prompt_weight=1.0,
+        answer_weight=6.0,
     )
     pretrain: PretrainSettings = PretrainSettings()
 
