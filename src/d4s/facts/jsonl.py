@@ -26,6 +26,7 @@ class Raw(BaseModel):
 
 
 R = TypeVar("R", bound=Raw)
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def read_lines(
     rejects: list[Reject] = []
     first: dict[object, int] = {}
     total = 0
-    for number, content in _numbered(path):
+    for number, content in numbered_lines(path):
         total += 1
         text = content.decode("utf-8", errors="replace")
         raw, issues = parse_record(content, model)
@@ -160,7 +161,12 @@ def subject_issues(field: str, text: str, subject: str) -> Iterator[Issue]:
         yield Issue(field, shorten(text), "text without braces, which mark the place of the subject")
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not blank, with their numbers from 1 on.
+
+    Raises:
+        D4SError: if it cannot be opened.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -170,8 +176,8 @@ def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def parse_record(content: bytes, model: type[R]) -> tuple[R | None, list[Issue]]:
-    """One JSON object as a raw record, or else what is wrong with it."""
+def parse_record(content: bytes, model: type[AnyModel]) -> tuple[AnyModel | None, list[Issue]]:
+    """One JSON object held against a model, or else what is wrong with it."""
     try:
         return model.model_validate_json(content), []
     except ValidationError as error:

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from d4s.artifacts import write_text
 from d4s.config import JudgeSettings
 from d4s.errors import D4SError, SettingsError
+from d4s.facts.jsonl import numbered_lines, parse_record
 from d4s.judging.judges import JudgedAnswer, Verdict
 from d4s.writer_settings import VerdictFileSettings
 
@@ -58,20 +59,12 @@ def read_verdicts(path: Path) -> dict[tuple[str, str, str], VerdictLine]:
     Raises:
         D4SError: if it cannot be read, or lines are broken or contradict each other; names them all, up to some.
     """
-    try:
-        texts = path.read_text(encoding="utf-8").split("\n")  # not at U+2028 and the like, which an answer may hold
-    except (OSError, UnicodeDecodeError) as error:
-        raise D4SError(f"{path} cannot be read as text in UTF-8: {error}") from None
     found: dict[tuple[str, str, str], VerdictLine] = {}
     problems: list[str] = []
-    for number, text in enumerate(texts, start=1):
-        if not text.strip():
-            continue
-        try:
-            line = VerdictLine.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            problems.append(f"line {number}: {'.'.join(map(str, first['loc'])) or 'the line'}: {first['msg']}")
+    for number, content in numbered_lines(path):
+        line, issues = parse_record(content, VerdictLine)
+        problems += (f"line {number}: {issue.field} is {issue.found}, expected {issue.expected}" for issue in issues)
+        if line is None:
             continue
         earlier = found.setdefault(line.key, line)
         if earlier.correct is None:
