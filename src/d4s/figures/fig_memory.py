@@ -42,7 +42,8 @@ def figure(results: Results) -> Drawing:
         raise FigureSkipped("no memory was asked: the study has no `measure.memory`")
     caption = (
         "Memories of edits: the share of prompts that the router sends where they belong, by kind of probe (the edit's own and its "
-        "paraphrases to its entry, the others to none) at the longest length; retained efficacy and specificity of all editors; and "
+        "paraphrases to its entry, the others to none) at the longest length that all memories share; retained efficacy and specificity "
+        "of all editors; and "
         "processor time to find the entry of one prompt, the memory's entries repeated to the number shown"
         f"{on_datasets(results, shown)}. {interval_note(results)}"
     )
@@ -71,10 +72,10 @@ def _draw(memory: MemoryResults, shown: Sequence[Panel], page: Page) -> Figure:
 
 def _draw_kinds(ax: Axes, memory: MemoryResults, panel: Panel) -> None:
     """A row of markers per kind of probe, the editors a little apart."""
-    editors = memory.editors(panel)
+    editors, results = memory.editors(panel), memory.results
+    shared = min(max(results.lengths(run)) for editor in editors for run in results.runs_of(panel, editor))
     for number, editor in enumerate(editors):
-        runs = memory.results.runs_of(panel, editor)
-        rates = [memory.rates(run, max(memory.results.lengths(run))) for run in runs]
+        rates = [memory.rates(run, shared) for run in results.runs_of(panel, editor)]
         shares, style = [float(np.nanmean([rate[kind] for rate in rates])) for kind in KINDS], method_style(editor)
         places = np.arange(len(KINDS)) + 0.6 * ((number + 0.5) / len(editors) - 0.5)
         ax.plot(shares, places, linestyle="none", marker=style.marker, color=style.colour, markeredgecolor=PAPER, markeredgewidth=0.4)

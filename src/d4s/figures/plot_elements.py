@@ -102,11 +102,11 @@ def ratio_axis(ax: Axes, label: str, axis: str = "y") -> None:
 
 
 def logarithmic_axis(ax: Axes, label: str, axis: str = "y") -> None:
-    """Set an axis whose values are drawn: logarithmic, with few round ticks, 1, 2 and 5 of each decade where it spans one or more."""
+    """Set an axis whose values are drawn: logarithmic, with few round ticks: 1, 2 and 5 of up to two decades, powers of ten of more."""
     getattr(ax, f"set_{axis}scale")("log")
     side = ax.yaxis if axis == "y" else ax.xaxis
     low, high = (ax.get_ylim if axis == "y" else ax.get_xlim)()
-    of_decades = LogLocator(10, subs=(1.0, 2.0, 5.0), numticks=8)
+    of_decades = LogLocator(10, subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,), numticks=8)
     side.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]) if high < 10 * low else of_decades)
     side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     side.set_minor_locator(NullLocator())

@@ -6,8 +6,9 @@ that the report can replace them by the colours of its light or dark theme.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from zlib import crc32
 
 from d4s.editors.presets import PRESETS
 
@@ -42,7 +43,9 @@ HUES: Mapping[str, tuple[MethodStyle, ...]] = {
     "batch": (MethodStyle("#8d949c", "d", (0, (5, 1.4, 1, 1.4))),),
 }
 """Styles by the `hue` of presets, in the order of the presets that share it; the last one is for all that are left."""
-SPARE_COLOURS = ("#9b6b9e", "#4f8f9d", "#a8574a", "#7b8a2e", "#5c6fb3", "#94713f")
+MORE_MARKERS = "o^sDvPX*hd<>pH8"
+"""Markers of the methods beyond the styles of their hue, which have the colour of its last one, and of those without a hue."""
+SPARE_COLOURS = ("#9b6b9e", "#4f8f9d", "#a8574a", "#7b8a2e", "#5c6fb3", "#94713f", "#b0569b", "#3f8f5a")
 TASK_STYLES = tuple(zip(("#4477aa", "#cc6677", "#ab861e", "#228833", "#aa4499", "#4a94c2"), "os^DvP", strict=True))
 
 RC: Mapping[str, Any] = {
@@ -107,10 +110,14 @@ NARROW = Page("narrow", 3.4, 2, 3)
 
 
 def method_style(editor: str) -> MethodStyle:
-    """How a method is drawn; those without a hue take a spare colour that depends on their name alone."""
+    """How a method is drawn; those without a hue take a spare colour, a marker and a dash that depend on their name alone."""
     preset = PRESETS.get(editor)
     if preset is None or preset.hue not in HUES:
-        return MethodStyle(SPARE_COLOURS[sum(editor.encode()) % len(SPARE_COLOURS)], "8")
-    relatives = [name for name, other in PRESETS.items() if other.hue == preset.hue]
+        rest, colour = divmod(crc32(editor.encode()), len(SPARE_COLOURS))
+        rest, marker = divmod(rest, len(MORE_MARKERS))
+        return MethodStyle(SPARE_COLOURS[colour], MORE_MARKERS[marker], DASHED if rest % 2 else "-")
     styles = HUES[preset.hue]
-    return styles[min(relatives.index(editor), len(styles) - 1)]
+    place = [name for name, other in PRESETS.items() if other.hue == preset.hue].index(editor)
+    if place < len(styles):
+        return styles[place]
+    return replace(styles[-1], marker=MORE_MARKERS[(place - len(styles)) % len(MORE_MARKERS)])

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -59,6 +61,18 @@ def test_methods_without_a_look_get_the_same_one_every_time() -> None:
     assert method_style("my_method") == method_style("my_method")
     assert method_style("my_method").colour in SPARE_COLOURS
     assert {preset.hue for preset in PRESETS.values()} == {*HUES, ""}
+
+
+GRIDS = [path for path in sorted(Path(__file__).parents[3].glob("grids/*.yaml")) if not path.stem.endswith("tuning")]  # those rank trials
+MOST_IN_A_FIGURE = 20
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=lambda path: path.stem)
+def test_the_methods_of_a_study_are_told_apart(grid: Path) -> None:
+    editors = sorted({editor for row in yaml.safe_load(grid.read_text())["grid"] for editor in row["editors"]})
+    if len(editors) <= MOST_IN_A_FIGURE:
+        drawn = Counter(map(str, map(method_style, editors)))
+        assert [look for look, count in drawn.items() if count > 1] == []
 
 
 def test_every_preset_has_a_name_of_its_own() -> None:
