@@ -82,8 +82,12 @@ class RuleResult:
 
     @property
     def weakest(self) -> Condition | None:
-        """The condition whose interval reaches furthest against the claim."""
-        return min(self.conditions, key=lambda condition: condition.estimate.low - condition.margin, default=None)
+        """The condition whose interval reaches furthest against the claim, among those that do not hold where there are any."""
+
+        def strength(condition: Condition) -> tuple[bool, float]:
+            return condition.verdict != "does not hold", condition.estimate.low - condition.margin
+
+        return min(self.conditions, key=strength, default=None)
 
 
 def show(value: float, unit: Unit, signed: bool = True) -> str:

@@ -67,6 +67,12 @@ def test_a_claim_needs_all_its_conditions_and_falls_with_one(lows: tuple[float, 
     assert (finding.weakest is None) if not lows else (finding.weakest is conditions[lows.index(min(lows))])
 
 
+def test_the_effect_shown_is_one_that_decides_the_verdict() -> None:
+    fails = Condition("fails", IntervalEstimate(-1.0, -2.0, 0.0, 10))
+    unsure = Condition("unsure", IntervalEstimate(1.0, -9.0, 11.0, 10))
+    assert RuleResult([unsure, fails]).weakest is fails
+
+
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
     [
