@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "methods.md"
 ORACLE_TESTS = [
     ROOT / "tests" / "oracle" / f"test_{name}.py"
-    for name in ("editors", "methods", "gradient_editors", "hypernetworks", "knowledge_neurons", "side_memories")
+    for name in ("editors", "methods", "gradient_editors", "hypernetworks", "knowledge_neurons", "side_memories", "t_patcher", "melo")
 ]
 
 HEAD = """\

@@ -56,17 +56,19 @@ def test_a_refresh_gives_the_batch(anchor: dict[str, int] | None) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gptj"])
-@pytest.mark.parametrize("name", ["memit_seq", "d4s", "ft_m", "locft_bf", "ultraedit", "mend", "malmen", "grace", "wise", "memoir", "kn"])
+@pytest.mark.parametrize(
+    "name", ["memit_seq", "d4s", "ft_m", "locft_bf", "ultraedit", "mend", "malmen", "grace", "wise", "memoir", "kn", "t_patcher"]
+)
 def test_the_contract_holds_in_other_layouts(name: str, family: str) -> None:
     check_editor(case_for(settings_for(name), family=family))
 
 
-@pytest.mark.parametrize("name", ["memit_frozen", "d4s", "pmet", "locft_seq", "stableedit", "rledit", "wise", "defer"])
+@pytest.mark.parametrize("name", ["memit_frozen", "d4s", "pmet", "locft_seq", "stableedit", "rledit", "wise", "defer", "t_patcher"])
 def test_the_contract_holds_with_a_norm_after_the_mlp(name: str) -> None:
     check_editor(case_for(settings_for(name), family="olmo2"))
 
 
-@pytest.mark.parametrize("name", ["d4s", "locft_seq", "wise", "memoir"])
+@pytest.mark.parametrize("name", ["d4s", "locft_seq", "wise", "memoir", "t_patcher", "melo"])
 def test_the_contract_holds_in_half_precision(name: str) -> None:
     check_editor(case_for(settings_for(name), dtype=torch.bfloat16))
 

@@ -71,6 +71,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "wise": {"layer": 1, "steps": 2, "sentences": 2},
     "memoir": {"layer": 1, "steps": 2, "columns": 20},
     "defer": {"layer": 1, "steps": 2},
+    "t_patcher": {"layer": 1, "steps": 2, "sentences": 2},
+    "melo": {"layer": 1, "steps": 2},
 }
 
 

@@ -21,7 +21,7 @@ from d4s.editors.memory_settings import InContext, Serac
 from d4s.editors.parts.part import DOUBLE, NotNegative, Positive
 from d4s.editors.presets import PRESETS, hparams_of, model_kinds_of
 from d4s.editors.settings_file import ModelShape, TunedSettings, check_shape, is_settings_file, read_settings_file, tuned_hparams
-from d4s.editors.side_settings import Defer, Memoir, Wise
+from d4s.editors.side_settings import Defer, Melo, Memoir, TransformerPatcher, Wise
 from d4s.errors import SettingsError
 from d4s.registry import nearest
 from d4s.settings_base import Count, describe
@@ -133,6 +133,8 @@ FamilySettings = (
     | Wise
     | Memoir
     | Defer
+    | TransformerPatcher
+    | Melo
     | Serac
     | InContext
     | KnowledgeNeurons

@@ -24,6 +24,8 @@ FAMILIES = Registry(
         "wise": "d4s.editors.wise:WiseEditor",
         "memoir": "d4s.editors.memoir:MemoirEditor",
         "defer": "d4s.editors.defer:DeferEditor",
+        "t_patcher": "d4s.editors.t_patcher:TransformerPatcherEditor",
+        "melo": "d4s.editors.melo:MeloEditor",
         "serac": "d4s.editors.serac:SeracEditor",
         "in_context": "d4s.editors.in_context:InContextEditor",
         "knowledge_neurons": "d4s.editors.knowledge_neurons:KnowledgeNeuronsEditor",

@@ -34,6 +34,8 @@ DEFER: Mapping[str, HParams] = {
     "mini": {"layer": 4, "lr": 1e-3},
     "llama2-7b": {"layer": 27},
 }
+T_PATCHER: Mapping[str, HParams] = {"mini": {"layer": 5, "steps": 100, "hardest": 100}}
+MELO: Mapping[str, HParams] = {"mini": {"layer": 4, "radius": 3.0, "lr": 1e-2, "stop_loss": 0.05}}
 
 SIDE_PRESETS: Mapping[str, Preset] = {
     "wise": Preset(
@@ -64,5 +66,23 @@ SIDE_PRESETS: Mapping[str, Preset] = {
         "defer",
         DEFER,
         released=("llama2-7b",),
+    ),
+    "t_patcher": Preset(
+        "T-Patcher",
+        "Huang et al. 2023 (Transformer-Patcher)",
+        "https://arxiv.org/abs/2301.09785",
+        "One more neuron beside the last MLP for each token of the target that is wrong, trained to stay silent on other text. The release "
+        "edits BERT and BART, so the values are ours for this kind of model; not tuned.",
+        "t_patcher",
+        T_PATCHER,
+    ),
+    "melo": Preset(
+        "MELO",
+        "Yu et al. 2024",
+        "https://arxiv.org/abs/2312.11795",
+        "Low-rank factors of their own for every batch of requests, picked by a codebook of clusters of keys; other prompts have the "
+        "unedited model. The release trains GPT-2 XL's input projections, which is left out; not tuned.",
+        "melo",
+        MELO,
     ),
 }

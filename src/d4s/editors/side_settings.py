@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from d4s.editors.constants import BACKWARD
+from d4s.editors.constants import ANSWER_TOKENS, BACKWARD
 from d4s.editors.family_settings import SINGLE, Family, ModelPasses
 from d4s.editors.parts.input_settings import BackgroundSettings, LocalitySettings, PrepareSettings
 from d4s.editors.parts.part import NotNegative, Positive
@@ -171,3 +171,88 @@ class Defer(SideMemorySettings):
     def ledger_bytes(self, shape: "Shape", edits: int) -> float:
         """The stand-in's change, and the gate."""
         return float((shape.mlp_out + shape.mlp_width) * SINGLE)
+
+
+class TransformerPatcher(SideMemorySettings):
+    """Neurons beside the MLP of one layer, one for each token of a target that is wrong (Transformer-Patcher)."""
+
+    family: Literal["t_patcher"] = "t_patcher"
+    layer: int = Field(ge=0, description="Block beside whose MLP the neurons stand; as released the last one.")
+    neurons: Count = Field(default=5, description="Neurons of a request at most; of more wrong tokens the first ones have one.")
+    steps: Count = Field(default=2000, description="Steps of Adam per request at most.")
+    lr: Positive = Field(default=1e-2, description="Learning rate of Adam.")
+    amplify: Positive = Field(default=10.0, description="A neuron's value is this times what Adam trains.")
+    stop_loss: NotNegative = Field(default=0.1, description="Stop once the target's negative log-likelihood per token is below this.")
+    activation_weight: NotNegative = Field(default=1.0, description="Weight of the loss that keeps neurons active at their own tokens.")
+    memory_weight: NotNegative = Field(default=5.0, description="Weight of the loss that keeps neurons inactive at kept states.")
+    gap: float = Field(default=3.0, description="How much more a neuron is to be reached at its own token than at any kept state.")
+    ceiling: float = Field(default=-3.0, description="How far a neuron may be reached at a kept state, before the activation.")
+    hardest: Count = Field(default=1000, description="Pairs of a neuron and a kept state that count, those reached furthest.")
+    sentences: Count = Field(default=200, description="Sentences that the unedited model writes, at whose tokens states are kept.")
+    sentence_tokens: Count = Field(default=20, description="Tokens of each of these sentences.")
+    seed: int = Field(default=0, ge=0, description="Seed of the sentences.")
+
+    @property
+    def required_inputs(self) -> frozenset[InputKind]:
+        """The sentences."""
+        return frozenset({"prepare"})
+
+    def prepare_settings(self) -> PrepareSettings:
+        """The sentences."""
+        return PrepareSettings(
+            locality=LocalitySettings(layer=self.layer, count=self.sentences, tokens=self.sentence_tokens, seed=self.seed)
+        )
+
+    # --- memory and work ----------------------------------------------------------------------------------------------
+
+    def gradient_tokens(self, shape: "Shape", tokens: int) -> int:
+        """A prompt."""
+        return tokens
+
+    def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
+        """A gradient in every step of Adam, the request's probability before and after, and the sentences once."""
+        descent = ModelPasses(tokens, 1, (1.0 + BACKWARD) * edits * self.steps)
+        return descent, ModelPasses(tokens, 1, 2.0 * edits), ModelPasses(self.sentence_tokens, 1, float(self.sentences))
+
+    def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
+        """The states that are kept with how far each new neuron is reached there, and the neurons twice."""
+        kept = self.sentences * self.sentence_tokens * (shape.width + 4.0 * self.neurons) * SINGLE
+        return {"state": kept + 2.0 * self.ledger_bytes(shape, edits)}
+
+    def ledger_bytes(self, shape: "Shape", edits: int) -> float:
+        """Key, value and query of every neuron, and its bias."""
+        return float(edits * min(self.neurons, ANSWER_TOKENS) * (3 * shape.width + 1) * SINGLE)
+
+
+class Melo(SideMemorySettings):
+    """Low-rank factors for every batch of requests, picked by the cluster of keys that a prompt is near to (MELO)."""
+
+    family: Literal["melo"] = "melo"
+    layer: int = Field(ge=0, description="Block beside whose MLP output matrix the factors stand; the key is what enters it.")
+    batch: Count = Field(default=1, description="Requests per step, which share factors.")
+    radius: Positive = Field(default=0.5, description="Radius of a new cluster: Euclidean distance between keys.")
+    rank: Count = Field(default=2, description="Rank of the factors of a batch.")
+    alpha: Positive = Field(default=2.0, description="The product of factors is multiplied by this over their rank.")
+    steps: Count = Field(default=50, description="Largest number of steps of Adam per batch.")
+    lr: Positive = Field(default=1e-3, description="Learning rate of Adam.")
+    halve_every: Count = Field(default=20, description="Steps after which the learning rate is halved.")
+    stop_loss: NotNegative = Field(default=0.0, description="Stop once the targets' negative log-likelihood per token is below this.")
+
+    # --- memory and work ----------------------------------------------------------------------------------------------
+
+    def gradient_tokens(self, shape: "Shape", tokens: int) -> int:
+        """The prompts of a batch."""
+        return self.batch * tokens
+
+    def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
+        """A gradient in every step of Adam, and each request's probability before and after."""
+        descent = ModelPasses(self.batch * tokens, 1, (1.0 + BACKWARD) * edits / self.batch * self.steps)
+        return descent, ModelPasses(tokens, 1, 2.0 * edits)
+
+    def held_bytes(self, shape: "Shape", item: int, edits: int) -> dict[str, float]:
+        """Keys and factors, in the record and beside the model, and the changes of a step."""
+        return {"state": 2.0 * self.ledger_bytes(shape, edits) + 4.0 * shape.mlp_out * SINGLE}
+
+    def ledger_bytes(self, shape: "Shape", edits: int) -> float:
+        """A key per edit, and factors per batch."""
+        return float(SINGLE * (edits * shape.mlp_width + edits / self.batch * self.rank * (shape.mlp_width + shape.width)))

@@ -47,3 +47,15 @@ def test_what_is_prepared_runs_the_model_and_holds_no_moments(name: str) -> None
     wanted = settings_of(name).prepare_settings()
     found = memory_estimate.prepare(HOST, wanted, PROMPTS)[0]
     assert found["weights"] > 0 and found["moments"] == 0 and work_estimate.prepare(HOST, wanted, PROMPTS).single > 0
+
+
+def test_neurons_and_factors_are_held_by_request_and_by_batch() -> None:
+    neurons, factors, batched = settings_of("t_patcher"), settings_of("melo"), settings_of("melo", batch=5)
+    assert neurons.ledger_bytes(SHAPE, 10) == 10 * 3 * (3 * 192 + 1) * 4
+    assert factors.ledger_bytes(SHAPE, 10) == 10 * (768 + 2 * (768 + 192)) * 4
+    assert batched.ledger_bytes(SHAPE, 10) == (10 * 768 + 2 * 2 * (768 + 192)) * 4
+    for settings in (neurons, factors):
+        few, many = (memory_estimate.edit(HOST, settings, edits, PROMPTS)[0]["state"] for edits in (10, 100))
+        assert many > few > 0
+        step = work_estimate.forward(HOST, PROMPTS.tokens).single
+        assert work_estimate.edit(HOST, settings, 100, PROMPTS).single > 3 * settings.steps * 100 * step

@@ -319,7 +319,7 @@ ABSENT: Mapping[str, Absent] = {
     "InstructEdit": Absent("MEND trained with instructions, of which a study has none", "mend"),
     "KE": Absent("its network is a recurrent one; EasyEdit has files of it and no code", "mend"),
     "SERAC": Absent("its keys are those of the training of two further models; `serac` trains its router in a study", "serac"),
-    "MELO": Absent("low-rank factors are not chosen by prompt", "lora"),
+    "MELO": Absent("its factors stand at input projections, of GPT-2 XL in its only file, which are not representable", "melo"),
     "QLoRA": Absent("quantised weights are not edited", "lora"),
     "UnKE": Absent("long texts are not edited in", "memit"),
     "UnKE-ARE": Absent("long texts are not edited in (AnyEdit)", "memit"),
