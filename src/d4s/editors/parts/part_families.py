@@ -136,9 +136,12 @@ class LayerHistory(ABC):
 
     @abstractmethod
     def fit(
-        self, layer: "EditedLayer", keys: Keys, unprefixed: Keys, residuals: Residuals, *, preserve_keys: bool
+        self, layer: "EditedLayer", keys: Keys, unprefixed: Keys, residuals: Residuals, *, preserve_keys: bool, context: Keys | None
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Change the layer for keys and what they should add to the output; the record's tensors, and numbers to be logged."""
+        """Change the layer for keys and what they should add to the output; the record's tensors, and numbers to be logged.
+
+        `context` are keys at which this step adds nothing.
+        """
 
     @abstractmethod
     def replay(self, layer: "EditedLayer", record: "StepRecord") -> None:
