@@ -25,7 +25,7 @@ def optimise_windows(model: LanguageModel, batch: Sequence[PromptSet], settings:
     found: dict[int, Targets] = {}
     for window in range(1 + max(one.window for one in batch)):
         rows = [row for row, one in enumerate(batch) if one.window == window]
-        held: list[HeldShifts] = [[_shift_of(batch[row], found[row]) for row in range(row - window, row)] for row in rows]
+        held: list[HeldShifts] = [[_shift_of(batch[one], found[one]) for one in range(row - window, row)] for row in rows]
         targets = optimise(model, [batch[row] for row in rows], settings, held)
         found |= {row: targets[number : number + 1] for number, row in enumerate(rows)}
     return Targets.concatenate([found[row] for row in range(len(batch))])

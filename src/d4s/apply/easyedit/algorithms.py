@@ -322,7 +322,9 @@ ABSENT: Mapping[str, Absent] = {
     "MELO": Absent("low-rank factors are not chosen by prompt", "lora"),
     "QLoRA": Absent("quantised weights are not edited", "lora"),
     "UnKE": Absent("long texts are not edited in", "memit"),
-    "UnKE-ARE": Absent("long texts are not edited in (AnyEdit)", "memit"),
+    "UnKE-ARE": Absent(
+        "AnyEdit that trains a whole block towards the targets of windows; `anyedit` solves for them as MEMIT does", "anyedit"
+    ),
     "FT_uns": Absent("long texts are not edited in", "ft_m"),
     "LoRA_uns": Absent("long texts are not edited in", "lora"),
     "DPO": Absent("preferences are not facts"),
