@@ -10,6 +10,7 @@ import torch
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.edited_layers import layers_of
 from d4s.editors.families import build
+from d4s.editors.parts.key_rule import KeySettings
 from d4s.editors.prompts import Prompt, PromptSet
 from d4s.editors.target_optimisation import optimise, optimise_in_turn
 from d4s.models.tokens import encode_pair
@@ -164,7 +165,8 @@ def test_anyedit_with_windows_beyond_its_answers_and_no_context_is_memit_bit_for
         assert all(torch.equal(one[layer], two[layer]) and not torch.equal(three[layer], two[layer]) for layer in two)
     bench = Bench(memit, 0)
     ends = [PromptSet((Prompt(ids, len(ids) - 1, answer),), Prompt(ids, len(ids) - 1)) for ids, answer in texts_of(bench, long_requests(4))]
-    agree(found, plain.memit(bench.model, [ends[:2], ends[2:]], memit, bench.moments), 1e-8)
+    bare = memit.model_copy(update={"keys": KeySettings(average="unprefixed")})
+    agree(found, plain.memit(bench.model, [ends[:2], ends[2:]], bare, bench.moments), 1e-8)
 
 
 def test_context_keys_weigh_nothing_where_text_weighs_everything() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from d4s.editors.parts.part import DOUBLE, Keys, Positive, Residuals, Tensor, Weight
+from d4s.editors.parts.part import DOUBLE, Context, Keys, Positive, Residuals, Tensor, Weight
 from d4s.editors.parts.part_families import History, LayerHistory, Recursive
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class SolverHistory(LayerHistory):
         self.solver, self.grows = layer.make_solver(), grows
 
     def fit(
-        self, layer: "EditedLayer", keys: Keys, unprefixed: Keys, residuals: Residuals, *, preserve_keys: bool, context: Keys | None
+        self, layer: "EditedLayer", keys: Keys, unprefixed: Keys, residuals: Residuals, *, preserve_keys: bool, context: Context | None
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Change the layer by the gain of the keys."""
         from d4s.editors.least_squares import exact_gain
@@ -163,7 +163,7 @@ class SolverHistory(LayerHistory):
         inner = within_basis(self.solver)
         return {"gram": inner.matrix} if self.grows and isinstance(inner, DirectSolver) else {}
 
-    def _gain(self, keys: Keys, context: Keys | None, *, preserve_keys: bool) -> Keys:
+    def _gain(self, keys: Keys, context: Context | None, *, preserve_keys: bool) -> Keys:
         """The gain of keys; with context K_p, rows K (A₀ + M + K_pᵀ K_p + Kᵀ K)⁻¹, and K alone is added to M."""
         import torch
 
@@ -232,7 +232,7 @@ class AdaptiveHistory(LayerHistory):
         self._loss_floor = LOSS_ROUNDING * self._loss(layer.original.to(layer.delta))
 
     def fit(
-        self, layer: "EditedLayer", keys: Keys, unprefixed: Keys, residuals: Residuals, *, preserve_keys: bool, context: Keys | None
+        self, layer: "EditedLayer", keys: Keys, unprefixed: Keys, residuals: Residuals, *, preserve_keys: bool, context: Context | None
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Solve with the new keys; the record holds their residuals from the original weight."""
         before, queue = layer.delta, self._queue
