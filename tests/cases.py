@@ -80,6 +80,7 @@ CHANGED: Mapping[str, dict[str, Any]] = {
     "retrieve_hashed": {"preset": "retrieve", "retriever": {"kind": "hashed", "buckets": 64}},
     "ike_hidden": {"preset": "ike", "retriever": {"kind": "hidden", "layer": 1}, "demonstrations": {"count": 3}},
     "core_original": {"preset": "core", "target": {"at": "original"}},
+    "anyedit_in_batches": {"preset": "anyedit", "batch": 2},
     "eamet_by_key": {"preset": "eamet", "target": {"align": {"clamp_to": "key"}}},
     "grace_warm": {"preset": "grace", "value": "warm"},
     "melo_batches": {"preset": "melo", "batch": 2},

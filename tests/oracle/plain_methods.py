@@ -296,3 +296,80 @@ def lyaplock(model: LanguageModel, edits: Sequence[PromptSet], settings, moments
             queue[layer] = max(1.0, queue[layer] + loss / (settings.history.slack * first[layer]) - 1.0)
 
     return Plain(model, settings, moments).run(edits, one_edit)
+
+
+# --- AnyEdit ------------------------------------------------------------------------------------------------------------
+
+Text = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def windows_of(model: LanguageModel, text: Text, settings) -> dict[int, Tensor]:
+    """Target hidden states by position, a window of the answer after another, with the shifts before it in place."""
+    prompt, answer = text
+    held: list[tuple[int, Tensor]] = []
+    wanted: dict[int, Tensor] = {}
+    for start in range(0, len(answer), settings.windows):
+        ids, window = prompt + answer[:start], answer[start : start + settings.windows]
+        place = len(ids) - 1
+        with watching(model.block(settings.layer)) as seen:
+            model.network(input_ids=torch.tensor([ids]))
+        hidden = seen["out"][0, place].double()
+        shift = torch.zeros_like(hidden, requires_grad=True)
+        adam = torch.optim.Adam([shift], lr=settings.lr)
+
+        def change(output, shifts=(*held, (place, shift))):
+            added = torch.zeros_like(output)
+            for at, vector in shifts:
+                added[0, at] = added[0, at] + vector
+            return output + added
+
+        for step in range(settings.steps):
+            with watching(model.block(settings.layer), change):
+                logits = model.network(input_ids=torch.tensor([ids + window[:-1]])).logits[0]
+            rows = logits[place:].log_softmax(-1)
+            loss = -rows[range(len(window)), list(window)].mean() + settings.weight_decay * shift.norm() / hidden.norm() ** 2
+            if loss.item() < settings.stop_loss or step == settings.steps - 1:
+                break
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            with torch.no_grad():
+                shift.mul_(min(1.0, settings.clamp * hidden.norm() / shift.norm()))
+        held.append((place, shift.detach()))
+        wanted[place] = hidden + shift.detach()
+    return wanted
+
+
+def anyedit(model: LanguageModel, batches: Sequence[Sequence[Text]], settings, moments) -> list[dict[int, Tensor]]:
+    """Every position of a text is a column: one with a target where a window begins, one that is preserved everywhere else."""
+    at, target = Plain(model, settings, moments), settings.target
+    history = []
+    for batch in batches:
+        wanted = [windows_of(model, text, target) for text in batch]
+        for i, layer in enumerate(at.layers):
+            keys, missing, kept = [], [], []
+            for (prompt, answer), goals in zip(batch, wanted, strict=True):
+                with watching(model.mlp_out(layer)) as inner, watching(model.block(target.layer)) as outer:
+                    model.network(input_ids=torch.tensor([prompt + answer]))
+                for place, key in enumerate(inner["in"][0].double()):
+                    if place in goals:
+                        keys.append(key)
+                        missing.append((goals[place] - outer["out"][0, place].double()) / (len(at.layers) - i))
+                    elif settings.keys.context:
+                        kept.append(key)
+            gram, right = sum(torch.outer(key, key) for key in keys), sum(map(torch.outer, missing, keys))
+            here = gram + sum((torch.outer(key, key) for key in kept), torch.zeros_like(gram))
+            if settings.preservation.kind == "null_space":
+                left, values, _ = torch.linalg.svd(moments[layer].mean())
+                free = left[:, values < settings.preservation.threshold]
+                system = free @ free.T @ (at.seen[layer] + here) + settings.preservation.weight * eye(len(gram))
+                update = torch.linalg.solve(system, free @ free.T @ right.T).T
+            else:
+                update = right @ torch.linalg.inv(at.base[layer] + at.seen[layer] + here)
+            put(model, layer, got(model, layer) + update)
+            if settings.history.kind == "keys":
+                at.seen[layer] += gram
+        history.append(changes(model, at.original))
+    for layer, weight in at.original.items():
+        put(model, layer, weight)
+    return history

@@ -1,15 +1,19 @@
 """Further methods against their slow transcriptions, in float64, over whole sequences."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from d4s.editors.edit_requests import EditRequest
 from d4s.editors.edited_layers import layers_of
 from d4s.editors.families import build
-from d4s.editors.prompts import PromptSet
+from d4s.editors.parts.key_rule import KeySettings
+from d4s.editors.prompts import Prompt, PromptSet
 from d4s.editors.target_optimisation import optimise, optimise_in_turn
+from d4s.models.tokens import encode_pair
 from tests.cases import SINGLE, SMALL
 from tests.oracle import plain, plain_methods
 from tests.oracle.bench import EDITS, Bench, agree, settings_for
@@ -105,6 +109,77 @@ def test_the_order_of_requests_is_that_of_eamets_targets() -> None:
     whole, first, swapped = (optimise_in_turn(bench.model, some, rule, bench.settings.keys) for some in (texts, texts[:2], texts[::-1]))
     assert torch.equal(whole.hidden_shift[:2], first.hidden_shift)
     assert not torch.allclose(swapped.hidden_shift.flip(0), whole.hidden_shift, rtol=1e-3)
+
+
+ANSWERS = ("Paris Rome Oslo Lima Cairo", "Delhi", "Quito Seoul Paris", "Oslo")
+AT_THE_END = {"position": "prompt_last", "prefixes": False, "kl_weight": 0.0, "stop_probability": None}
+
+
+def long_requests(count: int) -> list[EditRequest]:
+    """Requests whose answers have five, one, three and one words in turn."""
+    return [replace(request, target=ANSWERS[number % len(ANSWERS)]) for number, request in enumerate(plain.requests_of(count))]
+
+
+def stepped(bench: Bench, requests: Sequence[EditRequest], batch: int) -> list[dict[int, torch.Tensor]]:
+    """Changes of weights after each batch of requests."""
+    editor, original = build(bench.settings), {layer: bench.model.weight(layer).clone() for layer in bench.settings.layers}
+    with editor.editing(bench.model, bench.prepared, editor.start(bench.model, bench.prepared)) as session:
+        found = []
+        for start in range(0, len(requests), batch):
+            session.step(requests[start : start + batch], None)
+            found.append({layer: bench.model.weight(layer) - weight for layer, weight in original.items()})
+    return found
+
+
+def texts_of(bench: Bench, requests: Sequence[EditRequest]) -> list[plain_methods.Text]:
+    pairs = [encode_pair(bench.model, request.prompt, request.target) for request in requests]
+    return [(tuple(prompt), tuple(answer)) for prompt, answer in pairs]
+
+
+@pytest.mark.parametrize(
+    ("family", "batch", "changes"),
+    [
+        ("gpt2", 1, {}),
+        ("gpt2", 4, {"history": "keys"}),
+        ("llama", 2, {"keys": {"context": False}}),
+        ("gpt2", 2, {"preservation": {"kind": "null_space", "threshold": 0.05, "weight": 1.0}, "history": "keys"}),
+    ],
+)
+def test_anyedit_optimises_windows_in_turn_and_preserves_all_other_tokens(family: str, batch: int, changes: dict[str, Any]) -> None:
+    target = SMALL["target"] | AT_THE_END | {"windows": 2, "steps": 5}
+    settings = settings_for("anyedit", SMALL | {"target": target}, **({"preservation": {"weight": 1.0}} | changes), batch=batch)
+    bench, requests = Bench(settings, 0, family), long_requests(4)
+    texts = texts_of(bench, requests)
+    batches = [texts[start : start + batch] for start in range(0, 4, batch)]
+    assert {len(answer) for _, answer in texts} == {5, 1, 3}
+    agree(stepped(bench, requests, batch), plain_methods.anyedit(bench.model, batches, settings, bench.moments), 1e-8)
+
+
+def test_anyedit_with_windows_beyond_its_answers_and_no_context_is_memit_bit_for_bit() -> None:
+    target, alone = SMALL["target"] | AT_THE_END, {"keys": {"context": False}, "batch": 2}
+    whole = settings_for("anyedit", SMALL | {"target": target | {"windows": 5}}, **alone)
+    memit = settings_for("memit", SMALL | {"target": target}, batch=2)
+    cut = settings_for("anyedit", SMALL | {"target": target | {"windows": 4}}, **alone)
+    found, expected, other = (stepped(Bench(settings, 0), long_requests(4), 2) for settings in (whole, memit, cut))
+    for one, two, three in zip(found, expected, other, strict=True):
+        assert all(torch.equal(one[layer], two[layer]) and not torch.equal(three[layer], two[layer]) for layer in two)
+    bench = Bench(memit, 0)
+    ends = [PromptSet((Prompt(ids, len(ids) - 1, answer),), Prompt(ids, len(ids) - 1)) for ids, answer in texts_of(bench, long_requests(4))]
+    bare = memit.model_copy(update={"keys": KeySettings(average="unprefixed")})
+    agree(found, plain.memit(bench.model, [ends[:2], ends[2:]], bare, bench.moments), 1e-8)
+
+
+def test_context_keys_weigh_nothing_where_text_weighs_everything() -> None:
+    target = SMALL["target"] | AT_THE_END | {"windows": 2}
+    gaps = []
+    for weight in (1.0, 1e6):
+        both = [
+            settings_for("anyedit", SMALL | {"target": target}, keys={"context": context}, preservation={"weight": weight})
+            for context in (True, False)
+        ]
+        kept, not_kept = (stepped(Bench(settings, 0), long_requests(1), 1)[0] for settings in both)
+        gaps.append(max(float((kept[layer] - not_kept[layer]).norm() / not_kept[layer].norm()) for layer in kept))
+    assert gaps[0] > 0.1 and gaps[1] < 1e-4
 
 
 def test_encore_is_memit_with_history_and_a_ridge() -> None:

@@ -20,6 +20,7 @@ from d4s.models.language_model import LanguageModel
 
 Weight = Float64[Tensor, "d_out d_in"]
 Keys = Float64[Tensor, "b d_in"]
+Context = Float64[Tensor, "c d_in"]
 Residuals = Float64[Tensor, "b d_out"]
 Square = Float64[Tensor, "r r"]
 Basis = Float64[Tensor, "d_in r"]
@@ -43,16 +44,19 @@ class EditedLayer:
     # --- what the loop asks ---------------------------------------------------------------------------------------
 
     def fit(
-        self, keys: Keys, unprefixed: Keys, weighted_residuals: Residuals, *, preserve_keys: bool = True
+        self, keys: Keys, unprefixed: Keys, weighted_residuals: Residuals, *, preserve_keys: bool = True, context: Context | None = None
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Change the weight for keys and what they should add to the output; the record's tensors, and numbers to be logged.
+
+        `context` are keys at which this step adds nothing, none where no setting asks.
 
         Raises:
             Diverged: if keys or residuals are not finite.
         """
-        if not (keys.isfinite().all() and weighted_residuals.isfinite().all()):
+        context_is_finite = context is None or bool(context.isfinite().all())
+        if not (keys.isfinite().all() and weighted_residuals.isfinite().all() and context_is_finite):
             raise Diverged(f"keys or residuals at layer {self.number} are not finite")
-        record, numbers = self.history.fit(self, keys, unprefixed, weighted_residuals, preserve_keys=preserve_keys)
+        record, numbers = self.history.fit(self, keys, unprefixed, weighted_residuals, preserve_keys=preserve_keys, context=context)
         return record, numbers | ({"preserved_ridge": self.preserved.ridge} if self.preserved.ridge else {})
 
     @property

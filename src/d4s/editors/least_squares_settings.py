@@ -119,8 +119,11 @@ class LeastSquaresSettings(Family):
         if self.target.hook == "mlp_and_attention" and self.target.layer == 0:
             yield "target.hook `mlp_and_attention` runs the target's block again after the one below, so target.layer must be 1 or more"
         yield from self.target.conflicts()
-        if self.target.align is not None and self.anchor is not None:
-            yield "anchor takes the usual norm from targets that are optimised request by request, so target.align must be left out"
+        if self.anchor is not None and not self.target.is_one_by_request:
+            yield (
+                "anchor takes the usual norm from targets that are optimised request by request, so target.align must be left out, and "
+                "target.windows too"
+            )
         yield from self.residual_schedule.conflicts(self)
 
 
@@ -207,7 +210,8 @@ class LocateThenEdit(LeastSquaresSettings):
         return max(self.batch, edits // between * between if self.keys.mode == "refreshed" else 0)
 
     def edit_passes(self, shape: "Shape", edits: int, wordings: int, tokens: int) -> Sequence[ModelPasses]:
-        """Every layer's keys and residuals, from passes that end there."""
+        """Every layer's keys and residuals, from passes that end there; those of context from passes of their own."""
+        wordings = (wordings if self.target.prefixes else 1) + (1 if self.keys.context else 0)
         return (ModelPasses(wordings * tokens, 2, edits * len(self.layers) / 2),)
 
     def solver_operations(self, shape: "Shape", edits: int) -> float:
@@ -274,6 +278,11 @@ class LocateThenEdit(LeastSquaresSettings):
             yield "keys.shared_key is about solver `hard_constraint` only"
         if self.keys.mode == "refreshed" and not self.history.starts_at_original:
             yield "keys.mode `refreshed` refits earlier edits, so history must be `refit`"
+        if self.keys.context and (self.history.refits or self.rounds is not None or self.neurons < 1):
+            yield (
+                "keys.context preserves a text in the one step that edits it, with all neurons, so history must be `none` or `keys`, "
+                "without rounds, and neurons 1"
+            )
         if self.neurons < 1 and (self.history.refits or self.preservation.is_confined):
             yield "neurons below 1 solve for another part of each step, so history must be `none` or `keys`, without a null space"
         if self.rounds is not None and (self.history.refits or self.residual_schedule.has_own_targets):
@@ -287,6 +296,8 @@ class LocateThenEdit(LeastSquaresSettings):
             yield f"{why} one layer, found {len(self.layers)}"
         if self.batch != 1:
             yield f"{why} a batch of one, found {self.batch}"
+        if self.target.windows is not None or self.keys.context:
+            yield f"{why} one key alone, without target.windows and keys.context"
         if self.history.remembers:
             yield f"{why} history `none`, found `{self.history.kind}`"
         if self.preservation.is_confined:
@@ -333,6 +344,8 @@ class OneTimeBatch(LeastSquaresSettings):
             yield "a one-time batch starts from the original weights, so target.at must be `original`, found `current`"
         if self.keys.mode == "refreshed" or self.keys.shared_key:
             yield "a one-time batch reads its keys once, so keys.mode `refreshed` and keys.shared_key mean nothing for it"
+        if self.keys.context:
+            yield "a one-time batch keeps requests without their answers, so keys.context must be false"
 
 
 def all_choices() -> Iterator[Choice]:

@@ -20,13 +20,14 @@ from d4s.editors.edit_requests import EditRequest
 from d4s.editors.edited_layers import layers_of
 from d4s.editors.keys import Activations, read_activations
 from d4s.editors.least_squares_settings import LocateThenEdit
-from d4s.editors.prompts import PromptSet, build_prompts, subject_place
+from d4s.editors.prompts import PromptSet, prompts_to_edit, subject_place
 from d4s.editors.protocol import Prepared, State, StepLog, StepRecord, Targets
 from d4s.editors.request_tensors import requests_from_tensors, requests_to_tensors
 from d4s.editors.states import DenseState, RecordOrDenseEditor, RecordState
 from d4s.editors.target_optimisation import optimise, optimise_in_turn, rescale_targets
 from d4s.editors.weight_side import target_change, weight_side_residuals
 from d4s.editors.weights import apply_deltas, write_weight
+from d4s.editors.windows import optimise_windows
 from d4s.metrics.weight_norms import l1_per_element
 from d4s.models.language_model import LanguageModel
 from d4s.models.views import LiveModel
@@ -60,8 +61,9 @@ class LocateThenEditSession:
             ValueError: if targets at the original weights are needed and not given.
             Diverged: if numbers stop being finite on the way.
         """
-        prompt_sets = [build_prompts(self._model, request, self._prepared.contexts) for request in batch]
-        if self._settings.target.at == "current":
+        target = self._settings.target
+        prompt_sets = [one for request in batch for one in prompts_to_edit(self._model, request, self._prepared.contexts, target)]
+        if target.at == "current":
             first = self._settings.layers[0 if self._settings.residual_schedule.has_own_targets else -1]
             targets = self._optimise_targets(prompt_sets, first)
         if targets is None:
@@ -69,7 +71,7 @@ class LocateThenEditSession:
         return StepLog((*self.apply(prompt_sets, targets).values, *self._subject_numbers(batch)))
 
     def apply(self, prompt_sets: Sequence[PromptSet], targets: Targets) -> StepLog:
-        """Edit a batch of requests towards given targets (of the first layer, where each layer has its own).
+        """Edit a batch of requests towards given targets, one per prompt set (of the first layer, where each layer has its own).
 
         Raises:
             Diverged: if numbers stop being finite on the way.
@@ -125,6 +127,8 @@ class LocateThenEditSession:
         settings = self._settings.target.model_copy(update={"layer": layer})
         if settings.align is not None:
             return optimise_in_turn(self._model, prompt_sets, settings, self._settings.keys)
+        if settings.windows is not None:
+            return optimise_windows(self._model, prompt_sets, settings)
         return optimise(self._model, prompt_sets, settings)
 
     def _rounds(self, prompt_sets: Sequence[PromptSet], targets: Targets) -> Iterator[tuple[Sequence[PromptSet], Targets]]:
@@ -177,7 +181,7 @@ class LocateThenEditSession:
             return frozen
         target = settings.target.model_copy(update={"layer": target_layer}) if measured else None
         now = read_activations(self._model, prompt_sets, (layer,), settings.keys, target)
-        return now if frozen is None else Activations(frozen.keys, frozen.unprefixed, now.hidden)
+        return now if frozen is None else Activations(frozen.keys, frozen.unprefixed, now.hidden, frozen.context)
 
     def _on_weight_side(
         self, layer: int, activations: Activations, residuals: Float[Tensor, "b d_out"], target: Float[Tensor, "b d_out"] | None
@@ -207,7 +211,10 @@ class LocateThenEditSession:
         )
         weighted_residuals = edited_layer.residual_weight * residuals.double()
         is_one_round = self._settings.rounds is None
-        found, numbers = edited_layer.fit(keys.double(), unprefixed.double(), weighted_residuals, preserve_keys=is_one_round)
+        context = activations.context[layer].to(edited_layer.delta.device).double() if activations.context else None
+        found, numbers = edited_layer.fit(
+            keys.double(), unprefixed.double(), weighted_residuals, preserve_keys=is_one_round, context=context
+        )
         if self._settings.history.starts_at_original:
             found[f"{layer}.residuals"] = residuals.cpu()
         if is_one_round and edited_layer.records_keys:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.least_squares_settings import OneTimeBatch
 from d4s.editors.locate_then_edit import LocateThenEditEditor
-from d4s.editors.prompts import build_prompts
+from d4s.editors.prompts import prompts_to_edit
 from d4s.editors.protocol import Prepared, State, StateKind, StepLog, Targets
 from d4s.editors.request_tensors import requests_from_tensors, requests_to_tensors
 from d4s.editors.states import RecordEditor, RecordState
@@ -22,8 +22,8 @@ from d4s.models.views import LiveModel
 class OneTimeBatchSession:
     """Records requests."""
 
-    def __init__(self, model: LanguageModel, prepared: Prepared, state: State) -> None:
-        self._model, self._contexts = model, prepared.contexts
+    def __init__(self, settings: OneTimeBatch, model: LanguageModel, prepared: Prepared, state: State) -> None:
+        self._target, self._model, self._contexts = settings.target, model, prepared.contexts
         self._records = list(state.records)
 
     def step(self, batch: Sequence[EditRequest], targets: Targets | None) -> StepLog:
@@ -34,7 +34,8 @@ class OneTimeBatchSession:
         """
         if targets is None:
             raise ValueError("this editor works with targets at the original weights, and none were given")
-        self._records.append(requests_to_tensors([build_prompts(self._model, request, self._contexts) for request in batch], targets))
+        prompt_sets = [one for request in batch for one in prompts_to_edit(self._model, request, self._contexts, self._target)]
+        self._records.append(requests_to_tensors(prompt_sets, targets))
         numbers = {"before": targets.probability_before, "after": targets.probability_after}
         return StepLog(tuple((f"target_probability_{name}", None, float(value.mean())) for name, value in numbers.items()))
 
@@ -57,7 +58,7 @@ class OneTimeBatchEditor(RecordEditor):
     @contextmanager
     def editing(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[OneTimeBatchSession]:
         """A session that records requests."""
-        yield OneTimeBatchSession(model, prepared, state)
+        yield OneTimeBatchSession(self.settings, model, prepared, state)
 
     @contextmanager
     def edited(self, model: LanguageModel, prepared: Prepared, state: State) -> Iterator[LiveModel]:

@@ -28,6 +28,19 @@ EAMET: Mapping[str, HParams] = {
     "qwen2.5-7b": _eamet(6_000.0, 1.5),
 }
 
+
+def _anyedit(windows: int) -> HParams:
+    """Released settings of a model: those of Llama-3-8B-Instruct but for the tokens of a window."""
+    target = {"layer": 8, "steps": 25, "lr": 0.5, "clamp": 4.0, "weight_decay": 1e-3, "stop_loss": 0.01, "windows": windows}
+    return {"layers": tuple(range(4, 9)), "target": target, "preservation": {"kind": "moments", "weight": 15_000.0}}
+
+
+ANYEDIT: Mapping[str, HParams] = {
+    "mini": merge_hparams(MEMIT["mini"], {"target": {"windows": 40}}),
+    "llama3-8b": _anyedit(40),
+    "qwen2.5-7b": _anyedit(50),
+}
+
 TARGET_PRESETS: Mapping[str, Preset] = {
     "core": Preset(
         "CoRE",
@@ -51,5 +64,18 @@ TARGET_PRESETS: Mapping[str, Preset] = {
         {"target": {"align": {"kl": 2.0, "mse": 8.0}}, "batch": 100},
         {"mini": {"batch": 10}},
         released=("llama2-7b", "llama3-8b", "qwen2.5-7b"),
+    ),
+    "anyedit": Preset(
+        "AnyEdit",
+        "Jiang et al. 2025",
+        "https://arxiv.org/abs/2502.05628",
+        "MEMIT for long answers: cut into windows, each with a target of its own at the token before it, and all other tokens of the "
+        "text preserved. An answer of one window is MEMIT at the end of the bare prompt. The release takes each edit back before the "
+        "next unless told not to, and preserves filler where texts of a batch differ in length. Values of the embedded model are "
+        "MEMIT's, not tuned.",
+        "locate_then_edit",
+        ANYEDIT,
+        {"target": {"position": "prompt_last", "prefixes": False, "kl_weight": 0.0}, "keys": {"context": True}},
+        released=("llama3-8b", "qwen2.5-7b"),
     ),
 }

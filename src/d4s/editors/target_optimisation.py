@@ -29,11 +29,12 @@ from d4s.artifacts import Artifact, StageJob, write_tensors
 from d4s.editors.constants import ACTIVATIONS_PER_PASS
 from d4s.editors.contexts import read_contexts
 from d4s.editors.edit_requests import REQUESTS_PER_BLOCK, EditRequest, draw_requests
+from d4s.editors.held_shifts import HeldShifts, holding
 from d4s.editors.keys import read_activations
 from d4s.editors.parts.input_settings import TargetsJobSettings
 from d4s.editors.parts.key_rule import KeySettings
 from d4s.editors.parts.target_rule import AnchorSettings, TargetSettings
-from d4s.editors.prompts import PromptSet, build_prompts, pad_ids
+from d4s.editors.prompts import PromptSet, pad_ids, prompts_to_edit
 from d4s.editors.protocol import Targets
 from d4s.editors.target_terms import Alignment, compared_blocks, inconsistency
 from d4s.errors import ArtifactError
@@ -169,8 +170,10 @@ class InitialHidden:
     mlp_output: Float[Tensor, "b d"]
 
 
-def build_target_loss(model: LanguageModel, batch: Sequence[PromptSet], settings: TargetSettings) -> tuple[TargetLoss, InitialHidden]:
-    """A batch laid out for the loss, and where it starts from; runs the model up to the hooked block once."""
+def build_target_loss(
+    model: LanguageModel, batch: Sequence[PromptSet], settings: TargetSettings, held: Sequence[HeldShifts] = ()
+) -> tuple[TargetLoss, InitialHidden]:
+    """A batch laid out for the loss, and where it starts from; runs the model once, with the shifts that each request holds in place."""
     texts = [text for one in batch for text in (*one.prompts, one.kl_prompt)]
     each = len(texts) // len(batch)
     ids = [text.through_subject if number % each == each - 1 else text.teacher_forced for number, text in enumerate(texts)]
@@ -178,7 +181,8 @@ def build_target_loss(model: LanguageModel, batch: Sequence[PromptSet], settings
     subject_lasts, lengths = torch.tensor([[text.subject_last for text in texts], [len(text) for text in ids]], device=model.device)
     is_before_norm = model.post_norm(settings.layer) is not None
     open_restart = restart_sublayers if settings.hook == "mlp_and_attention" or is_before_norm else restart
-    later_blocks, seen = open_restart(model, pad_ids(ids, model.device), subject_lasts, lengths, settings.layer, texts_per_row=each)
+    with holding(model, settings.layer, [one for shifts in held for one in (shifts, *[()] * (each - 1))]):
+        later_blocks, seen = open_restart(model, pad_ids(ids, model.device), subject_lasts, lengths, settings.layer, texts_per_row=each)
     device = seen.block.device
     share = model.block_output_change(settings.layer, torch.zeros_like(seen.mlp), seen.mlp)
     parts = {"block_output": [seen.block], "mlp_output": [share], "mlp_and_attention": [share, seen.attention]}[settings.hook]
@@ -229,14 +233,20 @@ class Shifts:
         self.value[which] = torch.where(norm > limit, updated * (limit / norm), updated)
 
 
-def optimise(model: LanguageModel, batch: Sequence[PromptSet], settings: TargetSettings) -> Targets:
+def optimise(
+    model: LanguageModel, batch: Sequence[PromptSet], settings: TargetSettings, held: Sequence[HeldShifts] | None = None
+) -> Targets:
     """Targets of a batch of requests on the model as it is now, in as many passes as its activations ask for.
 
-    Requests of similar length share a pass, so that little of it is filler.
+    Requests of similar length share a pass, so that little of it is filler. `held` are, per request, earlier shifts in its unprefixed text.
     """
+    held = [()] * len(batch) if held is None else held
     suffix_lengths = [sum(len(prompt.teacher_forced) - prompt.subject_last for prompt in one.prompts) + 1 for one in batch]
     order = sorted(range(len(batch)), key=suffix_lengths.__getitem__)
-    parts = [_optimise(model, [batch[number] for number in some], settings) for some in _passes(model, batch, order, suffix_lengths)]
+    parts = [
+        _optimise(model, [batch[number] for number in some], settings, held=[held[number] for number in some])
+        for some in _passes(model, batch, order, suffix_lengths)
+    ]
     if len(batch) == 1:
         return parts[0]
     return Targets.concatenate(parts)[torch.tensor(order).argsort()]
@@ -261,8 +271,8 @@ def optimise_in_turn(model: LanguageModel, batch: Sequence[PromptSet], settings:
 
 
 def optimise_requests(model: LanguageModel, requests: Sequence[EditRequest], prefixes: Sequence[str], settings: TargetSettings) -> Targets:
-    """Targets of requests, at their unprefixed prompts and behind prefixes, on the model as it is now."""
-    return optimise(model, [build_prompts(model, request, prefixes) for request in requests], settings)
+    """Targets of requests, at their unprefixed prompts and, where settings say so, behind prefixes, on the model as it is now."""
+    return optimise(model, [one for request in requests for one in prompts_to_edit(model, request, prefixes, settings)], settings)
 
 
 def _passes(model: LanguageModel, batch: Sequence[PromptSet], order: Sequence[int], suffix_lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -279,8 +289,14 @@ def _passes(model: LanguageModel, batch: Sequence[PromptSet], order: Sequence[in
     yield some
 
 
-def _optimise(model: LanguageModel, batch: Sequence[PromptSet], settings: TargetSettings, alignment: Alignment | None = None) -> Targets:
-    target_loss, start = build_target_loss(model, batch, settings)
+def _optimise(
+    model: LanguageModel,
+    batch: Sequence[PromptSet],
+    settings: TargetSettings,
+    alignment: Alignment | None = None,
+    held: Sequence[HeldShifts] = (),
+) -> Targets:
+    target_loss, start = build_target_loss(model, batch, settings, held)
     first, norm, unit = torch.zeros_like(start.hidden), target_loss.hidden_norm, target_loss.unit
     batch_indices = torch.arange(len(batch), device=start.hidden.device)
     active = torch.ones(len(batch), dtype=torch.bool, device=batch_indices.device)

@@ -17,6 +17,7 @@ from d4s.editors.gradient_settings import CURVATURE_ROWS, GRADIENT_REQUESTS
 from d4s.editors.parts.hypernetwork_settings import HypernetworkSettings
 from d4s.editors.parts.input_settings import PrepareSettings
 from d4s.editors.parts.scope_settings import ScopeSettings, TrainedAnswer
+from d4s.editors.parts.target_rule import TargetSettings
 from d4s.models.model_shape import BYTES, Shape
 from d4s.models.pass_sizes import LOGITS_PER_CHUNK, LONGEST_ROW, TOKENS_ON_ACCELERATORS, TOKENS_ON_CPU
 from d4s.resources.requirements import MIB, MOVABLE_PARTS, Bytes, Number
@@ -43,6 +44,10 @@ class PromptSizes:
     def suffix(self) -> int:
         """Tokens of a request's row from the last subject tokens on: of all its wordings, and the one of the KL prompt."""
         return self.per_request * self.after_subject + 1
+
+    def of(self, target: TargetSettings) -> "PromptSizes":
+        """The same for targets that settings ask for: one wording where no prefixes count. Answers count as one window."""
+        return self if target.prefixes else replace(self, per_request=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +194,8 @@ def edit(placement: ModelPlacement, editor: FamilySettings, edits: int, prompt_s
     asked = questions(placement, None)
     passes = _largest(_with_gradient(placement, editor, prompt_sizes, asked), _whole_batch(placement, editor, edits, prompt_sizes))
     if target := editor.step_targets():
-        passes = _largest(passes, _target_optimisation(placement, target.layer, prompt_sizes, target.at_once(editor.batch), target.shifts))
+        sizes = prompt_sizes.of(target)
+        passes = _largest(passes, _target_optimisation(placement, target.layer, sizes, target.at_once(editor.batch), target.shifts))
     on_host = {"ledger": editor.ledger_bytes(shape, edits)}
     held = editor.held_bytes(shape, placement.item, edits)
     if not editor.is_deferred:

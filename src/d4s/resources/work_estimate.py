@@ -38,6 +38,7 @@ def unembedding(placement: ModelPlacement, places: Number) -> Work:
 
 def target_work(placement: ModelPlacement, target: TargetSettings, prompt_sizes: PromptSizes, requests: Number, batch: int) -> Work:
     """Targets of requests, a batch of them at once."""
+    prompt_sizes = prompt_sizes.of(target)
     rows, later = requests * (prompt_sizes.per_request + 1), max(1, placement.shape.layers - 1 - target.layer)
     batches = requests / batch
     first = forward(placement, rows * prompt_sizes.tokens, passes=batches)

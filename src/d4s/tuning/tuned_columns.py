@@ -1,8 +1,8 @@
 """From what tuning chose to the settings of every preset: those that share MEMIT's column, ROME's, EMMET's and fine-tuning's.
 
 Presets whose own values no measurement here finds have none: PMET and NSE (norms of their own), ENCORE (a ridge), CoRE and EAMET
-(weights of terms), GRACE (a radius), KN (neurons of a threshold), LocFT, UltraEdit and StableEdit (a rate), MEND, MALMEN and RLEdit (a
-training), WISE, MEMOIR and DEFER (margins, columns, a rate).
+(weights of terms), AnyEdit (tokens of a window), GRACE (a radius), KN (neurons of a threshold), LocFT, UltraEdit and StableEdit (a
+rate), MEND, MALMEN and RLEdit (a training), WISE, MEMOIR and DEFER (margins, columns, a rate).
 """
 
 from collections.abc import Iterator, Mapping

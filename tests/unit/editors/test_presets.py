@@ -125,6 +125,17 @@ def test_targets_that_are_aligned_are_optimised_in_turn_and_never_shared() -> No
     assert resolve("original", {"preset": "core", "target": {"at": "original"}}, "mini").shared_targets() is not None
 
 
+def test_answers_in_windows_have_targets_of_the_edited_model_and_settings_without_them_are_as_before() -> None:
+    llama, qwen, mini = (resolve("anyedit", {}, column) for column in ("llama3-8b", "qwen2.5-7b", "mini"))
+    assert (llama.target.windows, qwen.target.windows, llama.keys.context) == (40, 50, True)
+    assert qwen.model_copy(update={"target": qwen.target.model_copy(update={"windows": 40})}) == llama
+    assert (llama.layers, llama.target.clamp, llama.target.weight_decay, llama.target.kl_weight) == ((4, 5, 6, 7, 8), 4.0, 1e-3, 0.0)
+    assert mini.shared_targets() is None and first_edit_settings(mini) == mini
+    memit = resolve("memit", {}, "mini").model_dump(mode="json")
+    assert not {"position", "prefixes", "windows"} & set(memit["target"]) and "context" not in memit["keys"]
+    assert {"position", "prefixes", "windows"} <= set(mini.model_dump(mode="json")["target"])
+
+
 def test_what_prepare_is_asked_for() -> None:
     alphaedit = resolve("alphaedit", {}, "gpt-j-6b")
     assert alphaedit.prepare_settings() == PrepareSettings(basis=BasisSettings(layers=(3, 4, 5, 6, 7, 8), threshold=0.02))
@@ -173,6 +184,25 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mine", {"preset": "eamet", "target": {"hook": "mlp_and_attention"}}, "target.hook must not be `mlp_and_attention`"),
     ("mine", {"preset": "eamet", "anchor": {}}, "so target.align must be left out"),
     ("mine", {"preset": "d4s", "target": {"align": {"kl": 1, "mse": 1}}}, "target.align makes a target depend on the batch and its order"),
+    (
+        "mine",
+        {"preset": "anyedit", "target": {"at": "original"}},
+        "target.windows gives a request as many targets as its answer has windows",
+    ),
+    ("mine", {"preset": "anyedit", "target": {"position": "subject_last"}}, "target.position must be `prompt_last`"),
+    ("mine", {"preset": "anyedit", "target": {"prefixes": True}}, "and target.prefixes false"),
+    ("mine", {"preset": "anyedit", "target": {"hook": "mlp_and_attention"}}, "target.windows holds one shift of each window in place"),
+    (
+        "mine",
+        {"preset": "anyedit", "target": {"align": {"kl": 1, "mse": 1}}},
+        "target.align and target.windows both optimise targets in turn",
+    ),
+    ("mine", {"preset": "anyedit", "anchor": {}}, "and target.windows too"),
+    ("mine", {"preset": "core", "target": {"prefixes": False}}, "target.consistency compares prompts behind prefixes"),
+    ("mine", {"preset": "d4s", "keys": {"context": True}}, "keys.context preserves a text in the one step that edits it"),
+    ("mine", {"preset": "nse", "keys": {"context": True}}, "keys.context preserves a text in the one step that edits it"),
+    ("mine", {"preset": "rome", "keys": {"context": True}}, "one key alone, without target.windows and keys.context"),
+    ("mine", {"preset": "one_time_batch", "keys": {"context": True}}, "keeps requests without their answers"),
     ("mine", {"preset": "ike", "demonstrations": {"copies": 0, "updates": 0, "retains": 0}}, "no demonstration has a kind"),
     ("mine", {"preset": "lyaplock", "target": {"at": "original"}}, "so target.at must be `current`"),
     ("mine", {"preset": "lyaplock", "preservation": {"kind": "identity"}}, "preservation.kind must be `moments`"),

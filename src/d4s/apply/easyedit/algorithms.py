@@ -322,7 +322,9 @@ ABSENT: Mapping[str, Absent] = {
     "MELO": Absent("its factors stand at input projections, of GPT-2 XL in its only file, which are not representable", "melo"),
     "QLoRA": Absent("quantised weights are not edited", "lora"),
     "UnKE": Absent("long texts are not edited in", "memit"),
-    "UnKE-ARE": Absent("long texts are not edited in (AnyEdit)", "memit"),
+    "UnKE-ARE": Absent(
+        "AnyEdit that trains a whole block towards the targets of windows; `anyedit` solves for them as MEMIT does", "anyedit"
+    ),
     "FT_uns": Absent("long texts are not edited in", "ft_m"),
     "LoRA_uns": Absent("long texts are not edited in", "lora"),
     "DPO": Absent("preferences are not facts"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from d4s.editors.parts.part import DOUBLE, Keys, Positive, Residuals, Tensor, Weight
+from d4s.editors.parts.part import DOUBLE, Context, Keys, Positive, Residuals, Tensor, Weight
 from d4s.editors.parts.part_families import History, LayerHistory, Recursive
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class SolverHistory(LayerHistory):
         self.solver, self.grows = layer.make_solver(), grows
 
     def fit(
-        self, layer: "EditedLayer", keys: Keys, unprefixed: Keys, residuals: Residuals, *, preserve_keys: bool
+        self, layer: "EditedLayer", keys: Keys, unprefixed: Keys, residuals: Residuals, *, preserve_keys: bool, context: Context | None
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Change the layer by the gain of the keys."""
         from d4s.editors.least_squares import exact_gain
@@ -132,7 +132,7 @@ class SolverHistory(LayerHistory):
             gain = exact_gain(directions, met).contiguous()
             numbers = _rank_one_numbers(directions, met, residuals) | {"key_cosine": _mean_cosine(unprefixed, keys)}
         else:
-            gain = self._gain(keys, preserve_keys=preserve_keys).contiguous()
+            gain = self._gain(keys, context, preserve_keys=preserve_keys).contiguous()
         record, update = self._add(layer, keys, residuals, gain)
         key_gain = float((unprefixed * gain).sum(1).mean())
         return record, {"key_gain": key_gain, "gain_norm": float(gain.norm()), "update_norm": update, **numbers}
@@ -163,8 +163,16 @@ class SolverHistory(LayerHistory):
         inner = within_basis(self.solver)
         return {"gram": inner.matrix} if self.grows and isinstance(inner, DirectSolver) else {}
 
-    def _gain(self, keys: Keys, *, preserve_keys: bool) -> Keys:
-        return self.solver.add(keys) if preserve_keys and self.grows else self.solver.gain(keys)
+    def _gain(self, keys: Keys, context: Context | None, *, preserve_keys: bool) -> Keys:
+        """The gain of keys; with context K_p, rows K (A₀ + M + K_pᵀ K_p + Kᵀ K)⁻¹, and K alone is added to M."""
+        import torch
+
+        if context is None:
+            return self.solver.add(keys) if preserve_keys and self.grows else self.solver.gain(keys)
+        gain = self.solver.gain(torch.cat([keys, context]))[: len(keys)]
+        if preserve_keys:
+            self.preserve_keys(keys)
+        return gain
 
     def _add(self, layer: "EditedLayer", keys: Keys, residuals: Residuals, gain: Keys) -> tuple[dict[str, Tensor], float]:
         """Add a step to the layer, after what is done to steps."""
@@ -224,7 +232,7 @@ class AdaptiveHistory(LayerHistory):
         self._loss_floor = LOSS_ROUNDING * self._loss(layer.original.to(layer.delta))
 
     def fit(
-        self, layer: "EditedLayer", keys: Keys, unprefixed: Keys, residuals: Residuals, *, preserve_keys: bool
+        self, layer: "EditedLayer", keys: Keys, unprefixed: Keys, residuals: Residuals, *, preserve_keys: bool, context: Context | None
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Solve with the new keys; the record holds their residuals from the original weight."""
         before, queue = layer.delta, self._queue

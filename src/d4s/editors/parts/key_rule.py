@@ -12,6 +12,13 @@ READING, LOOP = "d4s.editors.keys", "d4s.editors.locate_then_edit"
 SHARED_KEY = Choice(
     "keys.shared_key", "true", "the averaged key in the denominator too; the target counts from the averaged output", READING
 )
+CONTEXT = Choice(
+    "keys.context",
+    "preserved",
+    "*A₀* of a step also has *K_pᵀ K_p*, with the keys *K_p* of all tokens of prompt and answer that are not looked up",
+    READING,
+    "context kept",
+)
 CHOICES = {
     (choice.name, choice.kind): choice
     for choice in (
@@ -22,6 +29,7 @@ CHOICES = {
         Choice("keys.mode", "frozen", "keys are read on the unedited model", LOOP, "frozen keys"),
         Choice("keys.mode", "refreshed", "as progressive; from time to time those of all edits are read again", LOOP, "refreshed keys"),
         SHARED_KEY,
+        CONTEXT,
     )
 }
 
@@ -45,6 +53,11 @@ class KeySettings(Frozen):
         description="With solver `hard_constraint`: meet the target at the averaged key, from where the averaged output is now (R-ROME), "
         "not at the unprefixed prompt's.",
     )
+    context: bool = Field(
+        default=False,
+        exclude_if=lambda found: not found,
+        description="Also preserve, in the step that edits a request, the keys of all other tokens of its prompt and answer (AnyEdit).",
+    )
 
     def choices(self) -> Iterator[Choice]:
         """The rule's choices, with their formulas."""
@@ -52,3 +65,5 @@ class KeySettings(Frozen):
         yield CHOICES["keys.mode", self.mode]
         if self.shared_key:
             yield SHARED_KEY
+        if self.context:
+            yield CONTEXT

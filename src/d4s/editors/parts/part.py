@@ -28,11 +28,12 @@ if TYPE_CHECKING or "jaxtyping" in sys.modules:  # which imports numpy; where it
     Weight = Float64[Tensor, "d_out d_in"]
     Original = Float[Tensor, "d_out d_in"]
     Keys = Float64[Tensor, "b d_in"]
+    Context = Float64[Tensor, "c d_in"]
     Residuals = Float64[Tensor, "b d_out"]
     Square = Float64[Tensor, "r r"]
     Basis = Float64[Tensor, "d_in r"]
 else:
-    Weight = Original = Keys = Residuals = Square = Basis = Any
+    Weight = Original = Keys = Context = Residuals = Square = Basis = Any
 
 Layers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from d4s.editors.parts.input_settings import FactPoolSettings
-from d4s.editors.parts.part import DOUBLE, Basis, Keys, Original, Part, Residuals, Square, Tensor, Weight
+from d4s.editors.parts.part import DOUBLE, Basis, Context, Keys, Original, Part, Residuals, Square, Tensor, Weight
 from d4s.editors.training_texts import PoolSentence, TrainingText
 from d4s.settings_base import Count
 
@@ -136,9 +136,12 @@ class LayerHistory(ABC):
 
     @abstractmethod
     def fit(
-        self, layer: "EditedLayer", keys: Keys, unprefixed: Keys, residuals: Residuals, *, preserve_keys: bool
+        self, layer: "EditedLayer", keys: Keys, unprefixed: Keys, residuals: Residuals, *, preserve_keys: bool, context: Context | None
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Change the layer for keys and what they should add to the output; the record's tensors, and numbers to be logged."""
+        """Change the layer for keys and what they should add to the output; the record's tensors, and numbers to be logged.
+
+        `context` are keys at which this step adds nothing.
+        """
 
     @abstractmethod
     def replay(self, layer: "EditedLayer", record: "StepRecord") -> None:

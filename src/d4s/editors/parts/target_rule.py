@@ -9,6 +9,7 @@ from d4s.editors.parts.part import Choice, NotNegative, Positive
 from d4s.settings_base import Count, Frozen
 
 MODULE, TERMS = "d4s.editors.target_optimisation", "d4s.editors.target_terms"
+PROMPTS, WINDOWS = "d4s.editors.prompts", "d4s.editors.windows"
 LOSS = "least mean of −log P(target tokens) + kl · KL at the KL prompt + decay · ‖δ‖ / ‖h‖², with ‖δ‖ ≤ clamp · ‖h‖"
 TOP1 = Choice(
     "target.stop",
@@ -36,6 +37,22 @@ ALIGN = Choice(
     TERMS,
     "aligned with keys",
 )
+POSITION = Choice(
+    "target.position",
+    "prompt_last",
+    "the shift stands at the last token of the prompt, and the key is read there",
+    PROMPTS,
+    "at the prompt's end",
+)
+PREFIXES = Choice("target.prefixes", "none", "the bare prompt alone, for targets and keys", PROMPTS, "bare prompts")
+WINDOW = Choice(
+    "target.windows",
+    "in_turn",
+    "the answer is cut into windows of tokens; window *w* has a shift *δ_w* of its own at the token before it, optimised with "
+    "*δ_1 … δ_{w−1}* in place; each is a row *(k_w, r_w)* of the solve",
+    WINDOWS,
+    "windows",
+)
 CHOICES = {
     (choice.name, choice.kind): choice
     for choice in (
@@ -53,6 +70,9 @@ CHOICES = {
         TOP1,
         CONSISTENCY,
         ALIGN,
+        POSITION,
+        PREFIXES,
+        WINDOW,
     )
 }
 
@@ -81,7 +101,7 @@ class AlignSettings(Frozen):
 
 
 class TargetSettings(Frozen):
-    """How the target hidden state of a request is optimised: the hidden state at the last subject token plus a shift."""
+    """How the target hidden state of a request is optimised: the hidden state at the token that is looked up, plus a shift."""
 
     layer: int = Field(ge=0, description="Block whose output is shifted; the last edited layer.")
     hook: Literal["block_output", "mlp_output", "mlp_and_attention"] = Field(
@@ -91,6 +111,23 @@ class TargetSettings(Frozen):
     )
     at: Literal["original", "current"] = Field(
         default="current", description="Optimise on the unedited model (once, shared by editors) or on the model as edited so far."
+    )
+    position: Literal["subject_last", "prompt_last"] = Field(
+        default="subject_last",
+        exclude_if=lambda found: found == "subject_last",
+        description="Token that is looked up, where the shift stands and the key is read: the subject's last one, or the prompt's "
+        "(AnyEdit).",
+    )
+    prefixes: bool = Field(
+        default=True,
+        exclude_if=lambda found: found,
+        description="Whether prompts behind prefixes count beside the bare one, for targets and for keys.",
+    )
+    windows: Count | None = Field(
+        default=None,
+        exclude_if=lambda found: found is None,
+        description="Tokens of a window: cut the answer into windows, each with a target of its own at the token before it, optimised in "
+        "turn (AnyEdit).",
     )
     steps: Count = Field(default=25, description="Evaluations of the loss; the last one is not followed by an update.")
     lr: Positive = Field(default=0.5, description="Learning rate of Adam.")
@@ -122,6 +159,11 @@ class TargetSettings(Frozen):
         description="Optimise the shifts of a batch in turn, in the order of its requests, and align them with their keys (EAMET).",
     )
 
+    @property
+    def is_one_by_request(self) -> bool:
+        """Whether every request has one target, which depends on no other target."""
+        return self.align is None and self.windows is None
+
     def at_once(self, batch: int) -> int:
         """How many requests of a batch are optimised at the same time."""
         return batch if self.align is None else 1
@@ -135,6 +177,26 @@ class TargetSettings(Frozen):
             )
         if self.align is not None and self.shifts > 1:
             yield f"target.align aligns one shift, so target.hook must not be `{self.hook}`"
+        if self.consistency is not None and not self.prefixes:
+            yield "target.consistency compares prompts behind prefixes, so target.prefixes must be true"
+        if self.windows is not None:
+            yield from self._conflicts_of_windows()
+
+    def _conflicts_of_windows(self) -> Iterator[str]:
+        if self.at == "original":
+            yield (
+                "target.windows gives a request as many targets as its answer has windows, and targets at the original weights are kept "
+                "one by request, so target.at must be `current`"
+            )
+        if self.position != "prompt_last" or self.prefixes:
+            yield (
+                "target.windows cuts the answer behind the bare prompt and looks up the token before each window, so target.position must "
+                "be `prompt_last` and target.prefixes false"
+            )
+        if self.shifts > 1:
+            yield f"target.windows holds one shift of each window in place, so target.hook must not be `{self.hook}`"
+        if self.align is not None:
+            yield "target.align and target.windows both optimise targets in turn, by request and by window; leave one out"
 
     @property
     def shifts(self) -> int:
@@ -145,6 +207,12 @@ class TargetSettings(Frozen):
         """The rule's choices, with their formulas."""
         yield CHOICES["target.hook", self.hook]
         yield CHOICES["target.at", self.at]
+        if self.position == "prompt_last":
+            yield POSITION
+        if not self.prefixes:
+            yield PREFIXES
+        if self.windows is not None:
+            yield WINDOW
         if self.stop_top1 is not None:
             yield TOP1
         if self.consistency is not None:
