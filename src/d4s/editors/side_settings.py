@@ -19,11 +19,10 @@ WORDINGS = 11
 """Wordings of a request that memory is planned for: unprefixed, and behind each of ten prefixes."""
 
 
-class SideMemorySettings(Family):
-    """A memory beside one MLP output matrix, trained on one request after another; no weight changes."""
+class BesideMatrix(Family):
+    """A memory beside one MLP output matrix; no weight changes."""
 
     layer: int = Field(ge=0, description="Block beside whose MLP output matrix the memory stands.")
-    batch: Literal[1] = Field(default=1, description="Requests per step.")
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -34,6 +33,12 @@ class SideMemorySettings(Family):
     def is_beside_model(self) -> bool:
         """Yes: no weight changes."""
         return True
+
+
+class SideMemorySettings(BesideMatrix):
+    """A memory that is trained on one request after another."""
+
+    batch: Literal[1] = Field(default=1, description="Requests per step.")
 
 
 class PrefixedDescent(SideMemorySettings):
@@ -224,7 +229,7 @@ class TransformerPatcher(SideMemorySettings):
         return float(edits * min(self.neurons, ANSWER_TOKENS) * (3 * shape.width + 1) * SINGLE)
 
 
-class Melo(SideMemorySettings):
+class Melo(BesideMatrix):
     """Low-rank factors for every batch of requests, picked by the cluster of keys that a prompt is near to (MELO)."""
 
     family: Literal["melo"] = "melo"

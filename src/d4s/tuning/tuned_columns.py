@@ -2,7 +2,8 @@
 
 Presets whose own values no measurement here finds have none: PMET and NSE (norms of their own), ENCORE (a ridge), CoRE and EAMET
 (weights of terms), AnyEdit (tokens of a window), GRACE (a radius), KN (neurons of a threshold), LocFT, UltraEdit and StableEdit (a
-rate), MEND, MALMEN and RLEdit (a training), WISE, MEMOIR and DEFER (margins, columns, a rate).
+rate), MEND, MALMEN and RLEdit (a training), WISE, MEMOIR and DEFER (margins, columns, a rate), T-Patcher (weights of its losses) and MELO
+(a radius, a rank).
 """
 
 from collections.abc import Iterator, Mapping
