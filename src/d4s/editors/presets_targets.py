@@ -70,8 +70,8 @@ TARGET_PRESETS: Mapping[str, Preset] = {
         "Jiang et al. 2025",
         "https://arxiv.org/abs/2502.05628",
         "MEMIT for long answers: cut into windows, each with a target of its own at the token before it, and all other tokens of the "
-        "text preserved. An answer of one window is MEMIT at the end of the bare prompt. The release takes each edit back before the "
-        "next unless told not to, and preserves filler where texts of a batch differ in length. Values of the embedded model are "
+        "text preserved. An answer of one window is MEMIT at the end of the unprefixed prompt. The release takes each edit back before "
+        "the next unless told not to, and preserves filler where texts of a batch differ in length. Values of the embedded model are "
         "MEMIT's, not tuned.",
         "locate_then_edit",
         ANYEDIT,

@@ -107,7 +107,7 @@ def _at_end(prompt: Prompt) -> Prompt:
 
 
 def _cut(whole: PromptSet, size: int) -> list[PromptSet]:
-    """A set per window of a bare prompt's answer, behind the windows before it and looked up at the token before it."""
+    """A set per window of an unprefixed prompt's answer, behind the windows before it and looked up at the token before it."""
     (prompt,) = whole.prompts
     found: list[PromptSet] = []
     for start in range(0, len(prompt.target), size):

@@ -189,7 +189,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"preset": "anyedit", "target": {"at": "original"}},
         "target.windows gives a request as many targets as its answer has windows",
     ),
-    ("mine", {"preset": "anyedit", "target": {"position": "subject_last"}}, "target.position must be `prompt_last`"),
+    ("mine", {"preset": "anyedit", "target": {"position": "subject_last"}}, "so target.position must be `prompt_last`"),
     ("mine", {"preset": "anyedit", "target": {"prefixes": True}}, "and target.prefixes false"),
     ("mine", {"preset": "anyedit", "target": {"hook": "mlp_and_attention"}}, "target.windows holds one shift of each window in place"),
     (

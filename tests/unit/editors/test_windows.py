@@ -156,10 +156,10 @@ def test_the_contract_holds_for_answers_of_several_windows(name: str) -> None:
     assert rows == ([] if name == "rect" else [4, 3] if case.batch == 2 else [3, 1, 2, 1])
 
 
-def test_plans_count_bare_prompts_and_the_pass_of_context() -> None:
+def test_plans_count_unprefixed_prompts_and_the_pass_of_context() -> None:
     placement, sizes = memory_estimate.ModelPlacement(SHAPE), memory_estimate.PromptSizes()
-    bare, behind_prefixes = sizes.of(RULE), sizes.of(TargetSettings(layer=1))
-    assert bare.per_request == 1 and behind_prefixes == sizes
+    unprefixed, behind_prefixes = sizes.of(RULE), sizes.of(TargetSettings(layer=1))
+    assert unprefixed.per_request == 1 and behind_prefixes == sizes
     memit, anyedit = resolve("memit", {}, "mini"), resolve("anyedit", {}, "mini")
     assert work_estimate.edit(placement, anyedit, 10, sizes).single < work_estimate.edit(placement, memit, 10, sizes).single
     passes = [sum(found.tokens for found in editor.edit_passes(SHAPE, 1, 4, 20)) for editor in (memit, anyedit)]

@@ -44,7 +44,7 @@ POSITION = Choice(
     PROMPTS,
     "at the prompt's end",
 )
-PREFIXES = Choice("target.prefixes", "none", "the bare prompt alone, for targets and keys", PROMPTS, "bare prompts")
+PREFIXES = Choice("target.prefixes", "none", "the unprefixed prompt alone, for targets and keys", PROMPTS, "unprefixed prompts")
 WINDOW = Choice(
     "target.windows",
     "in_turn",
@@ -121,7 +121,7 @@ class TargetSettings(Frozen):
     prefixes: bool = Field(
         default=True,
         exclude_if=lambda found: found,
-        description="Whether prompts behind prefixes count beside the bare one, for targets and for keys.",
+        description="Whether prompts behind prefixes count beside the unprefixed one, for targets and for keys.",
     )
     windows: Count | None = Field(
         default=None,
@@ -190,8 +190,8 @@ class TargetSettings(Frozen):
             )
         if self.position != "prompt_last" or self.prefixes:
             yield (
-                "target.windows cuts the answer behind the bare prompt and looks up the token before each window, so target.position must "
-                "be `prompt_last` and target.prefixes false"
+                "target.windows cuts the answer behind the unprefixed prompt and looks up the token before each window, so target.position "
+                "must be `prompt_last` and target.prefixes false"
             )
         if self.shifts > 1:
             yield f"target.windows holds one shift of each window in place, so target.hook must not be `{self.hook}`"
