@@ -99,8 +99,8 @@ def test_requests_of_all_lengths_keep_their_order_and_little_filler_runs(tiny_mo
     batch = mixed(model, 9)
     target_loss = target_optimisation.build_target_loss
 
-    def watched(model, some, settings):
-        found = target_loss(model, some, settings)
+    def watched(model, some, settings, held):
+        found = target_loss(model, some, settings, held)
         widths.append(
             (found[0].later_blocks.hidden.shape[:2], [sum(len(w.teacher_forced) - w.subject_last for w in one.prompts) + 1 for one in some])
         )
