@@ -47,7 +47,6 @@ from torch import Tensor
 
 from d4s.editors.codebook_views import Codebook
 from d4s.editors.edit_requests import EditRequest
-from d4s.editors.finetune_loss import FineTuneLoss
 from d4s.editors.grace import ENLARGED, SAME_PLACE
 from d4s.editors.prompts import build_prompts
 from d4s.editors.protocol import Prepared, State, StateKind, StepLog, StepRecord, Targets
@@ -56,7 +55,6 @@ from d4s.editors.side_settings import Melo
 from d4s.editors.side_training import Wordings, check_finite
 from d4s.editors.side_views import OFF, SideModel
 from d4s.editors.states import RecordEditor, RecordState
-from d4s.editors.training_texts import at_own_places
 from d4s.models.language_model import LanguageModel
 
 KEYS, LABELS, LENGTHS, DOWN, UP = "keys", "labels", "lengths", "down", "up"
@@ -234,12 +232,9 @@ class MeloSession:
 
     def _wordings(self, batch: Sequence[EditRequest]) -> Wordings:
         """The prompts of requests with their targets, run through the unedited model."""
-        prompts = [build_prompts(self._model, request, ()).prompts[0] for request in batch]
-        texts = [[at_own_places(prompt.ids, prompt.target)] for prompt in prompts]
-        loss_of = FineTuneLoss.of(self._model, texts, (self._settings.layer,))
-        lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=loss_of.keys.device)
-        read = torch.arange(loss_of.keys.shape[1], device=lengths.device) < lengths[:, None]
-        return Wordings(self._settings.layer, loss_of, read).through(loss_of.keys)
+        prompts = [build_prompts(self._model, request, ()).prompts for request in batch]
+        found = Wordings.of_prompts(self._model, prompts, self._settings.layer)
+        return found.through(found.loss_of.keys)
 
     def _scaled(self, down: Float[Tensor, "r d_in"], up: Float[Tensor, "d_out r"]) -> Float[Tensor, "d_out d_in"]:
         return self._settings.alpha / self._settings.rank * (up @ down)

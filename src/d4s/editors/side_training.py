@@ -15,7 +15,7 @@ from torch import Tensor
 
 from d4s.editors.edit_requests import EditRequest
 from d4s.editors.finetune_loss import FineTuneLoss
-from d4s.editors.prompts import build_prompts
+from d4s.editors.prompts import Prompt, build_prompts
 from d4s.editors.protocol import Diverged
 from d4s.editors.side_settings import PrefixedDescent
 from d4s.editors.training_texts import at_own_places
@@ -26,7 +26,7 @@ Change = Float[Tensor, "d_out d_in"]
 
 @dataclass(frozen=True, slots=True)
 class Wordings:
-    """The wordings of a request, the unprefixed one first, run through the model as it is; `read` are the tokens of prompts."""
+    """The wordings of requests, unprefixed ones first, run through the model as it is; `read` are the tokens of prompts."""
 
     layer: int
     loss_of: FineTuneLoss
@@ -39,9 +39,14 @@ class Wordings:
         Raises:
             PromptTooLong: if the unprefixed prompt with its target exceeds the model's context.
         """
-        prompts = build_prompts(model, request, prefixes).prompts
-        loss_of = FineTuneLoss.of(model, [[at_own_places(prompt.ids, prompt.target) for prompt in prompts]], (layer,))
-        lengths = torch.tensor([len(prompt.ids) for prompt in prompts], device=loss_of.keys.device)
+        return cls.of_prompts(model, [build_prompts(model, request, prefixes).prompts], layer)
+
+    @classmethod
+    def of_prompts(cls, model: LanguageModel, requests: Sequence[Sequence[Prompt]], layer: int) -> "Wordings":
+        """Those of several requests, each with its own prompts, one after another."""
+        texts = [[at_own_places(prompt.ids, prompt.target) for prompt in prompts] for prompts in requests]
+        loss_of = FineTuneLoss.of(model, texts, (layer,))
+        lengths = torch.tensor([len(prompt.ids) for prompts in requests for prompt in prompts], device=loss_of.keys.device)
         read = torch.arange(loss_of.keys.shape[1], device=lengths.device) < lengths[:, None]
         return cls(layer, loss_of, read)
 
