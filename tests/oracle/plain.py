@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,8 +21,16 @@ from tests.tiny import tiny_facts
 PREFIXES = ("The old city is", "Therefore Ada Reed works as a pilot.")
 
 
+LONG_ANSWERS = ("Paris Rome Oslo Lima Cairo", "Delhi", "Quito Seoul Paris", "Oslo")
+
+
 def requests_of(count: int) -> list[EditRequest]:
     return [request for request, _ in draw_requests(tiny_facts(count + 4), seed=5, count=count)]
+
+
+def long_requests(count: int = 4) -> list[EditRequest]:
+    """Requests whose answers have five, one, three and one words in turn."""
+    return [replace(request, target=LONG_ANSWERS[number % len(LONG_ANSWERS)]) for number, request in enumerate(requests_of(count))]
 
 
 def rewritings_of(model: LanguageModel, requests: Sequence[EditRequest], prefixes: Sequence[str] = PREFIXES) -> list[PromptSet]:

@@ -1,7 +1,6 @@
 """Further methods against their slow transcriptions, in float64, over whole sequences."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from d4s.models.tokens import encode_pair
 from tests.cases import SINGLE, SMALL
 from tests.oracle import plain, plain_methods
 from tests.oracle.bench import EDITS, Bench, agree, settings_for
+from tests.oracle.plain import long_requests
 
 WEAK = {"preservation": {"weight": 1.0}}  # so that histories and what is done to steps matter
 
@@ -111,13 +111,7 @@ def test_the_order_of_requests_is_that_of_eamets_targets() -> None:
     assert not torch.allclose(swapped.hidden_shift.flip(0), whole.hidden_shift, rtol=1e-3)
 
 
-ANSWERS = ("Paris Rome Oslo Lima Cairo", "Delhi", "Quito Seoul Paris", "Oslo")
 AT_THE_END = {"position": "prompt_last", "prefixes": False, "kl_weight": 0.0, "stop_probability": None}
-
-
-def long_requests(count: int) -> list[EditRequest]:
-    """Requests whose answers have five, one, three and one words in turn."""
-    return [replace(request, target=ANSWERS[number % len(ANSWERS)]) for number, request in enumerate(plain.requests_of(count))]
 
 
 def stepped(bench: Bench, requests: Sequence[EditRequest], batch: int) -> list[dict[int, torch.Tensor]]:

@@ -21,17 +21,11 @@ from d4s.models.trace import trace
 from d4s.resources import memory_estimate, work_estimate
 from d4s.testing.editor_conformance import check_editor
 from tests.cases import SMALL, case_for
-from tests.oracle.plain import PREFIXES, requests_of, watching
+from tests.oracle.plain import PREFIXES, long_requests, requests_of, watching
 
-ANSWERS = ("Paris Rome Oslo Lima Cairo", "Delhi", "Quito Seoul Paris", "Oslo")
 RULE = TargetSettings(layer=1, steps=4, clamp=2.0, position="prompt_last", prefixes=False, windows=2, kl_weight=0.0)
 CONTEXT = KeySettings(context=True)
 SHAPE = Shape("gpt2", 6, 192, 768, 6, 6, 32, 1000, 64, False, True)
-
-
-def long_requests(count: int = 4) -> list[EditRequest]:
-    """Requests whose answers have five, one, three and one words in turn."""
-    return [replace(request, target=ANSWERS[number % len(ANSWERS)]) for number, request in enumerate(requests_of(count))]
 
 
 def cut(model: Any, requests: list[EditRequest], settings: TargetSettings = RULE) -> list[Any]:
